@@ -58,6 +58,8 @@ def test_neighbour_cka():
     single = replace(graph, **parts)
     assert neighbour_cka(uniform(single)).isnan().all()
     assert torch.allclose(neighbour_cka(single).double(), neighbour_cka(graph), atol=1e-4)
+    small = replace(graph, query=1e-6 * graph.query, value=1e-6 * graph.value)
+    assert torch.allclose(neighbour_cka(small), neighbour_cka(graph))
 
 
 def pool(x: torch.Tensor, y: torch.Tensor):

@@ -26,63 +26,42 @@ def yes(*shape):
     return torch.ones(*shape, dtype=torch.bool)
 
 
+PAST = {
+    name: torch.zeros(shape)
+    for name, shape in (("total", (B, H, M)), ("queries", (B,)), ("short", (B, H, N)))
+}
+SPAN = torch.zeros(B, N, 2, dtype=torch.long)
 BAD = [
-    (
-        dict(query=torch.zeros(B, N, D)),
-        r"query must have shape \(batch, heads, queries, features\), got \(2, 4, 6\)",
-    ),
-    (
-        dict(value=torch.zeros(B, H, M, D + 1)),
-        r"value must have shape \(2, 3, values, 6\), like query, got \(2, 3, 5, 7\)",
-    ),
+    (dict(query=torch.zeros(B, N, D)), r"query must have shape \(batch, heads, .*, got \(2, 4, 6\)"),
+    (dict(value=torch.zeros(B, H, M, D + 1)), r"value must have shape \(2, 3, values, 6\), like query, got"),
     (dict(value=torch.zeros(B, H + 1, M, D)), "value must have shape"),
     (dict(weight=torch.full((B, H, N, M), -0.25)), "weight must not be negative, got -0.25"),
     (dict(weight=torch.tensor([float("nan"), -1.0, 0, 0, 0]).expand(B, H, N, M)), "must not be negative"),
-    (
-        dict(weight=torch.ones(B, H, N, M, dtype=torch.long)),
-        "weight must hold floating-point numbers, got torch.int64",
-    ),
+    (dict(weight=torch.ones(B, H, N, M, dtype=torch.long)), "weight must hold .* numbers, got torch.int64"),
     (dict(weight=torch.zeros(B, H, M, N)), r"weight must have shape \(2, 3, 4, 5\), got \(2, 3, 5, 4\)"),
     (dict(query_mask=yes(B, M)), r"query_mask must have shape \(2, 4\), got \(2, 5\)"),
-    (dict(value_mask=yes(B, N)), r"value_mask must have shape \(2, 5\) or \(2, 4, 5\), got \(2, 4\)"),
     (dict(query_mask=torch.ones(B, N)), "query_mask must be a bool tensor .* got torch.float32"),
+    (dict(value_mask=yes(B, N)), r"value_mask must have shape \(2, 5\) or \(2, 4, 5\), got \(2, 4\)"),
     (dict(metric=torch.zeros(H, D, D + 1)), r"metric must have shape \(3, 6, 6\), got \(3, 6, 7\)"),
     (dict(kind="both"), "kind must be one of self, cross or None, got 'both'"),
-    (
-        dict(query_modality="sound"),
-        "query_modality must be one of text, image, a bool tensor or None, got 'sound'",
-    ),
-    (
-        dict(value_modality=yes(B, N)),
-        r"value_modality must be a bool tensor of shape \(2, 5\) .* got torch.bool \(2, 4\)",
-    ),
+    (dict(query_modality="sound"), "must be one of text, image, a bool tensor or None, got 'sound'"),
+    (dict(value_modality=yes(B, N)), r"value_modality must be a bool tensor of shape \(2, 5\) .* \(2, 4\)"),
     (dict(query_modality=torch.ones(B, N)), "query_modality must be a bool tensor .* got torch.float32"),
+    (dict(past_degree=PastDegree(PAST["total"], PAST["queries"])), "past_degree belongs to causal graphs"),
     (
-        dict(past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(B))),
-        "past_degree belongs to causal graphs",
+        dict(causal=True, past_degree=PastDegree(PAST["short"], PAST["queries"])),
+        "past_degree.total must have",
     ),
     (
-        dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, N), torch.zeros(B))),
-        r"past_degree.total must have shape",
+        dict(causal=True, past_degree=PastDegree(PAST["total"], PAST["total"])),
+        "past_degree.queries must have",
     ),
-    (
-        dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(()))),
-        r"past_degree.queries must have shape",
-    ),
-    (dict(span=torch.zeros(B, N, 2, dtype=torch.long)), "span belongs to causal graphs"),
-    (dict(causal=True, span=torch.zeros(B, N, 2)), "span must hold whole numbers"),
-    (dict(causal=True, span=torch.zeros(B, N, dtype=torch.long)), r"span must have shape \(2, 4, 2\)"),
-    *(
-        (
-            dict(causal=True, span=torch.tensor(stretch).expand(B, N, 2)),
-            "span must hold the first .* and the last",
-        )
-        for stretch in (
-            [0, 2],
-            [0, 4],
-            [-2, 3],
-            [1, 3],
-        )  # before the last query, too late, too early, after one
+    (dict(span=SPAN), "span belongs to causal graphs"),
+    (dict(causal=True, span=SPAN.float()), "span must hold whole numbers"),
+    (dict(causal=True, span=SPAN[..., 0]), r"span must have shape \(2, 4, 2\)"),
+    *(  # before the last query, too late, too early, after one
+        (dict(causal=True, span=SPAN + torch.tensor(stretch)), "span must hold the first .* and the last")
+        for stretch in ([0, 2], [0, 4], [-2, 3], [1, 3])
     ),
 ]
 

@@ -2,7 +2,6 @@
 
 import base64
 import re
-from dataclasses import replace
 
 import pytest
 
@@ -14,7 +13,6 @@ from tests.analysis.viewer.page_reading import (
     NODES,
     PICTURE,
     SELF,
-    SIDES,
     TOKENS,
     drawn,
     ends,
@@ -56,35 +54,6 @@ def test_picking_draws_what_the_graphs_say(page, tmp_path):
         rf"Strongest: {re.escape(TOKENS[strongest])} 0\.\d+, {re.escape(TOKENS[weaker])} 0\.\d+$",
         tab.inner_text("#told"),
     )
-
-
-def test_another_layer_keeps_the_query_or_starts_anew(page, tmp_path):
-    shown, weights = examples(1, encoder=True)
-    shown = [
-        replace(shown[0], start={ENCODER: 7, CROSS: 3}),
-        replace(
-            shown[1], sides=SIDES | {SELF: (list("abcde"), list("abcde")), CROSS: (list("abcde"), NODES)}
-        ),
-    ]
-    write_viewer(tmp_path / "viewer.html", shown, "layers")
-    tab, layers = page(tmp_path / "viewer.html"), weights["M"]
-    assert panels(tab) == ["image", "query"] and picked(tab) == ["?"]
-    assert tab.get_attribute("#nodes", "role") is None and tab.locator("#nodes button").count() == 0
-    tab.click("#queries button >> nth=2")
-    tab.select_option("#layer", label=SELF)
-    assert panels(tab) == ["query", "value"] and picked(tab) == ["<b>&</b>"]
-    assert drawn(tab) == expected(layers[SELF].weight[0, :, 2], 4)
-    tab.select_option("#layer", label=ENCODER)
-    assert panels(tab) == ["image"] and picked(tab) == ["patch (row 3, column 1)"]
-    assert drawn(tab) == expected(layers[ENCODER].weight[0, :, 7], 10, itself=7)
-    tab.select_option("#layer", label=SELF)
-    assert picked(tab) == ["[DEC]"]
-    tab.select_option("#layer", label=CROSS)
-    assert picked(tab) == ["[DEC]"]
-    tab.click("#queries button >> nth=2")
-    tab.select_option("#example", label="example 1")  # another text
-    assert picked(tab) == ["d"] and texts(tab, "#queries button") == list("abcde")
-    assert drawn(tab) == expected(layers[CROSS].weight[1, :, 3], 10)
 
 
 def test_an_image_looks_at_itself(page, tmp_path):

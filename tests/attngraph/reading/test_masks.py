@@ -1,8 +1,13 @@
 """What masks say, and what else decides whether queries are ordered in time."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch import nn
+from transformers import masking_utils
 
+from attngraph.reading.hub import Hub
 from attngraph.reading.masks import Order, read_mask
 
 
@@ -31,6 +36,24 @@ def test_a_modules_word_counts_only_where_its_mask_does_not_say():
         # a module's False is a default in decoders too, a call's is not
         assert is_ordered(told, module, True, None, 1, cache, generates=True) == (told is not False)
         assert is_ordered(told, module, True, None, 1, None, decodes=True) == (word is not False)
+
+
+class Home(nn.Module):
+    """A model that makes masks of either kind, as it is configured."""
+
+    def forward(self):
+        masking_utils.create_causal_mask(), masking_utils.create_bidirectional_mask()
+
+
+def test_a_model_that_makes_masks_of_both_kinds_orders_queries_unless_it_says_no():
+    for config, decodes in (
+        (None, True),
+        (SimpleNamespace(), True),
+        (SimpleNamespace(is_decoder=False), False),
+    ):
+        home = Home()
+        home.config = config
+        assert Hub(site=None, hold=None, home=home).decodes == decodes
 
 
 def test_reading_masks():
