@@ -234,6 +234,9 @@ def test_elsewhere_is_a_shift_on_the_grid():
         shifts.add(options[0])
     assert len(shifts) > 8 and not moved.relevant[..., [0, -1]].any()
     assert torch.equal(region.relevant, pad(relevant.flatten(2), (1, 1)))  # left alone
+    for few in (torch.arange(14) == 3, torch.arange(14) < 0):  # with one candidate or none it stays
+        kept = Region((region.relevant & few), few.expand(b, -1))
+        assert torch.equal(kept.elsewhere(graph, draws).relevant, kept.relevant)
     again = region.elsewhere(graph, draws)
     assert not torch.equal(again.relevant, moved.relevant)
     half = Region(region.relevant[20:], candidates[20:], [(rows, columns)] * 20)

@@ -7,7 +7,7 @@ import torch
 
 from analysis.relevance import raw, relevance, rollout
 from attngraph import AttentionGraph
-from tests.analysis.relevance.made_up_graphs import encoder_and_decoder, two_streams
+from tests.analysis.relevance.made_up_graphs import encoder_and_decoder, graph, two_streams
 
 Matrix = list[list[float]]
 
@@ -104,12 +104,16 @@ def test_two_streams_equal_the_equations_written_out():
 
 
 def test_one_sequence_is_the_product_over_its_layers():
+    """With any number of heads."""
     graphs, gradients = encoder_and_decoder()
-    graphs = {name: graphs[name] for name in ("e0", "e1")}
-    bar = [(graphs[name].weight * gradients[name]).clamp(min=0).mean(1) for name in ("e0", "e1")]
-    result, eye = relevance(graphs, gradients), torch.eye(4, dtype=torch.float64)
-    torch.testing.assert_close(result.own, (eye + bar[1]) @ (eye + bar[0]))
-    assert torch.equal(result.seen, result.own)
+    for heads in (1, 2):
+        parts = {name: (graphs[name].weight[:, :heads], gradients[name][:, :heads]) for name in ("e0", "e1")}
+        first, second = ((weight * g).clamp(min=0).mean(1) for weight, g in parts.values())
+        few = {name: graph(weight, "self", ("image", "image")) for name, (weight, _) in parts.items()}
+        result = relevance(few, {name: g for name, (_, g) in parts.items()})
+        eye = torch.eye(4, dtype=torch.float64)
+        torch.testing.assert_close(result.own, (eye + second) @ (eye + first))
+        assert torch.equal(result.seen, result.own)
 
 
 def test_layers_without_fitting_gradients_are_refused():

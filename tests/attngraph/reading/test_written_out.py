@@ -24,7 +24,7 @@ def test_gpt_neo_looks_no_further_than_its_window():
 
 
 def test_mpt_and_clipped_projections():
-    config = sized("Mpt", n_layers=1)
+    config = sized("Mpt", n_layers=1, max_seq_len=7)  # as many as there are words
     config.attn_config.clip_qkv = 0.3
     model = far_from_zero(hf.MptModel(config), 0)
     (graph,) = capture(model, {"input_ids": words()}).values()
