@@ -46,9 +46,12 @@ def test_what_is_not_there_is_refused(tmp_path):
         ),
         (example(graphs={}), "graphs must hold at least one layer"),
         (example(graphs={"M": {}}), "graphs must hold at least one layer"),
-        (
-            dict(examples=[shown, replace(second, graphs=second.graphs | {"M": without})]),
-            f"graphs must all have the layers {layers}, got encoder, {CROSS} for M",
+        *(  # in one kind of weights, in the other
+            (
+                dict(examples=[shown, replace(second, graphs=second.graphs | {kind: without})]),
+                f"graphs must all have the layers {layers}, got encoder, {CROSS} for {kind}",
+            )
+            for kind in shown.graphs
         ),
         (
             example(graphs=dict([one]) | {two[0]: graphs()}),
