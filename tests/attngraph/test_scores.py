@@ -68,6 +68,14 @@ def test_features_are_the_queries_unless_they_are_told(kind):
     assert random_scores(**KINDS[kind], dtype=torch.bfloat16).wide().node.dtype == torch.float32
 
 
+def test_what_may_hide_an_edge():
+    plain, valid = random_scores(), torch.tensor([[True] * 4 + [False]] * 2)
+    assert not plain.masked and random_scores(causal=True, triangular=True).masked
+    assert replace(plain, mask=torch.zeros(7)).masked
+    padded = replace(plain, query_mask=valid)
+    assert padded.masked and (padded.graph().weight[:, :, 4] == 0).all()
+
+
 def test_tiles_of_the_mask_make_up_the_mask():
     for kind in ("decoder self, padded", "encoder, bool mask"):
         scores = random_scores(n=6, **KINDS[kind])
