@@ -47,6 +47,7 @@ def test_cka_known_answers():
     assert cka(x, 5 * x @ turn + 1, valid).item() == pytest.approx(1)
     assert abs(cka(x, points(1, 400, 3, seed=3), valid).item()) < 0.05
     assert cka(x[:, :3], x[:, :3], valid[:, :3]).isnan().item()
+    assert cka(x[:, :4], x[:, :4], valid[:, :4]).item() == pytest.approx(1)
 
 
 def test_neighbour_cka():

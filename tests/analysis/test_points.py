@@ -88,8 +88,10 @@ def test_distances_of_heads_are_those_after_their_slices(output):
 
 def test_without_a_projection_distances_are_those_before_it():
     graph = graph_of()
-    assert not any(cloud.projected for cloud in clouds_of(graph))
-    first, *_ = clouds_of(graph, heads=[0, 1, 2])
+    (whole,), heads = clouds_of(graph), clouds_of(graph, heads=[0, 1, 2])
+    assert not any(cloud.projected for cloud in (whole, *heads))
+    np.testing.assert_array_equal(whole.features, np.concatenate([cloud.features for cloud in heads], 1))
+    first, *_ = heads
     for row, feature in zip(first.nodes.itertuples(), first.features):
         side = graph.query if row.role == "query" else graph.value
         np.testing.assert_array_equal(feature, side[int(row.example[-1]), 0, row.node])

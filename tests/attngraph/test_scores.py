@@ -77,8 +77,10 @@ def test_what_may_hide_an_edge():
 
 
 def test_tiles_of_the_mask_make_up_the_mask():
-    for kind in ("decoder self, padded", "encoder, bool mask"):
-        scores = random_scores(n=6, **KINDS[kind])
+    """Of one that has a row, a column or all."""
+    kinds = ("decoder self, padded", "encoder, bool mask")
+    cases = [random_scores(n=6, **KINDS[kind]) for kind in kinds]
+    for scores in (*cases, replace(cases[1], mask=cases[1].mask[..., :1])):
         whole = scores.visible().expand(2, 1, *scores.shape[2:4])
         for rows in (slice(0, 2), slice(2, 6)):
             for columns in (slice(0, 3), slice(3, scores.shape[3])):
