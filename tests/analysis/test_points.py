@@ -142,6 +142,13 @@ def test_more_examples_than_points_leave_one_point_each_at_most():
     assert len(nodes) == 7 and not nodes.duplicated(["example", "role"]).any()
 
 
+def test_a_side_without_nodes_leaves_all_room_to_the_other():
+    points = Points(most=7)
+    points.add("layer", graph_of(b=1, h=1, m=7), names(1), query_valid=torch.zeros(1, 4, dtype=torch.bool))
+    points._layers["layer"].thin(7)
+    assert points.clouds()[0].nodes.role.tolist() == ["value"] * 7
+
+
 def test_the_choice_depends_on_the_seed_and_the_nodes_alone():
     def chosen(seed, features=0, heads=None):
         nodes = clouds_of(graph_of(h=1, m=40, seed=features), most=20, seed=seed, heads=heads)[0].nodes

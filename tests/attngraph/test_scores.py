@@ -74,6 +74,7 @@ def test_what_may_hide_an_edge():
     assert replace(plain, mask=torch.zeros(7)).masked
     padded = replace(plain, query_mask=valid)
     assert padded.masked and (padded.graph().weight[:, :, 4] == 0).all()
+    assert torch.equal(padded.unpadded().graph().weight, plain.graph().weight)
 
 
 def test_tiles_of_the_mask_make_up_the_mask():

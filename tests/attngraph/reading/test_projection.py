@@ -199,6 +199,7 @@ def test_what_can_not_be_read_before_is_marked():
             assert all(call.rotated and call.feature is call.query for call, _ in calls)
     graph = next(iter(capture(model, inputs).values()))
     assert graph.rotated and "rotated queries" in repr(graph)
+    assert graph.metric.shape == (4, 8, 8)  # though the heads together are wider than the model
     for way in (graph.to_data(), graph.to_hetero()):
         assert AttentionGraph.from_pyg(way).rotated
     assert AttentionGraph.from_networkx(graph.to_networkx()).rotated
