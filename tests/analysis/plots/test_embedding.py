@@ -62,7 +62,7 @@ def test_self_and_cross_attention_of_a_block_stand_side_by_side(figure_of):
     figure = figure_of(*tables([{"layer": layer, "kind": kind} for layer, kind in layers]))
     assert corners(figure) == [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (4, 0)]
     assert all(
-        layer[-20:] in captions and f"{kind}-attention" in captions
+        layer[-20:] in captions and f"{kind}-attention" in captions and ("…" in captions) == (layer == long)
         for (layer, kind), captions in zip(layers, words(figure))
     )
 

@@ -5,7 +5,7 @@ import torch
 from torch_geometric.utils import scatter
 
 from adapters import PGNN
-from attngraph.backends import edges_of
+from attngraph.backends import BACKENDS, edges_of
 from attngraph.backends.message_passing import WeightedSum
 from attngraph.backends.tiles import columns_of_tiles
 from tests.adapters.contract import random_graph
@@ -34,6 +34,12 @@ def test_pyg_and_torch_scatter_sum_alike():
     source, index = torch.randn(300, 4), torch.randint(0, 6, (300,))
     ours = scatter(source, index, dim=0, dim_size=8, reduce="sum")
     assert torch.equal(torch_scatter.scatter_add(source, index, dim=0, dim_size=8), ours)
+
+
+def test_backends_by_name():
+    graph, _ = random_graph(1)
+    for name, kind in BACKENDS.items():
+        assert type(edges_of(graph, name)) is kind
 
 
 def test_an_unknown_backend():
