@@ -106,17 +106,14 @@ def test_changes_are_killed_or_survive(tmp_path):
     assert (tmp_path / "rooms/house.py").read_text() == HOUSE
 
 
-@pytest.mark.parametrize(
-    ("test", "shared"),
-    [
+def test_near_tests():
+    for test, shared in (
         ("tests/rooms/cellar/test_wine.py", 3),
         ("tests/rooms/cellar/test_beer.py", 2),
         ("tests/rooms/test_wine.py", 2),
         ("tests/roofs/test_tiles.py", 0),
-    ],
-)
-def test_near_tests(test, shared):
-    assert near(test, "rooms/cellar/wine.py") == shared
+    ):
+        assert near(test, "rooms/cellar/wine.py") == shared
 
 
 def test_interval_of_a_share():

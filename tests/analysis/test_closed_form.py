@@ -13,7 +13,12 @@ from attngraph import AttentionGraph
 from attngraph.backends import edges_of
 from tests.analysis.example_graphs import random_graph
 
-GRAPHS = [{}, {"causal": True}, {"kind": "self", "causal": True}, {"softmax": False, "metric": False}]
+GRAPHS = [
+    ({}, 1.5, "sum"),
+    ({"causal": True}, 2.7, "mean"),
+    ({"kind": "self", "causal": True}, 1.5, "mean"),
+    ({"softmax": False, "metric": False}, 2.7, "sum"),
+]
 
 
 def loops(graph: AttentionGraph, p: float, degree: str) -> torch.Tensor:
@@ -47,8 +52,7 @@ def loops(graph: AttentionGraph, p: float, degree: str) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("p, degree", [(1.5, "sum"), (2.7, "mean")])
-@pytest.mark.parametrize("options", GRAPHS)
+@pytest.mark.parametrize("options, p, degree", GRAPHS)
 def test_against_loops(options, p, degree):
     graph = random_graph(**options)
     found = closed_form(graph, p, degree)

@@ -1,6 +1,8 @@
 """Distances of clouds against loops, scikit-learn, and known answers."""
 
 import math
+from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -21,18 +23,9 @@ def points(*shape: int, seed: int = 0) -> torch.Tensor:
 def hsic(x: np.ndarray, y: np.ndarray) -> float:
     """The unbiased estimator as a sum over different pairs, triples and quadruples (Gretton et al. 2005)."""
     k, g, n = x @ x.T, y @ y.T, len(x)
-    pairs = sum(k[i, j] * g[i, j] for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
-    triples = sum(
-        k[i, j] * g[i, q] for i in range(n) for j in range(n) for q in range(n) if len({i, j, q}) == 3
-    )
-    quads = sum(
-        k[i, j] * g[q, r]
-        for i in range(n)
-        for j in range(n)
-        for q in range(n)
-        for r in range(n)
-        if len({i, j, q, r}) == 4
-    )
+    pairs = sum(k[i, j] * g[i, j] for i, j in permutations(range(n), 2)) / (n * (n - 1))
+    triples = sum(k[i, j] * g[i, q] for i, j, q in permutations(range(n), 3))
+    quads = sum(k[i, j] * g[q, r] for i, j, q, r in permutations(range(n), 4))
     return pairs - 2 * triples / (n * (n - 1) * (n - 2)) + quads / (n * (n - 1) * (n - 2) * (n - 3))
 
 
@@ -54,22 +47,20 @@ def test_cka_known_answers():
     assert cka(x, 5 * x @ turn + 1, valid).item() == pytest.approx(1)
     assert abs(cka(x, points(1, 400, 3, seed=3), valid).item()) < 0.05
     assert cka(x[:, :3], x[:, :3], valid[:, :3]).isnan().item()
+    assert cka(x[:, :4], x[:, :4], valid[:, :4]).item() == pytest.approx(1)
 
 
 def test_neighbour_cka():
     graph = Bipartite.of(random_graph(n=9, m=9, padding=False))
-    own = Bipartite(
-        torch.eye(9, dtype=torch.float64).expand(2, 3, 9, 9), graph.visible, graph.query, graph.query
-    )
+    eye = torch.eye(9, dtype=torch.float64).expand(2, 3, 9, 9)
+    own = replace(graph, weight=eye, value=graph.query)
     assert torch.allclose(neighbour_cka(own), torch.ones(2, 3, dtype=torch.float64))
-    single = Bipartite(
-        *(
-            x.float() if x.is_floating_point() else x
-            for x in (graph.weight, graph.visible, graph.query, graph.value)
-        )
-    )
+    parts = {name: getattr(graph, name).float() for name in ("weight", "query", "value")}
+    single = replace(graph, **parts)
     assert neighbour_cka(uniform(single)).isnan().all()
     assert torch.allclose(neighbour_cka(single).double(), neighbour_cka(graph), atol=1e-4)
+    small = replace(graph, query=1e-6 * graph.query, value=1e-6 * graph.value)
+    assert torch.allclose(neighbour_cka(small), neighbour_cka(graph))
 
 
 def pool(x: torch.Tensor, y: torch.Tensor):
@@ -124,7 +115,5 @@ def test_probe_is_linear_discriminant_analysis():
 
 def test_too_few_points():
     both, is_query, valid = pool(points(1, 3), points(6, 3, seed=1))
-    assert (
-        probe_auc(both, is_query, valid, torch.arange(7) % 2 == 0).isnan().item()
-        and mmd(both, is_query, valid).isnan().item()
-    )
+    assert probe_auc(both, is_query, valid, torch.arange(7) % 2 == 0).isnan().item()
+    assert mmd(both, is_query, valid).isnan().item()

@@ -15,11 +15,11 @@ from tests.analysis.example_graphs import random_graph
 
 FIELDS = ("contrast", "raw", "auc", "distractor_mass")
 GRAPHS = [
-    {},
-    {"causal": True},
-    {"kind": "self", "causal": True},
-    {"kind": "self"},
-    {"softmax": False, "padding": False, "metric": False},
+    ({}, "sum"),
+    ({"causal": True}, "mean"),
+    ({"kind": "self", "causal": True}, "sum"),
+    ({"kind": "self"}, "mean"),
+    ({"softmax": False, "padding": False, "metric": False}, "sum"),
 ]
 
 
@@ -80,22 +80,15 @@ def same(found: Contrast, expected: Contrast, names=FIELDS) -> bool:
     )
 
 
-@pytest.mark.parametrize("degree", ["sum", "mean"])
-@pytest.mark.parametrize("options", GRAPHS)
+@pytest.mark.parametrize("options, degree", GRAPHS)
 def test_against_loops(options, degree):
+    """And with p = 3 the weights of pGNN are M^(3/2) R."""
     graph = random_graph(**options)
     region = random_region(graph)
     found, expected = contrast(graph, region, degree), loops(graph, region, degree)
     for name in FIELDS:
         assert torch.allclose(getattr(found, name), expected[name], rtol=1e-9, equal_nan=True), name
         assert not expected[name].isnan().any()
-
-
-@pytest.mark.parametrize("degree", ["sum", "mean"])
-@pytest.mark.parametrize("options", GRAPHS)
-def test_distances_are_those_of_message_passing(options, degree):
-    """With p = 3 the weights of pGNN are M^(3/2) R."""
-    graph = random_graph(**options)
     weight = PGNN(p=3, learn_p=False, degree=degree).reweight(graph)
     expected = graph.weight.pow(1.5) * square_distances(graph, degree).sqrt()
     assert torch.allclose(weight, expected, rtol=1e-9)
@@ -109,19 +102,6 @@ def test_sides_that_change_places_change_the_sign():
     assert torch.allclose(one.contrast, -other.contrast) and torch.allclose(one.raw, -other.raw)
     assert torch.allclose(one.auc, 1 - other.auc)
     assert torch.allclose(one.distractor_mass, 1 - other.distractor_mass)
-
-
-def test_equal_distances_have_no_contrast():
-    """All values are one point and have one degree, so each query is as far from one as from the other."""
-    graph = random_graph(padding=False)
-    b, h, n, m, _ = graph.shape
-    flat = replace(
-        graph, value=graph.value[:, :, :1].expand_as(graph.value), weight=torch.full((b, h, n, m), 1 / m)
-    )
-    flat = replace(flat, weight=flat.weight.double())
-    found = contrast(flat, random_region(graph))
-    assert found.contrast.abs().max() < 1e-12 and found.raw.abs().max() < 1e-12
-    assert torch.allclose(found.auc, torch.tensor(0.5).double())
 
 
 def test_ties_in_distance_count_one_half():
@@ -178,8 +158,7 @@ def test_scale_rotation_and_metric():
     assert same(contrast(plain, region), expected)
 
 
-@pytest.mark.parametrize("degree", ["sum", "mean"])
-def test_padding(degree):
+def test_padding(degree="mean"):
     graph = random_graph(padding=False)
     region = random_region(graph)
     b, _, n, m, _ = graph.shape
@@ -199,17 +178,12 @@ def test_padding(degree):
     assert torch.equal(one, other) and torch.equal(one, torch.full_like(one, n / m))
 
 
-@pytest.mark.parametrize("degree", ["sum", "mean"])
-def test_later_queries_change_nothing_in_causal_graphs(degree):
+def test_later_queries_change_nothing_in_causal_graphs(degree="mean"):
     graph = random_graph(causal=True, padding=False)
     region = random_region(graph)
-    first = replace(
-        graph,
-        query=graph.query[:, :, :3],
-        weight=graph.weight[:, :, :3],
-        query_mask=graph.query_mask[:, :3],
-        value_mask=graph.value_mask[:, :3],
-    )
+    nodes = {name: getattr(graph, name)[:, :, :3] for name in ("query", "weight")}
+    masks = {name: getattr(graph, name)[:, :3] for name in ("query_mask", "value_mask")}
+    first = replace(graph, **nodes, **masks)
     known = torch.arange(graph.shape[2])[:, None] < 3
     whole = contrast(graph, Region(region.relevant & known), degree)
     assert same(whole, contrast(first, Region(region.relevant[:, :3]), degree))
@@ -219,18 +193,12 @@ def test_candidates_bound_the_distractors():
     """A value that is no candidate is as good as one without weight, but for its part in the degrees."""
     graph = random_graph(padding=False)
     region = random_region(graph)
-    candidates = torch.ones(2, 7, dtype=torch.bool)
-    candidates[:, 0] = False
-    found = contrast(graph, Region(region.relevant, candidates))
-    relevant = region.relevant.clone()
-    relevant[..., 0] = False
-    kept = replace(graph, value_mask=torch.arange(7).expand(2, 7) > 0)
-    scale = graph.query_degree() / kept.query_degree()
-    assert torch.allclose(
-        found.distractor_mass, contrast(kept, Region(relevant)).distractor_mass, equal_nan=True
-    )
-    assert (scale > 1).all()
-    assert not torch.allclose(found.distractor_mass, contrast(graph, region).distractor_mass)
+    candidates = (torch.arange(7) > 0).expand(2, 7)
+    found = contrast(graph, Region(region.relevant, candidates)).distractor_mass
+    kept = replace(graph, value_mask=candidates)
+    want = contrast(kept, Region(region.relevant & candidates[:, None])).distractor_mass
+    assert torch.allclose(found, want, equal_nan=True)
+    assert not torch.allclose(found, contrast(graph, region).distractor_mass)
 
 
 def test_unknown_regions_are_undefined():
@@ -239,17 +207,6 @@ def test_unknown_regions_are_undefined():
     assert all(getattr(nothing, name).isnan().all() for name in FIELDS)
     everything = contrast(graph, Region(torch.ones(2, 5, 7, dtype=torch.bool)))
     assert everything.contrast.isnan().all() and (everything.distractor_mass == 0).all()
-
-
-def test_half_precision_is_finite():
-    graph = random_graph(causal=True)
-    half = replace(
-        graph,
-        **{name: getattr(graph, name).bfloat16() for name in ("query", "value", "weight", "metric")},
-    )
-    region = random_region(graph)
-    found, expected = contrast(half, region), contrast(graph, region)
-    assert torch.allclose(found.contrast, expected.contrast, atol=0.1)
 
 
 def test_elsewhere_is_a_shift_on_the_grid():
@@ -277,16 +234,14 @@ def test_elsewhere_is_a_shift_on_the_grid():
         shifts.add(options[0])
     assert len(shifts) > 8 and not moved.relevant[..., [0, -1]].any()
     assert torch.equal(region.relevant, pad(relevant.flatten(2), (1, 1)))  # left alone
+    for few in (torch.arange(14) == 3, torch.arange(14) < 0):  # with one candidate or none it stays
+        kept = Region((region.relevant & few), few.expand(b, -1))
+        assert torch.equal(kept.elsewhere(graph, draws).relevant, kept.relevant)
     again = region.elsewhere(graph, draws)
     assert not torch.equal(again.relevant, moved.relevant)
     half = Region(region.relevant[20:], candidates[20:], [(rows, columns)] * 20)
-    part = replace(
-        graph,
-        **{
-            name: getattr(graph, name)[20:]
-            for name in ("query", "value", "weight", "query_mask", "value_mask")
-        },
-    )
+    fields = ("query", "value", "weight", "query_mask", "value_mask")
+    part = replace(graph, **{name: getattr(graph, name)[20:] for name in fields})
     assert torch.equal(half.elsewhere(part, Draws(0, "x", 20)).relevant, moved.relevant[20:])
 
 

@@ -37,10 +37,8 @@ def test_is_the_laplacian_form_of_pyg():
     torch.manual_seed(0)
     index = erdos_renyi_graph(20, 0.3)
     x = torch.randn(20, 3, dtype=torch.float64)
-    laplacian = to_dense_adj(
-        *get_laplacian(index, normalization="sym", num_nodes=20, dtype=torch.float64)[:1],
-        edge_attr=get_laplacian(index, normalization="sym", num_nodes=20, dtype=torch.float64)[1],
-    )[0]
+    sparse = get_laplacian(index, normalization="sym", num_nodes=20, dtype=torch.float64)
+    laplacian = to_dense_adj(sparse[0], edge_attr=sparse[1])[0]
     expected = torch.trace(x.T @ laplacian @ x).item()
     graph = Bipartite.of(Data(x=x, edge_index=index))  # every node on both sides: twice the energy
     assert dirichlet(graph).item() == pytest.approx(2 * expected, rel=1e-9)
@@ -70,12 +68,8 @@ def test_scales():
 
 def test_nodes_without_edges_and_tiny_degrees():
     graph = Bipartite.of(random_graph())  # the last example has padding
-    shorter = Bipartite(
-        graph.weight[1:, :, :-1, :-2],
-        graph.visible[1:, :-1, :-2],
-        graph.query[1:, :, :-1],
-        graph.value[1:, :, :-2],
-    )
+    parts = graph.weight[1:, :, :-1, :-2], graph.visible[1:, :-1, :-2]
+    shorter = Bipartite(*parts, graph.query[1:, :, :-1], graph.value[1:, :, :-2])
     assert torch.allclose(p_dirichlet_normalised(graph)[1:], p_dirichlet_normalised(shorter))
     weight = graph.weight.float()
     weight[..., 0] = 1e-38  # 1/e would overflow

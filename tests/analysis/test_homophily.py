@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
+from torch.nn.functional import pad
 from torch_geometric.data import Data
 from torch_geometric.utils import erdos_renyi_graph, homophily, to_undirected
 
@@ -132,35 +133,33 @@ def test_against_loops(options):
 
 
 def test_pyg_and_dgl_published_examples():
-    cycle = mixing_of(plain([(0, 1), (1, 2), (2, 0), (3, 4)], 5), [0, 0, 0, 0, 1])
-    assert edge(cycle).item() == pytest.approx(0.75)
-    assert node_query(cycle, isolated=True).item() == pytest.approx(0.6)
-    assert class_insensitive(cycle).item() == pytest.approx(0.2)
-    both_ways = mixing_of(plain([(0, 1), (1, 2), (2, 0), (3, 4)], 5, undirected=True), [0, 0, 0, 0, 1])
-    assert adjusted(both_ways).item() == pytest.approx(-0.1428571, abs=1e-6)
-    tail = plain([(0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 5)], 6, undirected=True)
-    assert label_informativeness(mixing_of(tail, [0, 0, 0, 0, 1, 1])).item() == pytest.approx(
-        0.251776, abs=1e-6
-    )
-    assert label_informativeness_node(mixing_of(tail, [0, 0, 0, 0, 1, 1])).item() == pytest.approx(
-        0.338187, abs=1e-6
-    )
+    edges, y = [(0, 1), (1, 2), (2, 0), (3, 4)], [0, 0, 0, 0, 1]
+    cycle, both_ways = (mixing_of(plain(edges, 5, undirected), y) for undirected in (False, True))
+    tail = [(0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 5)]
+    tail = mixing_of(plain(tail, 6, undirected=True), [0, 0, 0, 0, 1, 1])
+    for found, published in (
+        (edge(cycle), 0.75),
+        (node_query(cycle, isolated=True), 0.6),
+        (class_insensitive(cycle), 0.2),
+        (adjusted(both_ways), -0.1428571),
+        (label_informativeness(tail), 0.251776),
+        (label_informativeness_node(tail), 0.338187),
+    ):
+        assert found.item() == pytest.approx(published, abs=1e-6)
 
 
-@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("directed", [False, True])
-def test_agrees_with_pyg(seed, directed):
-    torch.manual_seed(seed)
+def test_agrees_with_pyg(directed):
+    torch.manual_seed(0)
     index = erdos_renyi_graph(40, 0.08, directed=directed)
     y = torch.randint(0, 4, (40,))
     mixing = mixing_of(Data(edge_index=index, num_nodes=40), y)
-    assert edge(mixing).item() == pytest.approx(homophily(index, y, method="edge"), abs=1e-6)
-    assert node_query(mixing, isolated=True).item() == pytest.approx(
-        homophily(index, y, method="node"), abs=1e-6
-    )
-    assert class_insensitive(mixing).item() == pytest.approx(
-        homophily(index, y, method="edge_insensitive"), abs=1e-6
-    )
+    for found, method in (
+        (edge(mixing), "edge"),
+        (node_query(mixing, isolated=True), "node"),
+        (class_insensitive(mixing), "edge_insensitive"),
+    ):
+        assert found.item() == pytest.approx(homophily(index, y, method=method), abs=1e-6)
 
 
 def test_adjusted_is_weighted_kappa():
@@ -176,22 +175,14 @@ def test_adjusted_is_weighted_kappa():
 
 
 @pytest.mark.parametrize(
-    "name,attribute", [("karate", "club"), ("davis", "bipartite"), ("florentine", "even")]
+    "make, attribute",
+    [(networkx.karate_club_graph, "club"), (networkx.davis_southern_women_graph, "bipartite")],
 )
-def test_adjusted_is_assortativity(name, attribute):
-    graph = {
-        "karate": networkx.karate_club_graph,
-        "davis": networkx.davis_southern_women_graph,
-        "florentine": networkx.florentine_families_graph,
-    }[name]()
-    for k, node in enumerate(graph):
-        graph.nodes[node]["even"] = k % 2
+def test_adjusted_is_assortativity(make, attribute):
+    graph = make()
     expected = networkx.attribute_assortativity_coefficient(graph, attribute)  # unweighted
-    kinds = {
-        kind: k
-        for k, kind in enumerate(dict.fromkeys(networkx.get_node_attributes(graph, attribute).values()))
-    }
-    y = [kinds[graph.nodes[node][attribute]] for node in graph]
+    kinds = list(dict.fromkeys(networkx.get_node_attributes(graph, attribute).values()))
+    y = [kinds.index(graph.nodes[node][attribute]) for node in graph]
     place = {node: k for k, node in enumerate(graph)}
     data = plain([(place[a], place[b]) for a, b in graph.edges], len(y), undirected=True)
     assert adjusted(mixing_of(data, y)).item() == pytest.approx(expected, abs=1e-6)
@@ -218,10 +209,8 @@ def test_role_labels_are_an_oracle():
     graph = random_graph(b=1, h=1, softmax=False, padding=False)
     roles = Labels(torch.zeros(1, 5, dtype=torch.long), torch.ones(1, 7, dtype=torch.long))
     mixing = mixing_of(graph, roles)
-    assert (
-        edge(mixing).item() == 0
-        and degenerate(mixing, mixing_of(uniform(Bipartite.of(graph)), roles)).item() == ROLES
-    )
+    even = mixing_of(uniform(Bipartite.of(graph)), roles)
+    assert edge(mixing).item() == 0 and degenerate(mixing, even).item() == ROLES
     square = graph.to_data()  # both sides' nodes in one graph: the role at the other end is known
     square = Data(edge_index=square.edge_index, edge_weight=square.edge_weight, num_nodes=12)
     pooled = mixing_of(square, [0] * 5 + [1] * 7)
@@ -249,11 +238,8 @@ def test_degenerate():
     mixing = mixing_of(empty, [0, 1, 0, 1])
     assert all(function(mixing).isnan().all() for function in FUNCTIONS.values())
     single = mixing_of(graph, [2, 2, 2, 2])
-    assert (
-        adjusted(single).isnan().all()
-        and label_informativeness(single).isnan().all()
-        and class_insensitive(single).isnan().all()
-    )
+    for function in (adjusted, label_informativeness, class_insensitive):
+        assert function(single).isnan().all()
 
 
 def test_labels_that_all_differ():
@@ -265,9 +251,8 @@ def test_labels_that_all_differ():
         degenerate(mixing, Mixing(uniform(cross), apart.on(cross))) == FINE
     ).all()
     dealt = [Mixing(cross, apart.permuted(cross, Draws(seed))) for seed in range(4)]
-    assert all(
-        torch.allclose(label_informativeness(single), label_informativeness(mixing)) for single in dealt
-    )
+    informed = label_informativeness(mixing)
+    assert all(torch.allclose(label_informativeness(single), informed) for single in dealt)
     assert not all(torch.allclose(edge(single), edge(mixing)) for single in dealt)
     bare = Bipartite.of(
         random_graph(b=1, h=2, kind="self", causal=True, n=4, padding=False)
@@ -289,17 +274,9 @@ def test_relabelling_scaling_and_padding_change_nothing():
     renamed = torch.tensor([7, 3, 5, -1])  # -1 stays last
     moved = Bipartite(5 * view.weight[:, :, rows][..., columns], view.visible[:, rows][..., columns])
     after = mixing_of(moved, Labels(renamed[labels.query[:, 0, rows]], renamed[labels.value[:, 0, columns]]))
-    padded = Bipartite(
-        torch.nn.functional.pad(view.weight, (0, 3, 0, 2)),
-        torch.nn.functional.pad(view.visible, (0, 3, 0, 2)),
-    )
-    wider = mixing_of(
-        padded,
-        Labels(
-            torch.nn.functional.pad(labels.query[:, 0], (0, 2), value=1),
-            torch.nn.functional.pad(labels.value[:, 0], (0, 3), value=0),
-        ),
-    )
+    padded = Bipartite(pad(view.weight, (0, 3, 0, 2)), pad(view.visible, (0, 3, 0, 2)))
+    sides = pad(labels.query[:, 0], (0, 2), value=1), pad(labels.value[:, 0], (0, 3), value=0)
+    wider = mixing_of(padded, Labels(*sides))
     for name, function in FUNCTIONS.items():
         assert torch.allclose(function(after), before[name], equal_nan=True), name
         assert torch.allclose(function(wider), before[name], equal_nan=True), name
@@ -317,7 +294,7 @@ def test_different_alphabets_are_refused():
     assert (degenerate(single) == ONE_CLASS).all()
 
 
-@pytest.mark.parametrize("agreement", [0.1, 1 / 3, 0.6, 0.9])
+@pytest.mark.parametrize("agreement", [0.1, 1 / 3, 0.9])
 def test_recovers_planted_homophily(agreement):
     graph, y, z = block_model(agreement)
     mixing = mixing_of(graph, Labels(y[None], z[None]))

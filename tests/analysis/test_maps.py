@@ -17,32 +17,29 @@ def region() -> torch.Tensor:
     return inside
 
 
-@pytest.mark.parametrize(
-    ("nodes", "grid"), [(65, (8, 8, 1)), (64, (8, 8, 0)), (577, (24, 24, 1)), (50, (7, 7, 1)), (1, (1, 1, 0))]
-)
-def test_patch_grid(nodes, grid):
-    assert patch_grid(nodes) == grid
-
-
-@pytest.mark.parametrize(
-    ("nodes", "grid", "others"), [(225, (14, 16), 1), (261, (16, 16), 5), (7, (2, 3), 1), (6, (3, 2), 0)]
-)
-def test_a_given_grid(nodes, grid, others):
-    assert patch_grid(nodes, grid) == (*grid, others)
-
-
-@pytest.mark.parametrize("nodes", [0, 63, 80, 70, 261, 7])
-def test_no_patch_grid(nodes):
-    with pytest.raises(ValueError, match=f"square number of patches, .* where no grid is given, got {nodes}"):
-        patch_grid(nodes)
-
-
-@pytest.mark.parametrize("grid", [(15, 16), (14, 15), (0, 3)])
-def test_a_grid_that_does_not_fit(grid):
-    with pytest.raises(
-        ValueError, match=f"nodes must be {grid[0]} x {grid[1]} patches after at most 5 others .* got 225"
+def test_patch_grid():
+    for nodes, grid in (
+        (65, (8, 8, 1)),
+        (64, (8, 8, 0)),
+        (577, (24, 24, 1)),
+        (50, (7, 7, 1)),
+        (1, (1, 1, 0)),
     ):
-        patch_grid(225, grid)
+        assert patch_grid(nodes) == grid
+    for nodes, grid, others in ((225, (14, 16), 1), (261, (16, 16), 5), (7, (2, 3), 1), (6, (3, 2), 0)):
+        assert patch_grid(nodes, grid) == (*grid, others)
+    for nodes, grid, merged in ((4, (4, 4), (2, 2)), (6, (8, 12), (2, 3)), (16, (8, 8), (4, 4))):
+        assert patch_grid(nodes, grid) == (*merged, 0)  # by squares
+    for nodes, grid in ((0, (4, 4)), (4, (16, 1)), (5, (4, 5))):
+        with pytest.raises(ValueError, match=f"patches after at most 5 others .* got {nodes}"):
+            patch_grid(nodes, grid)
+    for nodes in (0, 63, 80, 70, 261, 7):
+        with pytest.raises(ValueError, match=f"square number of patches, .* no grid is given, got {nodes}"):
+            patch_grid(nodes)
+    for rows, columns in ((15, 16), (14, 15), (0, 3)):
+        message = f"nodes must be {rows} x {columns} patches after at most 5 others .* got 225"
+        with pytest.raises(ValueError, match=message):
+            patch_grid(225, (rows, columns))
 
 
 def test_nodes_before_the_grid_are_dropped_and_the_rest_is_shared_out():
@@ -57,11 +54,8 @@ def test_a_row_per_patch():
     table = map_table({("raw", "first"): values, ("raw", "answer"): values.flip(0)}, NAMES)
     assert len(table) == 16
     row = table.set_index(["example", "query", "row", "column"])["share"]
-    assert (
-        row["one", "first", 0, 1] == 0.2
-        and row["one", "first", 1, 0] == 0.3
-        and row["two", "first", 1, 1] == 1
-    )
+    assert row["one", "first", 0, 1] == 0.2 and row["one", "first", 1, 0] == 0.3
+    assert row["two", "first", 1, 1] == 1
     assert table["lift"].tolist() == pytest.approx((4 * table["share"]).tolist())
     assert row["two", "answer", 1, 1] == 0.4 and row["one", "answer", 0, 0] == 0
 
@@ -79,18 +73,17 @@ def test_a_rectangle_of_patches():
 
 
 def test_mass_inside_a_region():
-    values = torch.arange(20.0).view(2, 10)  # [CLS] is 0 and 10
-    table = mass_table({("raw", "answer"): values}, region(), NAMES)
-    assert table["mass"].tolist() == pytest.approx(
-        [5 / sum(range(1, 10)), (11 + 14 + 17) / sum(range(11, 20))]
-    )
+    def masses(values):
+        return mass_table({("raw", "answer"): values}, region(), NAMES)
+
+    table = masses(torch.arange(20.0).view(2, 10))  # [CLS] is 0 and 10
+    assert table["mass"].tolist() == pytest.approx([5 / 45, (11 + 14 + 17) / sum(range(11, 20))])
     assert table["uniform"].tolist() == pytest.approx([1 / 9, 3 / 9])
-    everywhere = mass_table({("raw", "answer"): torch.full((2, 10), 0.1)}, region(), NAMES)
+    everywhere = masses(torch.full((2, 10), 0.1))
     assert everywhere["mass"].tolist() == pytest.approx(everywhere["uniform"].tolist())
-    within = torch.cat([torch.ones(2, 1), region().float()], 1)
-    assert mass_table({("raw", "answer"): within}, region(), NAMES)["mass"].tolist() == [1, 1]
+    assert masses(torch.cat([torch.ones(2, 1), region().float()], 1))["mass"].tolist() == [1, 1]
     with pytest.raises(ValueError, match=r"inside must have shape \(2, 9\), got \(2, 10\)"):
-        mass_table({("raw", "answer"): values}, torch.ones(2, 10, dtype=torch.bool), NAMES)
+        mass_table({("raw", "answer"): torch.ones(2, 10)}, torch.ones(2, 10, dtype=torch.bool), NAMES)
 
 
 def test_the_summary_is_of_examples_and_paired_with_the_uniform_map():

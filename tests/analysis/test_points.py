@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel
 
 from analysis import points as points_module
 from analysis.points import COLUMNS, Points, output_matrices
 from attngraph import AttentionGraph, capture
 from attngraph.reading.outputs import head_metric
+from tests.attngraph.reading.zoo import FAMILIES
 
 
 def graph_of(b=2, h=3, n=4, m=5, d=6, output=None, seed=0, **more):
@@ -26,20 +26,26 @@ def graph_of(b=2, h=3, n=4, m=5, d=6, output=None, seed=0, **more):
     return AttentionGraph(query, value, weight, metric=metric, **more)
 
 
-def names(b):
-    return [f"picture {k}" for k in range(b)]
+def names(b, first=0):
+    return [f"picture {first + k}" for k in range(b)]
 
 
-def projected(graph, output, row, head=None):
-    """A node's V-hat, as the definition says: its heads' features side by side times W_o (of one head: its
+def clouds_of(graph, valid=None, **options):
+    points = Points(**options)
+    points.add("layer", graph, names(graph.shape[0]), query_valid=valid, value_valid=valid)
+    return points.clouds()
+
+
+def projected(graph, output, nodes, head=None) -> np.ndarray:
+    """The nodes' V-hat by definition: their heads' features side by side times W_o (of one head: its
     slice)."""
-    side = graph.query if row.role == "query" else graph.value
-    x = side[int(row.example.split()[1]), :, row.node].double()
-    weight = output.weight.double()
-    if head is None:
-        return weight @ x.flatten()
-    d = x.shape[1]
-    return weight[:, head * d : (head + 1) * d] @ x[head]
+    found = []
+    for row in nodes.itertuples():
+        side = graph.query if row.role == "query" else graph.value
+        x = side[int(row.example.split()[1]), :, row.node].double()
+        weight, d = output.weight.double(), x.shape[1]
+        found.append(weight @ x.flatten() if head is None else weight[:, head * d : (head + 1) * d] @ x[head])
+    return torch.stack(found).detach().numpy()
 
 
 def distances(points):
@@ -54,170 +60,124 @@ def output():
 
 def test_distances_of_a_whole_layer_are_those_after_w_o(output):
     graph = graph_of(output=output)
-    points = Points(outputs={"layer": output.weight.T.detach()})
-    points.add("layer", graph, names(2))
-    (cloud,) = points.clouds()
+    (cloud,) = clouds_of(graph, outputs={"layer": output.weight.T.detach()})
     assert list(cloud.nodes.columns) == COLUMNS and cloud.projected
     assert len(cloud.nodes) == 2 * (4 + 5) and set(cloud.nodes["head"]) == {"all"}
-    want = torch.stack([projected(graph, output, row) for row in cloud.nodes.itertuples()]).detach().numpy()
-    np.testing.assert_allclose(distances(cloud.features), distances(want), rtol=1e-4, atol=1e-5)
+    want = distances(projected(graph, output, cloud.nodes))
+    np.testing.assert_allclose(distances(cloud.features), want, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="output_matrices"):
+        clouds_of(graph)
 
 
 def test_distances_of_heads_are_those_after_their_slices(output):
     graph = graph_of(output=output)
-    points = Points(heads=[0, 1, 2])
-    points.add("layer", graph, names(2))
-    clouds = points.clouds()
+    clouds, together = clouds_of(graph, heads=[0, 1, 2]), 0
     assert [cloud.nodes["head"].unique().tolist() for cloud in clouds] == [[0], [1], [2]]
-    together = 0
     for head, cloud in enumerate(clouds):
+        want = distances(projected(graph, output, cloud.nodes, head))
         assert cloud.features.shape[1] == 6
-        want = (
-            torch.stack([projected(graph, output, row, head) for row in cloud.nodes.itertuples()])
-            .detach()
-            .numpy()
-        )
-        np.testing.assert_allclose(distances(cloud.features), distances(want), rtol=1e-4, atol=1e-5)
-        together = together + distances(want) ** 2
-    whole = torch.stack([projected(graph, output, row) for row in cloud.nodes.itertuples()]).detach().numpy()
-    assert (
-        np.abs(np.sqrt(together) / (distances(whole) + np.eye(len(whole))) - 1).max() > 0.1
-    )  # why a layer needs W_o
-
-
-def test_one_head_is_its_own_layer():
-    output = nn.Linear(6, 20)
-    graph = graph_of(h=1, output=output)
-    clouds = []
-    for points in (Points(), Points(heads=[0])):
-        points.add("layer", graph, names(2))
-        clouds += points.clouds()
-    np.testing.assert_array_equal(*(cloud.features for cloud in clouds))
+        np.testing.assert_allclose(distances(cloud.features), want, rtol=1e-4, atol=1e-5)
+        together = together + want**2
+    whole = distances(projected(graph, output, cloud.nodes))
+    ratio = np.sqrt(together) / (whole + np.eye(len(whole)))
+    assert np.abs(ratio - 1).max() > 0.1  # why a layer needs W_o
+    one = graph_of(h=1, output=nn.Linear(6, 20))  # one head is its own layer
+    (layer,), (head,) = clouds_of(one), clouds_of(one, heads=[0])
+    np.testing.assert_array_equal(layer.features, head.features)
 
 
 def test_without_a_projection_distances_are_those_before_it():
     graph = graph_of()
-    for points in (Points(), Points(heads=[0, 1, 2])):
-        points.add("layer", graph, names(2))
-        assert not any(cloud.projected for cloud in points.clouds())
-    first = points.clouds()[0]
-    want = [
-        (graph.query if row.role == "query" else graph.value)[int(row.example[-1]), 0, row.node]
-        for row in first.nodes.itertuples()
-    ]
-    np.testing.assert_array_equal(first.features, np.stack(want))
-
-
-def test_a_whole_layer_is_refused_without_w_o(output):
-    with pytest.raises(ValueError, match="output_matrices"):
-        Points().add("layer", graph_of(output=output), names(2))
+    (whole,), heads = clouds_of(graph), clouds_of(graph, heads=[0, 1, 2])
+    assert not any(cloud.projected for cloud in (whole, *heads))
+    np.testing.assert_array_equal(whole.features, np.concatenate([cloud.features for cloud in heads], 1))
+    first, *_ = heads
+    for row, feature in zip(first.nodes.itertuples(), first.features):
+        side = graph.query if row.role == "query" else graph.value
+        np.testing.assert_array_equal(feature, side[int(row.example[-1]), 0, row.node])
 
 
 def test_padding_is_left_out_and_labels_stay_with_their_nodes():
     rows = torch.tensor([[True, True, True, False], [True, False, False, False]])
     causal = torch.ones(4, 4, dtype=torch.bool).tril() & rows[:, None] & rows[:, :, None]
-    graph = graph_of(
-        h=1,
-        m=4,
-        query_mask=rows,
-        value_mask=causal,
-        causal=True,
-        kind="self",
-        query_modality="text",
-        value_modality=torch.tensor([[True, False, False, False]] * 2),
-    )
+    image = torch.tensor([[True, False, False, False]] * 2)
+    sides = dict(kind="self", query_modality="text", value_modality=image)
+    graph = graph_of(h=1, m=4, query_mask=rows, value_mask=causal, causal=True, **sides)
     tokens = [["[CLS]", "red", "star", "[PAD]"], ["[CLS]", "[PAD]", "[PAD]", "[PAD]"]]
     points = Points()
     points.add("layer", graph, names(2), {"token": tokens}, {"token": tokens, "class": np.char.upper(tokens)})
     nodes = points.clouds()[0].nodes
     assert len(nodes) == 2 * 4 and "[PAD]" not in set(nodes.token)
     for row in nodes.itertuples():
-        assert row.token == tokens[int(row.example[-1])][row.node]
-        assert row.kind == "self"
+        assert row.token == tokens[int(row.example[-1])][row.node] and row.kind == "self"
         assert row.modality == ("image" if row.role == "value" and row.node == 0 else "text")
     values = nodes[nodes.role == "value"]
-    assert (values["class"] == values.token.str.upper()).all() and (
-        nodes[nodes.role == "query"]["class"] == ""
-    ).all()
+    assert (values["class"] == values.token.str.upper()).all()
+    assert (nodes[nodes.role == "query"]["class"] == "").all()
 
 
-def test_padding_that_no_mask_tells_is_left_out_too():
-    points = Points()
-    valid = torch.tensor([[True, True, False, False, True]] * 2)
-    points.add("layer", graph_of(h=1), names(2), value_valid=valid)
-    nodes = points.clouds()[0].nodes
-    assert set(nodes[nodes.role == "value"].node) == {0, 1, 2} and len(nodes) == 2 * (4 + 3)
-
-
-def test_points_are_thinned_evenly_over_examples_and_roles():
-    points = Points(most=60)
-    for k in range(4):
-        points.add("layer", graph_of(b=3, h=1, n=3, m=50, seed=k), [f"picture {3 * k + i}" for i in range(3)])
-    (cloud,) = points.clouds()
-    counts = cloud.nodes.groupby(["example", "role"]).size()
-    assert (
-        counts.loc[:, "query"].eq(2).all() and counts.loc[:, "value"].eq(2).all()
-    )  # 12 x (2 + 2); 3 would be 72
-    assert len(counts) == 24
-    assert not cloud.nodes.duplicated(["example", "role", "node"]).any()
-
-
-def test_a_short_side_leaves_its_room_to_the_other():
-    points = Points(most=100)
-    points.add("layer", graph_of(b=2, h=1, n=3, m=90), names(2))
-    assert points.clouds()[0].nodes.groupby("role").size().to_dict() == {"query": 6, "value": 94}
-
-
-def test_padding_takes_no_room():
+def test_padding_that_no_mask_tells_takes_no_room():
     valid = torch.zeros(2, 90, dtype=torch.bool)
     valid[:, 60:80] = True
-    points = Points(most=40)
-    points.add("layer", graph_of(b=2, h=1, n=90, m=90), names(2), query_valid=valid, value_valid=valid)
-    assert points.clouds()[0].nodes.groupby(["example", "role"]).size().eq(10).all()
+    nodes = clouds_of(graph_of(h=1, n=90, m=90), valid, most=40)[0].nodes
+    assert nodes.groupby(["example", "role"]).size().eq(10).all() and set(nodes.node) <= set(range(20))
 
 
-def test_every_batch_is_thinned_in_its_own_way():
-    points = Points(most=40)
-    for k in range(2):
-        points.add("layer", graph_of(b=1, h=1, n=90, m=90), [f"picture {k}"])
-    chosen = points.clouds()[0].nodes.groupby(["example", "role"]).node.agg(frozenset)
-    assert len(set(chosen)) == len(chosen) == 4
+@pytest.mark.parametrize(
+    "most, sizes, queries, values",
+    [
+        (60, dict(b=12, n=3, m=50), 2, 2),  # 12 x (2 + 2); 3 would be 72
+        (100, dict(b=2, n=3, m=90), 3, 47),  # a short side leaves its room to the other
+    ],
+)
+def test_points_are_thinned_evenly_over_examples_and_roles(most, sizes, queries, values):
+    nodes = clouds_of(graph_of(h=1, **sizes), most=most)[0].nodes
+    counts = nodes.groupby(["example", "role"]).size()
+    assert counts.loc[:, "query"].eq(queries).all() and counts.loc[:, "value"].eq(values).all()
+    assert len(counts) == 2 * sizes["b"] and not nodes.duplicated(["example", "role", "node"]).any()
 
 
 def test_more_examples_than_points_leave_one_point_each_at_most():
-    points = Points(most=7)
-    points.add("layer", graph_of(b=10, h=1), names(10))
-    nodes = points.clouds()[0].nodes
+    nodes = clouds_of(graph_of(b=10, h=1), most=7)[0].nodes
     assert len(nodes) == 7 and not nodes.duplicated(["example", "role"]).any()
+
+
+def test_a_side_without_nodes_leaves_all_room_to_the_other():
+    points = Points(most=7)
+    points.add("layer", graph_of(b=1, h=1, m=7), names(1), query_valid=torch.zeros(1, 4, dtype=torch.bool))
+    points._layers["layer"].thin(7)
+    assert points.clouds()[0].nodes.role.tolist() == ["value"] * 7
 
 
 def test_the_choice_depends_on_the_seed_and_the_nodes_alone():
     def chosen(seed, features=0, heads=None):
-        points = Points(most=20, seed=seed, heads=heads)
-        points.add("layer", graph_of(h=1, m=40, seed=features), names(2))
-        nodes = points.clouds()[0].nodes
+        nodes = clouds_of(graph_of(h=1, m=40, seed=features), most=20, seed=seed, heads=heads)[0].nodes
         return list(zip(nodes.role, nodes.example, nodes.node))
 
-    assert chosen(0) == chosen(0, features=1) == chosen(0, heads=[0])
-    assert chosen(0) != chosen(1)
+    assert chosen(0) == chosen(0, features=1) == chosen(0, heads=[0]) != chosen(1)
+    nodes = clouds_of(graph_of(h=1, n=90, m=90), most=40)[0].nodes
+    assert len(set(nodes.groupby(["example", "role"]).node.agg(frozenset))) == 4  # each in its own way
 
 
-def test_thinning_on_the_way_changes_nothing():
-    early, late = Points(50, heads=[0, 1]), Points(10_000, heads=[0, 1])
-    for k in range(12):
+def test_thinning_on_the_way_and_batches_change_nothing():
+    early, late, whole = Points(50, heads=[0, 1]), Points(10_000, heads=[0, 1]), Points(50, heads=[0, 1])
+    graphs = [graph_of(b=1, h=2, n=10, m=10, seed=k) for k in range(12)]
+    for k, graph in enumerate(graphs):
         for points in (early, late):
-            points.add("layer", graph_of(b=1, h=2, n=10, m=10, seed=k), [f"picture {k}"])
+            points.add("layer", graph, names(1, k))
         assert sum(map(len, early._layers["layer"].rows)) <= 100
     late.most = 50
-    for single, other in zip(early.clouds(), late.clouds()):
-        assert single.nodes.equals(other.nodes)
-        np.testing.assert_array_equal(single.features, other.features)
+    parts = {name: torch.cat([getattr(x, name) for x in graphs]) for name in ("query", "value", "weight")}
+    whole.add("layer", replace(graphs[0], **parts), names(12))
+    for points in (late, whole):
+        for single, other in zip(early.clouds(), points.clouds(), strict=True):
+            pd.testing.assert_frame_equal(single.nodes, other.nodes)
+            np.testing.assert_array_equal(single.features, other.features)
 
 
 def test_many_examples_are_thinned_seldom(monkeypatch):
     """However many examples there are beyond the points, each row is gone over a few times only."""
-    gone_over = []
-    thin = points_module._Layer.thin
+    gone_over, thin = [], points_module._Layer.thin
 
     def counted(layer, most):
         gone_over.append(sum(map(len, layer.rows)))
@@ -225,67 +185,36 @@ def test_many_examples_are_thinned_seldom(monkeypatch):
 
     monkeypatch.setattr(points_module._Layer, "thin", counted)
     points = Points(most=20, seed=0)
-    for k in range(200):
-        points.add("layer", graph_of(b=2, h=1, seed=k), [f"picture {2 * k}", f"picture {2 * k + 1}"])
+    for k in range(60):
+        points.add("layer", graph_of(b=2, h=1, seed=k), names(2, 2 * k))
     (cloud,) = points.clouds()
-    assert len(cloud.nodes) == 20 and sum(gone_over) < 10 * 200 * 2 * 2
+    assert len(cloud.nodes) == 20 and sum(gone_over) < 10 * 60 * 2 * 2
 
 
 def test_a_model_whose_layers_have_projections():
-    model = BertModel(
-        BertConfig(
-            vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=8
-        )
-    ).eval()
-    inputs = {
-        "input_ids": torch.randint(0, 30, (2, 6)),
-        "attention_mask": torch.tensor([[1] * 6, [1] * 4 + [0] * 2]),
-    }
-    outputs = output_matrices(model)
-    points = Points(outputs=outputs)
-    graphs = capture(model, inputs)
+    model, inputs = FAMILIES["bert"].model(), FAMILIES["bert"].inputs()
+    outputs, graphs = output_matrices(model), capture(model, inputs)
     assert list(outputs) == list(graphs)
+    points = Points(outputs=outputs)
     for name, graph in graphs.items():
         points.add(name, graph, names(2))
     clouds = points.clouds()
-    assert len(clouds) == 2 and all(cloud.projected and len(cloud.nodes) == 2 * 10 for cloud in clouds)
-    dense = model.encoder.layer[0].attention.output.dense
-    row = clouds[0].nodes.iloc[7]
-    want = projected(graphs["encoder.layer.0.attention.self"], dense, row)
-    np.testing.assert_allclose(clouds[0].features[7], want.detach().numpy(), rtol=1e-4, atol=1e-6)
+    assert len(clouds) == 2 and all(cloud.projected and len(cloud.nodes) == 2 * 12 for cloud in clouds)
+    dense, graph = model.encoder.layer[0].attention.output.dense, graphs["encoder.layer.0.attention.self"]
+    want = projected(graph, dense, clouds[0].nodes)
+    np.testing.assert_allclose(clouds[0].features, want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "wrong, message",
-    [
-        (lambda: Points(most=0), "most"),
-        (lambda: Points().add("layer", graph_of(h=1), ["one"]), "examples"),
-        (lambda: Points(heads=[0, 3]).add("layer", graph_of(), names(2)), "heads"),
-        (lambda: Points().add("layer", graph_of(h=1), names(2), {"token": [["a"]]}), "query_labels"),
-    ],
-)
-def test_what_does_not_fit_is_refused(wrong, message):
-    with pytest.raises(ValueError, match=message):
-        wrong()
-
-
-def test_batches_change_nothing():
-    whole, apart = Points(most=40), Points(most=40)
-    graph = graph_of(b=6, h=1, n=5, m=9)
-    labels = [f"picture {k}" for k in range(6)]
-    whole.add("layer", graph, labels)
-    for k in range(6):
-        single = replace(
-            graph, query=graph.query[k : k + 1], value=graph.value[k : k + 1], weight=graph.weight[k : k + 1]
-        )
-        apart.add("layer", single, labels[k : k + 1])
-    (single,), (other,) = whole.clouds(), apart.clouds()
-    pd.testing.assert_frame_equal(single.nodes, other.nodes)
-    np.testing.assert_array_equal(single.features, other.features)
-
-
-def test_a_refused_batch_leaves_nothing_behind():
+def test_what_does_not_fit_is_refused_and_leaves_nothing_behind():
     points, graph = Points(heads=[0]), graph_of(h=1)
+    with pytest.raises(ValueError, match="most"):
+        Points(most=0)
+    with pytest.raises(ValueError, match="heads"):
+        Points(heads=[0, 3]).add("layer", graph_of(), names(2))
+    with pytest.raises(ValueError, match="examples"):
+        points.add("layer", graph, ["one"])
+    with pytest.raises(ValueError, match="query_labels"):
+        points.add("layer", graph, names(2), {"token": [["a"]]})
     with pytest.raises(ValueError, match="value_labels"):
         points.add("layer", graph, names(2), value_labels={"class": [["x"] * 4] * 2})
     assert not points.clouds()

@@ -26,60 +26,42 @@ def yes(*shape):
     return torch.ones(*shape, dtype=torch.bool)
 
 
+PAST = {
+    name: torch.zeros(shape)
+    for name, shape in (("total", (B, H, M)), ("queries", (B,)), ("short", (B, H, N)))
+}
+SPAN = torch.zeros(B, N, 2, dtype=torch.long)
 BAD = [
-    (
-        dict(query=torch.zeros(B, N, D)),
-        r"query must have shape \(batch, heads, queries, features\), got \(2, 4, 6\)",
-    ),
-    (
-        dict(value=torch.zeros(B, H, M, D + 1)),
-        r"value must have shape \(2, 3, values, 6\), like query, got \(2, 3, 5, 7\)",
-    ),
-    (dict(value=torch.zeros(B, M, D)), "value must have shape"),
+    (dict(query=torch.zeros(B, N, D)), r"query must have shape \(batch, heads, .*, got \(2, 4, 6\)"),
+    (dict(value=torch.zeros(B, H, M, D + 1)), r"value must have shape \(2, 3, values, 6\), like query, got"),
     (dict(value=torch.zeros(B, H + 1, M, D)), "value must have shape"),
+    (dict(weight=torch.full((B, H, N, M), -0.25)), "weight must not be negative, got -0.25"),
+    (dict(weight=torch.tensor([float("nan"), -1.0, 0, 0, 0]).expand(B, H, N, M)), "must not be negative"),
+    (dict(weight=torch.ones(B, H, N, M, dtype=torch.long)), "weight must hold .* numbers, got torch.int64"),
     (dict(weight=torch.zeros(B, H, M, N)), r"weight must have shape \(2, 3, 4, 5\), got \(2, 3, 5, 4\)"),
     (dict(query_mask=yes(B, M)), r"query_mask must have shape \(2, 4\), got \(2, 5\)"),
-    (dict(value_mask=yes(B, N)), r"value_mask must have shape \(2, 5\) or \(2, 4, 5\), got \(2, 4\)"),
-    (dict(value_mask=yes(B, H, N, M)), "value_mask must have shape"),
     (dict(query_mask=torch.ones(B, N)), "query_mask must be a bool tensor .* got torch.float32"),
-    (dict(value_mask=torch.ones(B, M, dtype=torch.long)), "value_mask must be a bool tensor"),
+    (dict(value_mask=yes(B, N)), r"value_mask must have shape \(2, 5\) or \(2, 4, 5\), got \(2, 4\)"),
     (dict(metric=torch.zeros(H, D, D + 1)), r"metric must have shape \(3, 6, 6\), got \(3, 6, 7\)"),
     (dict(kind="both"), "kind must be one of self, cross or None, got 'both'"),
-    (
-        dict(query_modality="sound"),
-        "query_modality must be one of text, image, a bool tensor or None, got 'sound'",
-    ),
-    (
-        dict(value_modality=yes(B, N)),
-        r"value_modality must be a bool tensor of shape \(2, 5\) .* got torch.bool \(2, 4\)",
-    ),
+    (dict(query_modality="sound"), "must be one of text, image, a bool tensor or None, got 'sound'"),
+    (dict(value_modality=yes(B, N)), r"value_modality must be a bool tensor of shape \(2, 5\) .* \(2, 4\)"),
     (dict(query_modality=torch.ones(B, N)), "query_modality must be a bool tensor .* got torch.float32"),
+    (dict(past_degree=PastDegree(PAST["total"], PAST["queries"])), "past_degree belongs to causal graphs"),
     (
-        dict(past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(B))),
-        "past_degree belongs to causal graphs",
+        dict(causal=True, past_degree=PastDegree(PAST["short"], PAST["queries"])),
+        "past_degree.total must have",
     ),
     (
-        dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, N), torch.zeros(B))),
-        r"past_degree.total must have shape",
+        dict(causal=True, past_degree=PastDegree(PAST["total"], PAST["total"])),
+        "past_degree.queries must have",
     ),
-    (
-        dict(causal=True, past_degree=PastDegree(torch.zeros(B, H, M), torch.zeros(()))),
-        r"past_degree.queries must have shape",
-    ),
-    (dict(span=torch.zeros(B, N, 2, dtype=torch.long)), "span belongs to causal graphs"),
-    (dict(causal=True, span=torch.zeros(B, N, 2)), "span must hold whole numbers"),
-    (dict(causal=True, span=torch.zeros(B, N, dtype=torch.long)), r"span must have shape \(2, 4, 2\)"),
-    *(
-        (
-            dict(causal=True, span=torch.tensor(stretch).expand(B, N, 2)),
-            "span must hold the first .* and the last",
-        )
-        for stretch in (
-            [0, 2],
-            [0, 4],
-            [-2, 3],
-            [1, 3],
-        )  # before the last query, too late, too early, after one
+    (dict(span=SPAN), "span belongs to causal graphs"),
+    (dict(causal=True, span=SPAN.float()), "span must hold whole numbers"),
+    (dict(causal=True, span=SPAN[..., 0]), r"span must have shape \(2, 4, 2\)"),
+    *(  # before the last query, too late, too early, after one
+        (dict(causal=True, span=SPAN + torch.tensor(stretch)), "span must hold the first .* and the last")
+        for stretch in ([0, 2], [0, 4], [-2, 3], [1, 3])
     ),
 ]
 
@@ -91,13 +73,10 @@ def test_errors_name_the_argument(wrong, message):
         AttentionGraph(**(dict(query=query, value=value, weight=weight) | wrong))
 
 
-def test_an_unknown_degree():
-    with pytest.raises(ValueError, match="degree must be one of sum, mean, got 'max'"):
-        AttentionGraph(*parts()).value_degree("max")
-
-
 def test_shape_and_repr():
     graph = AttentionGraph(*parts(), causal=True)
+    with pytest.raises(ValueError, match="degree must be one of sum, mean, got 'max'"):
+        graph.value_degree("max")
     assert graph.shape == (B, H, N, M, D)
     assert repr(graph) == "AttentionGraph(batch=2, heads=3, queries=4, values=5, features=6, causal)"
     graph = AttentionGraph(*parts(), kind="cross", query_modality="text", value_modality=yes(B, M))
@@ -112,17 +91,10 @@ def test_modality():
     assert torch.equal(queries, ~yes(B, N)) and torch.equal(values, mixed)
     assert AttentionGraph(*parts(), query_modality="image").is_image()[0].all()
     assert AttentionGraph(*parts()).is_image() == (None, None)
-    for other in (
-        replace(graph, causal=True),
-        graph.sparsify(top_k=1),
-        graph.compact(),
-        pickle.loads(pickle.dumps(graph)),
-    ):
-        assert (
-            other.kind == "cross"
-            and other.query_modality == "text"
-            and torch.equal(other.value_modality, mixed)
-        )
+    others = replace(graph, causal=True), graph.sparsify(top_k=1), graph.compact()
+    for other in (*others, pickle.loads(pickle.dumps(graph))):
+        assert other.kind == "cross" and other.query_modality == "text"
+        assert torch.equal(other.value_modality, mixed)
 
 
 def test_packed_graphs_are_the_same_graphs():
@@ -162,6 +134,7 @@ def test_masked_edges_weigh_exactly_zero():
 def test_no_gradient_passes_a_mask():
     query, value, weight = parts()
     weight.requires_grad_()
+    assert AttentionGraph(query, value, weight).weight is weight
     mask = yes(B, M)
     mask[:, 2] = False
     AttentionGraph(query, value, weight, value_mask=mask).weight.sum().backward()

@@ -8,11 +8,19 @@ import torch
 from attngraph import AttentionScores
 from tests.attngraph.scores_cases import DROPPED, KINDS, random_scores
 
-ALL = KINDS | DROPPED
-every_kind = pytest.mark.parametrize("kind", KINDS)
+WHOLE = dict(dtype=torch.long)
 
 
-@every_kind
+def check_degrees(scores):
+    graph = scores.graph()
+    torch.testing.assert_close(scores.query_degree(), graph.query_degree())
+    assert scores.degree_scale("sum") is None
+    mean = graph.value_degree("sum") * scores.degree_scale("mean")
+    want = graph.value_degree("mean")
+    torch.testing.assert_close(mean.expand_as(want), want)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_graph_is_the_softmax_where_edges_are_visible(kind):
     scores = random_scores(**KINDS[kind])
     b, h, n, m, d = scores.shape
@@ -27,11 +35,11 @@ def test_graph_is_the_softmax_where_edges_are_visible(kind):
         seen &= scores.query_mask[:, :, None]
     if scores.triangular:
         seen &= torch.ones(n, m, dtype=torch.bool).tril()
-    logits = (scores.query @ scores.key.transpose(-1, -2) / d**0.5 + added).masked_fill(
-        ~seen[:, None], -torch.inf
-    )
-    torch.testing.assert_close(scores.graph().weight, logits.softmax(-1).nan_to_num(0))
+    logits = scores.query @ scores.key.transpose(-1, -2) / d**0.5 + added
+    want = logits.masked_fill(~seen[:, None], -torch.inf).softmax(-1).nan_to_num(0)
+    torch.testing.assert_close(scores.graph().weight, want)
     assert (scores.graph().weight.masked_select(~seen[:, None]) == 0).all()
+    check_degrees(scores)
 
 
 @pytest.mark.parametrize("kind", DROPPED)
@@ -40,18 +48,7 @@ def test_graph_under_dropout_is_what_dropout_leaves(kind):
     whole = replace(scores, kept=None, dropout=0.0).graph().weight
     want = torch.where(scores.kept, whole / 0.7, torch.zeros_like(whole))
     torch.testing.assert_close(scores.graph().weight, want)
-
-
-@pytest.mark.parametrize("kind", ALL)
-def test_degrees_are_those_of_the_graph(kind):
-    scores = random_scores(**ALL[kind])
-    graph = scores.graph()
-    torch.testing.assert_close(scores.query_degree(), graph.query_degree())
-    assert scores.degree_scale("sum") is None
-    want = graph.value_degree("mean")
-    torch.testing.assert_close(
-        (graph.value_degree("sum") * scores.degree_scale("mean")).expand_as(want), want
-    )
+    check_degrees(scores)
 
 
 @pytest.mark.parametrize("hides", [-1e4, -1e9, -torch.inf])
@@ -63,19 +60,28 @@ def test_what_hides_an_edge_from_attention_hides_it_in_degrees(hides):
     torch.testing.assert_close(added.graph().value_degree("mean"), told.graph().value_degree("mean"))
 
 
-@every_kind
+@pytest.mark.parametrize("kind", ["decoder self", "decoder, cached and rotated"])
 def test_features_are_the_queries_unless_they_are_told(kind):
     scores = random_scores(**KINDS[kind])
-    graph = scores.graph()
-    assert graph.query is scores.node is (scores.query if scores.feature is None else scores.feature)
-    assert (scores.feature is None) == ("rotated" not in kind)
-    wide = random_scores(**KINDS[kind], dtype=torch.bfloat16).wide()
-    assert wide.node.dtype == torch.float32
+    assert scores.graph().query is scores.node
+    assert scores.node is (scores.feature if "rotated" in kind else scores.query)
+    assert random_scores(**KINDS[kind], dtype=torch.bfloat16).wide().node.dtype == torch.float32
+
+
+def test_what_may_hide_an_edge():
+    plain, valid = random_scores(), torch.tensor([[True] * 4 + [False]] * 2)
+    assert not plain.masked and random_scores(causal=True, triangular=True).masked
+    assert replace(plain, mask=torch.zeros(7)).masked
+    padded = replace(plain, query_mask=valid)
+    assert padded.masked and (padded.graph().weight[:, :, 4] == 0).all()
+    assert torch.equal(padded.unpadded().graph().weight, plain.graph().weight)
 
 
 def test_tiles_of_the_mask_make_up_the_mask():
-    for kind in ("decoder self, padded", "encoder, bool mask"):
-        scores = random_scores(n=6, **KINDS[kind])
+    """Of one that has a row, a column or all."""
+    kinds = ("decoder self, padded", "encoder, bool mask")
+    cases = [random_scores(n=6, **KINDS[kind]) for kind in kinds]
+    for scores in (*cases, replace(cases[1], mask=cases[1].mask[..., :1])):
         whole = scores.visible().expand(2, 1, *scores.shape[2:4])
         for rows in (slice(0, 2), slice(2, 6)):
             for columns in (slice(0, 3), slice(3, scores.shape[3])):
@@ -105,6 +111,18 @@ def test_half_precision_weights_are_computed_in_single():
         (dict(kept=torch.ones(1, 1, 2, 4)), r"kept must be a bool tensor \(True = kept\)"),
         (dict(kept=torch.ones(1, 1, 2, 4, dtype=torch.bool), dropout=1.0), r"dropout must lie in \[0, 1\)"),
         (dict(dropout=0.1), "dropout needs kept="),
+        (
+            dict(mask=torch.ones(2, 4, **WHOLE)),
+            "mask must be bool .True = visible. or floating-point numbers",
+        ),
+        (dict(query=torch.ones(1, 1, 2, 0)), "query must have at least one feature"),
+        *(
+            (
+                {name: torch.ones(1, 1, 4 if name in ("key", "value") else 2, 2, **WHOLE)},
+                f"{name} must hold floating-point numbers, got torch.int64",
+            )
+            for name in ("query", "key", "value", "feature")
+        ),
     ],
 )
 def test_bad_input_is_named(changes, message):

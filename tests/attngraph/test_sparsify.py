@@ -51,11 +51,8 @@ def test_mass_is_the_smallest_set_that_holds_it(mass):
 def test_mass_is_a_share_of_the_querys_own_total():
     weight = softmax_rows()
     assert torch.equal(keep(weight * 0.01, mass=0.7), keep(weight, mass=0.7))
-
-
-def test_all_of_the_mass_is_every_edge():
     weight = torch.tensor([[1.0, 1e-20, 1e-30, 0.0], [0.3, 0.3, 0.3, 0.1]])
-    assert keep(weight, mass=1.0).tolist() == [[True, True, True, False], [True] * 4]
+    assert keep(weight, mass=1.0).tolist() == [[True, True, True, False], [True] * 4]  # every edge
 
 
 @pytest.mark.parametrize(
@@ -69,6 +66,7 @@ def test_all_of_the_mass_is_every_edge():
         (dict(mass=1.1), "mass must lie in"),
         (dict(mass=float("nan")), "mass must lie in"),
         (dict(threshold=float("nan")), "threshold must be"),
+        (dict(top_k=1.5), "whole number of at least 1, got 1.5"),
     ],
 )
 def test_bad_rules(rule, message):
@@ -105,8 +103,3 @@ def test_a_graph_with_past_degrees_is_not_sparsified_alone():
     graph = AttentionGraph(x, torch.rand(1, 1, 3, 4), full, causal=True, past_degree=past)
     with pytest.raises(ValueError, match="read the model without a cache"):
         graph.sparsify(top_k=1)
-
-
-def test_top_k_is_a_whole_number():
-    with pytest.raises(ValueError, match="whole number of at least 1, got 1.5"):
-        keep(torch.rand(1, 2), top_k=1.5)

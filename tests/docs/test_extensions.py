@@ -33,17 +33,16 @@ def test_options_are_shown_as_the_help_prints_them(extension):
     assert shown == ["--layers NAME [NAME ...]", "--spectra", "--method {tsne,pca}", "folder"]
 
 
-@pytest.mark.parametrize("command", ["ablation", "tsne", "scenes"])
-def test_every_option_of_a_command_is_shown(extension, command):
+def test_every_option_of_a_command_is_shown(extension):
     options = extension("command_options")
-    parser = options.command_parser(command)
-    shown = " ".join(options.signature(action) for action in options.actions(parser))
-    assert all(name in shown for name in parser._option_string_actions if name not in ("-h", "--help"))
+    for command in ("ablation", "scenes"):
+        parser = options.command_parser(command)
+        shown = " ".join(options.signature(action) for action in options.actions(parser))
+        assert all(name in shown for name in parser._option_string_actions if name not in ("-h", "--help"))
 
 
-@pytest.mark.parametrize(
-    ("place", "name"),
-    [
+def test_names_of_the_api(extension):
+    for place, name in (
         ("adapters.scheme.Scheme.attend", "adapters.Scheme.attend"),
         ("adapters.peft.config.GraphAdapterConfig", "adapters.GraphAdapterConfig"),
         ("attngraph.reading.reader.capture", "attngraph.capture"),
@@ -51,10 +50,8 @@ def test_every_option_of_a_command_is_shown(extension, command):
         ("adapters.scheme.Scheme.name", "adapters.Scheme.name"),  # only annotated
         ("adapters.scheme.Scheme.attends", None),
         ("adapters.schemes", None),
-    ],
-)
-def test_names_of_the_api(extension, place, name):
-    assert extension("package_modules").described_name(place) == name
+    ):
+        assert extension("package_modules").described_name(place) == name
 
 
 def test_modules_without_private_ones(extension):
@@ -103,21 +100,18 @@ def test_notebooks_become_markdown(extension, tmp_path):
     assert "\nseen" not in text
 
 
-@pytest.mark.parametrize(
-    ("link", "line"),
-    [
+def test_broken_links_of_a_site(extension, tmp_path, capsys):
+    (tmp_path / "b.html").write_text('<p id="there">y</p>')
+    for link, line in (
         ("b.html#there", None),
         ("https://example.org/nowhere", None),
         ("b.html#gone", "no such anchor"),
         ("c.html", "no such file"),
         ("#here", None),
-    ],
-)
-def test_broken_links_of_a_site(extension, tmp_path, capsys, link, line):
-    (tmp_path / "a.html").write_text(f'<p id="here"><a href="{link}">x</a></p>')
-    (tmp_path / "b.html").write_text('<p id="there">y</p>')
-    assert extension("check_site").main([str(tmp_path)]) == (0 if line is None else 1)
-    assert line is None or f"a.html: {link}: {line}" in capsys.readouterr().out
+    ):
+        (tmp_path / "a.html").write_text(f'<p id="here"><a href="{link}">x</a></p>')
+        assert extension("check_site").main([str(tmp_path)]) == (0 if line is None else 1)
+        assert line is None or f"a.html: {link}: {line}" in capsys.readouterr().out
 
 
 def test_an_empty_site_is_no_site(extension, tmp_path):

@@ -127,13 +127,15 @@ def test_every_page_shows_code_in_a_known_language():
     assert not wrong
 
 
-@pytest.mark.parametrize("page", PAGES, ids=short_name)
-def test_commands_are_accepted(page):
-    for words in [*shell_commands(page), *mentioned_commands(page)]:
-        try:
-            check(words)
-        except (SystemExit, argparse.ArgumentError, AssertionError) as error:
-            pytest.fail(f"{shlex.join(words)}: {error}")
+def test_commands_are_accepted():
+    refused = []
+    for page in PAGES:
+        for words in [*shell_commands(page), *mentioned_commands(page)]:
+            try:
+                check(words)
+            except (SystemExit, argparse.ArgumentError, AssertionError) as error:
+                refused.append(f"{short_name(page)}: {shlex.join(words)}: {error}")
+    assert not refused
 
 
 #: Options of commands that do not tell experiments apart.
@@ -163,26 +165,23 @@ def test_commands_that_share_a_folder_do_not_refuse_one_another():
     assert len(shown) > 10
 
 
-@pytest.mark.parametrize(
-    "words", ["attngraph tsne --colors role", "attngraph draw", "make tests", "make test ARG=1"]
-)
-def test_wrong_commands_are_not_accepted(words):
-    with pytest.raises((SystemExit, argparse.ArgumentError, AssertionError)):
-        check(words.split())
+def test_wrong_commands_are_not_accepted():
+    for line in ("attngraph tsne --colors role", "attngraph draw", "make tests", "make test ARG=1"):
+        with pytest.raises((SystemExit, argparse.ArgumentError, AssertionError)):
+            check(line.split())
 
 
-PRESETS = [block for page in PAGES for block in blocks(page) if block.language == "yaml"]
-
-
-@pytest.mark.parametrize("block", PRESETS, ids=lambda block: f"{short_name(block.page)}-{block.line}")
-def test_presets_can_be_read(block, tmp_path):
+def test_presets_can_be_read(tmp_path):
     """A YAML block is a preset of the table, or an experiment."""
-    (tmp_path / "mine.yaml").write_text(block.text)
-    if "method:" in block.text:
-        assert load_experiment(str(tmp_path / "mine.yaml"), []).method in METHODS
-        return
-    preset = load_preset(str(tmp_path / "mine.yaml"))
-    assert all(name in METHODS for name in preset.counts) and all(name in TASKS for name in preset.by_task)
+    shown = [block.text for page in PAGES for block in blocks(page) if block.language == "yaml"]
+    assert shown
+    for text in shown:
+        (tmp_path / "mine.yaml").write_text(text)
+        if "method:" in text:
+            assert load_experiment(str(tmp_path / "mine.yaml"), []).method in METHODS
+        else:
+            preset = load_preset(str(tmp_path / "mine.yaml"))
+            assert set(preset.counts) <= set(METHODS) and set(preset.by_task) <= set(TASKS)
 
 
 def shown_commands() -> dict[str, list[str]]:
@@ -211,12 +210,9 @@ def reason_not_to_run(words: list[str]) -> str | None:
     return None
 
 
-SLOW = (pytest.mark.slow, pytest.mark.timeout(1200))
-RUN = [
-    pytest.param(words, id=line, marks=() if is_short(words) else SLOW)
-    for line, words in shown_commands().items()
-    if reason_not_to_run(words) is None
-]
+RUN = {line: words for line, words in shown_commands().items() if reason_not_to_run(words) is None}
+SHORT = sorted({words[0] for words in RUN.values() if is_short(words)})
+LONG = [pytest.param(words, id=line) for line, words in RUN.items() if not is_short(words)]
 
 
 @pytest.fixture
@@ -230,35 +226,47 @@ def registries():
         registry.update(content)
 
 
-@pytest.mark.parametrize("words", RUN)
-def test_commands_run(words, tmp_path, monkeypatch, registries):
-    """In a folder of its own with the files that the pages speak of."""
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize("command", SHORT)
+def test_short_commands_run(command, tmp_path, monkeypatch, registries):
+    for k, words in enumerate(words for words in RUN.values() if words[0] == command and is_short(words)):
+        (tmp_path / str(k)).mkdir()
+        assert run(words, tmp_path / str(k), monkeypatch) == 0, shlex.join(words)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("words", LONG)
+def test_long_commands_run(words, tmp_path, monkeypatch, registries):
+    assert run(words, tmp_path, monkeypatch) == 0
+
+
+def run(words, folder, monkeypatch) -> int:
+    """A command's exit code, in a folder of its own with the files that the pages speak of."""
+    monkeypatch.chdir(folder)
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    (tmp_path / "photos").mkdir()
-    Image.new("RGB", (64, 64), "blue").save(tmp_path / "photos" / "blue.png")
-    (tmp_path / "sentences.txt").write_text("a blue square\nan orange circle\n")
-    (tmp_path / "questions.txt").write_text("what color is it ?\n")
-    asked = TASKS["easy_vqa"].examples(tmp_path, "test")
+    (folder / "photos").mkdir()
+    Image.new("RGB", (64, 64), "blue").save(folder / "photos" / "blue.png")
+    (folder / "sentences.txt").write_text("a blue square\nan orange circle\n")
+    (folder / "questions.txt").write_text("what color is it ?\n")
+    asked = TASKS["easy_vqa"].examples(folder, "test")
     answers = [{"id": example.id, "answer": "yes"} for example in asked]
-    (tmp_path / "answers.json").write_text(json.dumps(answers))
+    (folder / "answers.json").write_text(json.dumps(answers))
     (shown,) = (block for page in PAGES for block in blocks(page) if block.language == "json")
-    (tmp_path / "regions.json").write_text(shown.text)
-    Image.new("RGB", (64, 64), "red").save(tmp_path / "photo.jpg")
-    (tmp_path / "asked.jsonl").write_text('{"image": "photo.jpg", "text": "is there a square ?"}\n')
+    (folder / "regions.json").write_text(shown.text)
+    Image.new("RGB", (64, 64), "red").save(folder / "photo.jpg")
+    (folder / "asked.jsonl").write_text('{"image": "photo.jpg", "text": "is there a square ?"}\n')
     if "runs/train/cells" in " ".join(words):
         sets = ["recipe={steps: 2, batch_size: 8}", "train_examples=16", "scenes.questions=[16, 12, 12]"]
-        assert (
-            cli.main(["train", "scenes-pgnn", "-q", *(part for one in sets for part in ("--set", one))]) == 0
-        )
+        trained = ["train", "scenes-pgnn", "-q", *(part for one in sets for part in ("--set", one))]
+        assert cli.main(trained) == 0
     if "data/six" in " ".join(words) and "make" not in words:
-        make_scenes(tmp_path / "data" / "six", size=30)
+        make_scenes(folder / "data" / "six", size=30)
     for word in words:
         if word.startswith("experiments/results/"):
-            shutil.copytree(ROOT / word, tmp_path / word)
+            shutil.copytree(ROOT / word, folder / word)
     for example in (ROOT / "tests" / "experiments" / "examples").glob("example_*.py"):
-        shutil.copy(example, tmp_path)
-    assert cli.main(words) == 0
+        shutil.copy(example, folder)
+    return cli.main(words)
 
 
 def test_most_commands_are_run():
@@ -275,16 +283,16 @@ def test_make_help_names_every_target():
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=short_name)
-def test_links_and_pictures_exist(page):
+def test_links_and_pictures_exist():
     # What is included into the site has links from where it lies.
     broken = []
-    for link in links(page):
-        path, _, anchor = link.partition("#")
-        target = (page.parent / path).resolve() if path else page
-        is_lost = anchor and target.suffix == ".md" and target.exists() and anchor not in anchors(target)
-        if not target.exists() or is_lost:
-            broken.append(link)
+    for page in PAGES:
+        for link in links(page):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            is_lost = anchor and target.suffix == ".md" and target.exists() and anchor not in anchors(target)
+            if not target.exists() or is_lost:
+                broken.append(f"{short_name(page)}: {link}")
     assert not broken
 
 
@@ -329,10 +337,10 @@ def test_notebook_runs(notebook, tmp_path, monkeypatch):
     execute(notebook.read_text(encoding="utf-8"), tmp_path)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=short_name)
-def test_notebook_is_committed_without_outputs(notebook):
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+def test_notebooks_are_committed_without_outputs():
+    for notebook in NOTEBOOKS:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells), notebook
 
 
 def test_figures_of_the_docs_are_made_by_scripts():

@@ -23,38 +23,19 @@ def softmax(*shape: int, seed: int) -> torch.Tensor:
     return (2 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).softmax(-1)
 
 
+def graph(weight: torch.Tensor, **about) -> AttentionGraph:
+    b, h, n, m = weight.shape
+    return AttentionGraph(torch.zeros(b, h, n, 1), torch.zeros(b, h, m, 1), weight, **about)
+
+
 def graphs(b: int = 2, padded: int = 5, seed: int = 0) -> dict[str, AttentionGraph]:
     """A decoder of five tokens, the last of them padding, and an encoder of [CLS] and 3 x 3 patches."""
     m = SIDE**2 + 1
     own = softmax(b, HEADS, padded, padded, seed=seed).tril()
-    image, text = torch.zeros(b, HEADS, m, 1), torch.zeros(b, HEADS, padded, 1)
     return {
-        ENCODER: AttentionGraph(
-            image,
-            image,
-            softmax(b, HEADS, m, m, seed=seed + 1),
-            kind="self",
-            query_modality="image",
-            value_modality="image",
-        ),
-        SELF: AttentionGraph(
-            text,
-            text,
-            own / own.sum(-1, keepdim=True),
-            kind="self",
-            query_modality="text",
-            value_modality="text",
-            causal=True,
-        ),
-        CROSS: AttentionGraph(
-            text,
-            image,
-            softmax(b, HEADS, padded, m, seed=seed + 2),
-            kind="cross",
-            query_modality="text",
-            value_modality="image",
-            causal=True,
-        ),
+        ENCODER: graph(softmax(b, HEADS, m, m, seed=seed + 1)),
+        SELF: graph(own / own.sum(-1, keepdim=True), causal=True),
+        CROSS: graph(softmax(b, HEADS, padded, m, seed=seed + 2), causal=True),
     }
 
 
@@ -82,14 +63,8 @@ def examples(kinds: int = 2, encoder: bool = False) -> tuple[list[ViewerExample]
 
 def single_example(layers: dict[str, torch.Tensor], sides: dict, **options) -> ViewerExample:
     """An example of one kind of weights, given as ``{layer: (1, h, n, m)}``."""
-
-    def graph(weight: torch.Tensor) -> AttentionGraph:
-        _, h, n, m = weight.shape
-        return AttentionGraph(torch.zeros(1, h, n, 1), torch.zeros(1, h, m, 1), weight)
-
-    return ViewerExample(
-        "one", {"M": {name: graph(weight) for name, weight in layers.items()}}, sides, **options
-    )
+    weights = {name: graph(weight) for name, weight in layers.items()}
+    return ViewerExample("one", {"M": weights}, sides, **options)
 
 
 def drawn(tab) -> dict[int, float]:

@@ -14,48 +14,32 @@ from adapters import GraphAdapterConfig
 from attngraph import UserError, capture
 from attngraph.reading.families import FILES
 from tests.attngraph.reading.zoo import (
-    BART,
-    ENDS,
     FAMILIES,
     GQA,
     IMAGE,
     MLLAMA_VISION,
     VISION,
-    VOCABULARY,
     far_from_zero,
     normal,
+    sized,
     words,
 )
 
-DECODERS = (
-    "bloom",
-    "falcon",
-    "falcon, alibi",
-    "falcon, groups",
-    "mpt",
-    "gpt-neo",
-    "xglm",
-    "megatron-bert",
-    "gemma3n, shared keys",
-    "gemma4, shared keys",
-)
+DECODERS = ("bloom", "falcon", "falcon, alibi", "falcon, groups", "mpt", "gpt-neo", "xglm", "megatron-bert")
+DECODERS += ("gemma3n, shared keys", "gemma4, shared keys")
 ENCODERS = ("mpnet", "roformer", "rembert", "deberta", "deberta-v2")
 LED = ("rembert, a decoder", "roformer, a decoder")
 
 
 CROSS_FIRST = {
     "idefics": lambda: hf.IdeficsForVisionText2Text(
-        hf.IdeficsConfig(
-            vocab_size=VOCABULARY,
+        sized(
+            "Idefics",
             additional_vocab_size=0,
-            hidden_size=16,
-            intermediate_size=24,
             num_hidden_layers=4,
-            num_attention_heads=2,
             cross_layer_interval=2,
             alpha_initializer="ones",
             vision_config=VISION | dict(embed_dim=12),
-            **ENDS,
         )
     ),
     "mllama": lambda: hf.MllamaForConditionalGeneration(
@@ -68,35 +52,30 @@ CROSS_FIRST = {
     ),
 }
 """Models with cross-attention before any self-attention of their decoder."""
-DOGE = {name: value for name, value in GQA.items() if name != "model_type"}
 UNSAID = {
     "idefics": CROSS_FIRST["idefics"],
     "nllb-moe": lambda: hf.NllbMoeForConditionalGeneration(
-        hf.NllbMoeConfig(**BART, num_experts=2, encoder_sparse_step=2, decoder_sparse_step=2)
+        sized("NllbMoe", num_experts=2, encoder_sparse_step=2, decoder_sparse_step=2)
     ),
     "bigbird-pegasus": lambda: hf.BigBirdPegasusForConditionalGeneration(
-        hf.BigBirdPegasusConfig(**BART, attention_type="original_full")
+        sized("BigBirdPegasus", attention_type="original_full")
     ),
     "pegasus-x": lambda: hf.PegasusXForConditionalGeneration(
-        hf.PegasusXConfig(**BART, block_size=4, num_global_tokens=2)
+        sized("PegasusX", block_size=4, num_global_tokens=2)
     ),
-    "doge": lambda: hf.DogeForCausalLM(hf.DogeConfig(**DOGE)),
+    "doge": lambda: hf.DogeForCausalLM(sized("Doge", num_attention_heads=4, num_key_value_heads=2)),
     "zamba2": lambda: hf.Zamba2ForCausalLM(
-        hf.Zamba2Config(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
+        sized(
+            "Zamba2",
             num_hidden_layers=4,
             layers_block_type=["mamba", "hybrid"] * 2,
-            num_attention_heads=2,
             num_key_value_heads=2,
-            intermediate_size=24,
             mamba_d_state=4,
             n_mamba_heads=2,
             mamba_headdim=16,
             mamba_ngroups=1,
             chunk_size=4,
             num_mem_blocks=1,
-            **ENDS,
         )
     ),
 }
@@ -135,47 +114,32 @@ def run(model, **given) -> torch.Tensor:
         return model(**given)[0]
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_later_words_change_nothing(name):
-    model, ids = adapted(name), words(8)
-    want = run(model, input_ids=ids)
+def decode(model, sizes, given: dict, grows) -> torch.Tensor:
+    """The logits of a text that is given in parts, with the model's cache."""
+    cache, got = None, []
+    with torch.no_grad():
+        for part in zip(*(given[key].split(sizes, 1) for key in grows)):
+            output = model(**given | dict(zip(grows, part)), cache=cache, use_cache=True)
+            cache = output.cache
+            got.append(output.logits)
+    return torch.cat(got, 1)
+
+
+@pytest.mark.parametrize("name", [*DECODERS, *LED])
+def test_later_words_change_nothing_and_a_cache_goes_on(name):
+    model, ids, text = adapted(name), words(8), "input_ids"
+    given = {}
+    if name in LED:
+        given, text = dict(pixel_values=FAMILIES[name].inputs()["pixel_values"]), "decoder_input_ids"
+    want = run(model, **given, **{text: ids})
     with model.disable_adapter():
-        assert (run(model, input_ids=ids) - want).abs().max() > 0.1
+        assert (run(model, **given, **{text: ids}) - want).abs().max() > 0.1
     for k in (2, 5, 7):
-        other = torch.cat([ids[:, :k], ids[:, k:].flip(0)], 1)
-        got = run(model, input_ids=other)
+        got = run(model, **given, **{text: torch.cat([ids[:, :k], ids[:, k:].flip(0)], 1)})
         torch.testing.assert_close(got[:, :k], want[:, :k], rtol=1e-5, atol=1e-5)
         assert (got[:, k:] - want[:, k:]).abs().max() > 0.1
-
-
-@pytest.mark.parametrize("name", DECODERS)
-def test_decoding_with_a_cache(name):
-    model, ids = adapted(name), words(8)
-    want = run(model, input_ids=ids)
-    cache, got = None, []
-    with torch.no_grad():
-        for start, end in ((0, 4), (4, 5), (5, 6), (6, 8)):
-            output = model(input_ids=ids[:, start:end], cache=cache, use_cache=True)
-            cache = output.cache
-            got.append(output.logits)
-    torch.testing.assert_close(torch.cat(got, 1), want, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", LED)
-def test_decoding_with_a_cache_and_cross_attention(name):
-    model = adapted(name)
-    given = dict(pixel_values=FAMILIES[name].inputs()["pixel_values"], decoder_input_ids=words(6))
-    want = run(model, **given)
-    other = dict(given, decoder_input_ids=torch.cat([words(6)[:, :4], words(6)[:, 4:].flip(0)], 1))
-    torch.testing.assert_close(run(model, **other)[:, :4], want[:, :4], rtol=1e-5, atol=1e-5)
-    cache, got = None, []
-    with torch.no_grad():
-        for start, end in ((0, 3), (3, 4), (4, 6)):
-            part = dict(given, decoder_input_ids=given["decoder_input_ids"][:, start:end])
-            output = model(**part, cache=cache, use_cache=True)
-            cache = output.cache
-            got.append(output.logits)
-    torch.testing.assert_close(torch.cat(got, 1), want, rtol=1e-4, atol=1e-4)
+    got = decode(model, [4, 1, 1, 2], given | {text: ids}, [text])
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [*DECODERS, *ENCODERS])
@@ -240,30 +204,22 @@ def test_decoders_that_do_not_say_so_are_ordered(name):
     """Word by word with a cache, in parts, and one word without a cache."""
     model, ids = adapted(name, UNSAID, steps=2), words(7)
     want = run(model, **seen_with(name, ids), use_cache=False)
-    texts = ("decoder_input_ids", "image_attention_mask", "input_ids")
+    given = seen_with(name, ids)
+    texts = ["image_attention_mask", "decoder_input_ids" if "decoder_input_ids" in given else "input_ids"]
     for sizes in ([1] * 7, [4, 1, 2]):
-        cache, got, given = None, [], seen_with(name, ids)
-        grows = [key for key in texts if key in given and not (key == texts[2] and texts[0] in given)]
-        parts = zip(*(given[key].split(sizes, 1) for key in grows))
-        with torch.no_grad():
-            for part in parts:
-                output = model(**given | dict(zip(grows, part)), cache=cache, use_cache=True)
-                cache = output.cache
-                got.append(output.logits)
-        torch.testing.assert_close(torch.cat(got, 1), want, rtol=1e-4, atol=1e-4)
+        got = decode(model, sizes, given, [key for key in texts if key in given])
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     alone = run(model, **seen_with(name, ids[:, :1]), use_cache=False)
     torch.testing.assert_close(alone, want[:, :1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["RoFormer", "RemBert", "MegatronBert"])
-def test_an_encoder_of_one_valid_token_is_in_no_order(kind):
+def test_an_encoder_of_one_valid_token_is_in_no_order():
     """Classes that are encoders or decoders as they are configured, and whose attention says nothing."""
-    sizes = {"vocab_size": 60, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
-    config = getattr(hf, f"{kind}Config")(**sizes, num_attention_heads=2, pad_token_id=0)
-    model = getattr(hf, f"{kind}Model")(config).eval()
     mask = torch.tensor([[1, 0, 0]])
-    graphs = capture(model, {"input_ids": 7 * mask, "attention_mask": mask})
-    assert not any(graph.causal for graph in graphs.values())
+    for kind in ("RoFormer", "RemBert", "MegatronBert"):
+        model = getattr(hf, f"{kind}Model")(sized(kind)).eval()
+        graphs = capture(model, {"input_ids": 7 * mask, "attention_mask": mask})
+        assert not any(graph.causal for graph in graphs.values()), kind
 
 
 def test_threads_run_one_adapted_model_as_one_thread_does():

@@ -5,31 +5,52 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers as hf
 from transformers import DynamicCache
 
 from attngraph import UserError, capture, record
 from attngraph.backends import edges_of
 from attngraph.reading.degree_cache import DegreeCache, degree_cache_of
 from tests.attngraph.reading.running import prompt, read, rows, run
-from tests.attngraph.reading.zoo import FAMILIES, IMAGE, QFORMER, VISION, far_from_zero, pixels, text, words
+from tests.attngraph.reading.zoo import (
+    FAMILIES,
+    GQA,
+    IMAGE,
+    QFORMER,
+    VISION,
+    families,
+    far_from_zero,
+    pixels,
+    sized,
+    text,
+    words,
+)
 
-writers = {name: f for name, f in FAMILIES.items() if f.generates}
-every_writer = pytest.mark.parametrize("family", writers.values(), ids=writers)
+WRITERS = families(
+    "gpt2", "git", "falcon, groups", "gemma4, shared keys", only=lambda family: family.generates
+)
 
 
-@every_writer
-@pytest.mark.parametrize("beams", [1, 2])
+def generate(model, inputs, **more):
+    """Four words, none of them the image token."""
+    model.generation_config.update(eos_token_id=None, forced_eos_token_id=None)
+    more = dict(do_sample=False, max_new_tokens=4, min_new_tokens=4, suppress_tokens=[IMAGE]) | more
+    with torch.no_grad():
+        model.generate(**inputs, **more)
+
+
+@pytest.mark.parametrize(
+    "family, beams",
+    [pytest.param(*case.values, 1 + k % 2, id=case.id, marks=case.marks) for k, case in enumerate(WRITERS)],
+)
 def test_cached_generation_gives_the_rows_of_the_whole_text(family, beams):
     """The steps with a cache, put together, are the last call without one: weights, queries, degrees,
     modality."""
-    model = family.model(seed=2)
-    model.generation_config.update(eos_token_id=None, forced_eos_token_id=None)
-    more = dict(num_beams=beams, do_sample=False, max_new_tokens=4, min_new_tokens=4, suppress_tokens=[IMAGE])
-    calls = {}
+    model, calls = family.model(seed=2), {}
     for cached in (True, False):
         torch.manual_seed(0)
-        with record(model, layers=family.generates) as calls[cached], torch.no_grad():
-            model.generate(**prompt(family), use_cache=cached, **more)
+        with record(model, layers=family.generates) as calls[cached]:
+            generate(model, prompt(family), use_cache=cached, num_beams=beams)
     assert calls[True] and set(calls[True]) == set(calls[False])
     for name, steps in calls[True].items():
         assert len(steps) == len(calls[False][name]) == 4
@@ -55,13 +76,11 @@ def test_cached_generation_gives_the_rows_of_the_whole_text(family, beams):
             assert isinstance(steps[-1].value_modality, torch.Tensor) and steps[-1].query_modality == "text"
 
 
-@pytest.mark.parametrize("backend", ["dense", "sparse", "tiled"])
-@pytest.mark.parametrize("family", ["blip", "trocr", "bart"])
+@pytest.mark.parametrize("family, backend", [("blip", "tiled"), ("trocr", "dense"), ("bart", "sparse")])
 def test_norms_of_the_same_values_are_computed_in_the_first_step_only(family, backend):
     """And follow the beams. Self-attention has new values in every step."""
     family, known = FAMILIES[family], {}
     model = family.model(seed=2)
-    model.generation_config.update(eos_token_id=None, forced_eos_token_id=None)
 
     def ask(name, graph):
         if graph.kind == "self":
@@ -75,9 +94,8 @@ def test_norms_of_the_same_values_are_computed_in_the_first_step_only(family, ba
         torch.testing.assert_close(got.square_norm(twice), 4 * got.square_norm(got.value))
         assert graph.kept_norms.square is not None
 
-    with record(model, layers=family.generates, on_graph=ask), torch.no_grad():
-        more = dict(num_beams=3, do_sample=False, max_new_tokens=4, min_new_tokens=4)
-        model.generate(**prompt(family), suppress_tokens=[IMAGE], **more)
+    with record(model, layers=family.generates, on_graph=ask):
+        generate(model, prompt(family), num_beams=3)
     assert known and all(steps == [False, True, True, True] for steps in known.values())
 
 
@@ -107,31 +125,26 @@ def test_image_tokens_are_where_the_prompt_has_them():
     assert graph.query_modality is None  # nobody says which of them are images
 
 
-def test_image_tokens_follow_the_beams():
-    """BLIP-2's generate embeds the prompt itself, and copies what it embedded for its beams."""
-    family = FAMILIES["blip2"]
-    model, inputs = family.model(), family.inputs()
+@pytest.mark.parametrize(
+    "name, layer",
+    [
+        ("blip2", "language_model.model.decoder.layers.0.self_attn"),
+        ("florence2", "*decoder.layers.0.encoder_attn"),
+    ],
+)
+def test_image_tokens_follow_the_beams(name, layer):
+    """BLIP-2 copies what it embedded of the prompt for its beams, Florence-2 what its encoder put out."""
+    model, inputs = FAMILIES[name].model(), FAMILIES[name].inputs()
+    inputs = {key: inputs[key] for key in ("input_ids", "attention_mask", "pixel_values")}
     inputs["input_ids"][1] = inputs["input_ids"][1].flip(0)
     inputs["attention_mask"][:] = 1
-    with record(model, layers="language_model.*.0.*") as graphs, torch.no_grad():
-        model.generate(**inputs, num_beams=2, max_new_tokens=2, min_new_tokens=2, do_sample=False)
-    ((first, second),) = graphs.values()
-    images = (inputs["input_ids"] == IMAGE).repeat_interleave(2, 0)
-    assert torch.equal(first.query_modality, images) and torch.equal(second.value_modality[:, :-1], images)
-
-
-def test_an_encoders_image_tokens_follow_the_beams():
-    """Florence-2's encoder runs once per example, and what it put out is copied for the beams."""
-    family = FAMILIES["florence2"]
-    model, inputs = family.model(), family.inputs()
-    inputs["input_ids"][1] = inputs["input_ids"][1].flip(0)
-    inputs["attention_mask"][:] = 1
-    with record(model, layers="*decoder.layers.0.encoder_attn") as graphs, torch.no_grad():
-        model.generate(**inputs, num_beams=2, max_new_tokens=2, min_new_tokens=2, do_sample=False)
-    ((first, *_),) = graphs.values()
+    with record(model, layers=layer) as graphs:
+        generate(model, inputs, num_beams=2)
+    ((first, second, *_),) = graphs.values()
     images = inputs["input_ids"] == IMAGE
     assert not torch.equal(images[0], images[1])
-    assert torch.equal(first.value_modality, images.repeat_interleave(2, 0))
+    for graph in (first, second):
+        assert torch.equal(graph.value_modality[:, : images.shape[1]], images.repeat_interleave(2, 0))
 
 
 def test_recording_must_start_with_the_cache():
@@ -145,18 +158,7 @@ def test_recording_must_start_with_the_cache():
 
 
 def test_a_sliding_window_drops_the_degrees_of_the_values_that_leave_it():
-    import transformers as hf
-
-    config = hf.MistralConfig(
-        vocab_size=41,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        sliding_window=4,
-        attn_implementation="eager",
-    )
+    config = sized("Mistral", num_key_value_heads=2, sliding_window=4, attn_implementation="eager")
     torch.manual_seed(0)
     model = hf.MistralForCausalLM(config).eval()
     ids = words(10)
@@ -212,7 +214,7 @@ def test_long_prompts_do_not_keep_all_their_degrees():
 def test_long_decoding_does_not_keep_all_its_degrees():
     """Of single steps the last ones are kept, and where longer passes end: the cache can be cropped there."""
     model = FAMILIES["llama"].model()
-    ids = words(110)
+    ids = words(64)
     whole = read(model, {"input_ids": ids})
     steps = []
 
@@ -223,12 +225,12 @@ def test_long_decoding_does_not_keep_all_its_degrees():
 
     with record(model, on_graph=lambda name, graph: steps.append((name, graph))), torch.no_grad():
         cache = model(ids[:, :5], use_cache=True).cache
-        cache = decode(model(ids[:, 5:9], cache=cache, use_cache=True).cache, 9, 100)
+        cache = decode(model(ids[:, 5:9], cache=cache, use_cache=True).cache, 9, 60)
         for layer in cache.layers:
             (degrees,) = layer.degrees.values()
-            assert degrees.length == 100 and [x.rows.shape[2] for x in degrees.calls] == [1] * (3 + 31)
+            assert degrees.length == 60 and [x.rows.shape[2] for x in degrees.calls] == [1] * (3 + 31)
         # the farthest place in decoding, and where both of the longer passes end
-        for crop, end in ((31, 110), (101, 80), (75, 12)):
+        for crop, end in ((31, 64), (55, 30), (25, 8)):
             cache.crop(-crop)
             start = cache.get_seq_length()
             steps.clear()
@@ -237,28 +239,18 @@ def test_long_decoding_does_not_keep_all_its_degrees():
                 row = start + k // len(whole)
                 want = whole[name].value_degree()[:, :, row : row + 1, : row + 1]
                 torch.testing.assert_close(step.value_degree(), want, rtol=1e-4, atol=1e-4)
-        cache = decode(cache, 12, 100)
+        cache = decode(cache, 8, 50)
         with pytest.raises(UserError, match="cropped by 32 tokens, to one whose degrees"):
             cache.crop(-32)
 
 
 def test_degrees_weigh_less_than_grouped_keys_and_values():
-    import transformers as hf
-
-    config = hf.LlamaConfig(
-        vocab_size=41,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=1,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        head_dim=128,
-        attn_implementation="eager",
-    )
+    sizes = dict(num_hidden_layers=1, num_attention_heads=8, num_key_value_heads=2, head_dim=128)
+    config = hf.LlamaConfig(**GQA | sizes, attn_implementation="eager")
     model = hf.LlamaForCausalLM(config).eval().bfloat16()
     with record(model, on_graph=lambda name, graph: None), torch.no_grad():
         cache = model(words(140), use_cache=True).cache
-        for _ in range(70):
+        for _ in range(40):
             cache = model(words(1), cache=cache, use_cache=True).cache
     (layer,) = cache.layers
     (degrees,) = layer.degrees.values()
@@ -280,8 +272,6 @@ def test_a_cache_can_be_saved_and_goes_on():
 
 def test_words_in_a_q_former_are_words():
     """BLIP-2's retrieval runs it over queries and words, over queries alone and over words alone."""
-    import transformers as hf
-
     config = hf.Blip2Config(
         vision_config=VISION,
         num_query_tokens=3,
@@ -306,13 +296,9 @@ def test_words_in_a_q_former_are_words():
 
 
 def deepseek_v4() -> torch.nn.Module:
-    import transformers as hf
-
-    config = hf.DeepseekV4Config(
-        vocab_size=41,
-        hidden_size=16,
+    config = sized(
+        "DeepseekV4",
         num_hidden_layers=3,
-        num_attention_heads=2,
         head_dim=8,
         q_lora_rank=8,
         o_groups=2,
@@ -333,18 +319,8 @@ def deepseek_v4() -> torch.nn.Module:
 
 
 def hrm_text() -> torch.nn.Module:
-    import transformers as hf
-
-    config = hf.HrmTextConfig(
-        vocab_size=41,
-        hidden_size=16,
-        num_attention_heads=2,
-        intermediate_size=24,
-        num_layers_per_stack=1,
-        H_cycles=2,
-        L_cycles=2,
-        head_dim=8,
-    )
+    sizes = dict(vocab_size=41, hidden_size=16, num_attention_heads=2, intermediate_size=24, head_dim=8)
+    config = hf.HrmTextConfig(**sizes, num_layers_per_stack=1, H_cycles=2, L_cycles=2)
     return far_from_zero(hf.HrmTextForCausalLM(config), 0)
 
 

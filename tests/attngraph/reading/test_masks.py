@@ -1,8 +1,13 @@
 """What masks say, and what else decides whether queries are ordered in time."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch import nn
+from transformers import masking_utils
 
+from attngraph.reading.hub import Hub
 from attngraph.reading.masks import Order, read_mask
 
 
@@ -31,6 +36,24 @@ def test_a_modules_word_counts_only_where_its_mask_does_not_say():
         # a module's False is a default in decoders too, a call's is not
         assert is_ordered(told, module, True, None, 1, cache, generates=True) == (told is not False)
         assert is_ordered(told, module, True, None, 1, None, decodes=True) == (word is not False)
+
+
+class Home(nn.Module):
+    """A model that makes masks of either kind, as it is configured."""
+
+    def forward(self):
+        masking_utils.create_causal_mask(), masking_utils.create_bidirectional_mask()
+
+
+def test_a_model_that_makes_masks_of_both_kinds_orders_queries_unless_it_says_no():
+    for config, decodes in (
+        (None, True),
+        (SimpleNamespace(), True),
+        (SimpleNamespace(is_decoder=False), False),
+    ):
+        home = Home()
+        home.config = config
+        assert Hub(site=None, hold=None, home=home).decodes == decodes
 
 
 def test_reading_masks():
@@ -83,20 +106,12 @@ def seen(*rows: str) -> torch.Tensor:
         (["100", "110", "111"], "causal", None),
         (["111", "111", "111"], "none", [[0, 2], [0, 2], [0, 2]]),
         (["110", "110", "111"], "blocks", [[0, 1], [0, 1], [0, 2]]),  # a prefix, then words
-        (
-            ["1000", "1110", "1110", "1111"],
-            "blocks",
-            [[0, 0], [0, 2], [0, 2], [0, 3]],
-        ),  # an image in a text
+        (["1000", "1110", "1110", "1111"], "blocks", [[0, 0], [0, 2], [0, 2], [0, 3]]),  # image in a text
         (["1100", "1100", "1111", "1111"], "blocks", [[0, 1], [0, 1], [0, 3], [0, 3]]),  # block after block
         (["1000", "1100", "0110", "0011"], "causal", None),  # a sliding window
         (["1100", "1110", "0111", "0011"], "none", [[0, 3]] * 4),  # a window to both sides
         (["1000", "1100", "0010", "0011"], "causal", [[0, 0], [0, 1], [2, 2], [2, 3]]),  # packed texts
-        (
-            ["1100", "1100", "0011", "0011"],
-            "none",
-            [[0, 1], [0, 1], [2, 3], [2, 3]],
-        ),  # packed, in an encoder
+        (["1100", "1100", "0011", "0011"], "none", [[0, 1], [0, 1], [2, 3], [2, 3]]),  # packed, an encoder
         (["11000", "11000", "00110", "00110", "00111"], "blocks", [[0, 1], [0, 1], [2, 3], [2, 3], [2, 4]]),
         (["10", "01"], "causal", [[0, 0], [1, 1]]),  # each alone
         (["0000", "0100", "0110", "0111"], "causal", None),  # padding first
@@ -108,11 +123,7 @@ def seen(*rows: str) -> torch.Tensor:
         (["11100", "11110", "11111"], "causal", None),
         (["11111", "11111", "11111"], "none", [[-1, 2]] * 3),
         (["11110", "11110", "11111"], "blocks", [[-1, 1], [-1, 1], [-1, 2]]),
-        (
-            ["00100", "00110", "00111"],
-            "causal",
-            [[0, 0], [0, 1], [0, 2]],
-        ),  # a new text
+        (["00100", "00110", "00111"], "causal", [[0, 0], [0, 1], [0, 2]]),  # a new text
         # padding last, and then a cached step: it goes on from the text before the padding
         (["10100", "10110", "10110"], "causal", None),
         (["01100", "01110", "00001"], "causal", [[-1, 0], [-1, 1], [2, 2]]),

@@ -10,7 +10,6 @@ from torch import nn
 from attngraph import UserError, capture, record
 from attngraph.reading.instrument import instrument
 from tests.attngraph.reading.zoo import far_from_zero, normal
-from tests.pairwise import pairwise_params
 
 LOW = float("-inf")
 LATER = torch.ones(4, 4, dtype=torch.bool).triu(1)
@@ -31,17 +30,15 @@ def layer(**more) -> Model:
     return far_from_zero(Model(**more), 0)
 
 
-def states(
-    cross: bool, batch_first: bool = True, widths: tuple[int, int] = (8, 8)
-) -> tuple[torch.Tensor, ...]:
+def states(cross: bool, batch_first: bool = True, widths: tuple[int, int] = (8, 8)) -> list[torch.Tensor]:
     query = normal(2, 4, 8)
     key = normal(2, 5, widths[0]) + 1 if cross else query
     value = key if widths[0] == widths[1] else normal(2, 5, widths[1])
-    if not batch_first:
-        query = query.transpose(0, 1)
-        key = key.transpose(0, 1) if cross else query
-        value = value.transpose(0, 1) if cross and widths[0] != widths[1] else key
-    return query, key, value
+    parts = [query, key, value]
+    if not batch_first:  # what is one tensor stays one
+        turned = {id(x): x.transpose(0, 1) for x in parts}
+        parts = [turned[id(x)] for x in parts]
+    return parts
 
 
 def as_float(mask: torch.Tensor) -> torch.Tensor:
@@ -64,31 +61,29 @@ MASKS = {
 WEIGHTS = [dict(need_weights=False), dict(), dict(average_attn_weights=False)]
 
 
-@pytest.mark.parametrize(
-    "name, batch_first, weights", pairwise_params(name=MASKS, batch_first=[True, False], weights=WEIGHTS)
-)
-def test_it_returns_what_the_original_returns(name, batch_first, weights):
-    model, masks = layer(batch_first=batch_first), MASKS[name]
-    given, more = states(False, batch_first), masks | weights
-    for grad in (False, True):
-        with torch.set_grad_enabled(grad):
-            want = model(*given, **more)
-            with record(model) as graphs:
-                got = model(*given, **more)
-        torch.testing.assert_close(got, want, **CLOSE)
-    with torch.no_grad():
-        weight = model(*given, **masks, average_attn_weights=False)[1]
-    (graph,) = graphs["attention"]
-    valid = torch.ones(2, 4, dtype=torch.bool) if graph.query_mask is None else graph.query_mask
-    torch.testing.assert_close(graph.weight.transpose(1, 2)[valid], weight.transpose(1, 2)[valid], **CLOSE)
-    assert graph.kind == "self" and graph.shape == (2, 2, 4, 4, 4)
-    assert graph.causal == (name in ("bool mask", "float mask", "by head", "both", "causal"))
-    if "key_padding_mask" in masks:
-        assert torch.equal(graph.query_mask, ~PADDING)
+@pytest.mark.parametrize("name", MASKS)
+def test_it_returns_what_the_original_returns(name):
+    masks = MASKS[name]
+    for k, more in enumerate(WEIGHTS):
+        model, given = layer(batch_first=k != 1), states(False, batch_first=k != 1)
+        for grad in (False, True):
+            with torch.set_grad_enabled(grad):
+                want = model(*given, **masks, **more)
+                with record(model) as graphs:
+                    got = model(*given, **masks, **more)
+            torch.testing.assert_close(got, want, **CLOSE)
+        with torch.no_grad():
+            weight = model(*given, **masks, average_attn_weights=False)[1]
+        (graph,) = graphs["attention"]
+        valid = torch.ones(2, 4, dtype=torch.bool) if graph.query_mask is None else graph.query_mask
+        rows = [x.transpose(1, 2)[valid] for x in (graph.weight, weight)]
+        torch.testing.assert_close(*rows, **CLOSE)
+        assert graph.kind == "self" and graph.shape == (2, 2, 4, 4, 4)
+        assert graph.causal == (name in ("bool mask", "float mask", "by head", "both", "causal"))
+        assert "key_padding_mask" not in masks or torch.equal(graph.query_mask, ~PADDING)
 
 
-@pytest.mark.parametrize("widths", [(8, 8), (6, 6), (6, 3)])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("widths, bias", [((8, 8), True), ((6, 6), False), ((6, 3), True)])
 def test_cross_attention_and_other_widths(widths, bias):
     model = layer(batch_first=True, kdim=widths[0], vdim=widths[1], bias=bias)
     given = states(True, widths=widths)
@@ -128,44 +123,34 @@ def test_a_query_that_sees_nothing():
         assert (graph.weight[:, :, 0] == 0).all() and not graph.query_mask[:, 0].any()
 
 
+ADDED = "adds a key and a value of its own"
+NESTED = "attention is given nested tensors.*use_nested_tensor = False"
+
+
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_calls_that_are_no_graph_are_refused_where_they_are_read():
-    query, key, value = states(False)
-    nested = torch.nested.nested_tensor([normal(4, 8), normal(2, 8)])
-    plain, causal = layer(batch_first=True), dict(is_causal=True)
-    cases = [
-        (
-            layer(batch_first=True, add_bias_kv=True),
-            (query, key, value),
-            {},
-            "adds a key and a value of its own",
-        ),
-        (
-            layer(batch_first=True, add_zero_attn=True),
-            (query, key, value),
-            {},
-            "adds a key and a value of its own",
-        ),
-        (plain, (query[0],) * 3, {}, "attention is given a sequence without a batch dimension"),
-        (
-            plain,
-            (nested,) * 3,
-            dict(need_weights=False),
-            "attention is given nested tensors.*use_nested_tensor = False",
-        ),
-        (plain, (query, key, value), causal, "attention is called with is_causal and without attn_mask"),
-    ]
-    for model, given, more, message in cases:
-        with torch.no_grad(), pytest.raises(UserError, match=message), record(model):
-            model(*given, **more)
-        if more is causal:
-            continue
-        with torch.no_grad():
-            want = model(*given, **more)[0]
-            handle = instrument(model)  # nobody listens
-            got = model(*given, **more)[0]
-            handle.remove()
-        assert all(torch.equal(a, b) for a, b in zip(got, want))
+@pytest.mark.parametrize(
+    "settings, given, more, message",
+    [
+        (dict(add_bias_kv=True), normal(2, 4, 8), {}, ADDED),
+        (dict(add_zero_attn=True), normal(2, 4, 8), {}, ADDED),
+        ({}, normal(4, 8), {}, "attention is given a sequence without a batch dimension"),
+        ({}, [normal(4, 8), normal(2, 8)], dict(need_weights=False), NESTED),
+        ({}, normal(2, 4, 8), dict(is_causal=True), "is called with is_causal and without attn_mask"),
+    ],
+)
+def test_calls_that_are_no_graph_are_refused_where_they_are_read(settings, given, more, message):
+    model = layer(batch_first=True, **settings)
+    given = torch.nested.nested_tensor(given) if isinstance(given, list) else given
+    with torch.no_grad(), pytest.raises(UserError, match=message), record(model):
+        model(given, given, given, **more)
+    if "is_causal" in more:  # PyTorch refuses it, too
+        return
+    with torch.no_grad():
+        want = model(given, given, given, **more)[0]
+        handle = instrument(model)  # nobody listens
+        got = model(given, given, given, **more)[0]
+        handle.remove()
+    assert all(torch.equal(a, b) for a, b in zip(got, want))
 
 
 def encoder(**more) -> nn.Module:

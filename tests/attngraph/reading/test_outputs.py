@@ -69,9 +69,9 @@ def test_no_metric_is_made_up(kind, message):
         head_metric(kind(nn.Linear(16, 12)), 2)
 
 
-@pytest.mark.parametrize("write", ["in_place", "behind_the_version_counter"])
-@pytest.mark.parametrize("held", ["weight", "scale"])
+@pytest.mark.parametrize("held, write", [("weight", "in place"), ("weight", "behind"), ("scale", "behind")])
 def test_the_metric_is_kept_but_never_older_than_the_projection(held, write):
+    """Also where something is written behind the counter of a tensor's versions."""
     output, like = nn.Linear(6, 4).requires_grad_(False), torch.zeros(1)
     if held == "scale":
         output = Scaled(output)
@@ -79,7 +79,7 @@ def test_the_metric_is_kept_but_never_older_than_the_projection(held, write):
     first = metric(2, like)
     assert metric(2, like) is first
     tensor = getattr(output, held)
-    (tensor if write == "in_place" else tensor.data).mul_(2)
+    (tensor if write == "in place" else tensor.data).mul_(2)
     torch.testing.assert_close(metric(2, like), 4 * first)
     assert metric(3, like).shape == (3, 2, 2)
     with torch.inference_mode():

@@ -1,18 +1,16 @@
 """Features of queries that a model rotates: the projection before rotary embedding, whatever module computes
 it."""
 
-import copy
-import io
-
 import pytest
 import torch
 import transformers as hf
 from torch import Tensor
 
-from attngraph import AttentionGraph, capture, record
+from attngraph import AttentionGraph, capture
 from attngraph.reading.instrument import instrument
 from attngraph.reading.projection import unrotated
-from tests.attngraph.reading.zoo import FAMILIES, GQA, TEXT, Family, far_from_zero, words
+from tests.attngraph.reading.running import rows, run
+from tests.attngraph.reading.zoo import FAMILIES, GQA, TEXT, Family, far_from_zero, sized, words
 
 WIDE = GQA | dict(head_dim=8)  # 4 heads of 8, 2 of keys and values, on 16 features
 BERT = {name: x for name, x in TEXT.items() if name != "sep_token_id"} | dict(cls_token_id=1, sep_token_id=2)
@@ -28,34 +26,23 @@ def text_model(kind: str, **settings) -> Family:
 
 
 YARN = dict(rope_type="yarn", factor=4.0, rope_theta=1e4, original_max_position_embeddings=16)
-MODELS = {
-    name: FAMILIES[name]
-    for name in ("llama", "llava", "smolvlm", "qwen2-vl", "mllama", "instructblip", "paligemma", "gemma3")
-} | {
+PARTLY = dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)
+ZOO = ("llama", "llava", "smolvlm", "qwen2-vl", "mllama", "instructblip", "paligemma", "gemma3")
+MODELS = {name: FAMILIES[name] for name in ZOO} | {
     "mistral": text_model("Mistral"),
     "qwen3, a norm": text_model("Qwen3"),
     "gemma3, a norm": text_model("Gemma3Text"),
     "olmo2, a norm of all heads": text_model("Olmo2"),
     "phi3, one projection": text_model("Phi3"),
     "glm, partial": text_model("Glm", partial_rotary_factor=0.5),
-    "gpt-neox, one projection by heads": Family(
-        lambda: hf.GPTNeoXForCausalLM(
-            hf.GPTNeoXConfig(
-                **TEXT, rope_parameters=dict(rope_type="default", rope_theta=1e4, partial_rotary_factor=0.5)
-            )
-        ),
-        lambda left=False: dict(input_ids=words()),
-        {},
-    ),
-    "modernbert, one projection": Family(
-        lambda: hf.ModernBertModel(hf.ModernBertConfig(**BERT)),
-        lambda left=False: dict(input_ids=words()),
-        {},
-    ),
+    "gpt-neox, one projection by heads": text_model("GPTNeoX", **TEXT, rope_parameters=PARTLY),
+    "modernbert, one projection": text_model("ModernBert", **BERT),
     "llama, scaled": text_model("Llama", rope_parameters=YARN),
     "qwen3-next, gated": text_model("Qwen3Next", layer_types=["full_attention"] * 2),
 }
-every_model = pytest.mark.parametrize("family", MODELS.values(), ids=MODELS)
+"""Models that rotate their queries."""
+WRITTEN_OUT = ("falcon", "falcon, groups", "roformer", "whisper")  # the last one multiplies its queries
+CHANGED = MODELS | {name: FAMILIES[name] for name in WRITTEN_OUT}
 
 
 def rms(x: Tensor, norm: torch.nn.Module) -> Tensor:
@@ -66,16 +53,15 @@ def rms(x: Tensor, norm: torch.nn.Module) -> Tensor:
 
 def by_hand(module: torch.nn.Module, states: Tensor, h: int, d: int) -> Tensor:
     """``(b, h, n, d)`` from a module's weights and what it was given."""
-    layer = next(
-        getattr(module, x)
-        for x in ("q_proj", "qkv", "qkv_proj", "Wqkv", "query_key_value")
-        if hasattr(module, x)
-    )
-    weight, bias = layer.weight, layer.bias
-    if hasattr(module, "query_key_value"):
+    places = ("q_proj", "qkv", "qkv_proj", "Wqkv", "query_key_value", "query")
+    layer = next(getattr(module, name) for name in places if hasattr(module, name))
+    kind, weight, bias = type(module).__name__, layer.weight, layer.bias
+    if kind == "GPTNeoXAttention":
         weight, bias = (x.unflatten(0, (h, 3, d))[:, 0].flatten(0, 1) for x in (weight, bias))
-    elif type(module).__name__ == "Qwen3NextAttention":
+    elif kind == "Qwen3NextAttention":
         weight = weight.unflatten(0, (h, 2, d))[:, 0].flatten(0, 1)
+    elif "Falcon" in kind and module.new_decoder_architecture:
+        weight = weight.unflatten(0, (module.num_kv_heads, -1, d))[:, :-2].flatten(0, 2)
     out = states @ weight[: h * d].T + (0 if bias is None else bias[: h * d])
     norm = getattr(module, "q_norm", None)
     if norm is not None and norm.weight.numel() == h * d:
@@ -86,21 +72,17 @@ def by_hand(module: torch.nn.Module, states: Tensor, h: int, d: int) -> Tensor:
     return out.transpose(-2, -3)
 
 
-def read(model, inputs, rotary_only=True):
-    """``{layer: [(call, what the module was given)]}``, of modules that are given cosines and sines."""
+def read(model, inputs):
+    """``{layer: [(call, what the module was given)]}``."""
     handle, found, given = instrument(model), {}, {}
     hooks = []
     for name, site in handle.sites.items():
 
         def before(module, args, kwargs, name=name):
-            given[name] = (
-                (args[0] if args else kwargs["hidden_states"]),
-                kwargs.get("position_embeddings") is not None,
-            )
+            given[name] = args[0] if args else kwargs["hidden_states"]
 
         def listen(call, name=name):
-            if given[name][1] or not rotary_only:
-                found.setdefault(name, []).append((call, given[name][0]))
+            found.setdefault(name, []).append((call, given[name]))
 
         hooks.append(site.module.register_forward_pre_hook(before, with_kwargs=True))
         site.listeners.append(listen)
@@ -115,15 +97,19 @@ def read(model, inputs, rotary_only=True):
     return found
 
 
-@every_model
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_feature_is_the_projection_of_the_modules_input(family, dtype):
+HALF = ("llama", "qwen2-vl", "mllama", "gpt-neox, one projection by heads", "falcon, groups")
+
+
+@pytest.mark.parametrize(
+    "name, dtype",
+    [*((name, torch.float32) for name in CHANGED), *((name, torch.bfloat16) for name in HALF)],
+)
+def test_the_feature_is_the_projection_of_the_modules_input(name, dtype):
+    family = CHANGED[name]
     model = family.model().to(dtype)
     inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in family.inputs().items()}
-    found = read(model, inputs)
-    assert found
-    turned = 0
-    for calls in found.values():
+    changed = 0
+    for calls in read(model, inputs).values():
         start = 0
         for call, states in calls:
             _, h, n, d = call.query.shape
@@ -136,9 +122,32 @@ def test_the_feature_is_the_projection_of_the_modules_input(family, dtype):
                 call.feature, want, rtol=tolerance, atol=tolerance * float(want.abs().max())
             )
             assert not call.rotated and call.feature.dtype == call.query.dtype
-            turned += not torch.allclose(call.feature, call.query, atol=0.1)
+            changed += not torch.allclose(call.feature, call.query, atol=0.1)
         assert start in (0, len(calls[0][1]))
-    assert turned
+    assert changed
+
+
+@pytest.mark.parametrize("name", ["blip2", "whisper"])
+def test_queries_that_are_multiplied_before_attention(name):
+    """Features are projections; scores, with the factor that attention is called with, give the same M."""
+    model = FAMILIES[name].model()
+    handle, seen = instrument(model), []
+
+    def listen(call):
+        kind = type(call.site.module).__name__
+        if kind in ("OPTAttention", "WhisperAttention"):
+            scores = call.scores()
+            assert torch.equal(call.feature * call.site.module.scaling, call.query)
+            assert scores is not None and scores.node is call.feature
+            valid = rows(call.graph())
+            torch.testing.assert_close(scores.weight()[valid], call.weight[valid], rtol=1e-5, atol=1e-6)
+            seen.append(kind)
+
+    for site in handle.sites.values():
+        site.listeners.append(listen)
+    run(model, FAMILIES[name].inputs(), use_cache=False)
+    handle.remove()
+    assert len(seen) == (2 if name == "blip2" else 6)
 
 
 def shifted(family, model, by: int) -> dict:
@@ -151,14 +160,14 @@ def shifted(family, model, by: int) -> dict:
     )
 
 
-@every_model
-def test_positions_do_not_reach_the_features(family):
+@pytest.mark.parametrize("name", ["llama", "qwen2-vl", "gemma3", "mllama"])
+def test_positions_do_not_reach_the_features(name):
     """All positions moved by 40: scores depend on differences only, and so do the graphs."""
-    model = family.model()
-    here, there = (read(model, shifted(family, model, by), rotary_only=False) for by in (0, 40))
-    moved, first = 0.0, True
-    for name, calls in here.items():
-        for (one, _), (other, _) in zip(calls, there[name], strict=True):
+    model = MODELS[name].model()
+    here, there = (read(model, shifted(MODELS[name], model, by)) for by in (0, 40))
+    moved = 0.0
+    for layer, calls in here.items():
+        for (one, _), (other, _) in zip(calls, there[layer], strict=True):
             with torch.no_grad():
                 a, b = one.graph(), other.graph()
             assert not a.rotated
@@ -166,31 +175,8 @@ def test_positions_do_not_reach_the_features(family):
             torch.testing.assert_close(
                 a.query, b.query, rtol=0, atol=1e-5 * max(1, float(a.query.abs().max()))
             )
-            if first and "vision" not in name and "visual" not in name and "qformer" not in name:
-                assert torch.equal(
-                    a.query, b.query
-                )  # later layers get what the attention before them gives, rounded
-                first = False
             moved = max(moved, float((one.query - other.query).abs().max()))
-    assert not first and moved > 0.5  # what the model compares does depend on them
-
-
-CHANGED = ("falcon", "falcon, groups", "blip2", "whisper")
-"""Further families that rotate or multiply their queries; see test_written_out.py."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name
-        for name in FAMILIES
-        if name not in MODELS and not name.startswith(("roformer", "gemma")) and name not in CHANGED
-    ],
-)
-def test_without_rotary_positions_it_is_the_query_itself(name):
-    for calls in read(FAMILIES[name].model(), FAMILIES[name].inputs(), rotary_only=False).values():
-        for call, _ in calls:
-            assert call.feature is call.query and not call.rotated
+    assert moved > 0.5  # what the model compares does depend on them
 
 
 def test_layers_that_do_not_rotate_among_those_that_do():
@@ -211,17 +197,15 @@ def test_what_can_not_be_read_before_is_marked():
         model, inputs = both(text_model(kind))
         for calls in read(model, inputs).values():
             assert all(call.rotated and call.feature is call.query for call, _ in calls)
-        graph = next(iter(capture(model, inputs).values()))
-        assert graph.rotated and "rotated queries" in repr(graph)
-        for way in (graph.to_data(), graph.to_hetero()):
-            assert AttentionGraph.from_pyg(way).rotated
-        assert AttentionGraph.from_networkx(graph.to_networkx()).rotated
-    graph = next(iter(capture(*both(FAMILIES["llama"])).values()))
-    assert (
-        not graph.rotated
-        and "rotated" not in repr(graph)
-        and not AttentionGraph.from_pyg(graph.to_data()).rotated
-    )
+    graph = next(iter(capture(model, inputs).values()))
+    assert graph.rotated and "rotated queries" in repr(graph)
+    assert graph.metric.shape == (4, 8, 8)  # though the heads together are wider than the model
+    for way in (graph.to_data(), graph.to_hetero()):
+        assert AttentionGraph.from_pyg(way).rotated
+    assert AttentionGraph.from_networkx(graph.to_networkx()).rotated
+    plain = next(iter(capture(*both(FAMILIES["llama"])).values()))
+    assert not plain.rotated and "rotated" not in repr(plain)
+    assert not AttentionGraph.from_pyg(plain.to_data()).rotated
 
 
 def test_gradients_flow_through_the_features():
@@ -249,20 +233,6 @@ def test_gradients_flow_through_the_features():
         torch.testing.assert_close(grad, module.q_proj.weight.grad)
 
 
-def test_steps_with_a_cache_give_the_rows_of_the_whole_text():
-    model = FAMILIES["llama"].model()
-    ids = words()
-    with record(model) as steps, torch.no_grad():
-        past = model(ids[:, :4], use_cache=True).past_key_values
-        for k in range(4, 7):
-            past = model(ids[:, k : k + 1], past_key_values=past, use_cache=True).past_key_values
-    whole = capture(model, ids)
-    for name, calls in steps.items():
-        torch.testing.assert_close(
-            torch.cat([graph.query for graph in calls], 2), whole[name].query, rtol=1e-4, atol=1e-5
-        )
-
-
 def test_modules_that_change_while_they_are_held():
     """The children that a module has when it runs are listened to; nothing stays on those that it had."""
     model = FAMILIES["llama"].model()
@@ -276,24 +246,6 @@ def test_modules_that_change_while_they_are_held():
     torch.testing.assert_close(graph.query.transpose(1, 2).flatten(2), want)
     handle.remove()
     assert not module.q_proj._forward_hooks
-
-
-def test_copies_of_a_model_that_has_run():
-    model = FAMILIES["llama"].model()
-    handle = instrument(model)
-    want = capture(model, words())
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    for twin in (copy.deepcopy(model), torch.load(file, weights_only=False)):
-        far_from_zero(twin, 1)
-        got = capture(twin, words())
-        for name in want:
-            assert not got[name].rotated and not torch.allclose(got[name].query, want[name].query)
-        for held in list(next(m for m in twin.modules() if "attngraph" in vars(m)).attngraph.hold.handles):
-            held.remove()
-        assert not any(m._forward_hooks for m in twin.modules())
-    handle.remove()
 
 
 def test_nothing_is_kept_after_the_forward_pass():
@@ -311,7 +263,7 @@ def turn(x: Tensor, seed: int = 0) -> Tensor:
     return (x[..., None, :] @ turns)[..., 0, :]
 
 
-@pytest.mark.parametrize("b, h, n, d", [(2, 4, 3, 6), (1, 2, 2, 4), (2, 3, 3, 4), (1, 1, 1, 8)])
+@pytest.mark.parametrize("b, h, n, d", [(2, 4, 3, 6), (1, 2, 2, 4), (2, 3, 3, 4)])
 def test_where_queries_may_lie_in_an_output(b, h, n, d):
     """Alone, before keys and values, group by group, head by head with a gate, with the heads apart already,
     in slices."""
@@ -345,21 +297,14 @@ def test_where_queries_may_lie_in_an_output(b, h, n, d):
 def test_what_does_not_fit_is_not_taken():
     feature = torch.randn(1, 2, 5, 4, dtype=torch.float64)
     query, output = turn(feature), feature.transpose(1, 2).flatten(2)
-    assert unrotated(query, (output + 1e-3,), 0, None, (), True) == (None, True)
-    assert unrotated(query, (output + 1e-3,), 0, None, (), False) == (None, False)
     others = output[:, :4], output[..., :3], torch.ones(3), output * float("nan")
-    assert unrotated(query, others, 0, None, (), True) == (None, True)
+    for wrong in ((output + 1e-3,), others, ()):
+        for rotary in (True, False):
+            assert unrotated(query, wrong, 0, None, (), rotary) == (None, rotary)
     assert torch.equal(unrotated(query, (output, torch.randn_like(output)), 0, None, (), True)[0], feature)
     later = turn(feature, 1).transpose(1, 2)
-    assert torch.equal(
-        unrotated(query, (output, later), 0, None, (), True)[0], later.transpose(1, 2)
-    )  # the last that fits
-    assert unrotated(query, (), 0, None, (), True) == (None, True) and unrotated(
-        query, (), 0, None, (), False
-    ) == (
-        None,
-        False,
-    )
+    found, _ = unrotated(query, (output, later), 0, None, (), True)
+    assert torch.equal(found, later.transpose(1, 2))  # the last that fits
     assert unrotated(query, (query,), 0, None, (), True) == (None, False)  # not rotated in between
 
 
@@ -369,53 +314,34 @@ def test_a_factor_in_cosines_and_sines():
     pair = 1.3 * angle.cos(), 1.3 * angle.sin()
     output = (feature.transpose(1, 2).flatten(2),)
     assert torch.equal(unrotated(1.3 * turn(feature), output, 0, pair, (), True)[0], feature)
-    for other in (
-        None,
-        (pair[0],),
-        pair[0],
-        (angle.cos(), angle.sin()),
-        (angle.int(), angle.int()),
-        (pair[0], None),
-    ):
+    whole = (angle.int(), angle.int())
+    for other in (None, (pair[0],), pair[0], (angle.cos(), angle.sin()), whole, (pair[0], None)):
         assert unrotated(1.3 * turn(feature), output, 0, other, (), True) == (None, True)
 
 
 @pytest.mark.parametrize("n", [2, 4, 7])
-@pytest.mark.parametrize("shape", ["heads first", "queries first", "rows"])
-def test_vectors_of_one_length_are_told_apart(n, shape):
+def test_vectors_of_one_length_are_told_apart(n):
     """A new query norm makes all vectors equally long, so lengths don't tell which layout is right, in half
     precision."""
     b, h, d = 2, 4, 16
-    for seed in range(10):
-        x = torch.nn.functional.normalize(
-            torch.randn(b, h, n, d, generator=torch.Generator().manual_seed(seed)), dim=-1
-        ).bfloat16()
-        angle = torch.arange(n)[:, None] * 10000.0 ** (-torch.arange(d // 2) / (d // 2))
-        cos, sin = (f(angle).repeat(1, 2) for f in (torch.cos, torch.sin))
+    angle = torch.arange(n)[:, None] * 10000.0 ** (-torch.arange(d // 2) / (d // 2))
+    cos, sin = (f(angle).repeat(1, 2) for f in (torch.cos, torch.sin))
+    for seed in range(3):
+        draw = torch.Generator().manual_seed(seed)
+        x = torch.nn.functional.normalize(torch.randn(b, h, n, d, generator=draw), dim=-1).bfloat16()
         turned = torch.cat([-x[..., d // 2 :], x[..., : d // 2]], -1)
         query = (x * cos + turned * sin).bfloat16()
-        output = {"heads first": x, "queries first": x.transpose(1, 2), "rows": x.transpose(1, 2).flatten(2)}[
-            shape
-        ]
-        found, rotated = unrotated(query, (output.clone(),), 0, None, (), True)
-        assert not rotated and torch.equal(found, x), seed
+        for output in (x, x.transpose(1, 2), x.transpose(1, 2).flatten(2)):
+            found, rotated = unrotated(query, (output.clone(),), 0, None, (), True)
+            assert not rotated and torch.equal(found, x), (seed, output.shape)
 
 
 def test_rotations_that_change_lengths_are_marked():
     """V-JEPA 2 rotates by a function of its own, which keeps lengths in its smallest heads only; nothing else
     about the module says so."""
-    config = hf.VJEPA2Config(
-        crop_size=8,
-        patch_size=4,
-        frames_per_clip=4,
-        hidden_size=32,
-        num_attention_heads=2,
-        num_hidden_layers=1,
-        mlp_ratio=2,
-        pred_hidden_size=12,
-        pred_num_attention_heads=2,
-        pred_num_hidden_layers=1,
-    )
+    sizes = dict(hidden_size=32, mlp_ratio=2, num_attention_heads=2, num_hidden_layers=1)
+    sizes |= dict(pred_hidden_size=12, pred_num_attention_heads=2, pred_num_hidden_layers=1)
+    config = hf.VJEPA2Config(crop_size=8, patch_size=4, frames_per_clip=4, **sizes)
     model = far_from_zero(hf.VJEPA2Model(config), 0)
     graphs = capture(model, {"pixel_values_videos": torch.randn(1, 4, 3, 8, 8)})
     names = {name.partition(".")[0]: graph.rotated for name, graph in graphs.items()}
@@ -424,16 +350,8 @@ def test_rotations_that_change_lengths_are_marked():
 
 def test_relative_positions_are_no_rotation():
     """Parakeet calls them position embeddings, as others their cosines and sines."""
-    config = hf.ParakeetEncoderConfig(
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        num_mel_bins=8,
-        subsampling_conv_channels=4,
-        subsampling_factor=2,
-        conv_kernel_size=3,
-    )
+    sound = dict(num_mel_bins=8, subsampling_conv_channels=4, subsampling_factor=2, conv_kernel_size=3)
+    config = sized("ParakeetEncoder", num_hidden_layers=1, **sound)
     model = far_from_zero(hf.ParakeetEncoder(config), 0)
     graph = next(iter(capture(model, {"input_features": torch.randn(1, 12, 8)}).values()))
     assert not graph.rotated

@@ -5,7 +5,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 
+import pytest
 import torch
 import transformers as hf
 
@@ -32,61 +34,23 @@ VISION = dict(
     projection_dim=16,
 )
 GQA = TEXT | dict(model_type="llama", num_attention_heads=4, num_key_value_heads=2)
-T5 = dict(
-    vocab_size=VOCABULARY,
-    d_model=16,
-    d_kv=8,
-    d_ff=24,
-    num_layers=2,
-    num_heads=2,
-    decoder_start_token_id=PAD,
-    pad_token_id=PAD,
-    eos_token_id=2,
+SIZES = (
+    TEXT
+    | dict.fromkeys("d_model embed_dim n_embd".split(), 16)
+    | dict.fromkeys("layers n_layer n_layers num_layers encoder_layers decoder_layers".split(), 2)
+    | dict.fromkeys("n_head n_heads num_heads attention_heads".split(), 2)
+    | dict.fromkeys("encoder_attention_heads decoder_attention_heads".split(), 2)
+    | dict.fromkeys("d_ff d_inner ffn_dim encoder_ffn_dim decoder_ffn_dim".split(), 24)
+    | dict(d_kv=8, max_seq_len=64, n_positions=64, decoder_start_token_id=2, forced_eos_token_id=None)
 )
-BART = dict(
-    vocab_size=VOCABULARY,
-    d_model=16,
-    encoder_layers=2,
-    decoder_layers=2,
-    encoder_attention_heads=2,
-    decoder_attention_heads=2,
-    encoder_ffn_dim=24,
-    decoder_ffn_dim=24,
-    max_position_embeddings=64,
-    pad_token_id=PAD,
-    bos_token_id=1,
-    eos_token_id=2,
-    decoder_start_token_id=2,
-    forced_eos_token_id=None,
-)
+"""The sizes of a model of text, under the names that one family or another gives them."""
 BLIP_TEXT = TEXT | dict(encoder_hidden_size=12, projection_dim=16)
-QFORMER = dict(
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    intermediate_size=24,
-    encoder_hidden_size=12,
-    cross_attention_frequency=2,
-    vocab_size=VOCABULARY,
-)
+SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
+QFORMER = SMALL | dict(encoder_hidden_size=12, cross_attention_frequency=2, vocab_size=VOCABULARY)
 GEMMA3_LAYERS = ["sliding_attention", "full_attention"]
 GEMMA = TEXT | dict(num_key_value_heads=1, head_dim=8)
 OPT = TEXT | dict(model_type="opt", ffn_dim=24, word_embed_proj_dim=16)
-LED = dict(is_decoder=True, add_cross_attention=True, is_encoder_decoder=False)
-TROCR = dict(
-    vocab_size=VOCABULARY,
-    d_model=16,
-    decoder_layers=2,
-    decoder_attention_heads=2,
-    decoder_ffn_dim=24,
-    max_position_embeddings=64,
-    pad_token_id=PAD,
-    bos_token_id=1,
-    eos_token_id=2,
-    cross_attention_hidden_size=12,
-)
 SWIN = dict(image_size=16, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4)
-SMALL = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
 DAVIT = dict(
     in_channels=3,
     depths=(1, 1),
@@ -113,36 +77,10 @@ MLLAMA_VISION = dict(
     intermediate_layers_indices=[0],
     supported_aspect_ratios=[[1, 1], [1, 2], [2, 1]],
 )
-KOSMOS_TEXT = dict(
-    vocab_size=VOCABULARY,
-    max_position_embeddings=64,
-    embed_dim=16,
-    layers=2,
-    ffn_dim=24,
-    attention_heads=2,
-    pad_token_id=PAD,
-    bos_token_id=1,
-    eos_token_id=None,
-)
-QWEN = GQA | dict(
-    model_type="qwen2_vl_text",
-    rope_parameters=dict(rope_type="default", rope_theta=1e4, mrope_section=[1, 1, 0]),
-)
-QWEN_VISION = dict(
-    depth=2,
-    embed_dim=16,
-    hidden_size=16,
-    num_heads=2,
-    mlp_ratio=2,
-    patch_size=4,
-    spatial_merge_size=2,
-    temporal_patch_size=1,
-)
-
-SMALL_STRUCT = dict(
-    hidden_size=16, d_kv=8, d_ff=24, num_layers=2, num_hidden_layers=2, num_heads=2, num_attention_heads=2
-)
-ENDS = dict(pad_token_id=PAD, bos_token_id=1, eos_token_id=2)
+THIRDS = dict(rope_type="default", rope_theta=1e4, mrope_section=[1, 1, 0])
+QWEN = GQA | dict(model_type="qwen2_vl_text", rope_parameters=THIRDS)
+QWEN_VISION = dict(depth=2, embed_dim=16, hidden_size=16, num_heads=2, mlp_ratio=2, patch_size=4)
+QWEN_VISION |= dict(spatial_merge_size=2, temporal_patch_size=1)
 SHARED_KEYS = TEXT | dict(
     num_hidden_layers=4,
     num_key_value_heads=1,
@@ -154,6 +92,19 @@ SHARED_KEYS = TEXT | dict(
     hidden_size_per_layer_input=8,
 )
 DISENTANGLED = dict(relative_attention=True, pos_att_type=["c2p", "p2c"], max_relative_positions=6)
+
+
+def sized(kind: str, **more) -> hf.PreTrainedConfig:
+    """A family's configuration with those of ``SIZES`` that it knows."""
+    config = getattr(hf, f"{kind}Config")
+    known = signature(config).parameters
+    return config(**{name: size for name, size in SIZES.items() if name in known} | more)
+
+
+def of(model: str, **more) -> Callable[[], torch.nn.Module]:
+    """What makes a model of transformers of such a configuration."""
+    kind = getattr(hf, model)
+    return lambda: kind(sized(kind.config_class.__name__.removesuffix("Config"), **more))
 
 
 def far_from_zero(model: torch.nn.Module, seed: int) -> torch.nn.Module:
@@ -305,8 +256,8 @@ def with_regions(left: bool = False) -> dict:
 
 def falcon(**settings) -> torch.nn.Module:
     """Falcon takes its implementation of attention when it is made."""
-    sizes = dict(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, num_attention_heads=4)
-    return hf.FalconForCausalLM(hf.FalconConfig(**ENDS, **sizes, **settings, attn_implementation="eager"))
+    settings |= dict(num_attention_heads=4, attn_implementation="eager")
+    return hf.FalconForCausalLM(sized("Falcon", **settings))
 
 
 def struct_patches() -> torch.Tensor:
@@ -333,46 +284,35 @@ def led_layers(decoder: str) -> dict[str, str]:
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(
-        lambda: hf.BertModel(hf.BertConfig(**TEXT)),
+        of("BertModel"),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
     ),
     "gpt2": Family(
-        lambda: hf.GPT2LMHeadModel(
-            hf.GPT2Config(
-                vocab_size=VOCABULARY,
-                n_embd=16,
-                n_layer=2,
-                n_head=2,
-                n_positions=64,
-                bos_token_id=1,
-                eos_token_id=2,
-                pad_token_id=PAD,
-            )
-        ),
+        of("GPT2LMHeadModel"),
         words_only,
         numbered("transformer.h.{}.attn", CAUSAL),
         generates="transformer.h.*",
     ),
     "llama": Family(
-        lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**GQA)),
+        of("LlamaForCausalLM", **GQA),
         words_only,
         numbered("model.layers.{}.self_attn", CAUSAL),
         generates="model.layers.*",
     ),
     "vit": Family(
-        lambda: hf.ViTModel(hf.ViTConfig(**VISION)),
+        of("ViTModel", **VISION),
         lambda left=False: pixels(),
         numbered("layers.{}.attention", SEEING),
     ),
     "clip": Family(
-        lambda: hf.CLIPModel(hf.CLIPConfig(text_config=TEXT, vision_config=VISION, projection_dim=8)),
+        of("CLIPModel", text_config=TEXT, vision_config=VISION, projection_dim=8),
         lambda left=False: text(left=left) | pixels(),
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("text_model.encoder.layers.{}.self_attn", CAUSAL),
     ),
     "t5": Family(
-        lambda: hf.T5ForConditionalGeneration(hf.T5Config(**T5)),
+        of("T5ForConditionalGeneration", decoder_start_token_id=PAD),
         seq2seq,
         numbered("encoder.block.{}.layer.0.SelfAttention", BIDIRECTIONAL)
         | numbered("decoder.block.{}.layer.0.SelfAttention", CAUSAL)
@@ -380,7 +320,7 @@ FAMILIES: dict[str, Family] = {
         generates="decoder.*",
     ),
     "bart": Family(
-        lambda: hf.BartForConditionalGeneration(hf.BartConfig(**BART)),
+        of("BartForConditionalGeneration"),
         seq2seq,
         numbered("model.encoder.layers.{}.self_attn", BIDIRECTIONAL)
         | numbered("model.decoder.layers.{}.self_attn", CAUSAL)
@@ -388,7 +328,7 @@ FAMILIES: dict[str, Family] = {
         generates="model.decoder.*",
     ),
     "blip": Family(
-        lambda: hf.BlipForConditionalGeneration(hf.BlipConfig(text_config=BLIP_TEXT, vision_config=VISION)),
+        of("BlipForConditionalGeneration", text_config=BLIP_TEXT, vision_config=VISION),
         lambda left=False: text(left=left) | pixels(),
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("text_decoder.bert.encoder.layer.{}.attention.self", CAUSAL)
@@ -397,14 +337,13 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "blip2": Family(
-        lambda: hf.Blip2ForConditionalGeneration(
-            hf.Blip2Config(
-                vision_config=VISION,
-                qformer_config=QFORMER,
-                text_config=OPT,
-                num_query_tokens=3,
-                image_token_index=IMAGE,
-            )
+        of(
+            "Blip2ForConditionalGeneration",
+            vision_config=VISION,
+            qformer_config=QFORMER,
+            text_config=OPT,
+            num_query_tokens=3,
+            image_token_index=IMAGE,
         ),
         lambda left=False: text(images=3, left=left) | pixels(),
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
@@ -414,12 +353,11 @@ FAMILIES: dict[str, Family] = {
         generates="language_model.*",
     ),
     "llava": Family(
-        lambda: hf.LlavaForConditionalGeneration(
-            hf.LlavaConfig(
-                vision_config=VISION | dict(model_type="clip_vision_model"),
-                text_config=GQA,
-                image_token_id=IMAGE,
-            )
+        of(
+            "LlavaForConditionalGeneration",
+            vision_config=VISION | dict(model_type="clip_vision_model"),
+            text_config=GQA,
+            image_token_id=IMAGE,
         ),
         lambda left=False: text(images=4, left=left) | pixels(),
         numbered("model.vision_tower.encoder.layers.{}.self_attn", SEEING)
@@ -427,10 +365,13 @@ FAMILIES: dict[str, Family] = {
         generates="model.language_model.*",
     ),
     "smolvlm": Family(
-        lambda: hf.SmolVLMForConditionalGeneration(
-            hf.SmolVLMConfig(
-                vision_config=VISION, text_config=GQA, image_token_id=IMAGE, scale_factor=2, pad_token_id=PAD
-            )
+        of(
+            "SmolVLMForConditionalGeneration",
+            vision_config=VISION,
+            text_config=GQA,
+            image_token_id=IMAGE,
+            scale_factor=2,
+            pad_token_id=PAD,
         ),
         lambda left=False: text(images=1, left=left) | dict(pixel_values=normal(2, 1, 3, 8, 8)),
         numbered("model.vision_model.encoder.layers.{}.self_attn", SEEING)
@@ -438,15 +379,14 @@ FAMILIES: dict[str, Family] = {
         generates="model.text_model.*",
     ),
     "qwen2-vl": Family(
-        lambda: hf.Qwen2VLForConditionalGeneration(
-            hf.Qwen2VLConfig(
-                vision_config=QWEN_VISION,
-                text_config=QWEN,
-                image_token_id=IMAGE,
-                video_token_id=3,
-                vision_start_token_id=2,
-                vision_end_token_id=1,
-            )
+        of(
+            "Qwen2VLForConditionalGeneration",
+            vision_config=QWEN_VISION,
+            text_config=QWEN,
+            image_token_id=IMAGE,
+            video_token_id=3,
+            vision_start_token_id=2,
+            vision_end_token_id=1,
         ),
         qwen_inputs,
         numbered("model.visual.blocks.{}.attn", SEEING)
@@ -455,24 +395,13 @@ FAMILIES: dict[str, Family] = {
         generates="model.language_model.*",
     ),
     "vilt": Family(
-        lambda: hf.ViltModel(hf.ViltConfig(**TEXT, image_size=8, patch_size=4)),
+        of("ViltModel", image_size=8, patch_size=4),
         lambda left=False: text(left=left) | pixels(),
         numbered("encoder.layer.{}.attention.attention", "self both mixed mixed"),
         sdpa=False,
     ),
     "lxmert": Family(
-        lambda: hf.LxmertModel(
-            hf.LxmertConfig(
-                vocab_size=VOCABULARY,
-                hidden_size=16,
-                num_attention_heads=2,
-                intermediate_size=24,
-                l_layers=1,
-                x_layers=1,
-                r_layers=1,
-                visual_feat_dim=6,
-            )
-        ),
+        of("LxmertModel", l_layers=1, x_layers=1, r_layers=1, visual_feat_dim=6),
         lambda left=False: (
             text(left=left)
             | dict(
@@ -492,23 +421,20 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "siglip": Family(
-        lambda: hf.SiglipModel(
-            hf.SiglipConfig(text_config=TEXT | dict(projection_size=12), vision_config=VISION)
-        ),
+        of("SiglipModel", text_config=TEXT | dict(projection_size=12), vision_config=VISION),
         lambda left=False: text(left=left) | pixels(),
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | {"vision_model.head.attention": "cross both image image"}
         | numbered("text_model.encoder.layers.{}.self_attn", BIDIRECTIONAL),
     ),
     "bridgetower": Family(
-        lambda: hf.BridgeTowerModel(
-            hf.BridgeTowerConfig(
-                hidden_size=16,
-                num_attention_heads=2,
-                num_hidden_layers=2,
-                text_config=TEXT,
-                vision_config=dict(hidden_size=128, num_hidden_layers=2, patch_size=4, image_size=8),
-            )
+        of(
+            "BridgeTowerModel",
+            hidden_size=16,
+            num_attention_heads=2,
+            num_hidden_layers=2,
+            text_config=TEXT,
+            vision_config=dict(hidden_size=128, num_hidden_layers=2, patch_size=4, image_size=8),
         ),
         lambda left=False: text(left=left) | pixels(),
         numbered("vision_model.visual.transformer.resblocks.{}.attn", SEEING)
@@ -521,13 +447,12 @@ FAMILIES: dict[str, Family] = {
         exact=False,
     ),
     "mllama": Family(
-        lambda: hf.MllamaForConditionalGeneration(
-            hf.MllamaConfig(
-                vision_config=MLLAMA_VISION,
-                image_token_index=IMAGE,
-                text_config=GQA
-                | dict(model_type="mllama_text_model", num_hidden_layers=4, cross_attention_layers=[1, 2]),
-            )
+        of(
+            "MllamaForConditionalGeneration",
+            vision_config=MLLAMA_VISION,
+            image_token_index=IMAGE,
+            text_config=GQA
+            | dict(model_type="mllama_text_model", num_hidden_layers=4, cross_attention_layers=[1, 2]),
         ),
         mllama_inputs,
         {
@@ -539,14 +464,13 @@ FAMILIES: dict[str, Family] = {
         generates="model.language_model.*",
     ),
     "instructblip": Family(
-        lambda: hf.InstructBlipForConditionalGeneration(
-            hf.InstructBlipConfig(
-                vision_config=VISION,
-                qformer_config=QFORMER | dict(max_position_embeddings=64, pad_token_id=PAD),
-                text_config=GQA,
-                num_query_tokens=3,
-                image_token_index=IMAGE,
-            )
+        of(
+            "InstructBlipForConditionalGeneration",
+            vision_config=VISION,
+            qformer_config=QFORMER | dict(max_position_embeddings=64, pad_token_id=PAD),
+            text_config=GQA,
+            num_query_tokens=3,
+            image_token_index=IMAGE,
         ),
         instructed,
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
@@ -556,8 +480,11 @@ FAMILIES: dict[str, Family] = {
         generates="language_model.*",
     ),
     "kosmos2": Family(
-        lambda: hf.Kosmos2ForConditionalGeneration(
-            hf.Kosmos2Config(text_config=KOSMOS_TEXT, vision_config=VISION, latent_query_num=3)
+        of(
+            "Kosmos2ForConditionalGeneration",
+            text_config=sized("Kosmos2Text"),
+            vision_config=VISION,
+            latent_query_num=3,
         ),
         kosmos_inputs,
         numbered("vision_model.model.encoder.layers.{}.self_attn", SEEING)
@@ -566,10 +493,11 @@ FAMILIES: dict[str, Family] = {
         generates="text_model.*",
     ),
     "florence2": Family(
-        lambda: hf.Florence2ForConditionalGeneration(
-            hf.Florence2Config(
-                text_config=BART | dict(model_type="bart"), vision_config=DAVIT, image_token_id=IMAGE
-            )
+        of(
+            "Florence2ForConditionalGeneration",
+            text_config=sized("Bart"),
+            vision_config=DAVIT,
+            image_token_id=IMAGE,
         ),
         lambda left=False: (
             text(images=2, left=left)
@@ -589,7 +517,7 @@ FAMILIES: dict[str, Family] = {
         generates="model.language_model.decoder.*",
     ),
     "git": Family(
-        lambda: hf.GitForCausalLM(hf.GitConfig(vision_config=VISION, **TEXT)),
+        of("GitForCausalLM", vision_config=VISION, **TEXT),
         lambda left=False: text(left=left) | pixels(),
         numbered("git.image_encoder.vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("git.encoder.layer.{}.attention.self", MIXED),
@@ -597,13 +525,12 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "paligemma": Family(
-        lambda: hf.PaliGemmaForConditionalGeneration(
-            hf.PaliGemmaConfig(
-                vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
-                text_config=hf.GemmaConfig(**GEMMA),
-                projection_dim=16,
-                image_token_index=IMAGE,
-            )
+        of(
+            "PaliGemmaForConditionalGeneration",
+            vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
+            text_config=hf.GemmaConfig(**GEMMA),
+            projection_dim=16,
+            image_token_index=IMAGE,
         ),
         lambda left=False: with_types(4, left, lambda ids: prefix_types(ids, 8)),
         numbered("model.vision_tower.encoder.layers.{}.self_attn", SEEING)
@@ -611,13 +538,12 @@ FAMILIES: dict[str, Family] = {
         generates="model.language_model.layers.*",
     ),
     "gemma3": Family(
-        lambda: hf.Gemma3ForConditionalGeneration(
-            hf.Gemma3Config(
-                vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
-                text_config=hf.Gemma3TextConfig(**GEMMA, sliding_window=32, layer_types=GEMMA3_LAYERS),
-                mm_tokens_per_image=4,
-                image_token_id=IMAGE,
-            )
+        of(
+            "Gemma3ForConditionalGeneration",
+            vision_config=hf.SiglipVisionConfig(**VISION, vision_use_head=False),
+            text_config=hf.Gemma3TextConfig(**GEMMA, sliding_window=32, layer_types=GEMMA3_LAYERS),
+            mm_tokens_per_image=4,
+            image_token_id=IMAGE,
         ),
         lambda left=False: with_types(4, left, image_types),
         numbered("model.vision_tower.encoder.layers.{}.self_attn", SEEING)
@@ -626,7 +552,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "trocr": Family(
         lambda: led(
-            hf.DeiTConfig(**VISION), hf.TrOCRConfig(**TROCR, is_decoder=True, add_cross_attention=True)
+            hf.DeiTConfig(**VISION),
+            sized("TrOCR", is_decoder=True, add_cross_attention=True, cross_attention_hidden_size=12),
         ),
         led_inputs(8),
         numbered("encoder.layers.{}.attention", SEEING)
@@ -636,7 +563,10 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "donut": Family(
-        lambda: led(hf.DonutSwinConfig(**SWIN), hf.MBartConfig(**BART | LED)),
+        lambda: led(
+            hf.DonutSwinConfig(**SWIN),
+            sized("MBart", is_decoder=True, add_cross_attention=True, is_encoder_decoder=False),
+        ),
         led_inputs(16),
         {f"encoder.encoder.layers.{k}.blocks.{j}.attention.self": SEEING for k in (0, 1) for j in (0, 1)}
         | numbered("decoder.model.decoder.layers.{}.self_attn", CAUSAL)
@@ -645,20 +575,19 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "visualbert": Family(
-        lambda: hf.VisualBertModel(hf.VisualBertConfig(**TEXT, visual_embedding_dim=6)),
+        of("VisualBertModel", visual_embedding_dim=6),
         with_regions,
         numbered("encoder.layer.{}.attention.self", "self both mixed mixed"),
         sdpa=False,
     ),
     "flava": Family(
-        lambda: hf.FlavaModel(
-            hf.FlavaConfig(
-                image_config=SMALL | dict(image_size=8, patch_size=4, mask_token=False),
-                text_config=TEXT,
-                multimodal_config=SMALL,
-                hidden_size=16,
-                projection_dim=16,
-            )
+        of(
+            "FlavaModel",
+            image_config=SMALL | dict(image_size=8, patch_size=4, mask_token=False),
+            text_config=TEXT,
+            multimodal_config=SMALL,
+            hidden_size=16,
+            projection_dim=16,
         ),
         lambda left=False: text(left=left) | pixels(),
         numbered("image_model.encoder.layer.{}.attention.attention", SEEING)
@@ -667,27 +596,25 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "segformer": Family(
-        lambda: hf.SegformerModel(
-            hf.SegformerConfig(
-                num_encoder_blocks=2,
-                depths=[1, 1],
-                sr_ratios=[2, 1],
-                hidden_sizes=[8, 16],
-                num_attention_heads=[2, 2],
-                mlp_ratios=[2, 2],
-                patch_sizes=[3, 3],
-                strides=[2, 2],
-            )
+        of(
+            "SegformerModel",
+            num_encoder_blocks=2,
+            depths=[1, 1],
+            sr_ratios=[2, 1],
+            hidden_sizes=[8, 16],
+            num_attention_heads=[2, 2],
+            mlp_ratios=[2, 2],
+            patch_sizes=[3, 3],
+            strides=[2, 2],
         ),
         lambda left=False: pixels(),
         numbered("stages.{}.blocks.0.attention", SEEING),
     ),
     "pix2struct": Family(
-        lambda: hf.Pix2StructForConditionalGeneration(
-            hf.Pix2StructConfig(
-                text_config=SMALL_STRUCT | dict(vocab_size=VOCABULARY),
-                vision_config=SMALL_STRUCT | dict(patch_embed_hidden_size=12, seq_len=20),
-            )
+        of(
+            "Pix2StructForConditionalGeneration",
+            text_config=sized("Pix2StructText"),
+            vision_config=sized("Pix2StructVision", patch_embed_hidden_size=12, seq_len=20),
         ),
         lambda left=False: dict(flattened_patches=struct_patches(), decoder_input_ids=words(5)),
         numbered("encoder.encoder.layer.{}.attention", SEEING)
@@ -695,39 +622,32 @@ FAMILIES: dict[str, Family] = {
         | numbered("decoder.layer.{}.encoder_decoder_attention.attention", CROSS_IMAGE),
     ),
     "whisper": Family(
-        lambda: hf.WhisperForConditionalGeneration(
-            hf.WhisperConfig(**BART, max_source_positions=6, max_target_positions=32, num_mel_bins=4)
-        ),
+        of("WhisperForConditionalGeneration", max_source_positions=6, num_mel_bins=4),
         lambda left=False: dict(input_features=normal(2, 4, 12), decoder_input_ids=words(5)),
         numbered("model.encoder.layers.{}.self_attn", "self both None None")
         | numbered("model.decoder.layers.{}.self_attn", CAUSAL)
         | numbered("model.decoder.layers.{}.encoder_attn", "cross causal text None"),
     ),
     "gemma3n, shared keys": Family(
-        lambda: hf.Gemma3nForCausalLM(
-            hf.Gemma3nTextConfig(
-                **SHARED_KEYS | dict(intermediate_size=[24] * 4),
-                laurel_rank=4,
-                altup_num_inputs=2,
-                activation_sparsity_pattern=[0.0] * 4,
-            )
+        of(
+            "Gemma3nForCausalLM",
+            **SHARED_KEYS | dict(intermediate_size=[24] * 4),
+            laurel_rank=4,
+            altup_num_inputs=2,
+            activation_sparsity_pattern=[0.0] * 4,
         ),
         words_only,
         numbered("model.layers.{}.self_attn", CAUSAL, 4),
         generates="model.layers.*",
     ),
     "gemma4, shared keys": Family(
-        lambda: hf.Gemma4ForCausalLM(
-            hf.Gemma4TextConfig(**SHARED_KEYS, global_head_dim=8, per_layer_config=None)
-        ),
+        of("Gemma4ForCausalLM", **SHARED_KEYS, global_head_dim=8, per_layer_config=None),
         words_only,
         numbered("model.layers.{}.self_attn", CAUSAL, 4),
         generates="model.layers.*",
     ),
     "bloom": Family(
-        lambda: hf.BloomForCausalLM(
-            hf.BloomConfig(**ENDS, vocab_size=VOCABULARY, hidden_size=16, n_layer=2, n_head=2)
-        ),
+        of("BloomForCausalLM"),
         words_only,
         numbered("transformer.h.{}.self_attention", CAUSAL),
         generates="transformer.*",
@@ -755,51 +675,34 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "mpt": Family(
-        lambda: hf.MptForCausalLM(
-            hf.MptConfig(**ENDS, vocab_size=VOCABULARY, d_model=16, n_layers=2, n_heads=2, max_seq_len=32)
-        ),
+        of("MptForCausalLM"),
         words_only,
         numbered("transformer.blocks.{}.attn", CAUSAL),
         generates="transformer.*",
         sdpa=False,
     ),
     "gpt-neo": Family(
-        lambda: hf.GPTNeoForCausalLM(
-            hf.GPTNeoConfig(
-                **ENDS,
-                vocab_size=VOCABULARY,
-                hidden_size=16,
-                num_layers=2,
-                num_heads=2,
-                max_position_embeddings=32,
-                attention_types=[[["global", "local"], 1]],
-                window_size=3,
-            )
-        ),
+        of("GPTNeoForCausalLM", attention_types=[[["global", "local"], 1]], window_size=3),
         words_only,
         numbered("transformer.h.{}.attn.attention", CAUSAL),
         generates="transformer.*",
         sdpa=False,
     ),
     "xglm": Family(
-        lambda: hf.XGLMForCausalLM(
-            hf.XGLMConfig(
-                **ENDS, vocab_size=VOCABULARY, d_model=16, ffn_dim=24, num_layers=2, attention_heads=2
-            )
-        ),
+        of("XGLMForCausalLM"),
         words_only,
         numbered("model.layers.{}.self_attn", CAUSAL),
         generates="model.*",
         sdpa=False,
     ),
     "mpnet": Family(
-        lambda: hf.MPNetModel(hf.MPNetConfig(**TEXT | dict(sep_token_id=None))),
+        of("MPNetModel", **TEXT | dict(sep_token_id=None)),
         words_only,
         numbered("encoder.layer.{}.attention.attn", BIDIRECTIONAL),
         sdpa=False,
     ),
     "roformer": Family(
-        lambda: hf.RoFormerModel(hf.RoFormerConfig(**TEXT)),
+        of("RoFormerModel"),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
         sdpa=False,
@@ -814,7 +717,7 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "rembert": Family(
-        lambda: hf.RemBertModel(hf.RemBertConfig(**TEXT, input_embedding_size=8)),
+        of("RemBertModel", input_embedding_size=8),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
         sdpa=False,
@@ -829,32 +732,54 @@ FAMILIES: dict[str, Family] = {
         sdpa=False,
     ),
     "megatron-bert": Family(
-        lambda: hf.MegatronBertForCausalLM(hf.MegatronBertConfig(**TEXT, is_decoder=True)),
+        of("MegatronBertForCausalLM", is_decoder=True),
         words_only,
         numbered("bert.encoder.layer.{}.attention.self", CAUSAL),
         generates="bert.*",
         sdpa=False,
     ),
     "deberta": Family(
-        lambda: hf.DebertaModel(hf.DebertaConfig(**TEXT, **DISENTANGLED)),
+        of("DebertaModel", **DISENTANGLED),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
         sdpa=False,
     ),
     "deberta-v2": Family(
-        lambda: hf.DebertaV2Model(hf.DebertaV2Config(**TEXT, **DISENTANGLED, position_buckets=4)),
+        of("DebertaV2Model", **DISENTANGLED, position_buckets=4),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
         sdpa=False,
     ),
     "xlnet": Family(
-        lambda: hf.XLNetModel(
-            hf.XLNetConfig(
-                vocab_size=VOCABULARY, d_model=16, n_layer=2, n_head=2, d_inner=24, pad_token_id=PAD
-            )
-        ),
+        of("XLNetModel"),
         words_only,
         numbered("layer.{}.rel_attn", BIDIRECTIONAL),
         sdpa=False,
     ),
 }
+KINDS = (
+    "bert",  # an encoder; also with SDPA
+    "llama",  # grouped heads, rotary positions
+    "clip",  # two models that do not look at one another
+    "t5",  # biases by distance, cross-attention
+    "blip",  # an image for a decoder; written out here
+    "blip2",  # queries between image and text; features are multiplied
+    "qwen2-vl",  # all images in one call, rotary positions in three parts
+    "lxmert",  # two streams, one module for both directions
+    "siglip",  # PyTorch's own layer
+    "mllama",  # cross-attention before self-attention; tiles
+    "florence2",  # nodes that are channels; an encoder of image and words
+    "gemma3",  # words in order, an image that sees itself
+    "bloom",  # one projection by heads, biases by distance
+    "xlnet",  # projections that are no linear layers
+)
+"""One family of each kind of reading: what is tried with these by default is tried with all in a slow run."""
+
+
+def families(*also: str, only: Callable[[Family], object] = lambda family: True) -> list:
+    """The families for ``@pytest.mark.parametrize``; those that are not in KINDS or named are slow."""
+    return [
+        pytest.param(family, id=name, marks=() if name in (*KINDS, *also) else pytest.mark.slow)
+        for name, family in FAMILIES.items()
+        if only(family)
+    ]

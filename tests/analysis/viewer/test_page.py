@@ -1,9 +1,9 @@
-"""Patches as nodes, alone and in one sequence with words."""
+"""The page in a browser: picking layer, head and query draws what the graphs say, among words and patches."""
 
+import base64
 import re
 
 import pytest
-from PIL import Image
 
 from analysis.viewer import write_viewer
 from tests.analysis.viewer.page_reading import (
@@ -12,7 +12,7 @@ from tests.analysis.viewer.page_reading import (
     HEADS,
     NODES,
     PICTURE,
-    TEXT,
+    SELF,
     TOKENS,
     drawn,
     ends,
@@ -23,32 +23,37 @@ from tests.analysis.viewer.page_reading import (
     picked,
     single_example,
     softmax,
+    stored,
     texts,
 )
 
 
-def test_patches_in_no_square(page, tmp_path):
-    weight, nodes = softmax(1, HEADS, 5, 7, seed=6), list(range(7))  # [CLS] and 2 x 3 patches
-    shown = single_example(
-        {CROSS: weight},
-        {CROSS: (TEXT, nodes)},
-        image=Image.linear_gradient("L").resize((36, 24)),
-        grid=(2, 3),
-        others=1,
-        start={CROSS: 3},
-    )
-    write_viewer(tmp_path / "viewer.html", [shown], "wide")
+def test_picking_draws_what_the_graphs_say(page, tmp_path):
+    shown, weights = examples()
+    write_viewer(tmp_path / "viewer.html", shown, "Attention of a </script> model")
     tab = page(tmp_path / "viewer.html")
-    boxes = tab.eval_on_selector_all(
-        "#patches div",
-        """all => all.map(x => {
-        const box = x.getBoundingClientRect();
-        return [box.width, box.height, Math.round(box.left), Math.round(box.top)];
-    })""",
+    assert tab.title() == tab.inner_text("h1") == "Attention of a </script> model"
+    assert texts(tab, "#layer option") == [SELF, CROSS]
+    assert texts(tab, "#head option") == ["mean of heads", "head 0", "head 1"]
+    assert texts(tab, "#queries button") == TOKENS
+    first, other = weights["M"], weights["M\u0304"]
+    assert drawn(tab) == expected(first[CROSS].weight[0, :, 3], 10)  # the last layer, the query to start with
+    tab.select_option("#head", label="head 1")
+    assert drawn(tab) == expected(first[CROSS].weight[0, 1, 3], 10)
+    tab.click("#queries button >> nth=1")
+    assert drawn(tab) == expected(first[CROSS].weight[0, 1, 1], 10)
+    assert picked(tab) == [TOKENS[1]]
+    tab.select_option("#weights", label="M\u0304")
+    assert drawn(tab) == expected(other[CROSS].weight[0, 1, 1], 10)
+    tab.select_option("#example", label="example 1")
+    assert drawn(tab) == expected(other[CROSS].weight[1, 1, 1], 10)
+    tab.select_option("#layer", label=SELF)
+    assert drawn(tab) == expected(other[SELF].weight[1, 1, 1], 4)
+    strongest, weaker = other[SELF].weight[1, 1, 1, :2].sort(descending=True).indices.tolist()
+    assert re.match(
+        rf"Strongest: {re.escape(TOKENS[strongest])} 0\.\d+, {re.escape(TOKENS[weaker])} 0\.\d+$",
+        tab.inner_text("#told"),
     )
-    assert len(boxes) == 6 and all(width == pytest.approx(height, abs=1) for width, height, *_ in boxes)
-    assert len({left for *_, left, _ in boxes}) == 3 and len({top for *_, top in boxes}) == 2
-    assert drawn(tab) == expected(weight[0, :, 3], 7)
 
 
 def test_an_image_looks_at_itself(page, tmp_path):
@@ -149,33 +154,52 @@ def test_a_sequence_of_words_and_patches(page, tmp_path):
     assert drawn(tab) == expected(weight[:, 5], 7)
 
 
-def test_the_image_stays_in_sight_beside_a_long_text(page, tmp_path):
-    cells = [0, 1, 2, 3, *(f"word {k}" for k in range(60))]
-    weight = softmax(1, HEADS, 64, 64, seed=12)
-    shown = single_example({"lm": weight}, {"lm": (cells, cells)}, image=PICTURE, grid=(2, 2))
-    write_viewer(tmp_path / "viewer.html", [shown], "long")
-    tab = page(tmp_path / "viewer.html")
-    tab.click("#queries button >> nth=50")
-    tab.evaluate("document.activeElement.scrollIntoView({ block: 'end' })")
-    assert tab.evaluate("scrollY") > 500
-    tab.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    assert drawn(tab) == expected(weight[0, :, 54], 64)
-    seen = {value: (start, end) for value, start, end in ends(tab, "[data-value='0'], [data-value='3']")}
-    assert seen == {value: (("query", 54, "queries"), ("value", value, "patches")) for value in (0, 3)}
-
-
-def test_an_image_looks_at_words(page, tmp_path):
-    weight, nodes = softmax(1, HEADS, 5, 4, seed=9), list(range(5))
+def test_nodes_that_are_not_drawn(page, tmp_path):
+    """They are not stored, and the query's weight is its weight on what is drawn."""
+    queries, values = [None, "a", None, "b"], ["x", None, "y", 1, None]
+    weight = softmax(1, HEADS, 4, 5, seed=10)
     shown = single_example(
-        {"cross": weight}, {"cross": (nodes, TOKENS)}, image=PICTURE, grid=(2, 2), others=1
+        {"layer": weight},
+        {"layer": (queries, values)},
+        image=PICTURE,
+        grid=(1, 1),
+        others=3,
+        start={"layer": 3},
     )
-    write_viewer(tmp_path / "viewer.html", [shown], "image to text")
+    write_viewer(tmp_path / "viewer.html", [shown], "hidden")
     tab = page(tmp_path / "viewer.html")
-    assert panels(tab) == ["image", "value"]
-    for node, parent in ((0, "others"), (4, "patches")):
-        tab.click(f"[data-cell='{node}']")
-        assert drawn(tab) == expected(weight[0, :, node], 4)
-        assert all(
-            (start, end) == (("query", node, parent), ("value", value, "values"))
-            for value, start, end in ends(tab)
-        )
+    assert texts(tab, "#queries button") == ["a", "b"] and texts(tab, "#values span") == ["x", "y"]
+    assert texts(tab, "#others div") == ["+1"]  # [CLS] and the other register have no part in this layer
+    assert picked(tab) == ["b"]
+    assert drawn(tab) == expected(weight[0, :, 3, [0, 2, 3]], 3)
+    assert tab.inner_text("#kept") == "3 edges, 100.0 % of the query's weight"
+    (layer,) = stored(tmp_path / "viewer.html")["examples"][0]["layers"]
+    assert len(base64.b64decode(layer["weights"][0]["node"])) == 2 * (1 + HEADS) * 2 * 3
+
+
+def test_a_page_of_few_edges_keeps_the_strongest_and_says_so(page, tmp_path):
+    shown, weights = examples()
+    rows = 2 * 2 * 2 * len(TOKENS) * 2  # examples, kinds, layers, tokens; the mean and one head
+    write_viewer(tmp_path / "viewer.html", shown, "few", heads=[1], edges=3 * rows)
+    tab = page(tmp_path / "viewer.html")
+    tab.select_option("#head", label="head 1")
+    weight = weights["M"][CROSS].weight[0, 1, 3]
+    top = weight.topk(3)
+    assert drawn(tab) == {
+        int(node): pytest.approx(float(w), abs=1e-4) for node, w in zip(top.indices, top.values)
+    }
+    assert tab.inner_text("#kept") == f"3 edges, {100 * float(top.values.sum()):.1f} % of the query's weight"
+
+
+def test_many_edges_have_colour_but_few_have_lines(page, tmp_path):
+    weight, nodes = softmax(1, 1, 2, 400, seed=11), list(range(400))
+    shown = single_example({"layer": weight}, {"layer": (["a", "b"], nodes)}, image=PICTURE, grid=(20, 20))
+    write_viewer(tmp_path / "viewer.html", [shown], "many")
+    tab = page(tmp_path / "viewer.html")
+    top = weight[0, 0, 0].topk(300)
+    assert drawn(tab) == {
+        int(node): pytest.approx(float(w), abs=1e-5) for node, w in zip(top.indices, top.values)
+    }
+    assert re.fullmatch(
+        r"(\d+) edges, 100.0 % of the query's weight; lines to the strongest 300", tab.inner_text("#kept")
+    )
