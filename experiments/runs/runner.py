@@ -45,7 +45,7 @@ from experiments.runs.engines import (
 from experiments.runs.execution import Execution
 from experiments.runs.experiment import Diverged, Scenes
 from experiments.runs.plugins import plugin_files
-from experiments.runs.saved import DIVERGED
+from experiments.runs.saved import DIVERGED, read_config
 from experiments.tasks import TASKS
 
 EVAL_STEPS = 60  # scoring a cell takes about as long as this many training steps
@@ -113,13 +113,16 @@ def prepare(cells: Sequence[Cell], run: Execution, scenes: Scenes | None, downlo
     is_alone = processes(run.device).num_processes == 1
     check_recipes(cells, run.device)
     todo = [cell for cell in cells if not has_scores(cell, run.out)]
-    if todo and run.is_local and is_alone:
-        begin_imports()
-    agreed(lambda: _prepare(cells, todo, run, scenes, download))
+    agreed(lambda: _prepare(cells, todo, run, scenes, download, run.is_local and is_alone))
 
 
 def _prepare(
-    cells: Sequence[Cell], todo: Sequence[Cell], run: Execution, scenes: Scenes | None, download: bool
+    cells: Sequence[Cell],
+    todo: Sequence[Cell],
+    run: Execution,
+    scenes: Scenes | None,
+    download: bool,
+    in_workers: bool,
 ) -> None:
     transformers.utils.logging.disable_progress_bar()
     for name, side in dict.fromkeys((cell.model, cell.side) for cell in todo):
@@ -128,6 +131,11 @@ def _prepare(
                 f"--model {name} writes no answers, so it can't be trained on a task: give an "
                 "image-and-text model that writes text"
             )
+    for folder in {cell.folder(run.out) for cell in cells}:
+        if folder.is_dir() and any(folder.iterdir()):
+            read_config(folder)  # an error where it is damaged, before anything is written
+    if todo and in_workers:
+        begin_imports()
     if scenes is not None:
         scenes.draw(cells[0].data)
     for cell in cells:

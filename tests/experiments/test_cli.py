@@ -22,7 +22,7 @@ from experiments.base.options import ModelOptions
 from experiments.base.types import Between, Names, Seeds
 from experiments.models.convert import ARRANGEMENTS, KINDS
 from experiments.runs.trackers import NONE, TRACKERS
-from experiments.studies.pretraining.minis import MINIS
+from experiments.studies.pretrain import MINIS
 from experiments.tasks.task import SPLITS
 
 ROOT = Path(__file__).parents[2]

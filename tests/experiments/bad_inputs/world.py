@@ -13,6 +13,7 @@ from PIL import Image
 
 from experiments.data.drawn import Sizes, make_scenes, write_scenes
 from experiments.models.weights import weights_digest
+from experiments.runs.experiment import EXPERIMENT
 from experiments.tasks import TASKS
 from experiments.tasks.formats import write_predictions
 from tests.experiments.models.original.authors_blip import save_checkpoint
@@ -109,17 +110,22 @@ def make_world(folder: Path) -> World:
     settings = {"label": "gcn", "method": "majority", "task": "vqa", "seed": 0, "settings": {}}
     settings |= {"weights": weights_digest(), "train_examples": None}
     (world.cell / "config.json").write_text(json.dumps({"settings": settings}))
+    (world.cell / EXPERIMENT).write_text("method: majority\ntask: vqa\n")
     return world
 
 
 def listing(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Path below the folder -> which file it is, its size, and when it was last changed; () for a folder."""
+    """Path below the folder -> which file it is, its size, and when it was last changed; () for a folder. What
+    Python keeps for worker processes until this process ends is not in it.
+    """
     held, folders = {}, [""]
     while folders:
         below = folders.pop()
         with os.scandir(folder / below) as entries:
             for entry in entries:
                 name = f"{below}/{entry.name}" if below else entry.name
+                if entry.name.startswith("pymp-"):
+                    continue
                 if entry.is_dir(follow_symlinks=False):
                     held[name] = ()
                     folders.append(name)

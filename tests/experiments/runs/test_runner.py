@@ -69,7 +69,7 @@ def test_the_bar_counts_steps_of_running_cells_and_scoring(monkeypatch, tmp_path
     monkeypatch.setattr(runner, "Progress", Bar)
     monkeypatch.setattr(runner, "EVERY", 0.01)
     assert weight(TRAINED) == 40 + EVAL_STEPS and weight(UNTRAINED) == EVAL_STEPS
-    assert runner._executed([TRAINED], Execution(tmp_path), blind=False) == {TRAINED: {"scores": {}}}
+    assert runner._executed([TRAINED], Execution(tmp_path)) == {TRAINED: {"scores": {}}}
     assert seen == [0, 10, 25, 25, 40, 40 + EVAL_STEPS] and not (tmp_path / FOLDER).exists()
 
 
@@ -82,7 +82,7 @@ def test_one_failing_cell_is_told_and_the_others_are_not_run_again(data, tmp_pat
     ):
         run_cells([bad, good], run)
     assert "     good vqa       seed 0: accuracy" in capfd.readouterr().err
-    assert run_cells([good], run, blind=True)[good]["examples"] == 4
+    assert run_cells([good], run)[good]["examples"] == 4
     assert "1 of 1 cells are finished already" in capfd.readouterr().err
 
 
