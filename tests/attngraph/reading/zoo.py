@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from inspect import signature
 
@@ -102,9 +103,9 @@ def sized(kind: str, **more) -> hf.PreTrainedConfig:
 
 
 def of(model: str, **more) -> Callable[[], torch.nn.Module]:
-    """What makes a model of transformers of such a configuration."""
+    """What makes a model of transformers of such a configuration, which no other model shares."""
     kind = getattr(hf, model)
-    return lambda: kind(sized(kind.config_class.__name__.removesuffix("Config"), **more))
+    return lambda: kind(sized(kind.config_class.__name__.removesuffix("Config"), **deepcopy(more)))
 
 
 def far_from_zero(model: torch.nn.Module, seed: int) -> torch.nn.Module:
