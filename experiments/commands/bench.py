@@ -13,7 +13,7 @@ import torch
 
 from attngraph.errors import UserError
 from experiments.base.files import write_json, write_text
-from experiments.base.known import check_known
+from experiments.base.messages import check_known
 from experiments.base.outputs import Outputs
 from experiments.commands.options import BenchOptions
 from experiments.studies.bench import BENCHMARKS, markdown, run_benchmark, text

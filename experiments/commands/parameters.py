@@ -6,7 +6,7 @@ Nothing is trained. Adapters join the model by ``replace``, as in the paper, unl
 from __future__ import annotations
 
 from attngraph.errors import UserError
-from experiments.base.known import check_known
+from experiments.base.messages import check_known
 from experiments.commands.options import ParametersOptions
 from experiments.methods import METHODS, method_named
 from experiments.methods.method import canonical

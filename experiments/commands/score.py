@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.base.files import whole, write_json
-from experiments.base.known import check_known
+from experiments.base.messages import check_known
 from experiments.base.outputs import Outputs
 from experiments.base.progress import note
 from experiments.commands.options import ScoreOptions

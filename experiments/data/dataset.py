@@ -24,7 +24,7 @@ import yaml
 
 from attngraph.errors import UserError
 from experiments.base.files import write_json
-from experiments.base.known import check_known
+from experiments.base.messages import check_known
 from experiments.base.progress import note
 from experiments.base.reading import REPLACE, Damaged, Record, Unique, read_json
 from experiments.data.example import Example

@@ -7,8 +7,7 @@ import random
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
-from experiments.base.known import check_known
+from experiments.base.messages import check_known, first_line
 from experiments.data.example import Example
 
 SPLITS = ("train", "validation", "test")

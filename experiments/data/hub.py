@@ -19,9 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
 from experiments.base.files import whole, write_bytes
-from experiments.base.known import check_known
+from experiments.base.messages import check_known, first_line
 from experiments.base.reading import Record, shown
 from experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading
 from experiments.data.example import Example

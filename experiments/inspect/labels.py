@@ -16,7 +16,7 @@ from analysis.labels import Labels, SharedClusters, classes_of_tokens, modality
 from analysis.plots.heterophily import stack
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
+from experiments.base.messages import first_line
 from experiments.inspect.regions import SHAPE_NAMES, read_object
 from experiments.inspect.source import Source
 from experiments.inspect.words import (

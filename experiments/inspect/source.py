@@ -27,8 +27,7 @@ from adapters.adapter import GraphAdapter
 from adapters.peft.loading import load_adapter, read_config
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
-from experiments.base.known import check_known
+from experiments.base.messages import check_known, first_line
 from experiments.base.options import LookOptions
 from experiments.base.progress import Progress
 from experiments.base.reading import read_text

@@ -40,7 +40,7 @@ from attngraph.reading.calls import Site
 from attngraph.reading.instrument import instrument
 from experiments.base.config import Config, checked
 from experiments.base.files import published
-from experiments.base.known import check_known
+from experiments.base.messages import check_known
 from experiments.methods.method import ADAPTERS, METHODS, REMEDY, Method, Tuned, canonical, check_fit
 from experiments.methods.settings import Settings
 from experiments.models.batch import Sample

@@ -54,7 +54,7 @@ from transformers import (
 )
 
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
+from experiments.base.messages import first_line
 from experiments.base.progress import note
 from experiments.base.reading import read_text
 from experiments.models.blip import DECODER_START, ENCODER_START, BlipAnswerer, BlipCaptioner, BlipLike

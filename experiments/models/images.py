@@ -23,7 +23,7 @@ from transformers import PretrainedConfig
 
 from analysis.maps import Grid
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
+from experiments.base.messages import first_line
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # BLIP's own image statistics
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)

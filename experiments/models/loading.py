@@ -8,7 +8,7 @@ import transformers
 from transformers import AutoConfig, GenerationConfig
 
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
+from experiments.base.messages import first_line
 from experiments.base.progress import note
 from experiments.base.reading import read_json
 from experiments.base.shipped import DEFAULT, SHIPPED, again, shipped_folder

@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
 from experiments.base.files import whole
+from experiments.base.messages import first_line
 from experiments.base.progress import Progress, note
 from experiments.base.stopping import SIGNALS, end_with_parent
 from experiments.data.example import Example

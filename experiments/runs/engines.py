@@ -35,8 +35,8 @@ import transformers
 from filelock import FileLock, Timeout
 
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
 from experiments.base.files import write_text
+from experiments.base.messages import first_line
 from experiments.base.progress import note
 from experiments.base.stopping import SIGNALS, end_with_parent
 from experiments.runs.cells import Cell, run_cell

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
+from experiments.base.messages import first_line
 
 _loaded: dict[Path, None] = {}
 

@@ -17,7 +17,7 @@ from typing import Any
 import transformers
 
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
+from experiments.base.messages import first_line
 from experiments.base.progress import Progress, note
 from experiments.methods import method_named
 from experiments.methods.parameters import count_parameters

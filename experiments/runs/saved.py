@@ -26,8 +26,7 @@ import attngraph
 from adapters.scheme import RENAMED
 from attngraph.errors import UserError
 from experiments.base.config import read_config as read_yaml
-from experiments.base.errors import first_line
-from experiments.base.known import check_known
+from experiments.base.messages import check_known, first_line
 from experiments.data.example import Example
 from experiments.methods import METHODS, method_named
 from experiments.methods.method import Tuned

@@ -17,7 +17,7 @@ from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
+from experiments.base.messages import first_line
 from experiments.base.progress import note
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")  # names of accelerate's, and of the packages

@@ -29,8 +29,8 @@ from transformers import PreTrainedModel
 
 from adapters.peft import optimizer_groups
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
 from experiments.base.files import whole
+from experiments.base.messages import first_line
 from experiments.methods.method import Tuned
 from experiments.models.batch import IGNORED, token_losses
 from experiments.runs.data import StepSampler, TaskData, begin_loader, errors_of_loaders, loader_options

@@ -32,8 +32,8 @@ from transformers import BertTokenizerFast, PreTrainedModel, PreTrainedTokenizer
 
 from attngraph.errors import UserError
 from experiments.base.config import Config, read_config
-from experiments.base.errors import first_line
 from experiments.base.files import write_json
+from experiments.base.messages import first_line
 from experiments.base.outputs import Outputs
 from experiments.base.progress import Progress
 from experiments.base.shipped import CHECKPOINTS, DEFAULT, SHIPPED

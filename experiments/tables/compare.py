@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from attngraph.errors import UserError
-from experiments.base.known import check_known
+from experiments.base.messages import check_known
 from experiments.base.progress import Progress
 from experiments.methods import method_named
 from experiments.methods.method import ADAPTERS

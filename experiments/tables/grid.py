@@ -16,7 +16,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.base.config import Config, checked, file_named, read_config, read_yaml
-from experiments.base.known import check_known
+from experiments.base.messages import check_known
 from experiments.base.shipped import CONFIGS, names_of
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.settings import Choice, Settings, chosen_settings

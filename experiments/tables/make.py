@@ -10,7 +10,7 @@ from typing import Any
 
 from attngraph.errors import UserError
 from experiments.base.files import check_files, published, write_bytes, write_json, write_text
-from experiments.base.known import check_known
+from experiments.base.messages import check_known
 from experiments.base.options import GridOptions
 from experiments.base.outputs import check_folder
 from experiments.base.progress import note

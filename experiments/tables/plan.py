@@ -10,7 +10,7 @@ from typing import Any
 from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from experiments.base.arguments import did_you_mean
-from experiments.base.known import check_known
+from experiments.base.messages import check_known
 from experiments.data.layouts import LAYOUTS
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical

@@ -26,8 +26,7 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from attngraph.errors import UserError
-from experiments.base.errors import first_line
-from experiments.base.known import check_known
+from experiments.base.messages import check_known, first_line
 from experiments.base.progress import Progress
 from experiments.methods import GraphAdapter, method_named
 from experiments.methods.method import Method

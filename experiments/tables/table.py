@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from experiments.base.known import check_known
+from experiments.base.messages import check_known
 from experiments.methods import method_named
 from experiments.methods.method import ADAPTERS, ATTRIBUTION, REFERENCE
 from experiments.runs.answering import in_words

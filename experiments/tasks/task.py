@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from attngraph.errors import UserError
-from experiments.base.known import check_known
+from experiments.base.messages import check_known
 from experiments.data.example import Example
 from experiments.metrics.statistics import Score, mean_score, mean_statistics, scores_by_kind
 from experiments.models.batch import Sample

@@ -1,4 +1,4 @@
-"""Checks that names are known."""
+"""What errors say: names that are not known, and errors of other libraries in one line."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:
         raise UserError(
             f"unknown {what} {', '.join(map(repr, unknown))}{near}: choose from {', '.join(known)}"
         )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the error's type where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
