@@ -17,7 +17,7 @@ from experiments.runs.changes import read_changes, with_changes
 from experiments.runs.data import subset
 from experiments.runs.device import check_device, cpu_threads
 from experiments.runs.experiment import REMEDY, Answers
-from experiments.runs.given_data import check_task_data
+from experiments.runs.plan import check_task_data
 from experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, finished
 from experiments.tables.scored import score_predictions
 

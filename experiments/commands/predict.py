@@ -19,7 +19,7 @@ from experiments.commands.options import PredictOptions
 from experiments.data.example import Example
 from experiments.models.images import open_image
 from experiments.runs.device import check_device, cpu_threads
-from experiments.runs.given_data import check_task_data
+from experiments.runs.plan import check_task_data
 from experiments.runs.saved import Finished, finished
 from experiments.tasks import Task
 from experiments.tasks.formats import ANSWER, IMAGE, TEXT, Ask, read_asks, write_predictions

@@ -13,7 +13,7 @@ from experiments.base.messages import check_known
 from experiments.base.outputs import Outputs
 from experiments.base.progress import note
 from experiments.commands.options import ScoreOptions
-from experiments.runs.given_data import check_task_data
+from experiments.runs.plan import check_task_data
 from experiments.tables.scored import score_predictions
 from experiments.tasks import TASKS
 from experiments.tasks.formats import read_predictions, write_predictions

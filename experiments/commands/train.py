@@ -22,9 +22,9 @@ from experiments.runs.experiment import (
     experiment_of,
     load_experiment,
 )
+from experiments.runs.plan import decided
 from experiments.runs.runner import check_recipes, prepare, run_cells, trained_in_words
 from experiments.runs.trackers import trackers_of
-from experiments.tables.plan import decided
 from experiments.tables.render import aligned
 from experiments.tasks import TASKS
 

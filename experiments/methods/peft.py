@@ -40,8 +40,7 @@ from attngraph.reading.calls import Site
 from attngraph.reading.instrument import instrument
 from experiments.base.config import Config, checked
 from experiments.base.files import published
-from experiments.base.messages import check_known
-from experiments.methods.method import ADAPTERS, METHODS, REMEDY, Method, Tuned, canonical, check_fit
+from experiments.methods.method import ADAPTERS, METHODS, REMEDY, Method, Tuned, check_fit
 from experiments.methods.settings import Settings
 from experiments.models.batch import Sample
 from experiments.models.family import ModelFamily
@@ -335,17 +334,3 @@ def _is_joint(name: str) -> bool:
 
 def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D)) and not isinstance(module, BaseTunerLayer)
-
-
-def method_named(name: str) -> Method:
-    """The method of a name or of an alias; a scheme of one's own is a row without further ado, with the
-    vanilla adapter's settings.
-
-    Raises:
-        UserError: neither a method nor a scheme.
-    """
-    name = canonical(name)
-    if name in METHODS:
-        return METHODS[name]
-    check_known([name], list(dict.fromkeys([*METHODS, *SCHEMES])), "method")
-    return GraphAdapter(name=name, title=name, gnn=name, follows="gcn")

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiments.methods.method import ATTRIBUTION, OTHERS, REFERENCE, VARIANTS, register
+from adapters.scheme import SCHEMES
+from experiments.base.messages import check_known
+from experiments.methods.method import (
+    ATTRIBUTION,
+    METHODS,
+    OTHERS,
+    REFERENCE,
+    VARIANTS,
+    Method,
+    canonical,
+    register,
+)
 from experiments.methods.own_weights import Frozen, FullFineTuning, LanguageSide, Majority
 from experiments.methods.peft import GraphAdapter, Lora, OtherRate, PrefixMethod, ResidualAlone
 
@@ -202,3 +213,17 @@ REFERENCES = (
 
 for method in (*GNNS, *PARTS, *SMALL, *SMALL_TABLES, *REFERENCES):
     register(method)
+
+
+def method_named(name: str) -> Method:
+    """The method of a name or of an alias; a scheme of one's own is a row without further ado, with the
+    vanilla adapter's settings.
+
+    Raises:
+        UserError: neither a method nor a scheme.
+    """
+    name = canonical(name)
+    if name in METHODS:
+        return METHODS[name]
+    check_known([name], list(dict.fromkeys([*METHODS, *SCHEMES])), "method")
+    return GraphAdapter(name=name, title=name, gnn=name, follows="gcn")

@@ -208,7 +208,7 @@ def _executed(cells: Sequence[Cell], run: Execution) -> dict[Cell, Outcome]:
             Progress(total=sum(map(weight, cells)), unit="step", smoothing=0.05, dynamic_ncols=True) as bar,
             ENGINES[run.launcher](jobs, run) as futures,
         ):
-            bar.set_description(f"{len(cells)} cells")
+            bar.set_description(f"{len(cells)} cell{'s' * (len(cells) > 1)}")
             left |= zip(futures, jobs)
             while left:
                 for future in wait(left, EVERY, FIRST_COMPLETED).done:

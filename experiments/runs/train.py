@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from attngraph.errors import UserError
 from experiments.base.files import whole
 from experiments.base.messages import first_line
 from experiments.methods.method import Tuned
-from experiments.models.batch import IGNORED, token_losses
+from experiments.models.batch import IGNORED, Sample, token_losses
+from experiments.models.family import ModelFamily
 from experiments.runs.data import StepSampler, TaskData, begin_loader, errors_of_loaders, loader_options
 from experiments.runs.device import agreed, half_precision, is_out_of_memory, mixed_precision
 from experiments.runs.experiment import Diverged, Recipe
@@ -189,11 +191,26 @@ def _loader(data: TaskData, recipe: Recipe, seed: int, device: torch.device, beg
     return DataLoader(
         data,
         batch_sampler=BatchSamplerShard(batches, process.num_processes, process.process_index),
-        collate_fn=data.family.training_inputs,
+        collate_fn=partial(_inputs, data.family),
         pin_memory=device.type == "cuda",
         worker_init_fn=begin_loader,
         **loader_options(data.reads_pictures, device),
     )
+
+
+def _inputs(family: ModelFamily, samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """A batch of training inputs.
+
+    Raises:
+        UserError: a label stands first, where no place before it predicts it.
+    """
+    inputs = family.training_inputs(samples)
+    if (inputs["labels"][:, 0] != IGNORED).any():
+        raise UserError(
+            f"{family.title}: training_inputs has a label at the first place, which nothing predicts: put "
+            "each label at its token's own place in what the decoder reads, and ignore the first place"
+        )
+    return inputs
 
 
 @contextmanager

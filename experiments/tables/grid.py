@@ -18,10 +18,11 @@ from attngraph.errors import UserError
 from experiments.base.config import Config, checked, file_named, read_config, read_yaml
 from experiments.base.messages import check_known
 from experiments.base.shipped import CONFIGS, names_of
-from experiments.methods import METHODS, GraphAdapter, Method, method_named
-from experiments.methods.settings import Choice, Settings, chosen_settings
+from experiments.methods import METHODS, GraphAdapter, Method
+from experiments.methods.settings import Settings, chosen_settings
 from experiments.runs.changes import read_changes, with_changes
 from experiments.runs.experiment import Experiment, Part, Scenes, laid_over
+from experiments.runs.plan import written_out
 from experiments.tasks import TASKS, Task
 
 ADAPTERS = "adapters"  # in a grid's rates: all graph adapters
@@ -145,31 +146,6 @@ class Grid(Config):
         given = read_config(file, Settings, REMEDY)
         _check_names(given, f"{file}")
         return self.model_copy(update={"settings": written_out(self._own_settings, given)})
-
-
-def written_out(settings: Settings, given: Settings | None = None) -> Settings:
-    """Settings with an entry for every method on every task for which something was chosen: a task that is
-    like another one has the entry of that one, a method that follows another one that method's, unless they
-    have entries of their own.
-
-    Args:
-        settings: as a file has them.
-        given: laid over them, field by field.
-    """
-    given = given or Settings()
-    found: dict[str, dict[str, Choice]] = {}
-    methods = {method.name: method for method in map(method_named, (*METHODS, *SCHEMES))}
-    for name, method in sorted(methods.items(), key=lambda item: item[1].leader != item[0]):
-        for task in TASKS.values():
-            own = settings.choice(name, task.name) or settings.choice(name, task.like or task.name)
-            choice = own or found.get(method.leader, {}).get(task.name)
-            for above in filter(None, (given.choice(name, task.like or ""), given.choice(name, task.name))):
-                said = {field: getattr(above, field) for field in above.model_fields_set}
-                choice = above if choice is None else choice.model_copy(update=said)
-            if choice is not None:
-                found.setdefault(name, {})[task.name] = choice
-    reduction = given.reduction if "reduction" in given.model_fields_set else settings.reduction
-    return Settings(reduction=reduction, methods=found)
 
 
 def load_preset(preset: str, words: Sequence[str] = ()) -> Grid:

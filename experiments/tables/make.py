@@ -20,7 +20,7 @@ from experiments.methods.method import canonical
 from experiments.runs.cells import Cell, has_scores
 from experiments.runs.device import processes
 from experiments.runs.execution import Execution, execution_of, in_folder
-from experiments.runs.given_data import check_data
+from experiments.runs.plan import check_data
 from experiments.runs.runner import prepare, run_cells
 from experiments.tables.details import details_markdown
 from experiments.tables.grid import Grid

@@ -347,3 +347,17 @@ def test_figures_of_the_docs_are_made_by_scripts():
     figures = ROOT / "docs" / "figures"
     made = {path.stem for path in figures.iterdir() if path.suffix in (".svg", ".png")}
     assert made == {path.stem for path in figures.glob("*.py")}
+
+
+def test_the_way_of_one_run_names_functions_that_are_there():
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    steps = re.findall(r"^\| \d+ \| `([^`]+)` \| ([^|]+) \|", text, re.MULTILINE)
+    assert len(steps) > 20
+    for name, functions in steps:
+        file = next(path for path in (ROOT / "experiments" / name, ROOT / name) if path.is_file())
+        for function in re.findall(r"`([^`]+)`", functions):
+            for part in function.split("."):
+                assert re.search(rf"\b(def|class) {part}\b", file.read_text(encoding="utf-8")), (
+                    name,
+                    function,
+                )

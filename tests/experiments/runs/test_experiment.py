@@ -24,8 +24,9 @@ from experiments.runs.experiment import (
     experiment_of,
     load_experiment,
 )
+from experiments.runs.plan import decided, settings_of
 from experiments.tables.grid import Grid, load_table
-from experiments.tables.plan import Wanted, decided, plan_table, settings_of
+from experiments.tables.plan import Wanted, plan_table
 from experiments.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("own_tables")

@@ -17,7 +17,7 @@ from experiments.runs import train as training
 from experiments.runs.data import batch_positions
 from experiments.runs.experiment import Diverged
 from experiments.runs.train import STATES, LossModule, checkpointed, last_state, train
-from tests.experiments.runs.small import RECIPE, small_run, train_small
+from tests.experiments.runs.small import RECIPE, small_family, small_run, train_small
 
 
 @pytest.fixture(autouse=True)
@@ -238,6 +238,20 @@ def test_a_model_that_cannot_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.BlipForConditionalGeneration.supports_gradient_checkpointing", False)
     with pytest.raises(UserError, match="cannot compute activations again: leave out checkpointing"):
         train_small(tmp_path, recipe=replace(RECIPE, checkpointing=True))
+
+
+def test_a_label_that_nothing_predicts_is_refused(tmp_path):
+    """As labels of an encoder-decoder stand in transformers: training would learn to leave a token out."""
+    family = small_family()
+    inputs = family.training_inputs
+
+    def shifted(samples):
+        batch = inputs(samples)
+        return {**batch, "labels": batch["labels"].roll(-1, 1).index_fill(1, torch.tensor([0]), 5)}
+
+    family.training_inputs = shifted
+    with pytest.raises(UserError, match="training_inputs has a label at the first place"):
+        train_small(tmp_path, family=family)
 
 
 # ---- compiled passes --------------------------------------------------------------------------------------

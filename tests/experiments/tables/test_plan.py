@@ -9,8 +9,9 @@ from experiments.data.drawn import make_scenes
 from experiments.methods import METHODS
 from experiments.methods.settings import Choice, Settings, chosen_settings
 from experiments.runs.experiment import Part, Scenes, Training
+from experiments.runs.plan import example_count
 from experiments.tables.grid import Grid, load_table
-from experiments.tables.plan import Wanted, check_checkpoints, example_count, plan_table, tasks_of
+from experiments.tables.plan import Wanted, check_checkpoints, plan_table, tasks_of
 from experiments.tasks import TASKS
 from tests.experiments.drawn import DRAWN as DRAWN_TASKS
 

@@ -1,0 +1,201 @@
+"""From the file of one run to its cell: what the file leaves open is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adapters.scheme import SCHEMES
+from attngraph.errors import UserError
+from experiments.base.arguments import did_you_mean
+from experiments.base.messages import check_known
+from experiments.methods import METHODS, Method, method_named
+from experiments.methods.settings import Choice, Settings
+from experiments.runs.answering import check_answering
+from experiments.runs.cells import Cell
+from experiments.runs.experiment import Experiment, Recipe, Scenes, Training
+from experiments.tasks import TASKS, Task
+
+
+def cell_of(
+    experiment: Experiment,
+    drawn: Path,
+    chosen: Settings,
+    counted: dict[str, int] | None = None,
+) -> Cell:
+    """The cell of an experiment: what the file leaves open is decided here.
+
+    Args:
+        experiment: as the user gave it, or as a table says.
+        drawn: folder for drawn data.
+        chosen: settings chosen on validation data, :func:`~experiments.runs.plan.written_out`.
+        counted: task -> its training examples, of an earlier call on the same data; gets those counted here.
+
+    Raises:
+        UserError: a recipe that cannot be followed.
+    """
+    method, task = method_named(experiment.method), TASKS[experiment.task]
+    data = drawn if experiment.data is None else Path(experiment.data)
+    train_examples = experiment.train_examples or task.budget.train_examples
+    recipe = None
+    if method.trains:
+        rate = experiment.recipe.learning_rate or method.rate(chosen, task.name)
+        recipe = _recipe(experiment, rate, task, data, train_examples, {} if counted is None else counted)
+    return Cell(
+        method.name,
+        method.name,
+        settings_of(method, method.settings(chosen, task.name), experiment.settings),
+        task.name,
+        experiment.seed,
+        recipe,
+        data,
+        experiment.model,
+        split=experiment.split,
+        train_examples=train_examples,
+        eval_examples=experiment.eval_examples or task.budget.eval_examples,
+        answering=experiment.answering,
+        side=experiment.side,
+        decoding=experiment.details(),
+    )
+
+
+def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> tuple[Cell, Scenes | None]:
+    """The cell of a user's experiment, and the scenes that are drawn for it; None where it has other data.
+
+    Args:
+        experiment: as the user gave it.
+        drawn: folder for drawn data.
+        chosen: settings chosen on validation data.
+
+    Raises:
+        UserError: a name is unknown, something is missing, or changes nothing.
+    """
+    method = method_named(experiment.method)
+    if method.repeats is not None:
+        raise UserError(f"method {method.name} shows the runs of {method.repeats} again: give that one")
+    if not method.trains and experiment.recipe != Training():
+        raise UserError(f"recipe changes nothing, since {method.name} trains nothing: leave it out")
+    check_known([experiment.task], list(TASKS), "task")
+    task, data = TASKS[experiment.task], experiment.data
+    if data is None:
+        if task.data_set is not None:
+            raise UserError(
+                f"data is missing: give the folder that holds {task.data_set}, which {task.name} reads"
+            )
+    elif task.packaged:
+        raise UserError(f"data {data}: the examples of {task.name} come with a package: leave data out")
+    elif not Path(data).is_dir():
+        raise UserError(f"data {data} is no folder: give the one that holds the data sets")
+    if experiment.scenes.is_official:
+        raise UserError(
+            "scenes: layouts and published are a table's: draw data sets with attngraph data make"
+        )
+    task.check(None if data is None else Path(data))
+    check_answering(task, experiment.answering)
+    cell = cell_of(experiment, drawn, written_out(chosen))
+    scenes = experiment.scenes if data is None and task.drawn is not None else None
+    if scenes is None or not task.ranks:
+        cell.way()  # an error where what was said of it does not fit
+    return cell, scenes
+
+
+def settings_of(method: Method, own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings, some of which were given. Who names all of them gets these; else what is not given
+    stays, also inside of a setting that has names of its own.
+
+    Args:
+        method: whose.
+        own: its settings, complete.
+        given: by the user.
+
+    Raises:
+        UserError: it has no such setting.
+    """
+    known = [*own, *(name for name in method.further_settings() if name not in own)]
+    for name in given:
+        if name not in known:
+            has = f"choose from {', '.join(known)}" if known else "leave settings out"
+            raise UserError(f"settings: {method.name} has no {name!r}{did_you_mean(name, known)}: {has}")
+    if own.keys() <= given.keys():
+        return dict(given)
+    return {**own, **{name: _over(own.get(name), value) for name, value in given.items()}}
+
+
+def _over(own: Any, given: Any) -> Any:
+    return {**own, **given} if isinstance(own, Mapping) and isinstance(given, Mapping) else given
+
+
+def _recipe(
+    experiment: Experiment, rate: float, task: Task, data: Path, most: int | None, counted: dict[str, int]
+) -> Recipe:
+    """How an experiment trains; passes over the training examples become steps."""
+    given: Any = experiment.recipe
+    budget, said = task.budget, given.model_dump()
+    batch_size = given.batch_size or budget.batch_size
+    steps = given.steps or budget.steps
+    if (epochs := said.pop("epochs")) is not None:
+        if task.name not in counted:
+            scenes = experiment.scenes if experiment.data is None else None
+            counted[task.name] = example_count(task, "train", scenes, data)
+        steps = steps_of(epochs, min(counted[task.name], most or counted[task.name]), batch_size)
+    augment = budget.augment if given.augment is None else given.augment
+    decided = dict(learning_rate=rate, steps=steps, batch_size=batch_size, augment=augment)
+    try:
+        return Recipe(**{**said, **decided})
+    except UserError as error:
+        raise UserError(f"recipe: {error}") from None
+
+
+def example_count(task: Task, split: str, scenes: Scenes | None, data: Path) -> int:
+    """How many examples a split of a task has; of data to be drawn, before they are drawn."""
+    drawn = None if scenes is None else scenes.count(task, split)
+    return len(task.examples(data, split)) if drawn is None else drawn
+
+
+def steps_of(epochs: float, examples: int, batch_size: int) -> int:
+    """Optimiser steps that see every example ``epochs`` times; what does not fill a batch is left out of an
+    epoch, see :mod:`experiments.runs.data`.
+    """
+    return max(1, round(epochs * (examples // min(batch_size, examples))))
+
+
+def written_out(settings: Settings, given: Settings | None = None) -> Settings:
+    """Settings with an entry for every method on every task for which something was chosen: a task that is
+    like another one has the entry of that one, a method that follows another one that method's, unless they
+    have entries of their own.
+
+    Args:
+        settings: as a file has them.
+        given: laid over them, field by field.
+    """
+    given = given or Settings()
+    found: dict[str, dict[str, Choice]] = {}
+    methods = {method.name: method for method in map(method_named, (*METHODS, *SCHEMES))}
+    for name, method in sorted(methods.items(), key=lambda item: item[1].leader != item[0]):
+        for task in TASKS.values():
+            own = settings.choice(name, task.name) or settings.choice(name, task.like or task.name)
+            choice = own or found.get(method.leader, {}).get(task.name)
+            for above in filter(None, (given.choice(name, task.like or ""), given.choice(name, task.name))):
+                said = {field: getattr(above, field) for field in above.model_fields_set}
+                choice = above if choice is None else choice.model_copy(update=said)
+            if choice is not None:
+                found.setdefault(name, {})[task.name] = choice
+    reduction = given.reduction if "reduction" in given.model_fields_set else settings.reduction
+    return Settings(reduction=reduction, methods=found)
+
+
+def check_task_data(task: Task, data: Path | None) -> None:
+    """Raise :class:`~attngraph.UserError` where a command on one task lacks its folder of data, or names one
+    for examples that come with a package.
+    """
+    if task.packaged and data is not None:
+        raise UserError(f"--data {data}: the examples of {task.name} come with a package: leave out --data")
+    if not task.packaged and data is None:
+        raise UserError(f"--data is missing: give the folder with the data of {task.name}")
+
+
+def check_data(data: Path | None) -> None:
+    """Raise :class:`~attngraph.UserError` where ``--data`` names no folder."""
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data {data} is no folder: give the one that holds the data sets")
