@@ -117,8 +117,13 @@ class Job:
             return UserError("a worker of an earlier command still runs it: end that, or give another --out")
         except OSError as error:
             return UserError(f"{error}: check the room on the disk and your rights, then run again")
-        except Exception:
-            return UserError(traceback.format_exc())
+        except Exception as error:  # a fault of the code, such as a plugin's
+            traceback.print_exc()
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            return UserError(
+                f"{type(error).__name__}: {first_line(error)} ({place.filename}, line {place.lineno}): correct "
+                "the code there; its traceback stands above, or in the job's log"
+            )
 
     def _counter(self) -> Callable[[int], None]:
         written = 0.0

@@ -252,7 +252,7 @@ def test_a_machine_that_does_not_see_the_folders_says_so(job, tmp_path):
             "[Errno 28] No space left on device: 'a': check the room",
         ),
         (Diverged("nan"), "nan"),
-        (ValueError("odd"), "Traceback"),
+        (ValueError("odd"), f"ValueError: odd ({__file__}, line "),
     ],
 )
 def test_errors_of_a_cell_come_back(job, error, said, monkeypatch):
