@@ -115,8 +115,8 @@ def make_world(folder: Path) -> World:
 
 
 def listing(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Path below the folder -> which file it is, its size, and when it was last changed; () for a folder. What
-    Python keeps for worker processes until this process ends is not in it.
+    """Path below the folder -> which file it is, its size, and when it was last changed; () for a folder.
+    What Python keeps for worker processes until this process ends is not in it.
     """
     held, folders = {}, [""]
     while folders:
