@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
+from threading import RLock
 from typing import Any
 
 from tqdm import tqdm
 
 from experiments.base.arguments import QUIET
+
+tqdm.set_lock(RLock())  # tqdm's own is a semaphore, of which Python warns where a worker with a bar is killed
 
 
 def is_quiet() -> bool:

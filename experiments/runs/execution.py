@@ -117,6 +117,8 @@ def _settings(words: Sequence[str]) -> tuple[str, dict[str, Any]]:
             launcher = word
         elif not (value and re.fullmatch("[a-z][a-z_]*", key)):
             raise UserError(f"--on {word}: give a name and a value, such as jobs=2")
+        elif key in given:
+            raise UserError(f"--on {key}={given[key]} and {word} contradict each other: leave one out")
         else:
             given[key] = value
     return launcher, given

@@ -188,12 +188,14 @@ class Finished:
         experiment: the file that runs it again.
         settings: what decided its result, of ``config.json``.
         result: its ``scores.json``.
+        used: CPU threads that it computed with, of ``config.json``.
     """
 
     folder: Path
     experiment: Experiment
     settings: dict[str, Any]
     result: dict[str, Any]
+    used: int = 1
 
     @property
     def task(self) -> Task:
@@ -203,7 +205,7 @@ class Finished:
     @property
     def threads(self) -> int:
         """CPU threads that it computed with, as far as this machine has so many cores."""
-        return min(int(self.settings.get("threads", 1)), os.cpu_count() or 1)
+        return max(1, min(self.used, os.cpu_count() or 1))
 
     def model(self, given: str | None) -> str | None:
         """The checkpoint that it started from: as given, or as its file says."""
@@ -303,13 +305,16 @@ def finished(folder: Path) -> Finished:
             f"{folder} holds no finished run ({CONFIG}, {SCORES}, {EXPERIMENT}): give the folder of a run of "
             "`attngraph train` or of a table's cell, such as runs/six/cells/gcn/vqa2/seed0"
         )
-    experiment, settings = read_yaml(folder / EXPERIMENT, Experiment, REMEDY), read_config(folder)["settings"]
+    experiment, config = read_yaml(folder / EXPERIMENT, Experiment, REMEDY), read_config(folder)
+    settings, used = config["settings"], config.get("threads", 1)
     if missing := [name for name in ("label", "settings", "weights") if name not in settings]:
         raise UserError(f"{folder / CONFIG} is damaged (no {missing[0]}): run again, or restore it")
+    if not isinstance(used, int):
+        raise UserError(f"{folder / CONFIG} is damaged (threads: {used!r}): run again, or restore it")
     try:
         check_known([experiment.method], list(METHODS), "method")
         check_known([experiment.task], list(TASKS), "task")
     except UserError as error:
         raise UserError(f"{folder}: {error}, or load its file with --plugin FILE") from None
     result = read_result(folder, settings["label"], TASKS[experiment.task], experiment.seed)
-    return Finished(folder, experiment, settings, result)
+    return Finished(folder, experiment, settings, result, used)

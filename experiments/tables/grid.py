@@ -199,11 +199,13 @@ def _remedy(what: str) -> str:
 
 
 def _checked_names(grid: Grid, where: str) -> Grid:
-    _check_names(grid.settings or Settings(), where, grid.rates)
+    _check_names(grid.settings or Settings(), where, grid.rates, [grid.baseline, *(grid.contenders or [])])
     return grid
 
 
-def _check_names(settings: Settings, where: str, rates: Iterable[str] = ()) -> None:
+def _check_names(
+    settings: Settings, where: str, rates: Iterable[str] = (), compared: Sequence[str] = ()
+) -> None:
     """Raise UserError where a file (``where``) names an unknown method or task, which would change nothing,
     in silence.
     """
@@ -214,6 +216,7 @@ def _check_names(settings: Settings, where: str, rates: Iterable[str] = ()) -> N
             ([*settings.methods], methods, "method"),
             (tasks, [*TASKS], "task"),
             ([*rates], [*methods, ADAPTERS], "method"),
+            (compared, methods, "method"),
         ):
             if names:
                 check_known(names, known, what)

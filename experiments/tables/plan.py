@@ -162,6 +162,9 @@ def plan_table(grid: Grid, wanted: Wanted = EVERYTHING, data: Path = Path("data"
         references = {name: n for name, n in seeds.items() if method_named(name).group == REFERENCE}
         seeds = {**{name: seeds.get(name, max(seeds.values())) for name in wanted.rows}, **references}
     tasks = tasks_of(grid, wanted.tasks, wanted.data)
+    for name, task in tasks.items():
+        if (part := grid.by_task.get(name)) is not None:
+            check_answering(task, part.answering)
     planner = _Planner(grid, wanted, wanted.data or data)
     rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
     rows = {name: cells for name, cells in rows.items() if cells}

@@ -32,7 +32,6 @@ class VQA(Task):
 
     name, title, drawn = "vqa", "VQA (Scenes, VQA v2 format)", "questions"
     columns = (Column("vqa.accuracy", "VQA acc", averaged=True),)
-    budget = Budget(eval_seconds=1.7e-3)
     file_format = VQA_RESULTS
 
     def examples(self, data: Path, split: str) -> list[Example]:
@@ -88,7 +87,7 @@ class EasyVQA(Task):
     name, title, packaged = "easy_vqa", "easy-VQA", True
     mirrors = True  # its questions are about one shape and its colour
     columns = (Column("easy_vqa.accuracy", "easy-VQA acc"),)
-    budget = Budget(steps=160, train_examples=2000, eval_seconds=1.4e-3)
+    budget = Budget(steps=160, train_examples=2000)
 
     def examples(self, data: Path, split: str) -> list[Example]:
         return easy_vqa.load(split)
@@ -127,7 +126,6 @@ class SNLIVE(Official, Entailment):
     name, title, data_set, like = "snli_ve", "SNLI-VE", "snli_ve", "ve"
     ranks = True
     mirrors = True
-    budget = Budget(eval_seconds=4e-3)
     columns = (Column("snli_ve.accuracy", "SNLI-VE acc", averaged=True),)
 
     def answers(self, data: Path) -> tuple[str, ...]:

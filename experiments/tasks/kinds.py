@@ -46,7 +46,6 @@ class Questions(Official):
     like, ranks = "vqa", True
     decoding = Decoding(max_new_tokens=10, num_beams=3)
     decodings = {"mplug": Decoding(10, 5, 1, GNMT)}
-    budget = Budget(eval_seconds=12e-3)
 
     def text(self, example: Example) -> str:
         return plain_question(example.prompt)
@@ -112,7 +111,6 @@ class Entailment(Task):
     (:data:`experiments.metrics.exact.SYNONYMS`): who was not trained on the task says yes or no.
     """
 
-    budget = Budget(eval_seconds=1.9e-3)
     file_format = SNLI_VE
     prompts = {"default": "is it correct that {text} ?"}
 
@@ -144,7 +142,7 @@ class Captions(Task):
     """One fixed prompt, beam search; BLEU@4 and CIDEr against all reference captions of an image."""
 
     decoding = Decoding(max_new_tokens=24, num_beams=3)
-    budget = Budget(steps=200, eval_seconds=20e-3)
+    budget = Budget(steps=200)
     file_format = CAPTIONS
     prompts = {"default": DESCRIBE, "mplug": ""}
 

@@ -83,7 +83,6 @@ class Budget:
         steps: optimiser steps.
         batch_size: examples per step.
         train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
-        eval_seconds: to score one example, on one of two busy cores; for estimates.
         augment: whether pictures are changed in training, see :mod:`experiments.models.images`.
     """
 
@@ -91,7 +90,6 @@ class Budget:
     batch_size: int = 64
     train_examples: int | None = None
     eval_examples: int | None = None
-    eval_seconds: float = 2e-3
     augment: bool = False
 
 

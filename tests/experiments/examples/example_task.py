@@ -23,7 +23,7 @@ class Colours(Task):
     columns = (Column("colours.accuracy", "Colour acc"),)
     prompts = {"default": "{text}", "image_text": "{text} Answer in one word."}
     decoding = Decoding(max_new_tokens=3)
-    budget = Budget(steps=100, train_examples=1000, eval_examples=500, eval_seconds=1.4e-3)
+    budget = Budget(steps=100, train_examples=1000, eval_examples=500)
 
     def examples(self, data: Path, split: str) -> list[Example]:
         """The reader: easy-VQA's own files, those questions that ask for a colour."""

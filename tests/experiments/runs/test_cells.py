@@ -316,3 +316,11 @@ def test_code_and_packages_are_named(tmp_path, monkeypatch):
     found.append(code_digest())
     (package / "inner" / "one.py").rename(package / "inner" / "two.py")
     assert len({*found, code_digest()}) == 3
+
+
+def test_a_finished_run_is_asked_with_its_own_threads(finished, monkeypatch):
+    config = json.loads((finished / "config.json").read_text())
+    (finished / "config.json").write_text(json.dumps(config | {"threads": 3}))
+    for cores, threads in ((4, 3), (2, 2)):
+        monkeypatch.setattr(saved.os, "cpu_count", lambda cores=cores: cores)
+        assert saved.finished(finished).threads == threads

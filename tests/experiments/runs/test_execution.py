@@ -66,6 +66,7 @@ def test_what_a_cluster_has_is_not_asked_of_this_machine(clusters):
         ("threads=0", "cpu", "--on threads=0: give a whole number from 1 on"),
         ("threads=1000000", "cpu", "--on threads must be at least 1 and at most 1"),
         ("cache_gb=nan", "cpu", "--on cache_gb=nan: give a number from 0 on"),
+        ("jobs=1 jobs=2", "cpu", "--on jobs=1 and jobs=2 contradict each other"),
         ("jobs=1.5", "cpu", "--on jobs=1.5: give a whole number from 1 on"),
         ("jobs=1", "meta", "--device meta is not available here .*: use cpu"),
         ("jobs=1", "toaster", "--device toaster is not available here .*: use cpu"),
