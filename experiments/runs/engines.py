@@ -121,8 +121,8 @@ class Job:
             traceback.print_exc()
             place = traceback.extract_tb(error.__traceback__)[-1]
             return UserError(
-                f"{type(error).__name__}: {first_line(error)} ({place.filename}, line {place.lineno}): correct "
-                "the code there; its traceback stands above, or in the job's log"
+                f"{type(error).__name__}: {first_line(error)} ({place.filename}, line {place.lineno}): "
+                "correct the code there; its traceback stands above, or in the job's log"
             )
 
     def _counter(self) -> Callable[[int], None]:

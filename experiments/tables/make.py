@@ -17,6 +17,7 @@ from experiments.base.progress import note
 from experiments.base.shipped import DEFAULT
 from experiments.methods import method_named
 from experiments.methods.method import canonical
+from experiments.runs.answering import RANK
 from experiments.runs.cells import Cell, has_scores
 from experiments.runs.device import processes
 from experiments.runs.execution import Execution, execution_of, in_folder
@@ -69,6 +70,13 @@ def make(options: GridOptions, work: Work, dry_run: bool) -> int:
         UserError: a folder holds something else, or a run fails.
     """
     execution = execution_of(options, work.out)
+    if f"runs.answering={RANK}" in options.changes and not any(
+        task.ranks for task in work.plan.tasks.values()
+    ):
+        raise UserError(
+            f"--set runs.answering={RANK} changes nothing, since there is no list of answers for "
+            f"{', '.join(work.plan.tasks)}: leave it out"
+        )
     published_in(work.grid)  # an error before anything runs
     check_folder(work.out, OWNER)
     if dry_run:

@@ -14,7 +14,7 @@ from experiments.data.layouts import LAYOUTS
 from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical
 from experiments.models.ranking import Ranking
-from experiments.runs.answering import GENERATE, RANK
+from experiments.runs.answering import GENERATE, RANK, check_answering
 from experiments.runs.cells import Cell
 from experiments.runs.experiment import Experiment, ListRanking, Scenes, TextDecoding
 from experiments.runs.plan import cell_of
