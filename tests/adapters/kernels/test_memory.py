@@ -50,9 +50,7 @@ def test_no_copies_of_queries_keys_and_values_are_kept(step, causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(
-    "step, dropped", [(fused_step, False), (fused_step, True), (tiled_step, False)], ids=str
-)
+@pytest.mark.parametrize("step, dropped", [(fused_step, False), (fused_step, True), (tiled_step, False)])
 def test_nothing_else_holds_what_the_backward_pass_needs(step, dropped, causal):
     """So checkpointing and offloading, which take the saved tensors away, free their memory. Distances of a
     head without effect are clamped."""
