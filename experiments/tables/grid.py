@@ -107,10 +107,11 @@ class Grid(Config):
     @property
     def chosen(self) -> Settings:
         """The settings that its runs take, :func:`written_out`."""
-        return written_out(self._own_settings)
+        return written_out(self.own_settings)
 
     @property
-    def _own_settings(self) -> Settings:
+    def own_settings(self) -> Settings:
+        """Those that were chosen, as a file has them."""
         return chosen_settings() if self.settings is None else self.settings
 
     def part(self, task: Task) -> dict[str, Any]:
@@ -145,7 +146,7 @@ class Grid(Config):
             return self
         given = read_config(file, Settings, REMEDY)
         _check_names(given, f"{file}")
-        return self.model_copy(update={"settings": written_out(self._own_settings, given)})
+        return self.model_copy(update={"settings": written_out(self.own_settings, given)})
 
 
 def load_preset(preset: str, words: Sequence[str] = ()) -> Grid:

@@ -105,7 +105,7 @@ def _make(options: GridOptions, work: Work, execution: Execution) -> int:
     ]
     check_one_checkpoint(made)
     runs = [run for _, run in made]
-    table = make_table(runs, plan.tasks, work.title, work.grid, [below_frozen(runs)])
+    table = make_table(runs, plan.tasks, work.title, work.grid, [_borrowed(work), below_frozen(runs)])
     about = {"model": model_of(options), "made_with": versions_of(runs), **execution.conditions()}
     paths = save_results(runs, plan.tasks, table, work.folder, about, work.stem)
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
@@ -210,6 +210,17 @@ def wanted_of(options: GridOptions, rows: Sequence[str] | None, seeds: range | N
         model=options.model,
         data=options.data,
     )
+
+
+def _borrowed(work: Work) -> str:
+    """A sentence where tasks take the settings that were chosen for others; empty where none does."""
+    own, found = work.grid.own_settings, {}
+    for cell in work.plan.cells:
+        task, leader = work.plan.tasks[cell.task], method_named(cell.method).leader
+        entries = [own.choice(name, task.name) for name in (cell.method, leader)]
+        if cell.recipe is not None and task.like is not None and entries == [None, None]:
+            found[task.name] = f"{task.title} those of {task.like}"
+    return f"No settings were searched for these tasks yet: {', '.join(found.values())}" if found else ""
 
 
 def _scored(work: Work) -> set[Cell]:
