@@ -216,9 +216,10 @@ def _borrowed(work: Work) -> str:
     """A sentence where tasks take the settings that were chosen for others; empty where none does."""
     own, found = work.grid.own_settings, {}
     for cell in work.plan.cells:
-        task, leader = work.plan.tasks[cell.task], method_named(cell.method).leader
-        entries = [own.choice(name, task.name) for name in (cell.method, leader)]
-        if cell.recipe is not None and task.like is not None and entries == [None, None]:
+        task, names = work.plan.tasks[cell.task], (cell.method, method_named(cell.method).leader)
+        if cell.recipe is None or task.like is None or any(own.choice(name, task.name) for name in names):
+            continue
+        if any(own.choice(name, task.like) for name in names):
             found[task.name] = f"{task.title} those of {task.like}"
     return f"No settings were searched for these tasks yet: {', '.join(found.values())}" if found else ""
 
