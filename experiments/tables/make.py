@@ -19,6 +19,7 @@ from experiments.methods import method_named
 from experiments.methods.method import canonical
 from experiments.runs.answering import RANK
 from experiments.runs.cells import Cell, has_scores
+from experiments.runs.changes import changed, read_changes
 from experiments.runs.device import processes
 from experiments.runs.execution import Execution, execution_of, in_folder
 from experiments.runs.plan import check_data
@@ -70,9 +71,8 @@ def make(options: GridOptions, work: Work, dry_run: bool) -> int:
         UserError: a folder holds something else, or a run fails.
     """
     execution = execution_of(options, work.out)
-    if f"runs.answering={RANK}" in options.changes and not any(
-        task.ranks for task in work.plan.tasks.values()
-    ):
+    set_runs = changed({}, read_changes(options.changes, Grid)).get("runs") or {}
+    if set_runs.get("answering") == RANK and not any(task.ranks for task in work.plan.tasks.values()):
         raise UserError(
             f"--set runs.answering={RANK} changes nothing, since there is no list of answers for "
             f"{', '.join(work.plan.tasks)}: leave it out"
@@ -205,8 +205,7 @@ def wanted_of(options: GridOptions, rows: Sequence[str] | None, seeds: range | N
     return Wanted(
         rows=rows,
         tasks=options.tasks,
-        first_seed=0 if seeds is None else seeds.start,
-        seeds=None if seeds is None else len(seeds),
+        seeds=seeds,
         model=options.model,
         data=options.data,
     )

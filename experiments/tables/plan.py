@@ -31,8 +31,7 @@ class Wanted:
     Args:
         rows: only these methods, of a preset beside its reference rows; None for those of the grid.
         tasks: only these; None for all.
-        first_seed: of trained rows.
-        seeds: number of seeds for every trained row; None as the grid says.
+        seeds: of every row that trains; None for as many as the grid says, from 0 on.
         model: checkpoint folder or hub name, for all seeds.
         data: folder of data sets that the user named; None where data are drawn.
 
@@ -42,14 +41,13 @@ class Wanted:
 
     rows: Sequence[str] | None = None
     tasks: Sequence[str] | None = None
-    first_seed: int = 0
-    seeds: int | None = None
+    seeds: range | None = None
     model: str | None = None
     data: Path | None = None
 
     def __post_init__(self):
-        if self.seeds is not None and not 1 <= self.seeds <= MOST_SEEDS:
-            raise UserError(f"--seeds must be at least 1 and at most {MOST_SEEDS}, got {self.seeds}")
+        if self.seeds is not None and not 1 <= len(self.seeds) <= MOST_SEEDS:
+            raise UserError(f"--seeds must be at least 1 and at most {MOST_SEEDS}, got {len(self.seeds)}")
         if self.rows is not None:
             object.__setattr__(self, "rows", [canonical(name) for name in self.rows])
         for names, known, what in (
@@ -205,9 +203,11 @@ class _Planner:
         """The cells of a row. Without training there is one run for each checkpoint at most."""
         trained = method if method.repeats is None else method_named(method.repeats)
         checkpoints = 1 if self.wanted.model is not None else self.grid.checkpoints
-        first = self.wanted.first_seed if method.trains else 0
-        count = self.wanted.seeds or count if method.trains else min(count, checkpoints)
-        seeds = range(first, first + count)
+        seeds = range(count)
+        if not method.trains:
+            seeds = range(min(count, checkpoints))
+        elif self.wanted.seeds is not None:
+            seeds = self.wanted.seeds
         return [
             self._cell(self._plain(trained, task), task, seed) for seed in seeds for task in tasks.values()
         ]

@@ -251,7 +251,7 @@ class Tuner:
         self.grid, self.wanted, self.plan = grid, wanted, plan
         self.execution, self.examples = execution, examples
         self.cells: dict[Key, Cell] = {(c.method, c.task): c for c in plan.cells if c.recipe is not None}
-        self.reduction = grid.chosen.reduction
+        self.reduction = grid.own_settings.reduction
         self.races: dict[Key, Race] = {}
         self.scores: dict[tuple[str, str, int], float] = {}
         self.lines: list[dict[str, Any]] = []

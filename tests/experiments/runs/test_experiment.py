@@ -251,7 +251,7 @@ def test_the_file_holds_every_field_once():
 
 def test_paper_experiments_are_the_cells_of_the_main_table(six, tmp_path):
     for task in (name for name, each in TASKS.items() if each.data_set):
-        wanted = Wanted(["pgnn"], [task], seeds=1, data=six, model="models/capfilt-l")
+        wanted = Wanted(["pgnn"], [task], seeds=range(1), data=six, model="models/capfilt-l")
         (cell,) = plan_table(load_table("main", "paper"), wanted, tmp_path).cells
         mine, _ = decided(load_experiment(f"paper-{task}", [f"data={six}"]), tmp_path, chosen_settings())
         ranks = described(mine.way())["way"] == "rank"

@@ -78,7 +78,7 @@ def test_a_cell_has_the_chosen_settings_and_the_presets_budget():
 
 
 def test_what_a_user_asks_for():
-    table = plan(rows=["appnp", "pgnn"], tasks=["ve", "vqa"], first_seed=4, seeds=2, model="m")
+    table = plan(rows=["appnp", "pgnn"], tasks=["ve", "vqa"], seeds=range(4, 6), model="m")
     assert list(table.rows) == ["appnp", "pgnn", "frozen", "full", "majority"], "reference rows stay"
     assert list(table.tasks) == ["ve", "vqa"]
     for name, cells in table.rows.items():
@@ -93,7 +93,7 @@ def test_what_a_user_asks_for():
         ({}, {"rows": ["gat"]}, "unknown method 'gat'"),
         ({}, {"rows": []}, "no method is named"),
         ({}, {"tasks": ["vqa", "chess"]}, "unknown task 'chess'"),
-        ({}, {"seeds": 0}, "--seeds must be at least 1"),
+        ({}, {"seeds": range(0)}, "--seeds must be at least 1"),
         ({"by_task": {"chess": Part()}}, {}, "unknown task 'chess': choose from vqa, "),
         ({"by_task": dict.fromkeys(TASKS)}, {}, "leaves out every task: name some with --tasks"),
         ({"seeds": {"gat": 1}}, {}, "unknown method 'gat'"),

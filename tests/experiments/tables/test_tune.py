@@ -64,7 +64,7 @@ class World:
         return {"scores": {key: 0.1 if key.endswith("bleu4") else self.score(cell) for key in columns}}
 
     def tuner(self, grid: Grid, examples: int | None = None, **wanted) -> Tuner:
-        asked = Wanted(seeds=1, **wanted)
+        asked = Wanted(seeds=range(1), **wanted)
         return Tuner(grid, asked, plan_table(grid, asked), Execution(self.out), examples)
 
 
@@ -160,7 +160,7 @@ def test_a_sweep_changes_rates_alone_and_never_chooses_one_that_diverged(tmp_pat
     world = World(tmp_path, monkeypatch, rate_of, lambda cell: rate_of(cell) > 1e-2)
     tuner = world.tuner(TABLE)
     sweep(tuner)
-    (planned,) = plan_table(TABLE, Wanted(seeds=1)).rows["pgnn"]
+    (planned,) = plan_table(TABLE, Wanted(seeds=range(1))).rows["pgnn"]
     assert all(cell.settings == planned.settings for cell in world.seen if cell.method == "pgnn")
     settings = tuner.chosen()
     choice = settings.choice("pgnn", "vqa2")
