@@ -110,21 +110,13 @@ def prepare(cells: Sequence[Cell], run: Execution, scenes: Scenes | None, downlo
         UserError: the model cannot be loaded or trained, or a folder of data or of a cell holds something
             else.
     """
-    is_alone = processes(run.device).num_processes == 1
     check_recipes(cells, run.device)
-    todo = [cell for cell in cells if not has_scores(cell, run.out)]
-    agreed(lambda: _prepare(cells, todo, run, scenes, download, run.is_local and is_alone))
+    agreed(lambda: _prepare(cells, run, scenes, download))
 
 
-def _prepare(
-    cells: Sequence[Cell],
-    todo: Sequence[Cell],
-    run: Execution,
-    scenes: Scenes | None,
-    download: bool,
-    in_workers: bool,
-) -> None:
+def _prepare(cells: Sequence[Cell], run: Execution, scenes: Scenes | None, download: bool) -> None:
     transformers.utils.logging.disable_progress_bar()
+    todo = [cell for cell in cells if not has_scores(cell, run.out)]
     for name, side in dict.fromkeys((cell.model, cell.side) for cell in todo):
         if not load_family(name, download, side).trains:
             raise UserError(
@@ -134,7 +126,7 @@ def _prepare(
     for folder in {cell.folder(run.out) for cell in cells}:
         if folder.is_dir() and any(folder.iterdir()):
             read_config(folder)  # an error where it is damaged, before anything is written
-    if todo and in_workers:
+    if todo and run.is_local and processes(run.device).num_processes == 1:
         begin_imports()
     if scenes is not None:
         scenes.draw(cells[0].data)
