@@ -244,7 +244,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
             table,
             "pgnn",
             "Gain of pGNN (μ 0.1) over the best scheme without distances, points of accuracy; in brackets: "
-            "predicted; bold: 95 % interval without 0",
+            "predicted; bold: 95 % interval excludes 0",
         )
         _phases(
             middle,

@@ -43,7 +43,7 @@ def draw_differences(table: Table) -> Figure | None:
             axes.set_title(table.headings[key], fontsize=9.5, loc="left")
             axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.5, -0.5)
-            axes.set_xlabel(f"points above {table.baseline}", fontsize=8)
+            axes.set_xlabel(f"points above {table.baseline} (95 % interval)", fontsize=8)
     return figure
 
 
