@@ -57,7 +57,7 @@ def test_tables_of_a_size_agree_on_the_runs_that_they_share():
 
 
 def test_rates_of_the_large_size_are_the_papers():
-    plan = planned("main", "paper", seeds=1)
+    plan = planned("main", "paper", seeds=range(1))
     rates = {row: {cell.recipe.learning_rate for cell in plan.rows[row]} for row in ("full", "lora", "gcn")}
     assert rates == {"full": {2e-5}, "lora": {5e-4, 3e-4}, "gcn": {5e-4, 3e-4}}
     assert {cell.settings["reduction"] for cell in plan.rows["gcn"]} == {8}
@@ -158,7 +158,7 @@ def test_steps_and_epochs_are_two_ways_to_say_one_thing():
 
 def test_the_large_size_trains_the_p_adapter_as_the_papers_experiments_do():
     """Two files say so, this one for tables and those for one run each."""
-    for cell in planned("main", "paper", seeds=1).rows["pgnn"]:
+    for cell in planned("main", "paper", seeds=range(1)).rows["pgnn"]:
         experiment = load_experiment(f"paper-{cell.task}", [])
         given = experiment.recipe.model_dump(exclude_none=True)
         assert given.pop("epochs") == load_table("main", "paper").part(TASKS[cell.task])["recipe"]["epochs"]
