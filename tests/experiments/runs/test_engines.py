@@ -167,7 +167,8 @@ def test_a_cell_whose_worker_is_lost_is_run_again(name, label, tmp_path):
             waited_for(lambda: "BeginTime" in asked_of("squeue", "--noheader", "--format=%r"))
             number = (tmp_path / FOLDER / SLURM_JOBS).read_text()
             asked_of("scontrol", "update", f"JobId={number}", "StartTime=now")
-        assert future.result(timeout=300)["process"] == begun(job)[1]
+        assert isinstance(ended := future.result(timeout=300), dict), ended
+        assert ended["process"] == begun(job)[1]
 
 
 @pytest.mark.timeout(600)
