@@ -141,6 +141,8 @@ class Job:
         """What submitit submits again where Slurm is about to end a job: the same, whose states are saved."""
         from submitit.helpers import DelayedSubmission
 
+        # Slurm ends this process and its scontrol once it has been told; scontrol has to return first.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         return DelayedSubmission(self)
 
 

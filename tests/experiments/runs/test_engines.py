@@ -159,8 +159,14 @@ def test_whatever_ends_the_command_ends_what_it_has_started(name, tmp_path):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name, label", [("slurm", "preempted"), ("ray", "dies-once")], indirect=["name"])
 @pytest.mark.slow
-def test_a_cell_whose_worker_is_lost_is_run_again(name, label, tmp_path):
+def test_a_cell_whose_worker_is_lost_is_run_again(name, label, tmp_path, monkeypatch):
     run = Execution(tmp_path, launcher=name)
+    if name == "slurm":  # scontrol is still there when Slurm ends the job's processes
+        late = tmp_path / "bin" / "scontrol"
+        late.parent.mkdir()
+        late.write_text(f"#!/bin/sh\ntrap 'exit 1' TERM\n{shutil.which('scontrol')} \"$@\"\nsleep 1\n")
+        late.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{late.parent}:{os.environ['PATH']}")
     (job,) = jobs_of(run, label)
     with ENGINES[name]([job], run) as (future,):
         if name == "slurm":  # it would wait for two minutes
