@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -152,58 +154,45 @@ def _vqa2(root: Path, amounts: Amounts, seed: int) -> None:
     chance = own_seed("vqa2", seed)
     asked, annotated = defaultdict(list), defaultdict(list)
     described: list[dict] = []
-    image_id = 0
+    image_ids = count(1)
     with _drawing(root) as pictures:
-        for split, count in amounts.items():
-            for number, (scene, sentences) in enumerate(questions(split, count, chance)):
-                image_id += 1
+        for split, amount in amounts.items():
+            for number, (scene, sentences) in enumerate(questions(split, amount, chance)):
+                image_id = next(image_ids)
                 source = _describe(described, split, number, captions(scene, chance), image_id, "jpg")
                 pictures.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
                 asked[source] += _asked(image_id, sentences)
                 annotated[source] += _annotated(image_id, sentences, chance)
         for scene, sentences in questions("test", amounts.test, own_seed("vqa2 test2015", seed)):
-            image_id += 1
+            image_id = next(image_ids)
             pictures.save(draw(scene), f"test2015/COCO_test2015_{image_id:012d}.jpg", scene)
             asked["test2015"] += _asked(image_id, sentences)
             if scene.id % DEV == 0:
                 asked["test-dev2015"] += _asked(image_id, sentences)
-    _write_questions(root, asked, annotated, {"name": "none needed", "url": ""})
+    _write_questions(root, asked, annotated)
     _dump(root / "dataset_coco.json", {"images": described, "dataset": "coco"})
 
 
 def _plain_vqa(root: Path, amounts: Amounts, seed: int) -> None:
     """Questions in the files of VQA v2, on which all annotators agree; types are the kinds of questions."""
-    image_id = 0
     asked, annotated = defaultdict(list), defaultdict(list)
+    image_ids = count(1)
     with _drawing(root) as pictures:
         for split, amount in amounts.items():
             part = f"{OFFICIAL[split]}2014"
-            for scene, sentences in questions(split, amount, seed):
-                image_id += 1
+            for (scene, sentences), image_id in zip(questions(split, amount, seed), image_ids):
                 pictures.save(draw(scene), f"{part}/COCO_{part}_{image_id:012d}.png", scene)
                 asked[part] += _asked(image_id, sentences)
-                annotated[part] += [
-                    {
-                        "image_id": image_id,
-                        "question_id": image_id * 1000 + place,
-                        "question_type": sentence.kind,
-                        "answer_type": _answer_type(sentence.answer),
-                        "multiple_choice_answer": sentence.answer,
-                        "answers": [
-                            {"answer": sentence.answer, "answer_confidence": "yes", "answer_id": number}
-                            for number in range(1, 11)
-                        ],
-                    }
-                    for place, sentence in enumerate(sentences)
-                ]
-    _write_questions(root, asked, annotated, {"name": "none needed"})
+                annotated[part] += _annotated(image_id, sentences, None)
+    _write_questions(root, asked, annotated)
 
 
-def _write_questions(root: Path, asked: dict, annotated: dict, license: dict) -> None:
+def _write_questions(root: Path, asked: dict, annotated: dict) -> None:
     """Question and annotation files: part -> its records."""
     info = {"description": "drawn scenes in the format of VQA v2", "version": "1"}
     for part, records in asked.items():
-        about = {"info": info, "license": license, "data_type": "mscoco", "data_subtype": part}
+        about = {"info": info, "license": {"name": "none needed"}}
+        about |= {"data_type": "mscoco", "data_subtype": part}
         content = {**about, "task_type": "Open-Ended", "questions": records}
         _dump(root / f"v2_OpenEnded_mscoco_{part}_questions.json", content)
         if part in annotated:
@@ -218,18 +207,23 @@ def _asked(image_id: int, sentences: Sequence[Sentence]) -> list[dict]:
     ]
 
 
-def _annotated(image_id: int, sentences: Sequence[Sentence], chance: int) -> list[dict]:
+def _annotated(image_id: int, sentences: Sequence[Sentence], chance: int | None) -> list[dict]:
+    """Annotations of an image's questions. Annotators differ by chance; where it is None, they agree, and
+    types are the questions' kinds.
+    """
     records = []
     for place, sentence in enumerate(sentences):
-        answers = ten_answers(sentence.answer, generator(chance, image_id, place))
+        if chance is None:
+            type_, answers = sentence.kind, [{"answer": sentence.answer, "answer_confidence": "yes"}] * 10
+        else:
+            type_ = question_type(sentence.text)
+            answers = ten_answers(sentence.answer, generator(chance, image_id, place))
         common = most_common(answers)
         records.append(
             {
-                "question_type": question_type(sentence.text),
+                "question_type": type_,
                 "multiple_choice_answer": common,
-                "answers": [
-                    {**answer, "answer_id": number} for number, answer in enumerate(answers, start=1)
-                ],
+                "answers": [{**answer, "answer_id": k} for k, answer in enumerate(answers, start=1)],
                 "image_id": image_id,
                 "answer_type": _answer_type(common),
                 "question_id": image_id * 1000 + place,
@@ -266,19 +260,9 @@ def _vizwiz_vqa(root: Path, amounts: Amounts, seed: int) -> None:
 # ---- hypotheses --------------------------------------------------------------------------------------------
 
 
-def _snli_ve(root: Path, amounts: Amounts, seed: int) -> None:
-    """SNLI-VE: hypotheses about pictures, in the lines that the official generator writes."""
-    _write_pairs(root, amounts, own_seed("snli_ve", seed), official=True)
-
-
-def _plain_ve(root: Path, amounts: Amounts, seed: int) -> None:
-    """Hypotheses in the files of SNLI-VE, with their kinds."""
-    _write_pairs(root, amounts, seed, official=False)
-
-
-def _write_pairs(root: Path, amounts: Amounts, seed: int, official: bool) -> None:
-    """A line for each hypothesis; official lines have a caption with its parses, others the kind."""
-    number = 1_000_000_000
+def _pairs(root: Path, amounts: Amounts, seed: int, official: bool) -> None:
+    """SNLI-VE: a line for each hypothesis; official lines have a caption, others the kind."""
+    number, seed = 1_000_000_000, own_seed("snli_ve", seed) if official else seed
     with _drawing(root) as pictures:
         for split, amount in amounts.items():
             lines = []
@@ -291,60 +275,30 @@ def _write_pairs(root: Path, amounts: Amounts, seed: int, official: bool) -> Non
                         "annotator_labels": [sentence.answer],
                         "captionID": f"{name}#0",
                         "gold_label": sentence.answer,
+                        "pairID": f"{name}#0r{place}" + sentence.answer[0] * official,
+                        "sentence1": captions(scene, seed)[0] if official else "a drawn scene",
+                        "sentence2": sentence.text,
+                        "Flickr30K_ID": str(number),
                     }
-                    if official:
-                        pair["pairID"] = f"{name}#0r{place}{sentence.answer[0]}"
-                        pair |= _sentence("sentence1", captions(scene, seed)[0])
-                        pair |= _sentence("sentence2", sentence.text)
-                    else:
-                        pair["pairID"] = f"{name}#0r{place}"
-                        pair |= {"sentence1": "a drawn scene", "sentence2": sentence.text}
-                    pair["Flickr30K_ID"] = str(number)
-                    if not official:
-                        pair["hypothesis_kind"] = sentence.kind
-                    lines.append(json.dumps(pair))
+                    lines.append(json.dumps(pair if official else {**pair, "hypothesis_kind": sentence.kind}))
             part = "dev" if split == "validation" else split
             write_text(root / f"snli_ve_{part}.jsonl", "\n".join(lines) + "\n")
-
-
-def _sentence(name: str, text: str) -> dict[str, str]:
-    """A sentence with its parses: nobody reads them, and they branch to the right throughout."""
-    words = text.split()
-    binary = words[-1]
-    for word in words[-2::-1]:
-        binary = f"( {word} {binary} )"
-    leaves = " ".join(f"(X {word})" for word in words)
-    return {name: text, f"{name}_parse": f"(ROOT {leaves})", f"{name}_binary_parse": binary}
 
 
 # ---- captions ----------------------------------------------------------------------------------------------
 
 
-def _tokens(text: str) -> list[str]:
-    """The words of a caption, without punctuation."""
-    return "".join(letter if letter.isalnum() else " " for letter in text).split()
-
-
 def _describe(
     described: list[dict], split: str, number: int, texts: Sequence[str], coco_id: int, ending: str
 ) -> str:
-    """Adds an image to those of Karpathy's ``dataset_coco.json``; returns its folder.
-
-    As in the real file, validation, test and the "restval" part of training come from ``val2014``.
-
-    Args:
-        described: the images so far.
-        split: of the image.
-        number: in its split.
-        texts: its captions.
-        coco_id: its id in COCO.
-        ending: of its file.
+    """Adds an image, by its number in its split, to those of Karpathy's ``dataset_coco.json``; returns its
+    folder. As in the real file, validation, test and the "restval" part of training come from ``val2014``.
     """
     label = "restval" if split == "train" and number % 4 == 3 else OFFICIAL[split]
     source = "train2014" if label == "train" else "val2014"
     place, first = len(described), described[-1]["sentids"][-1] + 1 if described else 0
     sentences = [
-        {"tokens": _tokens(text), "raw": text, "imgid": place, "sentid": number}
+        {"tokens": re.findall(r"\w+", text), "raw": text, "imgid": place, "sentid": number}
         for number, text in enumerate(texts, start=first)
     ]
     described.append(
@@ -364,25 +318,17 @@ def _describe(
 SIX = 7  # one of so many images has six captions, as some have in the real file
 
 
-def _coco(root: Path, amounts: Amounts, seed: int) -> None:
-    """COCO captions in Karpathy's split."""
-    _karpathy(root, amounts, own_seed("coco", seed), "jpg", SIX)
-
-
-def _plain_captions(root: Path, amounts: Amounts, seed: int) -> None:
-    """Captions in Karpathy's file, five of each image."""
-    _karpathy(root, amounts, seed, "png")
-
-
-def _karpathy(root: Path, amounts: Amounts, seed: int, ending: str, six: int | None = None) -> None:
-    """Captions in Karpathy's file; one of ``six`` images has six captions instead of five."""
+def _karpathy(root: Path, amounts: Amounts, seed: int, official: bool) -> None:
+    """COCO captions in Karpathy's split: five of each image; officially some have six."""
+    seed = own_seed("coco", seed) if official else seed
     described: list[dict] = []
     with _drawing(root) as pictures:
         for split, amount in amounts.items():
             for number, scene in enumerate(caption_scenes(split, amount, seed)):
                 texts = captions(scene, seed)
-                if six is not None and number % six == 0:
+                if official and number % SIX == 0:
                     texts.append(_another(scene, texts))
+                ending = "jpg" if official else "png"
                 source = _describe(described, split, number, texts, len(described) + 1, ending)
                 pictures.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
     _dump(root / "dataset_coco.json", {"images": described, "dataset": "coco"})
@@ -415,9 +361,15 @@ def _textcaps(root: Path, amounts: Amounts, seed: int) -> None:
                 picture = with_word(draw(scene), word, ink, side)
                 folder = "test_images" if split == "test" else "train_images"
                 pictures.save(picture, f"{folder}/{image_id}.jpg", scene, word=word, ink=ink, side=side)
-                texts = [] if split == "test" else captions_with_word(scene, word, ink, side)
-                items += _items(image_id, part, texts, caption_id)
-                caption_id += len(texts)
+                about = {"image_id": image_id, "set_name": part, "image_path": f"{part}/{image_id}.jpg"}
+                if split == "test":
+                    items.append(about)
+                    continue
+                texts = captions_with_word(scene, word, ink, side)
+                for text in texts:
+                    captioned = {"caption_id": caption_id, "caption_str": text, "reference_strs": texts}
+                    items.append({**about, **captioned})
+                    caption_id += 1
             generator(chance, SPLITS.index(split)).shuffle(items)  # the captions of an image stand apart
             kind = {"dataset_type": part, "dataset_name": "textcaps", "dataset_version": "0.1"}
             _dump(root / f"TextCaps_0.1_{part}.json", {**kind, "data": items})
@@ -454,33 +406,6 @@ def _scene_with_room(rng: random.Random, number: int) -> tuple[Scene, str]:
         pairs = {(thing.color, thing.shape) for thing in scene.things}
         if scene.curtain in ("top", "bottom") and len(pairs) == len(scene.things):
             return replace(scene, curtain=None), scene.curtain
-
-
-def _items(image_id: str, part: str, texts: Sequence[str], first: int) -> list[dict]:
-    """One item for each caption of an image; one without caption where there are none."""
-    about = {
-        "image_id": image_id,
-        "image_classes": ["Poster"],
-        "flickr_original_url": "",
-        "flickr_300k_url": "",
-        "image_width": CANVAS,
-        "image_height": CANVAS,
-        "set_name": part,
-        "image_name": image_id,
-        "image_path": f"{part}/{image_id}.jpg",
-    }
-    tokens = [_tokens(text) for text in texts]
-    return [
-        {
-            **about,
-            "caption_id": number,
-            "caption_str": text,
-            "caption_tokens": _tokens(text),
-            "reference_strs": texts,
-            "reference_tokens": tokens,
-        }
-        for number, text in enumerate(texts, start=first)
-    ] or [about]
 
 
 PRECANNED = "Quality issues are too severe to recognize visual content."
@@ -528,14 +453,14 @@ def _vizwiz_caps(root: Path, amounts: Amounts, seed: int) -> None:
 LAYOUTS: dict[str, Layout] = {
     "vqa2": _vqa2,
     "vizwiz_vqa": _vizwiz_vqa,
-    "snli_ve": _snli_ve,
-    "coco": _coco,
+    "snli_ve": partial(_pairs, official=True),
+    "coco": partial(_karpathy, official=True),
     "textcaps": _textcaps,
     "vizwiz_caps": _vizwiz_caps,
 }
 #: Folder -> how it is written, and which amounts it takes.
 TASKS: dict[str, tuple[Layout, str]] = {
     "vqa_v2": (_plain_vqa, "questions"),
-    "snli_ve": (_plain_ve, "hypotheses"),
-    "karpathy": (_plain_captions, "captions"),
+    "snli_ve": (partial(_pairs, official=False), "hypotheses"),
+    "karpathy": (partial(_karpathy, official=False), "captions"),
 }

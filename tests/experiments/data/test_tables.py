@@ -15,7 +15,7 @@ from experiments.base.reading import Record
 from experiments.data import tables
 from experiments.data.dataset import LIST, DataSet, Reader, Reading, split_examples
 from experiments.data.example import Example
-from experiments.data.tables import Examples, table
+from experiments.data.tables import table
 
 
 class Lines(Reader):
@@ -29,19 +29,16 @@ class Lines(Reader):
     def files(self, root: Path, split: str) -> list[Path]:
         return [root / f"{split}.txt"]
 
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        return [root / "images"]
-
-    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
+    def examples(self, split: str, reading: Reading) -> Iterator[Example]:
         self.reads += 1
-        (file,) = self.files(root, split)
+        (file,) = self.files(reading.root, split)
 
         def example(record: Record) -> Example:
             number, line = record.content["number"], record.content["line"]
             if line == "bad":
                 raise record.fault("line is bad")
             answers = () if split in self.unanswered else (line, "")
-            image = root / "images" / f"{number % 3}.png"
+            image = reading.root / "images" / f"{number % 3}.png"
             return Example(str(number), image, line, answers, "kind", groups={"parity": str(number % 2)})
 
         lines = enumerate(file.read_text().splitlines())
@@ -75,12 +72,10 @@ def test_table_gives_what_the_reader_gives(data, root):
     kept = table(data, root, "train")
     assert list(kept) == read
     assert [kept[k] for k in (0, 399, 400, 1_000, -1)] == [read[k] for k in (0, 399, 400, 1_000, -1)]
-    assert list(kept[398:403:2]) == read[398:403:2]
     some = kept.take([7, 3, 7, 1])
     assert list(some) == [read[7], read[3], read[7], read[1]] and some[-1] == read[1]
-    assert list(some.take([3, 0])) == list(some[3:2:-1]) + [read[7]] and len(some.images()) == 2
+    assert list(some.take([3, 0])) == [read[1], read[7]] and len(some.images()) == 2
     assert kept.images() == [root / "images" / f"{k}.png" for k in range(3)]
-    assert isinstance(kept[:3], Examples) and len(kept[:3]) == 3
     with pytest.raises(IndexError):
         kept[len(read)]
     assert [example.references for example in table(data, root, "test")] == [(), ()]
@@ -131,7 +126,7 @@ def test_what_cannot_be_read_or_written(data, root, monkeypatch, tmp_path):
         table(data, root, "test")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ATTNGRAPH_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot be written .*ATTNGRAPH_CACHE"):
+    with pytest.raises(OSError, match=str(tmp_path / "file")):
         table(data, root, "train")
 
 
@@ -149,7 +144,7 @@ def test_a_root_may_be_spelled_in_several_ways(data, root, monkeypatch):
     monkeypatch.chdir(root)
     for folder in (root, Path("."), root):
         rows = table(data, folder, "test")
-        assert rows.column("image").to_pylist() == ["images/0.png", "images/1.png"]
+        assert rows.rows["image"].to_pylist() == ["images/0.png", "images/1.png"]
         assert [example.image for example in rows] == [folder / "images" / f"{k}.png" for k in range(2)]
     assert data.readers[0].reads == 1
 
@@ -167,4 +162,4 @@ def test_an_open_table_takes_no_memory(data, root):
     table(data, root, "train")
     before = pa.total_allocated_bytes()
     found = table(data, root, "train")
-    assert pa.total_allocated_bytes() == before and found.whole.nbytes > 30_000
+    assert pa.total_allocated_bytes() == before and found.rows.nbytes > 30_000

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -18,7 +17,7 @@ from experiments.data.tables import table
 from experiments.models import Decoding, Ranking
 from experiments.tasks import TASKS
 from experiments.tasks.kinds import plain_caption, plain_question
-from experiments.tasks.official import HELD_OUT, is_held_out
+from experiments.tasks.official import HELD_OUT, held_out_hash
 from experiments.tasks.task import SPLITS, kinds_of
 
 OFFICIAL = {name: task for name, task in TASKS.items() if task.data_set}
@@ -68,27 +67,14 @@ def test_without_test_annotations_pictures_of_train_are_held_out(name, own):
     assert {e.id: e for e in train} | {e.id: e for e in held} == whole
     pictures = {example.image.name for example in held}
     assert not pictures & {example.image.name for example in train}, "no picture is in both"
-    by_hash = {e.image.name for e in whole.values() if is_held_out(e.image.name)}
+    by_hash = {e.image.name for e in whole.values() if held_out_hash(e.image.name) % HELD_OUT == 0}
     assert pictures == by_hash or (not by_hash and len(pictures) == 1)
-    assert [held[k] for k in range(len(held))] == list(held) == list(held[:])
     assert "all but one in 20 pictures" in task.source(own, "train")
-
-
-def test_counts_that_differ_from_the_published_ones_are_told(own):
-    """A file that was cut between two records is damaged in no other way."""
-    assert OFFICIAL["snli_ve"].source(own, "test") == "test (format official)", "drawn sets have other counts"
-    for name in ("snli_ve", "coco"):
-        (own / name / "scenes.json").unlink()
-    lines = (own / "snli_ve" / "snli_ve_train.jsonl").read_text().splitlines()
-    said = OFFICIAL["snli_ve"].source(own, "test")
-    assert f"; train has {len(lines)} pairs, published are 529,527; test has " in said
-    captions = sum(len(example.references) for example in OFFICIAL["coco"].examples(own, "test"))
-    assert f"; test has {captions} captions, published are 25,010" in OFFICIAL["coco"].source(own, "test")
 
 
 def test_one_picture_in_twenty_is_held_out():
     names = [f"VizWiz_train_{k:08d}.jpg" for k in range(20_000)]
-    share = np.mean([is_held_out(name) for name in names])
+    share = np.mean([held_out_hash(name) % HELD_OUT == 0 for name in names])
     assert share == pytest.approx(1 / HELD_OUT, abs=4 * np.sqrt(0.05 * 0.95 / 20_000))
 
 
@@ -184,15 +170,12 @@ def test_missing_data_are_named(name, own, tmp_path):
 
 @pytest.mark.parametrize("name", ["vizwiz_vqa", "textcaps"])
 def test_a_split_alone_can_be_scored(name, own):
-    """The training files are not needed; how much of them is there is not told then."""
+    """The training files are not needed."""
     task, root = OFFICIAL[name], own / name
-    (root / "scenes.json").unlink()
-    whole = task.source(own, "test")
     part = task.part(own, "train")
     for file in part.reader.files(root, part.split):
         file.unlink()
-    said = task.source(own, "test")
-    assert task.examples(own, "test") and said == re.sub("; train has [^;]*", "", whole)
+    assert task.examples(own, "test") and task.source(own, "test") == "val (format official)"
     with pytest.raises(UserError, match="missing"):
         task.source(own, "train")
 
