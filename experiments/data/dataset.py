@@ -151,7 +151,7 @@ class DataSet:
         title: as printed.
         unit: what a record is, in the plural: ``questions``, ``pairs``, ``captions``.
         readers: one for each format. The first whose files exist reads a split, unless a format is asked
-            for; tasks prefer one whose test split has annotations.
+            for.
     """
 
     name: str
@@ -189,7 +189,7 @@ class DataSet:
     def layout(self) -> str:
         """Files and folders, where they come from, formats, licence and citation, in words."""
         about = yaml.safe_load(ABOUT.read_text(encoding="utf-8"))[self.name]
-        lines = ["formats; tasks read the first with all splits, those with an annotated test split first"]
+        lines = ["formats; a split is read in the first whose files are there"]
         for reader in self.readers:
             splits = [f"{name}*" if name in reader.unanswered else name for name in reader.splits]
             lines += [f"  {reader.name}: {reader.title}", f"    splits: {', '.join(splits)}"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,15 +163,6 @@ class Captions(Task):
             },
             {"caption": (scores.cider, len(examples))},
             f"pycocoevalcap, {scores.tokenizer}",
-        )
-
-    def score_of_references(self, examples: Sequence[Example]) -> TaskScores:
-        """Scores of each example's first reference against its others: what one describer gets by the others.
-        Above it, BLEU and CIDEr reward whoever repeats the most frequent wordings.
-        """
-        first = {example.id: example.references[0] for example in examples}
-        return self.score(
-            first, [replace(example, references=example.references[1:]) for example in examples]
         )
 
 

@@ -63,27 +63,17 @@ class Official(Task):
         return DATA_SETS[self.data_set]
 
     def part(self, data: Path, split: str) -> Part:
-        """What a split is made of in these data.
+        """What a split is made of in these data: in the first format whose files are there.
 
         Raises:
             UserError: files are missing.
         """
         root = data / self.data_set
-        parts = [_parts(reader)[split] for reader in self._readers(root) if _parts(reader)]
+        parts = [parts[split] for reader in self._set.readers if (parts := _parts(reader))]
         for part in parts:
             if part.reader.found(root, part.split):
                 return part
         self._set.reader(root, parts[0].split, parts[0].reader.name)  # says what is missing
-
-    def _readers(self, root: Path) -> list[Reader]:
-        """Those with all splits first, of these the ones whose test split has annotations."""
-
-        def last(reader: Reader) -> tuple[bool, bool]:
-            parts = _parts(reader).values()
-            whole = bool(parts) and all(reader.found(root, part.split) for part in parts)
-            return not whole, not _has_test(reader)
-
-        return sorted(self._set.readers, key=last)
 
     def table(self, data: Path, split: str) -> tuple[Part, Examples]:
         """What a split is made of, and all of the official split that it is taken from."""
@@ -122,11 +112,7 @@ class Official(Task):
         return whole.take(places)
 
     def asked(self, data: Path, split: str, form: str | None = None) -> Sequence[Example]:
-        root = data / self.data_set
-        if form is None:
-            readers = (x for x in self._readers(root) if split in x.splits and x.found(root, split))
-            form = next((reader.name for reader in readers), None)
-        return table(self._set, root, split, form)
+        return table(self._set, data / self.data_set, split, form)
 
     def content(self, data: Path, split: str) -> Any:
         """The digests of the tables that the splits are taken from: of ids, prompts, references and names of
@@ -167,16 +153,12 @@ def _held_out(whole: Examples) -> np.ndarray:
     return held[images.indices.to_numpy()]
 
 
-def _has_test(reader: Reader) -> bool:
-    """Whether the reader's test split has annotations."""
-    return "test" in reader.splits and "test" not in reader.unanswered
-
-
 def _parts(reader: Reader) -> dict[str, Part]:
     """A task's split -> what it is made of in a format; empty if the format has no such splits."""
-    if not {"train", "val"} <= set(reader.splits) - set(reader.unanswered):
+    annotated = set(reader.splits) - set(reader.unanswered)
+    if not {"train", "val"} <= annotated:
         return {}
-    if _has_test(reader):
+    if "test" in annotated:
         return {split: Part(reader, OFFICIAL[split]) for split in SPLITS}
     parts = (Part(reader, "train", False), Part(reader, "train", True), Part(reader, "val"))
     return dict(zip(SPLITS, parts))
