@@ -64,12 +64,9 @@ def caption_scores(
             (``None``).
 
     Raises:
-        UserError: ids differ, an example has no reference caption, or Java is needed and cannot run.
+        UserError: ids differ, or Java is needed and cannot run.
     """
     pairs = aligned(predictions, references)
-    for id, captions in references.items():
-        if isinstance(captions, str) or not any(caption.strip() for caption in captions):
-            raise UserError(f"example {id} needs a list with at least one non-empty reference caption")
     if use_java is None:
         use_java = java_found()
         if not use_java:
