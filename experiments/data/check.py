@@ -23,16 +23,8 @@ SHOWN = 10  # faults of a split, and damaged pictures, that are printed
 
 @dataclass
 class SplitCheck:
-    """What a split holds.
-
-    Args:
-        form: the format that it is read in.
-        split: its name.
-        published: what it should hold; None where nobody says.
-        records: questions, pairs or captions; examples in a split without annotations.
-        images: different pictures.
-        unscored: what the official rules leave out.
-        faults: missing files, damaged records, missing pictures, duplicates.
+    """What a split holds: records are questions, pairs or captions (examples in a split without annotations),
+    ``unscored`` is what the official rules leave out, ``published`` None where nobody says.
     """
 
     form: str
@@ -53,15 +45,8 @@ class SplitCheck:
 
 @dataclass
 class Report:
-    """What was found of a data set.
-
-    Args:
-        data_set: which.
-        root: its folder.
-        splits: of each format whose files exist.
-        damaged: records and pictures that can be left out -> what is wrong with them.
-        pictures: what is wrong with those that were decoded.
-        decoded: how many pictures were decoded; None without asking.
+    """What was found: of each split, what can be left out and why, and of the pictures that were decoded
+    (None without asking).
     """
 
     data_set: DataSet
@@ -150,8 +135,7 @@ def check(
     """Reads every record of a data set, those too that the list of damaged ones names.
 
     Args:
-        data_set: which.
-        root: its folder.
+        data_set, root: which, and its folder.
         splits: official names; by default all splits of each format that has files there, but those without
             annotations and files.
         form: the format's name; by default every format that has files there.

@@ -160,12 +160,7 @@ class DataSet:
     readers: tuple[Reader, ...]
 
     def reader(self, root: Path, split: str, form: str | None = None) -> Reader:
-        """The reader of a split.
-
-        Args:
-            root: the data set's folder.
-            split: the split's official name.
-            form: the format's name; None for the first one whose files exist.
+        """The reader of a split by its official name: of a format, or the first one whose files exist.
 
         Raises:
             UserError: there is no such format or split, or none of the files exist.
@@ -214,10 +209,6 @@ def data_set_named(name: str) -> DataSet:
 
 def split_examples(data_set: DataSet, root: Path, split: str, reader: Reader | None = None) -> list[Example]:
     """The examples of a split, read again; :func:`experiments.data.tables.table` keeps them on disk instead.
-
-    Args:
-        data_set, root, split: as for :meth:`DataSet.reader`.
-        reader: None for the first one whose files exist.
 
     Raises:
         UserError: see :meth:`Reader.examples`; also if there is no example.
@@ -282,14 +273,12 @@ class Reading:
         """What is made of each record, without those that are left out.
 
         Args:
-            file: of the records.
-            found: their places and contents.
-            make: makes something of a record, or None of one that is passed over; raises
-                :class:`~experiments.base.reading.Damaged`.
+            file, found: the file; places and contents of its records.
+            make: makes something of a record, or None of one that is passed over.
             key: the field that no two records may share.
 
         Raises:
-            Damaged: a record is, and faults are not collected.
+            Damaged: as ``make`` raises it, if faults are not collected.
         """
         keys = Unique(file, key)
         for where, content in found:

@@ -50,13 +50,8 @@ class Sizes:
 
 
 def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
-    """Writes a data set of each task into a folder, or reuses it if finished with the same settings.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: it holds something else.
+    """Writes a data set of each task into a folder, or reuses it if finished with the same settings; returns
+    the folder. A :class:`~attngraph.UserError` if it holds something else.
     """
     amounts = asdict(sizes)
     parts = {name: (layout, Amounts(*amounts[drawn])) for name, (layout, drawn) in TASKS.items()}
@@ -65,19 +60,13 @@ def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
 
 
 def make_scenes(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
-    """Writes the six data sets into a folder, or reuses it if finished with the same settings.
+    """Writes the six data sets into a folder, or reuses it if finished with the same settings; returns the
+    folder. A :class:`~attngraph.UserError` if it holds something else.
 
     Args:
-        folder: missing, empty, or finished.
-        seed: any non-negative integer.
+        folder, seed: missing, empty, or finished; any non-negative integer.
         size: questions, pairs or images with captions for training in each data set; there are a fifth as
             many for validation, and a third as many for test.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: it holds something else.
     """
     parts = {name: (layout, Amounts.of(size)) for name, layout in LAYOUTS.items()}
     return _drawn_once(Path(folder), {"version": VERSION, "seed": seed, "size": size}, parts)
@@ -119,10 +108,8 @@ def _is_finished(folder: Path, manifest: dict) -> bool:
 
 
 def scene_of(image: Path) -> Scene | None:
-    """The scene that an image of a data set of drawn scenes shows; None for any other image.
-
-    Args:
-        image: its file; ``scenes.json`` is in the folder above that of the images.
+    """The scene that an image file of a data set of drawn scenes shows (``scenes.json`` is in the folder
+    above that of the images); None for any other image.
 
     Raises:
         UserError: the file is there, but does not say what the image shows.

@@ -81,15 +81,8 @@ class Hub(Reader):
 
 
 def download(data_set: DataSet, root: Path, splits: Sequence[str] = ()) -> Iterator[Path]:
-    """Downloads splits from the hub into the data set's folder; the one thing here that uses the network.
-
-    Args:
-        data_set: which.
-        root: its folder; a split goes to ``hub/`` there, whole or not at all.
-        splits: their official names; by default all that are on the hub.
-
-    Yields:
-        Each split's first file.
+    """Downloads splits (by default all that are there) from the hub into ``hub/`` in the data set's folder,
+    each whole or not at all; the one thing here that uses the network. Yields each split's first file.
 
     Raises:
         UserError: no repository is known for a split, or it cannot be downloaded.

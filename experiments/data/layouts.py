@@ -76,13 +76,8 @@ class _Pictures:
     qualities: dict[str, dict] = field(default_factory=dict)
 
     def save(self, picture: Image.Image, place: str, scene: Scene | None, **more: object) -> None:
-        """Writes a picture.
-
-        Args:
-            picture: in RGB.
-            place: its file in the data set's folder; the ending is its format.
-            scene: what it shows; None where shapes do not stand where the scene says.
-            more: further entries beside the scene's.
+        """Writes a picture; the ending of its place in the folder is its format. ``more`` stands beside the
+        scene, which is None where shapes do not stand where it says.
         """
         file = self.root / place
         file.parent.mkdir(exist_ok=True)

@@ -58,12 +58,8 @@ class About:
 
 
 class Examples(Sequence[Example]):
-    """Examples of a table, made when they are asked for.
-
-    Args:
-        rows: with the columns of :data:`SCHEMA`.
-        root: the data set's folder.
-        about: the whole table.
+    """Examples of a table, made when they are asked for: rows with the columns of :data:`SCHEMA`, all of them
+    or some, and what is known of all.
     """
 
     def __init__(self, rows: pa.Table, root: Path, about: About):
@@ -95,13 +91,8 @@ class Examples(Sequence[Example]):
 
 
 def table(data_set: DataSet, root: Path, split: str, form: str | None = None) -> Examples:
-    """The examples of a split, from the table that an earlier call made or from the annotation files.
-
-    Args:
-        data_set: which.
-        root: its folder.
-        split: the split's official name.
-        form: the format's name; None for the first one whose files exist.
+    """The examples of a split (official name) in a format, or the first one whose files exist: from the table
+    that an earlier call made, or from the annotation files.
 
     Raises:
         UserError: see :meth:`experiments.data.dataset.Reader.examples`; also if there is no example.

@@ -55,13 +55,11 @@ def java_found() -> bool:
 def caption_scores(
     predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], use_java: bool | None = None
 ) -> CaptionScores:
-    """Scores of one generated caption per example against its reference captions.
+    """Scores of one generated caption per example against its reference captions; an empty caption scores 0.
 
     Args:
-        predictions: example id -> caption; an empty caption scores 0.
-        references: example id -> reference captions, at least one.
-        use_java: PTB tokenizer in Java (``True``) or Python (``False``), or Java where it is installed
-            (``None``).
+        predictions, references: example id -> caption, and -> reference captions, at least one.
+        use_java: PTB tokenizer in Java or Python; None for Java where it is installed.
 
     Raises:
         UserError: ids differ, or Java is needed and cannot run.

@@ -33,12 +33,8 @@ def exact_scores(predictions: Mapping[str, str], references: Mapping[str, Sequen
 
 
 def entailment_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """1 where the generated word names the gold label, else 0.
-
-    Args:
-        predictions: generated texts; case and punctuation around the word do not count, and anything but a
-            word of :data:`SYNONYMS` is wrong.
-        references: one gold label for each example: entailment, contradiction or neutral.
+    """1 where the generated word names the gold label (one for each example), else 0. Case and punctuation
+    around the word do not count, and anything but a word of :data:`SYNONYMS` is wrong.
 
     Returns:
         ``(N,)`` in the order of ``references``; the accuracy of a run is the mean.

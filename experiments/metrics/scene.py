@@ -92,12 +92,8 @@ _PHRASES = re.compile(
 
 @dataclass
 class Named:
-    """A thing as a caption names it.
-
-    Args:
-        shape: None where the caption does not say.
-        attributes: sizes and colours.
-        places: "top left", "top", "left", "middle" ...
+    """A thing as a caption names it: its shape if it says so, sizes and colours, and places such as "top
+    left", "top" or "middle".
     """
 
     shape: str | None = None
@@ -107,15 +103,10 @@ class Named:
 
 @dataclass
 class Said:
-    """What a caption says.
-
-    Args:
-        things: in the order of the caption.
-        curtains: the sides of each.
-        relations: (number in ``things``, "left", "right", "above" or "below", number in ``things``), None in
-            place of a number where no thing is named; (None, "at", None) for a place of nothing.
-        numbers: how many things there are, as often as that is said.
-        loose: how many attributes belong to nothing.
+    """What a caption says: things and curtains (the sides of each) in its order, how many things there are
+    (as often as that is said), and how many attributes belong to nothing. A relation is (number in
+    ``things``, "left", "right", "above" or "below", number in ``things``), None in place of a number where no
+    thing is named; (None, "at", None) is a place of nothing.
     """
 
     things: list[Named] = field(default_factory=list)
@@ -164,11 +155,7 @@ def read(caption: str) -> Said:
 
 
 def scene_counts(predictions: Mapping[str, str], scenes: Mapping[str, Scene]) -> np.ndarray:
-    """Counts of one generated caption per example.
-
-    Args:
-        predictions: example id -> caption.
-        scenes: example id -> what the picture shows.
+    """Counts of one generated caption per example, by example ids.
 
     Returns:
         ``(N, 12)`` in the order of ``scenes``: the :data:`COUNTS` of objects, of attributes, of relations.

@@ -40,13 +40,8 @@ class Template:
 
 @dataclass(frozen=True)
 class Job:
-    """One sentence to be made.
-
-    Args:
-        template: the kind of sentence.
-        wording: one of the template's.
-        wanted: the answer.
-        curtain: asks for a scene with a curtain or without, ``None`` for either.
+    """One sentence to be made: a wording of the template, the wanted answer, and whether the scene must have
+    a curtain (None: either).
     """
 
     template: Template
@@ -111,12 +106,8 @@ def place(
 ) -> Iterator[tuple[Scene, list[Sentence]]]:
     """Yields scenes with up to ``per_scene`` sentences each until every job is done.
 
-    Every scene is sampled until the oldest job fits it; further waiting jobs that fit join it.
-
-    Args:
-        split: "train", "validation" or "test".
-        seed: the data set's seed.
-        stream: a number that keeps the random streams of different tasks apart.
+    Every scene is sampled until the oldest job fits it; further waiting jobs that fit join it. ``stream``
+    keeps the random streams of different tasks apart.
     """
     waiting = list(todo)
     number = 0

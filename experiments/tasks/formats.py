@@ -71,8 +71,7 @@ def write_predictions(
 
     Args:
         file: an older one is replaced.
-        form: of the records.
-        predictions: example id -> what a model said, of each example of the split.
+        predictions: example id -> what a model said.
         ids: of all examples of the split, in the order of the file.
 
     Raises:
@@ -100,17 +99,14 @@ def read_predictions(
     ``attngraph ablation`` leaves it in ``predictions.json`` of a run, is read too.
 
     Args:
-        file: with a list of records.
-        form: of the records.
         ids: of all examples of the split.
         allow_empty: whether a text may be empty.
-        unscored: ids that the official evaluation leaves out, and of damaged records; records about them are
-            not looked at.
+        unscored: ids of what the official evaluation leaves out, and of damaged records; nobody looks at
+            them.
 
     Raises:
         UserError: the file is missing or not JSON; or it lacks an example, has one twice or one that the
-            split does not have, or a value of the wrong type. The message names the record: ``[0]`` is the
-            first.
+            split does not have, or a value of the wrong type.
     """
     file = Path(file)
     known, seen = frozenset(ids), Unique(file, form.id_field)
@@ -158,11 +154,8 @@ def _entries(file: Path, form: Format) -> Iterator[tuple[str, Record]]:
 
 
 def read_asks(file: Path, with_text: bool) -> list[dict[str, Any]]:
-    """The records of a file that asks about pictures, in its order.
-
-    Args:
-        file: ``.json`` (a list of objects) or ``.jsonl``, with the fields ``image`` and ``text``.
-        with_text: whether each record has a text; none has one otherwise.
+    """The records of a file that asks about pictures: ``.json`` (a list of objects) or ``.jsonl``, with the
+    fields ``image`` and, where the task has texts, ``text``.
 
     Raises:
         UserError: the file is missing or of another kind, or a record lacks a field.

@@ -82,15 +82,11 @@ def read_answers(file: Path) -> tuple[str, ...]:
 
 
 def frequent_answers(examples: Sequence[Example], count: int) -> tuple[str, ...]:
-    """The ``count`` answers that the most examples agree on, the most frequent first, of equally frequent
-    ones the one that comes first; fewer where there are no more.
+    """The ``count`` answers that the most training examples agree on, the most frequent first, of equally
+    frequent ones the one that comes first; fewer where there are no more.
 
     An example counts once, with its own most frequent answer, as in the list of 3,129 answers that occur nine
     times or more in VQA 2.0 (``compute_softscore.py`` of github.com/hengyuan-hu/bottom-up-attention-vqa).
-
-    Args:
-        examples: of the training split.
-        count: 1 or more.
     """
     agreed = Counter(majority(example.references) for example in examples if example.references)
     agreed.pop("", None)

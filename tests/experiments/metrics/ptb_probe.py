@@ -6,9 +6,9 @@ go in, tokens come out, and what a string shows is whether it stays one token.
 
 - *Characters*: each below U+10000 is put alone, beside letters, digits and itself (:func:`characters`).
 - *Stops*: each is put into an address, at a place of each kind (:func:`stops`).
-- *Words*: all of up to :data:`LONGEST` letters, and the longer ones of the file as it is (which were found among
-  a dictionary's words and their beginnings), are put before a period, as the ending of a file's name, and
-  after "J." (:func:`words`).
+- *Words*: all of up to :data:`LONGEST` letters, and the longer ones of the file as it is (found among
+  the words of a dictionary and their beginnings), are put before a period, as a file name's ending, and after
+  "J." (:func:`words`).
 - *Shapes*: :data:`SHAPES` holds strings of each rule that stay whole, and their neighbours that do not.
 """
 
