@@ -92,18 +92,17 @@ def test_reads_once_and_again_after_a_change(data, root):
     assert data.readers[0].reads == 3
 
 
-@pytest.mark.parametrize("harm", ["cut", "remove", "json"])
-def test_damaged_table_is_made_again(data, root, cache, harm):
+def test_damaged_table_is_made_again(data, root, cache):
     before = list(table(data, root, "test"))
     (file,) = cache.rglob("*.arrow")
-    if harm == "cut":
-        file.write_bytes(file.read_bytes()[:-20])
-    elif harm == "remove":
-        file.unlink()
-    else:
-        file.with_suffix(".json").write_text("[1]")
-    assert list(table(data, root, "test")) == before
-    assert data.readers[0].reads == 2
+    for harm in (
+        lambda: file.write_bytes(file.read_bytes()[:-20]),
+        file.unlink,
+        lambda: file.with_suffix(".json").write_text("[1]"),
+    ):
+        harm()
+        assert list(table(data, root, "test")) == before
+    assert data.readers[0].reads == 4
 
 
 def test_damaged_records(data, root, cache):
