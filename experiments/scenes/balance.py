@@ -59,11 +59,11 @@ class Sentence:
     kind: str
 
 
-def one_of(found: Callable[[Scene, str], Iterable[dict[str, str]]]) -> Filler:
-    """A filler that takes one of all that ``found(scene, wanted)`` yields, at random."""
+def one_of(found: Callable[..., Iterable[dict[str, str]]], *given: str | Callable) -> Filler:
+    """A filler that takes one of all that ``found(*given, scene, wanted)`` yields, at random."""
 
     def fill(scene: Scene, rng: random.Random, wanted: str) -> dict[str, str] | None:
-        words = list(found(scene, wanted))
+        words = list(found(*given, scene, wanted))
         return rng.choice(words) if words else None
 
     return fill
