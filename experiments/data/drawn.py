@@ -31,7 +31,7 @@ from attngraph.errors import UserError
 from experiments.base.files import whole_folder, write_json
 from experiments.base.progress import Progress
 from experiments.base.reading import read_json, shown
-from experiments.data.layouts import LAYOUTS, SCENES, TASKS, Amounts, Layout
+from experiments.data.layouts import LAYOUTS, SCENES, TASKS, Amounts, Folder, Layout
 from experiments.scenes.scene import Scene
 
 LEAST, MOST = 10, 1_000_000  # of `make_scenes`
@@ -80,7 +80,9 @@ def _drawn_once(folder: Path, manifest: dict, parts: Mapping[str, tuple[Layout, 
         with whole_folder(folder) as work:
             for name in Progress(parts, desc="drawing scenes", unit="data set", leave=False, delay=1):
                 layout, amounts = parts[name]
-                layout(work / name, amounts, manifest["seed"])
+                data_set = Folder(work / name)
+                layout(data_set, amounts, manifest["seed"])
+                data_set.finish()
             write_json(work / MANIFEST, manifest, indent=None)
     except OSError:
         if not _is_finished(folder, manifest):  # another process may just have written the same

@@ -13,8 +13,7 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -55,7 +54,7 @@ class Amounts(NamedTuple):
         yield from self._asdict().items()
 
 
-Layout = Callable[[Path, Amounts, int], None]  # writes a data set into a new folder, by a seed
+Layout = Callable[["Folder", Amounts, int], None]  # writes a data set into a new folder, by a seed
 
 
 def own_seed(name: str, seed: int) -> int:
@@ -63,17 +62,16 @@ def own_seed(name: str, seed: int) -> int:
     return int(np.random.SeedSequence((seed, zlib.crc32(name.encode()))).generate_state(1)[0])
 
 
-def _dump(file: Path, content: object) -> None:
-    write_json(file, content, indent=None)
+class Folder:
+    """A data set's folder, which writes pictures and remembers what they show, and what was done to those of
+    VizWiz.
+    """
 
-
-@dataclass
-class _Pictures:
-    """Writes pictures and remembers what they show, and what was done to those of VizWiz."""
-
-    root: Path
-    shown: dict[str, dict] = field(default_factory=dict)
-    qualities: dict[str, dict] = field(default_factory=dict)
+    def __init__(self, root: Path):
+        self.root = root
+        self.shown: dict[str, dict] = {}
+        self.qualities: dict[str, dict] = {}
+        root.mkdir()
 
     def save(self, picture: Image.Image, place: str, scene: Scene | None, **more: object) -> None:
         """Writes a picture; the ending of its place in the folder is its format. ``more`` stands beside the
@@ -96,16 +94,15 @@ class _Pictures:
         self.qualities[name] = asdict(quality)
         return name, quality
 
+    def dump(self, name: str, content: object) -> None:
+        """Writes JSON."""
+        write_json(self.root / name, content, indent=None)
 
-@contextmanager
-def _drawing(root: Path) -> Iterator[_Pictures]:
-    """Makes a data set's folder; what its pictures show is written there when the block ends."""
-    root.mkdir()
-    pictures = _Pictures(root)
-    yield pictures
-    _dump(root / SCENES, pictures.shown)
-    if pictures.qualities:
-        _dump(root / "quality.json", pictures.qualities)
+    def finish(self) -> None:
+        """Writes what the pictures show."""
+        self.dump(SCENES, self.shown)
+        if self.qualities:
+            self.dump("quality.json", self.qualities)
 
 
 # ---- questions ---------------------------------------------------------------------------------------------
@@ -140,7 +137,7 @@ def question_type(question: str) -> str:
     return max(fitting, key=len, default="none of the above")
 
 
-def _vqa2(root: Path, amounts: Amounts, seed: int) -> None:
+def _vqa2(folder: Folder, amounts: Amounts, seed: int) -> None:
     """VQA v2: questions of COCO's train2014, val2014, test2015 and test-dev2015, and Karpathy's split.
 
     The images that Karpathy's ``dataset_coco.json`` divides are those of train2014 and val2014, as in the
@@ -150,49 +147,47 @@ def _vqa2(root: Path, amounts: Amounts, seed: int) -> None:
     asked, annotated = defaultdict(list), defaultdict(list)
     described: list[dict] = []
     image_ids = count(1)
-    with _drawing(root) as pictures:
-        for split, amount in amounts.items():
-            for number, (scene, sentences) in enumerate(questions(split, amount, chance)):
-                image_id = next(image_ids)
-                source = _describe(described, split, number, captions(scene, chance), image_id, "jpg")
-                pictures.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
-                asked[source] += _asked(image_id, sentences)
-                annotated[source] += _annotated(image_id, sentences, chance)
-        for scene, sentences in questions("test", amounts.test, own_seed("vqa2 test2015", seed)):
+    for split, amount in amounts.items():
+        for number, (scene, sentences) in enumerate(questions(split, amount, chance)):
             image_id = next(image_ids)
-            pictures.save(draw(scene), f"test2015/COCO_test2015_{image_id:012d}.jpg", scene)
-            asked["test2015"] += _asked(image_id, sentences)
-            if scene.id % DEV == 0:
-                asked["test-dev2015"] += _asked(image_id, sentences)
-    _write_questions(root, asked, annotated)
-    _dump(root / "dataset_coco.json", {"images": described, "dataset": "coco"})
+            source = _describe(described, split, number, captions(scene, chance), image_id, "jpg")
+            folder.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
+            asked[source] += _asked(image_id, sentences)
+            annotated[source] += _annotated(image_id, sentences, chance)
+    for scene, sentences in questions("test", amounts.test, own_seed("vqa2 test2015", seed)):
+        image_id = next(image_ids)
+        folder.save(draw(scene), f"test2015/COCO_test2015_{image_id:012d}.jpg", scene)
+        asked["test2015"] += _asked(image_id, sentences)
+        if scene.id % DEV == 0:
+            asked["test-dev2015"] += _asked(image_id, sentences)
+    _write_questions(folder, asked, annotated)
+    folder.dump("dataset_coco.json", {"images": described, "dataset": "coco"})
 
 
-def _plain_vqa(root: Path, amounts: Amounts, seed: int) -> None:
+def _plain_vqa(folder: Folder, amounts: Amounts, seed: int) -> None:
     """Questions in the files of VQA v2, on which all annotators agree; types are the kinds of questions."""
     asked, annotated = defaultdict(list), defaultdict(list)
     image_ids = count(1)
-    with _drawing(root) as pictures:
-        for split, amount in amounts.items():
-            part = f"{OFFICIAL[split]}2014"
-            for (scene, sentences), image_id in zip(questions(split, amount, seed), image_ids):
-                pictures.save(draw(scene), f"{part}/COCO_{part}_{image_id:012d}.png", scene)
-                asked[part] += _asked(image_id, sentences)
-                annotated[part] += _annotated(image_id, sentences, None)
-    _write_questions(root, asked, annotated)
+    for split, amount in amounts.items():
+        part = f"{OFFICIAL[split]}2014"
+        for (scene, sentences), image_id in zip(questions(split, amount, seed), image_ids):
+            folder.save(draw(scene), f"{part}/COCO_{part}_{image_id:012d}.png", scene)
+            asked[part] += _asked(image_id, sentences)
+            annotated[part] += _annotated(image_id, sentences, None)
+    _write_questions(folder, asked, annotated)
 
 
-def _write_questions(root: Path, asked: dict, annotated: dict) -> None:
+def _write_questions(folder: Folder, asked: dict, annotated: dict) -> None:
     """Question and annotation files: part -> its records."""
     info = {"description": "drawn scenes in the format of VQA v2", "version": "1"}
     for part, records in asked.items():
         about = {"info": info, "license": {"name": "none needed"}}
         about |= {"data_type": "mscoco", "data_subtype": part}
         content = {**about, "task_type": "Open-Ended", "questions": records}
-        _dump(root / f"v2_OpenEnded_mscoco_{part}_questions.json", content)
+        folder.dump(f"v2_OpenEnded_mscoco_{part}_questions.json", content)
         if part in annotated:
             content = {**about, "annotations": annotated[part]}
-            _dump(root / f"v2_mscoco_{part}_annotations.json", content)
+            folder.dump(f"v2_mscoco_{part}_annotations.json", content)
 
 
 def _asked(image_id: int, sentences: Sequence[Sentence]) -> list[dict]:
@@ -230,54 +225,51 @@ def _annotated(image_id: int, sentences: Sequence[Sentence], chance: int | None)
 GIVE_UP = {"good": (0, 0), "poor": (0, 4), "bad": (6, 10)}  # least and most annotators
 
 
-def _vizwiz_vqa(root: Path, amounts: Amounts, seed: int) -> None:
+def _vizwiz_vqa(folder: Folder, amounts: Amounts, seed: int) -> None:
     """VizWiz-VQA: one question about each image; about bad pictures most annotators say "unanswerable"."""
     chance = own_seed("vizwiz_vqa", seed)
-    with _drawing(root) as pictures:
-        for split, count in amounts.items():
-            part = OFFICIAL[split]
-            records = []
-            for number, (scene, (sentence,)) in enumerate(questions(split, count, chance, per_scene=1)):
-                rng = generator(chance, SPLITS.index(split), number)
-                name, quality = pictures.take(scene, part, number, rng)
-                record = {"image": name, "question": sentence.text}
-                if split != "test":
-                    give_up = rng.randint(*GIVE_UP[quality.level])
-                    answers = ten_answers(sentence.answer, rng, UNANSWERABLE, give_up)
-                    common = most_common(answers)
-                    known = common != UNANSWERABLE
-                    kind = _answer_type(common) if known else UNANSWERABLE
-                    record |= {"answers": answers, "answer_type": kind, "answerable": int(known)}
-                records.append(record)
-            _dump(root / f"{part}.json", records)
+    for split, amount in amounts.items():
+        part = OFFICIAL[split]
+        records = []
+        for number, (scene, (sentence,)) in enumerate(questions(split, amount, chance, per_scene=1)):
+            rng = generator(chance, SPLITS.index(split), number)
+            name, quality = folder.take(scene, part, number, rng)
+            record = {"image": name, "question": sentence.text}
+            if split != "test":
+                give_up = rng.randint(*GIVE_UP[quality.level])
+                answers = ten_answers(sentence.answer, rng, UNANSWERABLE, give_up)
+                common = most_common(answers)
+                kind = common if common == UNANSWERABLE else _answer_type(common)
+                record |= {"answers": answers, "answer_type": kind, "answerable": int(kind != UNANSWERABLE)}
+            records.append(record)
+        folder.dump(f"{part}.json", records)
 
 
 # ---- hypotheses --------------------------------------------------------------------------------------------
 
 
-def _pairs(root: Path, amounts: Amounts, seed: int, official: bool) -> None:
+def _pairs(folder: Folder, amounts: Amounts, seed: int, official: bool) -> None:
     """SNLI-VE: a line for each hypothesis; official lines have a caption, others the kind."""
     number, seed = 1_000_000_000, own_seed("snli_ve", seed) if official else seed
-    with _drawing(root) as pictures:
-        for split, amount in amounts.items():
-            lines = []
-            for scene, sentences in hypotheses(split, amount, seed):
-                number += 1
-                name = f"{number}.{'jpg' if official else 'png'}"
-                pictures.save(draw(scene), f"flickr30k_images/{name}", scene)
-                for place, sentence in enumerate(sentences):
-                    pair = {
-                        "annotator_labels": [sentence.answer],
-                        "captionID": f"{name}#0",
-                        "gold_label": sentence.answer,
-                        "pairID": f"{name}#0r{place}" + sentence.answer[0] * official,
-                        "sentence1": captions(scene, seed)[0] if official else "a drawn scene",
-                        "sentence2": sentence.text,
-                        "Flickr30K_ID": str(number),
-                    }
-                    lines.append(json.dumps(pair if official else {**pair, "hypothesis_kind": sentence.kind}))
-            part = "dev" if split == "validation" else split
-            write_text(root / f"snli_ve_{part}.jsonl", "\n".join(lines) + "\n")
+    for split, amount in amounts.items():
+        lines = []
+        for scene, sentences in hypotheses(split, amount, seed):
+            number += 1
+            name = f"{number}.{'jpg' if official else 'png'}"
+            folder.save(draw(scene), f"flickr30k_images/{name}", scene)
+            for place, sentence in enumerate(sentences):
+                pair = {
+                    "annotator_labels": [sentence.answer],
+                    "captionID": f"{name}#0",
+                    "gold_label": sentence.answer,
+                    "pairID": f"{name}#0r{place}" + sentence.answer[0] * official,
+                    "sentence1": captions(scene, seed)[0] if official else "a drawn scene",
+                    "sentence2": sentence.text,
+                    "Flickr30K_ID": str(number),
+                }
+                lines.append(json.dumps(pair if official else {**pair, "hypothesis_kind": sentence.kind}))
+        part = "dev" if split == "validation" else split
+        write_text(folder.root / f"snli_ve_{part}.jsonl", "\n".join(lines) + "\n")
 
 
 # ---- captions ----------------------------------------------------------------------------------------------
@@ -313,20 +305,19 @@ def _describe(
 SIX = 7  # one of so many images has six captions, as some have in the real file
 
 
-def _karpathy(root: Path, amounts: Amounts, seed: int, official: bool) -> None:
+def _karpathy(folder: Folder, amounts: Amounts, seed: int, official: bool) -> None:
     """COCO captions in Karpathy's split: five of each image; officially some have six."""
     seed = own_seed("coco", seed) if official else seed
     described: list[dict] = []
-    with _drawing(root) as pictures:
-        for split, amount in amounts.items():
-            for number, scene in enumerate(caption_scenes(split, amount, seed)):
-                texts = captions(scene, seed)
-                if official and number % SIX == 0:
-                    texts.append(_another(scene, texts))
-                ending = "jpg" if official else "png"
-                source = _describe(described, split, number, texts, len(described) + 1, ending)
-                pictures.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
-    _dump(root / "dataset_coco.json", {"images": described, "dataset": "coco"})
+    for split, amount in amounts.items():
+        for number, scene in enumerate(caption_scenes(split, amount, seed)):
+            texts = captions(scene, seed)
+            if official and number % SIX == 0:
+                texts.append(_another(scene, texts))
+            ending = "jpg" if official else "png"
+            source = _describe(described, split, number, texts, len(described) + 1, ending)
+            folder.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
+    folder.dump("dataset_coco.json", {"images": described, "dataset": "coco"})
 
 
 def _another(scene: Scene, texts: list[str]) -> str:
@@ -340,34 +331,33 @@ PAPER = (250, 250, 245)
 LETTERS = 16  # points
 
 
-def _textcaps(root: Path, amounts: Amounts, seed: int) -> None:
+def _textcaps(folder: Folder, amounts: Amounts, seed: int) -> None:
     """TextCaps: pictures with a word on them, which the captions name."""
     chance = own_seed("textcaps", seed)
-    caption_id = 0
-    with _drawing(root) as pictures:
-        for split, count in amounts.items():
-            part = OFFICIAL[split]
-            items: list[dict] = []
-            for number in range(count):
-                rng = generator(chance, SPLITS.index(split), number)
-                scene, side = _scene_with_room(rng, number)
-                word, ink = rng.choice(WORDS), rng.choice(INKS)
-                image_id = f"{SPLITS.index(split)}{rng.getrandbits(28):07x}{number:08x}"
-                picture = with_word(draw(scene), word, ink, side)
-                folder = "test_images" if split == "test" else "train_images"
-                pictures.save(picture, f"{folder}/{image_id}.jpg", scene, word=word, ink=ink, side=side)
-                about = {"image_id": image_id, "set_name": part, "image_path": f"{part}/{image_id}.jpg"}
-                if split == "test":
-                    items.append(about)
-                    continue
-                texts = captions_with_word(scene, word, ink, side)
-                for text in texts:
-                    captioned = {"caption_id": caption_id, "caption_str": text, "reference_strs": texts}
-                    items.append({**about, **captioned})
-                    caption_id += 1
-            generator(chance, SPLITS.index(split)).shuffle(items)  # the captions of an image stand apart
-            kind = {"dataset_type": part, "dataset_name": "textcaps", "dataset_version": "0.1"}
-            _dump(root / f"TextCaps_0.1_{part}.json", {**kind, "data": items})
+    caption_ids = count()
+    for split, amount in amounts.items():
+        part = OFFICIAL[split]
+        items: list[dict] = []
+        for number in range(amount):
+            rng = generator(chance, SPLITS.index(split), number)
+            scene, side = _scene_with_room(rng, number)
+            word, ink = rng.choice(WORDS), rng.choice(INKS)
+            image_id = f"{SPLITS.index(split)}{rng.getrandbits(28):07x}{number:08x}"
+            picture = with_word(draw(scene), word, ink, side)
+            place = "test_images" if split == "test" else "train_images"
+            folder.save(picture, f"{place}/{image_id}.jpg", scene, word=word, ink=ink, side=side)
+            about = {"image_id": image_id, "set_name": part, "image_path": f"{part}/{image_id}.jpg"}
+            if split == "test":
+                items.append(about)
+                continue
+            texts = captions_with_word(scene, word, ink, side)
+            items += [
+                {**about, "caption_id": next(caption_ids), "caption_str": text, "reference_strs": texts}
+                for text in texts
+            ]
+        generator(chance, SPLITS.index(split)).shuffle(items)  # the captions of an image stand apart
+        kind = {"dataset_type": part, "dataset_name": "textcaps", "dataset_version": "0.1"}
+        folder.dump(f"TextCaps_0.1_{part}.json", {**kind, "data": items})
 
 
 def with_word(picture: Image.Image, word: str, ink: str, side: str) -> Image.Image:
@@ -408,40 +398,39 @@ REJECTED, SPAM = 0.03, "a picture"  # share of captions that are rejected, and w
 CANNED = {"good": (0, 0), "poor": (0, 1), "bad": (3, 5)}  # least and most of an image's five captions
 
 
-def _vizwiz_caps(root: Path, amounts: Amounts, seed: int) -> None:
+def _vizwiz_caps(folder: Folder, amounts: Amounts, seed: int) -> None:
     """VizWiz-Captions: pictures of any quality, some captions precanned, some rejected.
 
     Ids run on from split to split.
     """
     chance = own_seed("vizwiz_caps", seed)
     image_ids, caption_ids = count(), count()
-    with _drawing(root) as pictures:
-        for split, amount in amounts.items():
-            part = OFFICIAL[split]
-            images, annotations = [], []
-            for number, scene in enumerate(caption_scenes(split, amount, chance)):
-                rng, image_id = generator(chance, SPLITS.index(split), number), next(image_ids)
-                name, quality = pictures.take(scene, part, number, rng)
-                images.append({"file_name": name, "vizwiz_url": "", "id": image_id, "text_detected": False})
-                texts, canned = captions(scene, chance), rng.randint(*CANNED[quality.level])
-                for place, text in enumerate(texts):
-                    precanned = place >= len(texts) - canned
-                    rejected = not precanned and rng.random() < REJECTED
-                    annotations.append(
-                        {
-                            "caption": PRECANNED if precanned else SPAM if rejected else text,
-                            "is_precanned": precanned,
-                            "is_rejected": rejected,
-                            "image_id": image_id,
-                            "id": next(caption_ids),
-                            "text_detected": False,
-                        }
-                    )
-            info = {"description": "drawn scenes in the format of VizWiz-Captions", "version": "1"}
-            content = {"info": info, "images": images}
-            if split != "test":
-                content["annotations"] = annotations
-            _dump(root / "annotations" / f"{part}.json", content)
+    for split, amount in amounts.items():
+        part = OFFICIAL[split]
+        images, annotations = [], []
+        for number, scene in enumerate(caption_scenes(split, amount, chance)):
+            rng, image_id = generator(chance, SPLITS.index(split), number), next(image_ids)
+            name, quality = folder.take(scene, part, number, rng)
+            images.append({"file_name": name, "vizwiz_url": "", "id": image_id, "text_detected": False})
+            texts, canned = captions(scene, chance), rng.randint(*CANNED[quality.level])
+            for place, text in enumerate(texts):
+                precanned = place >= len(texts) - canned
+                rejected = not precanned and rng.random() < REJECTED
+                annotations.append(
+                    {
+                        "caption": PRECANNED if precanned else SPAM if rejected else text,
+                        "is_precanned": precanned,
+                        "is_rejected": rejected,
+                        "image_id": image_id,
+                        "id": next(caption_ids),
+                        "text_detected": False,
+                    }
+                )
+        info = {"description": "drawn scenes in the format of VizWiz-Captions", "version": "1"}
+        content = {"info": info, "images": images}
+        if split != "test":
+            content["annotations"] = annotations
+        folder.dump(f"annotations/{part}.json", content)
 
 
 #: Data set -> how its official files are written.
