@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,6 @@ from experiments.base.progress import Progress
 from experiments.data.dataset import Counts, DataSet, Reader, Reading
 from experiments.data.layouts import SCENES
 
-SOON = 1.0  # seconds before a progress bar shows
 SHOWN = 10  # faults of a split, and damaged pictures, that are printed
 
 
@@ -45,8 +45,8 @@ class SplitCheck:
 
 @dataclass
 class Report:
-    """What was found: of each split, what can be left out and why, and of the pictures that were decoded
-    (None without asking).
+    """What was found: of each split and of the pictures (how many were decoded: None without asking), and
+    what can be left out and why.
     """
 
     data_set: DataSet
@@ -144,8 +144,7 @@ def check(
     Raises:
         UserError: the folder, format or split does not exist, or the folder holds no file of the data set.
     """
-    report = Report(data_set, root)
-    pictures: set[Path] = set()
+    report, pictures = Report(data_set, root), set()
     for reader, split in _chosen(data_set, root, splits, form):
         found = SplitCheck(reader.name, split, None if report.drawn else reader.published.get(split))
         report.splits.append(found)
@@ -157,48 +156,46 @@ def check(
             reading = Reading(data_set, root, collects=True)
             pictures |= _read(reader, found, reading)
             report.damaged |= reading.faults
-    if deep:
-        report.decoded, reading = len(pictures), Reading(data_set, root, collects=True)
-        bar = Progress(total=len(pictures), desc="decoding", unit=" pictures", leave=False, delay=SOON)
-        with ThreadPoolExecutor() as pool, bar:  # decoders do not hold the interpreter's lock
-            files = sorted(pictures)
-            for file, wrong in zip(files, pool.map(damage, files)):
-                bar.update()
-                if wrong is not None:
-                    reading.picture_fault(file, wrong)
-        report.pictures = list(reading.faults.values())
-        report.damaged |= reading.faults
+    files, reading = sorted(pictures), Reading(data_set, root, collects=True)
+    report.decoded = len(files) if deep else None
+    with ThreadPoolExecutor() as pool:  # decoders do not hold the interpreter's lock
+        wrong = pool.map(partial(damage, deep=deep), files)
+        bar = Progress(wrong, total=len(files), desc="looking at", unit=" pictures", leave=False, delay=1)
+        for file, fault in zip(files, bar):
+            if fault is not None:
+                reading.picture_fault(file, fault)
+    report.pictures = list(reading.faults.values())
+    report.damaged |= reading.faults
     return report
 
 
-def damage(file: Path) -> str | None:
-    """What is wrong with a picture; None if it can be decoded as a whole."""
+def damage(file: Path, deep: bool) -> str | None:
+    """What is wrong with a picture: it is empty or, if one looks deep, cannot be decoded; or None."""
+    if not file.is_file() or not file.stat().st_size:
+        return "is empty or no file; get it again"
     try:
-        with Image.open(file) as picture:
-            picture.convert("RGB")
+        if deep:
+            with Image.open(file) as picture:
+                picture.convert("RGB")
     except Exception as error:  # decoders raise what they like, of damaged files
         return f"cannot be decoded ({str(error) or type(error).__name__})"
     return None
 
 
 def _read(reader: Reader, found: SplitCheck, reading: Reading) -> set[Path]:
-    """Counts what a split holds; returns its pictures that are files with content."""
-    images: dict[Path, None] = {}
-    unit = reading.data_set.unit
+    """Counts what a split holds; returns its pictures."""
+    images, unit = set(), reading.data_set.unit
     try:
-        with Progress(desc=f"reading {found.split}", unit=f" {unit}", leave=False, delay=SOON) as bar:
+        with Progress(desc=f"reading {found.split}", unit=f" {unit}", leave=False, delay=1) as bar:
             for example in reading.examples(reader, found.split):
                 found.records += (len(example.references) or 1) if unit == "captions" else 1
-                images[example.image] = None
+                images.add(example.image)
                 bar.update()
     except UserError as error:  # the file as a whole
         found.faults.append(str(error))
-    empty = {image for image in images if not image.is_file() or not image.stat().st_size}
-    for image in empty:
-        reading.picture_fault(image, "is empty or no file; get it again")
     found.images, found.unscored = len(images), len(reading.unscored)
     found.faults = [*reading.faults.values(), *found.faults]
-    return set(images) - empty
+    return images
 
 
 def _chosen(

@@ -62,12 +62,13 @@ def test_pictures(root, monkeypatch):
     link.unlink(), folder.unlink()
     link.symlink_to("nowhere"), folder.mkdir()
     report = check(VIZWIZ, root, deep=True)
-    said = " ".join([fault for split in report.splits for fault in split.faults] + report.pictures)
+    said = " ".join(report.pictures)
     assert said.count("is empty or no file; get it again") == 3 and said.count("cannot be decoded (") == 1
-    assert report.faults == 4 == len(report.damaged) and report.decoded == 3
+    assert report.faults == 4 == len(report.damaged) and report.decoded == 6
+    assert check(VIZWIZ, root).faults == 3, "who does not look deep does not see what is cut off"
     monkeypatch.setattr("experiments.data.check.SHOWN", 1)
-    assert "official, test: 2 faults\n" in report.text() and "  and 1 more\n" in report.text()
-    report.splits[0].faults = ["a"] * 3
+    assert "pictures: 4 faults\n" in report.text() and "  and 3 more\n" in report.text()
+    report.pictures = ["a"] * 3
     assert "  a (3 times)\n" in report.text()
 
 
