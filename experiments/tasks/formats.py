@@ -168,8 +168,8 @@ def read_asks(file: Path, with_text: bool) -> list[dict[str, Any]]:
         record = Record(content, file, where, f"give each record {' and '.join(fields)}")
         for name in fields:
             record.text(name)
-        for name in {ANSWER, TEXT} - set(fields):
-            if content.get(name):
+        for name in (ANSWER, TEXT):
+            if name not in fields and content.get(name):
                 raise record.fault(f"{where} has a field '{name}'", "leave it out for this task")
         asks.append(content)
     if not asks:
