@@ -104,7 +104,7 @@ class Drawn(Official):
 
 class Karpathy(Official):
     """The official train and val questions, divided by the split of their image in ``dataset_coco.json``;
-    images of its split ``restval`` belong to ``train``.
+    images of its split ``restval`` belong to ``train``, those of all but ``train`` are of val2014.
     """
 
     name = "karpathy"
@@ -117,7 +117,7 @@ class Karpathy(Official):
     }
 
     def parts(self, split: str) -> list[str]:
-        return ["train2014", "val2014"]
+        return ["train2014", "val2014"] if split == "train" else ["val2014"]
 
     def files(self, root: Path, split: str) -> list[Path]:
         return [root / KARPATHY_FILE, *super().files(root, split)]
