@@ -1,6 +1,7 @@
 """Each data set's official files give their examples, with the quirks that each of them has."""
 
 import csv
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -11,6 +12,7 @@ from experiments.tasks import TASKS
 from tests.experiments.data.files import TEN, WRITERS, change
 from tests.experiments.examples.example_data import convert
 
+DOCS = Path(__file__).parents[3] / "docs"
 TYPES = {"question type": "what is", "answer type": "other"}
 #: Data set, format, split -> ids of the examples; the first one: picture, prompt, references, kind, groups.
 EXPECTED = {
@@ -165,3 +167,13 @@ def test_a_csv_file_of_a_user_becomes_a_task(tmp_path, monkeypatch):
         {"red"},
         "3.png",
     )
+
+
+def test_published_counts_are_those_of_the_docs():
+    text = "".join(page.read_text(encoding="utf-8") for page in DOCS.glob("datasets-*.md"))
+    published = [reader.published for data_set in DATA_SETS.values() for reader in data_set.readers]
+    numbers = [
+        n for splits in published for counts in splits.values() for n in (counts.images, counts.records)
+    ]
+    missing = [number for number in numbers if number is not None and f"{number:,}" not in text]
+    assert missing == [202_654], "of COCO's val2014, on the hub alone"
