@@ -30,6 +30,9 @@ def test_a_whole_set(root, monkeypatch):
     assert report.verdict() == "whole: no faults, and no counts but the published ones"
     rows = [line.split() for line in report.text().splitlines()]
     assert ["train", "2", "-", "2", "-", "0"] in rows and ["val", "2", "2", "2", "2", "0"] in rows
+    for counts in (Counts(2, 3), Counts(3, 2), Counts(3)):
+        monkeypatch.setattr(type(VIZWIZ.readers[0]), "published", {"val": counts})
+        assert check(VIZWIZ, root).differing == ["val (official)"]
     (root / "scenes.json").write_text("{}")
     assert "these are drawn scenes, with counts of their own" in check(VIZWIZ, root).text()
 
