@@ -69,7 +69,8 @@ def test_without_test_annotations_pictures_of_train_are_held_out(name, own):
     assert not pictures & {example.image.name for example in train}, "no picture is in both"
     by_hash = {e.image.name for e in whole.values() if held_out_hash(e.image.name) % HELD_OUT == 0}
     assert pictures == by_hash or (not by_hash and len(pictures) == 1)
-    assert "all but one in 20 pictures" in task.source(own, "train")
+    assert ", all but one in 20 pictures" in task.source(own, "train")
+    assert ", one in 20 pictures" in task.source(own, "validation")
 
 
 def test_one_picture_in_twenty_is_held_out():
@@ -88,6 +89,7 @@ def test_content_tells_data_apart_wherever_they_lie(name, folder, own):
     here = content(folder)
     assert here == content(own), "where files lie"
     assert json.loads(json.dumps(here)) == here
+    assert here["train"].get("held out") == (False if name == "vizwiz_caps" else None)
     assert here["train"] == content(folder, "validation")["train"] and here != content(folder, "validation")
     part = task.part(own, "train")
     for file in part.reader.files(own / name, part.split):
@@ -151,6 +153,9 @@ def test_missing_data_are_named(own, tmp_path):
     train.unlink()
     assert task.examples(own, "test") and task.source(own, "test") == "val (format official)"
     with pytest.raises(UserError, match=rf"{train.name} missing.*attngraph data layout textcaps"):
+        task.check(own)
+    (root / "TextCaps_0.1_val.json").unlink()
+    with pytest.raises(UserError, match="TextCaps_0.1_val.json missing"):
         task.check(own)
     shutil.rmtree(root)
     for data, said in (
