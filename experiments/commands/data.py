@@ -7,27 +7,22 @@ damaged record, or leaves out what ``--leave-out`` has listed.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from attngraph.errors import UserError
 from experiments.base.arguments import did_you_mean
-from experiments.base.files import write_json, write_text
-from experiments.base.outputs import Outputs, check_folder
-from experiments.base.progress import note
+from experiments.base.outputs import check_folder
 from experiments.commands.options import DataOptions
 from experiments.data.check import check
 from experiments.data.dataset import DATA_SETS, DataSet, data_set_named, is_picture, read_list, write_list
 from experiments.data.drawn import LAYOUTS, SIZE, make_scenes
-from experiments.data.hub import download, hub_reader
+from experiments.data.hub import download
 
 WHOLE, FAULTY, OTHER_COUNTS = 0, 1, 3  # exit codes of `check`
-NAMES = TEXT, DETAILS = "check.txt", "check.json"
 SCENES = "scenes"
-MOST_JOBS = 60  # what Windows can wait for
 #: Action -> the options that it takes.
 OPTIONS = {
-    "check": ("root", "split", "format", "deep", "leave_out", "out"),
+    "check": ("root", "split", "format", "deep", "leave_out"),
     "layout": (),
     "fetch": ("root", "split"),
     "make": ("out", "size", "seed"),
@@ -53,11 +48,8 @@ def _fetch(options: DataOptions) -> int:
     data_set, root = _named(options)
     if root.exists() and not root.is_dir():
         raise UserError(f"--root {root} is no folder: give the one to download into")
-    splits = options.split or hub_reader(data_set, None).splits
-    for split in splits:
-        hub_reader(data_set, split)  # an unknown one is refused before any is downloaded
-    for split in splits:
-        print(download(data_set, root, split))
+    for file in download(data_set, root, options.split):
+        print(file)
     return WHOLE
 
 
@@ -87,26 +79,13 @@ def _make(options: DataOptions) -> int:
 
 def _check(options: DataOptions) -> int:
     data_set, root = _named(options)
-    if options.out is not None and options.out.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"--out {options.out}: lies in the data set's folder; give another place")
     if options.leave_out and (options.split or options.format):
         idle = "--split" if options.split else "--format"
         raise UserError(f"--leave-out lists what is damaged in all splits and formats: leave out {idle}")
     earlier = read_list(root) if options.leave_out else {}  # an error where another file has its name
-    settings = {"data": data_set.name, "root": str(root), "split": options.split}
-    settings |= {"format": options.format, "deep": options.deep}
-    outputs = None if options.out is None else Outputs(options.out, "data check", settings, NAMES)
-    if outputs is not None:
-        outputs.check()
-    jobs = min(MOST_JOBS, os.cpu_count() or 1)
-    report = check(data_set, root, options.split, options.format, options.deep, jobs, options.leave_out)
-    print(report.text(data_set), end="")
-    if outputs is not None:
-        with outputs.alone(), outputs.writing() as part:
-            write_text(part / TEXT, report.text(data_set, shown=None))
-            write_json(part / DETAILS, report.json())
-        note(f"saved: {', '.join(str(options.out / name) for name in NAMES)}")
+    report = check(data_set, root, options.split, options.format, options.deep)
+    print(report.text(), end="")
     if options.leave_out:
         unseen = {} if options.deep else {what: why for what, why in earlier.items() if is_picture(what)}
         write_list(root, unseen | report.damaged)
-    return FAULTY if report.faults else OTHER_COUNTS if report.differs else WHOLE
+    return FAULTY if report.faults else OTHER_COUNTS if report.differing else WHOLE

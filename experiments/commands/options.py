@@ -259,10 +259,7 @@ class DataOptions:
         "folder: whatever reads the data set leaves these out, and counts them.",
         False,
     )
-    out: Path | None = option(
-        "Write into this folder: the data sets that `make` draws; or every fault that `check` has found, in "
-        "check.txt and check.json."
-    )
+    out: Path | None = option("Write the data sets that `make` draws into this folder.")
     size: Annotated[int, Between(10, 1_000_000)] | None = option(
         "Draw so many questions, pairs or images with captions for training in each data set, a fifth as "
         "many for validation and a third as many for test. Default: 3000."

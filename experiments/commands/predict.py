@@ -8,8 +8,8 @@ those whose annotations are not public.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from attngraph.errors import UserError
 from experiments.base.files import write_json
@@ -22,7 +22,7 @@ from experiments.runs.device import check_device, cpu_threads
 from experiments.runs.plan import check_task_data
 from experiments.runs.saved import Finished, finished
 from experiments.tasks import Task
-from experiments.tasks.formats import ANSWER, IMAGE, TEXT, Ask, read_asks, write_predictions
+from experiments.tasks.formats import ANSWER, IMAGE, TEXT, read_asks, write_predictions
 
 RESULTS, ANSWERS = "results.json", "answers.json"
 SPLIT = "test"
@@ -87,7 +87,11 @@ def _asked(options: PredictOptions, cell: Finished) -> int:
     if outputs is not None:
         outputs.check()
     data = cell.data(options.data) or options.folder
-    examples = [Example(str(k), ask.image, ask.text, (), "") for k, ask in enumerate(asks)]
+    place = Path() if options.file is None else options.file.parent
+    examples = [
+        Example(str(k), place / ask[IMAGE], ask.get(TEXT) or "", (), "") for k, ask in enumerate(asks)
+    ]
+    open_image(examples[0].image)  # before the model is loaded
     with cpu_threads(cell.threads):
         try:
             way = cell.way(data)
@@ -97,7 +101,7 @@ def _asked(options: PredictOptions, cell: Finished) -> int:
                 raise UserError(f"{error} (this run may need its data to answer: give --data)") from None
             raise
         answers = cell.answers(tuned, examples, way)
-    records = [{**ask.record, ANSWER: answers[str(k)]} for k, ask in enumerate(asks)]
+    records = [{**ask, ANSWER: answers[str(k)]} for k, ask in enumerate(asks)]
     if outputs is not None:
         with outputs.alone(), outputs.writing() as part:
             write_json(part / ANSWERS, records, ensure_ascii=False)
@@ -109,19 +113,16 @@ def _asked(options: PredictOptions, cell: Finished) -> int:
     return 0
 
 
-def _asks(options: PredictOptions, with_text: bool) -> Sequence[Ask]:
+def _asks(options: PredictOptions, with_text: bool) -> list[dict[str, Any]]:
+    """What is asked, as records with a picture and its text."""
     if options.file is not None:
-        asks = read_asks(options.file, with_text)
-    else:
-        if with_text != (options.text is not None):
-            fault = "is missing: give the question" if with_text else "changes nothing: leave it out"
-            raise UserError(f"--text {fault} for this run's task")
-        if options.text is not None and not is_text(options.text):
-            raise UserError("--text holds bytes that are no UTF-8: write the question again")
-        record = {IMAGE: str(options.image), **({TEXT: options.text} if with_text else {})}
-        asks = [Ask(options.image, options.text or "", record)]
-    open_image(asks[0].image)  # before the model is loaded
-    return asks
+        return read_asks(options.file, with_text)
+    if with_text != (options.text is not None):
+        fault = "is missing: give the question" if with_text else "changes nothing: leave it out"
+        raise UserError(f"--text {fault} for this run's task")
+    if options.text is not None and not is_text(options.text):
+        raise UserError("--text holds bytes that are no UTF-8: write the question again")
+    return [{IMAGE: str(options.image), **({TEXT: options.text} if with_text else {})}]
 
 
 def takes_text(task: Task) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from experiments.base.reading import Pictures, Record, records
+from experiments.base.reading import Record, records
 from experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading, register
 from experiments.data.example import Example
 from experiments.data.hub import Hub
@@ -38,19 +38,15 @@ class Karpathy(Reader):
     def files(self, root: Path, split: str) -> list[Path]:
         return [root / KARPATHY_FILE]
 
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        """Images of ``restval``, ``val`` and ``test`` are images of val2014."""
-        return [root / name for name in (("train2014", "val2014") if split == "train" else ("val2014",))]
-
-    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
-        (file,), pictures = self.files(root, split), Pictures(root)
-
+    def examples(self, split: str, reading: Reading) -> Iterator[Example]:
         def example(image: Record) -> Example | None:
             if karpathy_split(image) != split:
                 return None
-            path = pictures.path(image.field("filepath", str), image.field("filename", str), image)
+            folder, name = image.field("filepath", str), image.field("filename", str)
+            path = reading.pictures.path(folder, name, image)
             return self.fields.example(image, path, self.fields.annotation(image))
 
+        (file,) = self.files(reading.root, split)
         yield from reading.each(file, records(file, "images"), example, "cocoid")
 
 
@@ -94,25 +90,19 @@ class TextCaps(Reader):
     def files(self, root: Path, split: str) -> list[Path]:
         return [root / f"TextCaps_0.1_{split}.json"]
 
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        return [root / ("test_images" if split == "test" else "train_images")]
-
-    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
-        (file,), (folder,) = self.files(root, split), self.image_folders(root, split)
-        pictures = Pictures(root)
+    def examples(self, split: str, reading: Reading) -> Iterator[Example]:
         captioned = split not in self.unanswered
+        folder, key = ("train_images", "caption_id") if captioned else ("test_images", "image_id")
+        captions: dict[str, tuple[str, ...]] = {}
 
         def item(record: Record) -> tuple[str, Path, tuple[str, ...]]:
             name = record.text("image_id")
-            path = pictures.path(folder.name, name, record)
-            if not captioned:
-                return name, path, ()
-            record.field("caption_id", int)
-            return name, path, (record.text("caption_str").strip(),)
+            path = reading.pictures.path(folder, name, record)
+            record.field(key, int if captioned else str)
+            return name, path, (record.text("caption_str").strip(),) if captioned else ()
 
-        captions: dict[str, tuple[str, ...]] = {}
+        (file,) = self.files(reading.root, split)
         paths: dict[str, Path] = {}
-        key = "caption_id" if captioned else "image_id"
         for name, path, found in reading.each(file, records(file, "data"), item, key):
             captions[name] = captions.get(name, ()) + found
             paths[name] = path
@@ -160,21 +150,19 @@ class VizWizCaptions(Reader):
     def files(self, root: Path, split: str) -> list[Path]:
         return [vizwiz_file(root, split)]
 
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        return [root / split]
-
-    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
-        (file,), pictures = self.files(root, split), Pictures(root)
+    def examples(self, split: str, reading: Reading) -> Iterator[Example]:
+        (file,) = self.files(reading.root, split)
+        captions: dict[int, tuple[str, ...]] = {}
 
         def image(record: Record) -> tuple[int, Path]:
-            path = pictures.path(split, record.text("file_name"), record)
+            path = reading.pictures.path(split, record.text("file_name"), record)
             return record.field("id", int), path
 
         def caption(record: Record) -> tuple[int, str] | None:
             identity = record.field("image_id", int)
             if str(identity) in reading.lost:
                 return None
-            if identity not in captions:
+            if identity not in paths:
                 raise record.fault(
                     f"{record.where} is a caption of the image {identity}, which 'images' does not have"
                 )
@@ -183,24 +171,13 @@ class VizWizCaptions(Reader):
             return None if any(dropped) else (identity, record.text("caption").strip())
 
         paths = dict(reading.each(file, records(file, "images"), image, "id"))
-        captions: dict[int, list[str]] = {identity: [] for identity in paths}
-        if split in self.unanswered:
-            yield from (Example(str(identity), path, "", (), "caption") for identity, path in paths.items())
-            return
-        for identity, text in reading.each(file, records(file, "annotations"), caption, "id"):
-            captions[identity].append(text)
+        if split not in self.unanswered:
+            for identity, text in reading.each(file, records(file, "annotations"), caption, "id"):
+                captions[identity] = captions.get(identity, ()) + (text,)
+            reading.unscored |= {str(identity) for identity in paths if identity not in captions}
         for identity, path in paths.items():
-            if captions[identity]:
-                yield Example(str(identity), path, "", tuple(captions[identity]), "caption")
-            else:
-                reading.unscored.add(str(identity))
+            if identity in captions or split in self.unanswered:
+                yield Example(str(identity), path, "", captions.get(identity, ()), "caption")
 
 
-VIZWIZ_CAPS = register(
-    DataSet(
-        "vizwiz_caps",
-        "VizWiz-Captions",
-        "captions",
-        readers=(VizWizCaptions(),),
-    )
-)
+VIZWIZ_CAPS = register(DataSet("vizwiz_caps", "VizWiz-Captions", "captions", (VizWizCaptions(),)))

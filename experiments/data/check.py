@@ -6,42 +6,32 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import pandas as pd
 from PIL import Image
 
 from attngraph.errors import UserError
 from experiments.base.progress import Progress
-from experiments.data.dataset import LIST, Counts, DataSet, Reader, Reading, nothing_in
+from experiments.data.dataset import Counts, DataSet, Reader, Reading
 from experiments.data.layouts import SCENES
 
-SOON = 1.0  # seconds before a progress bar shows
 SHOWN = 10  # faults of a split, and damaged pictures, that are printed
 
 
 @dataclass
 class SplitCheck:
-    """What a split holds.
-
-    Args:
-        form: the format that it is read in.
-        split: its name.
-        published: what it should hold; None where nobody says.
-        records: questions, pairs or captions; examples in a split without annotations.
-        images: different pictures.
-        left_out: records and examples that the list of damaged ones names.
-        unscored: what the official rules leave out.
-        faults: missing files, damaged records, missing pictures, duplicates.
+    """What a split holds: records are questions, pairs or captions (examples in a split without annotations),
+    ``unscored`` is what the official rules leave out, ``published`` None where nobody says.
     """
 
     form: str
     split: str
-    published: Counts | None = None
+    published: Counts | None
     records: int = 0
     images: int = 0
-    left_out: int = 0
     unscored: int = 0
     faults: list[str] = field(default_factory=list)
 
@@ -55,25 +45,21 @@ class SplitCheck:
 
 @dataclass
 class Report:
-    """What was found of a data set.
-
-    Args:
-        data_set: its name.
-        root: its folder.
-        drawn: whether it holds drawn scenes, which no published counts are about.
-        splits: of each format whose files exist.
-        damaged: records and pictures that can be left out -> what is wrong with them.
-        pictures: what is wrong with those that were decoded.
-        decoded: how many pictures were decoded; None without asking.
+    """What was found: of each split and of the pictures (how many were decoded: None without asking), and
+    what can be left out and why.
     """
 
-    data_set: str
-    root: str
-    drawn: bool
+    data_set: DataSet
+    root: Path
     splits: list[SplitCheck] = field(default_factory=list)
     damaged: dict[str, str] = field(default_factory=dict)
     pictures: list[str] = field(default_factory=list)
     decoded: int | None = None
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it holds drawn scenes, which no published counts are about."""
+        return (self.root / SCENES).is_file()
 
     @property
     def faults(self) -> int:
@@ -81,65 +67,55 @@ class Report:
         return sum(len(split.faults) for split in self.splits) + len(self.pictures)
 
     @property
-    def differs(self) -> bool:
-        """Whether a count is not the published one."""
-        return any(split.differs for split in self.splits)
+    def differing(self) -> list[str]:
+        """The splits of which a count is not the published one."""
+        return [f"{split.split} ({split.form})" for split in self.splits if split.differs]
 
     def verdict(self) -> str:
         """Whether the data set is whole, in a line."""
         if self.faults:
             return f"not whole: {self.faults:,} fault{'s' * (self.faults > 1)}"
-        if self.differs:
-            splits = [f"{split.split} ({split.form})" for split in self.splits if split.differs]
-            return f"no faults, but other counts than the published ones: {', '.join(splits)}"
+        if self.differing:
+            return f"no faults, but other counts than the published ones: {', '.join(self.differing)}"
         if self.drawn:
             return "whole: no faults; these are drawn scenes, with counts of their own"
         return "whole: no faults, and no counts but the published ones"
 
-    def json(self) -> dict[str, Any]:
-        """The report for programs; every fault is named."""
-        return {**asdict(self), "verdict": self.verdict(), "faults": self.faults}
-
-    def text(self, data_set: DataSet, shown: int | None = SHOWN) -> str:
-        """The report for people.
-
-        Args:
-            data_set: which.
-            shown: how many faults of each split are named; None for all.
-        """
-        lines = [f"{data_set.title} ({data_set.name}) in {self.root}"]
-        for reader in data_set.readers:
+    def text(self) -> str:
+        """The report for people, with :data:`SHOWN` faults of each split."""
+        lines = [f"{self.data_set.title} ({self.data_set.name}) in {self.root}"]
+        for reader in self.data_set.readers:
             if splits := [split for split in self.splits if split.form == reader.name]:
-                lines += ["", f"format {reader.name}: {reader.title}", *_rows(splits, data_set.unit)]
+                lines += ["", f"format {reader.name}: {reader.title}", *_rows(splits, self.data_set.unit)]
         for split in self.splits:
-            lines += _listed(f"{split.form}, {split.split}", split.faults, shown)
+            lines += _listed(f"{split.form}, {split.split}", split.faults)
         if self.decoded is not None:
             lines += ["", f"{self.decoded:,} pictures decoded"]
-        lines += _listed("pictures", self.pictures, shown)
+        lines += _listed("pictures", self.pictures)
         return "\n".join([*lines, "", self.verdict(), ""])
 
 
 def _rows(splits: Sequence[SplitCheck], unit: str) -> list[str]:
-    rows = [("split", unit, "published", "images", "published", "faults")]
+    rows = []
     for split in splits:
         published = split.published or Counts(0)
         counts = split.records, published.records, split.images, published.images or None, len(split.faults)
-        rows.append((split.split, *("-" if count is None else f"{count:,}" for count in counts)))
-    first, *widths = (max(map(len, column)) for column in zip(*rows))
-    lines = ["  ".join(["", row[0].ljust(first), *map(str.rjust, row[1:], widths)]) for row in rows]
-    for split in splits:
-        if split.unscored:
-            lines.append(f"  {split.split}: {split.unscored:,} more are left out, as the official rules say")
-        if split.left_out:
-            lines.append(f"  {split.split}: {split.left_out:,} more are left out, as {LIST} says")
-    return lines
+        rows.append([split.split, *("-" if count is None else f"{count:,}" for count in counts)])
+    heads = ["split", unit, "published", "images", "published", "faults"]
+    lines = pd.DataFrame(rows, columns=heads).to_string(index=False).splitlines()
+    lines += [
+        f"{split.split}: {split.unscored:,} more are left out, as the official rules say"
+        for split in splits
+        if split.unscored
+    ]
+    return [f"  {line}" for line in lines]
 
 
-def _listed(title: str, faults: list[str], shown: int | None) -> list[str]:
-    """The faults; equal ones, such as of a folder that is missing, once."""
+def _listed(title: str, faults: list[str]) -> list[str]:
+    """The first faults; equal ones, such as of a folder that is missing, once."""
     if not faults:
         return []
-    some = list(Counter(faults).items())[:shown]
+    some = list(Counter(faults).items())[:SHOWN]
     rest = len(faults) - sum(count for _, count in some)
     return [
         "",
@@ -155,86 +131,71 @@ def check(
     splits: Sequence[str] = (),
     form: str | None = None,
     deep: bool = False,
-    jobs: int = 1,
-    anew: bool = False,
 ) -> Report:
-    """Reads every record of a data set.
+    """Reads every record of a data set, those too that the list of damaged ones names.
 
     Args:
-        data_set: which.
-        root: its folder.
+        data_set, root: which, and its folder.
         splits: official names; by default all splits of each format that has files there, but those without
             annotations and files.
         form: the format's name; by default every format that has files there.
         deep: whether to decode all pictures.
-        jobs: threads that decode.
-        anew: whether to look at what the list of damaged records names, too.
 
     Raises:
         UserError: the folder, format or split does not exist, or the folder holds no file of the data set.
     """
-    report = Report(data_set.name, str(root), (root / SCENES).is_file())
-    pictures: dict[Path, None] = {}
-    listed = {} if anew else None
+    report, pictures = Report(data_set, root), set()
     for reader, split in _chosen(data_set, root, splits, form):
         found = SplitCheck(reader.name, split, None if report.drawn else reader.published.get(split))
         report.splits.append(found)
+        missing = [file for file in reader.files(root, split) if not file.is_file()]
         found.faults = [
-            f"{file}: no such file; get it, or name the other splits in --split"
-            for file in reader.files(root, split)
-            if not file.is_file()
+            f"{file}: no such file; get it, or name the other splits in --split" for file in missing
         ]
-        if not found.faults:
-            reading = Reading(data_set.name, root, collects=True, listed=listed)
-            pictures |= _read(data_set, reader, root, found, reading)
+        if not missing:
+            reading = Reading(data_set, root, collects=True)
+            pictures |= _read(reader, found, reading)
             report.damaged |= reading.faults
-    if deep:
-        files = sorted(pictures)
-        report.decoded = len(files)
-        reading = Reading(data_set.name, root, collects=True, listed={})
-        bar = Progress(total=len(files), desc="decoding", unit=" pictures", leave=False, delay=SOON)
-        with ThreadPoolExecutor(jobs) as pool, bar:  # decoders do not hold the interpreter's lock
-            for file, wrong in zip(files, pool.map(damage, files)):
-                bar.update()
-                if wrong is not None:
-                    reading.picture_fault(file, wrong)
-        report.pictures = list(reading.faults.values())
-        report.damaged |= reading.faults
+    files, reading = sorted(pictures), Reading(data_set, root, collects=True)
+    report.decoded = len(files) if deep else None
+    with ThreadPoolExecutor() as pool:  # decoders do not hold the interpreter's lock
+        wrong = pool.map(partial(damage, deep=deep), files)
+        bar = Progress(wrong, total=len(files), desc="looking at", unit=" pictures", leave=False, delay=1)
+        for file, fault in zip(files, bar):
+            if fault is not None:
+                reading.picture_fault(file, fault)
+    report.pictures = list(reading.faults.values())
+    report.damaged |= reading.faults
     return report
 
 
-def damage(file: Path) -> str | None:
-    """What is wrong with a picture; None if it can be decoded as a whole."""
+def damage(file: Path, deep: bool) -> str | None:
+    """What is wrong with a picture: it is empty or, if one looks deep, cannot be decoded; or None."""
+    if not file.is_file() or not file.stat().st_size:
+        return "is empty or no file; get it again"
     try:
-        with Image.open(file) as picture:
-            picture.convert("RGB")
+        if deep:
+            with Image.open(file) as picture:
+                picture.convert("RGB")
     except Exception as error:  # decoders raise what they like, of damaged files
         return f"cannot be decoded ({str(error) or type(error).__name__})"
     return None
 
 
-def _read(
-    data_set: DataSet, reader: Reader, root: Path, found: SplitCheck, reading: Reading
-) -> dict[Path, None]:
-    """Count what a split holds; returns its pictures that are files with content."""
-    images: dict[Path, None] = {}
-    bar = Progress(desc=f"reading {found.split}", unit=f" {data_set.unit}", leave=False, delay=SOON)
+def _read(reader: Reader, found: SplitCheck, reading: Reading) -> set[Path]:
+    """Counts what a split holds; returns its pictures."""
+    images, unit = set(), reading.data_set.unit
     try:
-        with bar:
-            for example in reading.kept(reader.examples(root, found.split, reading)):
-                found.records += (len(example.references) or 1) if data_set.unit == "captions" else 1
-                images[example.image] = None
+        with Progress(desc=f"reading {found.split}", unit=f" {unit}", leave=False, delay=1) as bar:
+            for example in reading.examples(reader, found.split):
+                found.records += (len(example.references) or 1) if unit == "captions" else 1
+                images.add(example.image)
                 bar.update()
-        if not found.records and not reading.faults:
-            raise nothing_in(data_set, reader, root, found.split)
     except UserError as error:  # the file as a whole
         found.faults.append(str(error))
-    empty = {image for image in images if not image.is_file() or not image.stat().st_size}
-    for image in empty:
-        reading.picture_fault(image, "is empty or no file; get it again")
-    found.images, found.left_out, found.unscored = len(images), reading.left_out, len(reading.unscored)
+    found.images, found.unscored = len(images), len(reading.unscored)
     found.faults = [*reading.faults.values(), *found.faults]
-    return {image: None for image in images if image not in empty}
+    return images
 
 
 def _chosen(
@@ -245,17 +206,14 @@ def _chosen(
         raise UserError(f"--root {root}: no folder that can be read; give the folder of {data_set.title}")
     for split in splits:
         data_set.reader(root, split, form)  # says what is missing
-    readers = [
-        reader
-        for reader in data_set.readers
-        if form in (None, reader.name) and any(reader.found(root, split) for split in reader.splits)
-    ]
-    if not readers:
-        first = next((reader for reader in data_set.readers if reader.name == form), data_set.readers[0])
+    readers = [reader for reader in data_set.readers if form in (None, reader.name)]
+    found = [reader for reader in readers if any(reader.found(root, split) for split in reader.splits)]
+    if not found:
+        first = (readers or data_set.readers)[0]
         data_set.reader(root, first.splits[0], form)  # says what is missing
     return [
         (reader, split)
-        for reader in readers
+        for reader in found
         for split in (splits or reader.splits)
         if split in reader.splits
         and (reader.found(root, split) or split not in (*splits, *reader.unanswered))

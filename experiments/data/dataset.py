@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from sys import intern
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -26,7 +26,7 @@ from attngraph.errors import UserError
 from experiments.base.files import write_json
 from experiments.base.messages import check_known
 from experiments.base.progress import note
-from experiments.base.reading import REPLACE, Damaged, Record, Unique, read_json
+from experiments.base.reading import REPLACE, Damaged, Pictures, Record, Unique, read_json
 from experiments.data.example import Example
 
 DATA_SETS: dict[str, DataSet] = {}
@@ -37,14 +37,6 @@ ABOUT = Path(__file__).with_name("data_sets.yaml")
 _IN = ": "  # between a file and the record's place in it
 
 Made = TypeVar("Made")
-
-
-class Annotation(NamedTuple):
-    """What is known of an example's answer."""
-
-    references: tuple[str, ...]
-    kind: str
-    groups: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -74,8 +66,8 @@ class Fields:
     groups: Mapping[str, str] = field(default_factory=dict)
     identity: Callable[[str], str] = str
 
-    def annotation(self, record: Record) -> Annotation:
-        """What a record says about an example's answer."""
+    def annotation(self, record: Record) -> dict[str, Any]:
+        """What a record says about an example's answer: its references, kind and groups."""
         found = record.field(self.references, str, list)
         if isinstance(found, str):
             references = (record.text(self.references).strip(),)
@@ -85,20 +77,13 @@ class Fields:
             references = tuple(map(intern, record.texts(self.references, self.item, self.annotators)))
         kind = _said(record, self.kinds) or self.kind
         groups = {name: said for name, at in self.groups.items() if (said := _said(record, at))}
-        return Annotation(references, kind, groups)
+        return {"references": references, "kind": kind, "groups": groups}
 
-    def example(self, record: Record, image: Path, annotation: Annotation | None) -> Example:
-        """The example of a record with id and prompt.
-
-        Args:
-            record: the one.
-            image: its picture.
-            annotation: None in splits without annotations.
-        """
+    def example(self, record: Record, image: Path, annotation: Mapping[str, Any] | None) -> Example:
+        """The example of a record with id and prompt; without annotation, one without references."""
         identity = self.identity(str(record.field(self.id, str, int)))
         prompt = "" if self.prompt is None else record.text(self.prompt)
-        references, kind, groups = annotation or Annotation((), self.kind, {})
-        return Example(identity, image, prompt, references, kind, groups=groups)
+        return Example(identity, image, prompt, **(annotation or {"references": (), "kind": self.kind}))
 
 
 def _said(record: Record, name: str | None) -> str:
@@ -144,12 +129,9 @@ class Reader(ABC):
         """The annotation files that a split is read from, whether they exist or not."""
 
     @abstractmethod
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        """The folders that hold the split's images."""
-
-    @abstractmethod
-    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
-        """The examples of a split, in the order of its file; records are read by :meth:`Reading.each`.
+    def examples(self, split: str, reading: Reading) -> Iterator[Example]:
+        """The examples of a split in the folder of a reading, in the order of its file; records are read by
+        :meth:`Reading.each`.
 
         Raises:
             UserError: a file is missing or damaged as a whole, or one of its records is.
@@ -169,7 +151,7 @@ class DataSet:
         title: as printed.
         unit: what a record is, in the plural: ``questions``, ``pairs``, ``captions``.
         readers: one for each format. The first whose files exist reads a split, unless a format is asked
-            for; tasks prefer one whose test split has annotations.
+            for.
     """
 
     name: str
@@ -178,23 +160,17 @@ class DataSet:
     readers: tuple[Reader, ...]
 
     def reader(self, root: Path, split: str, form: str | None = None) -> Reader:
-        """The reader of a split.
-
-        Args:
-            root: the data set's folder.
-            split: the split's official name.
-            form: the format's name; None for the first one whose files exist.
+        """The reader of a split by its official name: of a format, or the first one whose files exist.
 
         Raises:
             UserError: there is no such format or split, or none of the files exist.
         """
-        readers = [reader for reader in self.readers if form in (None, reader.name)]
-        if not readers:
+        if form is not None:
             check_known([form], [reader.name for reader in self.readers], f"format of {self.title}")
+        readers = [reader for reader in self.readers if form in (None, reader.name)]
+        known = dict.fromkeys(name for reader in readers for name in reader.splits)
+        check_known([split], list(known), f"split of {self.title}")
         able = [reader for reader in readers if split in reader.splits]
-        if not able:
-            known = dict.fromkeys(name for reader in readers for name in reader.splits)
-            check_known([split], list(known), f"split of {self.title}")
         for reader in able:
             if reader.found(root, split):
                 return reader
@@ -208,7 +184,7 @@ class DataSet:
     def layout(self) -> str:
         """Files and folders, where they come from, formats, licence and citation, in words."""
         about = yaml.safe_load(ABOUT.read_text(encoding="utf-8"))[self.name]
-        lines = ["formats; tasks read the first with all splits, those with an annotated test split first"]
+        lines = ["formats; a split is read in the first whose files are there"]
         for reader in self.readers:
             splits = [f"{name}*" if name in reader.unanswered else name for name in reader.splits]
             lines += [f"  {reader.name}: {reader.title}", f"    splits: {', '.join(splits)}"]
@@ -234,24 +210,10 @@ def data_set_named(name: str) -> DataSet:
 def split_examples(data_set: DataSet, root: Path, split: str, reader: Reader | None = None) -> list[Example]:
     """The examples of a split, read again; :func:`experiments.data.tables.table` keeps them on disk instead.
 
-    Args:
-        data_set, root, split: as for :meth:`DataSet.reader`.
-        reader: None for the first one whose files exist.
-
     Raises:
         UserError: see :meth:`Reader.examples`; also if there is no example.
     """
-    reader = reader or data_set.reader(root, split)
-    reading = Reading(data_set.name, root)
-    examples = list(reading.kept(reader.examples(root, split, reading)))
-    if not examples:
-        raise nothing_in(data_set, reader, root, split)
-    return examples
-
-
-def nothing_in(data_set: DataSet, reader: Reader, root: Path, split: str) -> UserError:
-    """The error where a split has no example."""
-    return UserError(f"{reader.files(root, split)[0]}: split {split!r} has no {data_set.unit}; {REPLACE}")
+    return list(Reading(data_set, root).examples(reader or data_set.reader(root, split), split))
 
 
 # ---- damaged records --------------------------------------------------------------------------------------
@@ -261,27 +223,45 @@ class Reading:
     """One pass over the files of a data set: what it leaves out, and what is damaged.
 
     Args:
-        name: the data set's.
+        data_set: which.
         root: its folder.
-        collects: whether faults are collected; if not, the first is an error.
-        listed: what is left out, ``{what: why}``; None for what ``damaged.json`` in the folder names.
+        collects: whether faults are collected, also those that ``damaged.json`` in the folder lists; if not,
+            what is listed is left out, and the first other fault is an error.
 
     Attributes:
+        pictures: of the folder.
         faults: what is damaged -> the message.
         left_out: how many records and examples were left out.
         lost: ids of these, as far as they are known.
         unscored: ids of what the official rules leave out of the split; files of predictions may have them.
     """
 
-    def __init__(
-        self, name: str, root: Path, collects: bool = False, listed: Mapping[str, str] | None = None
-    ):
-        self.name, self.root, self.collects = name, root, collects
-        self.listed = read_list(root) if listed is None else listed
+    def __init__(self, data_set: DataSet, root: Path, collects: bool = False):
+        self.data_set, self.root, self.collects = data_set, root, collects
+        self.pictures = Pictures(root)
+        self.listed = {} if collects else read_list(root)
         self.faults: dict[str, str] = {}
         self.left_out = 0
         self.lost: set[str] = set()
         self.unscored: set[str] = set()
+
+    def examples(self, reader: Reader, split: str) -> Iterator[Example]:
+        """The examples of a split whose pictures are not left out.
+
+        Raises:
+            UserError: as the reader raises it; or there is no example.
+        """
+        is_empty = True
+        for example in reader.examples(split, self):
+            if self.listed and self._path(example.image) in self.listed:
+                self.left_out += 1
+                self.lost.add(example.id)
+            else:
+                is_empty = False
+                yield example
+        if is_empty and not self.faults:
+            file = reader.files(self.root, split)[0]
+            raise UserError(f"{file}: split {split!r} has no {self.data_set.unit}; {REPLACE}")
 
     def each(
         self,
@@ -293,18 +273,16 @@ class Reading:
         """What is made of each record, without those that are left out.
 
         Args:
-            file: of the records.
-            found: their places and contents.
-            make: makes something of a record, or None of one that is passed over; raises
-                :class:`~experiments.base.reading.Damaged`.
+            file, found: the file; places and contents of its records.
+            make: makes something of a record, or None of one that is passed over.
             key: the field that no two records may share.
 
         Raises:
-            Damaged: a record is, and faults are not collected.
+            Damaged: as ``make`` raises it, if faults are not collected.
         """
-        name, keys = self._path(file), Unique(file, key)
+        keys = Unique(file, key)
         for where, content in found:
-            what = f"{name}{_IN}{where}"
+            what = f"{self._path(file)}{_IN}{where}"
             try:
                 if what in self.listed:
                     self.left_out += 1
@@ -315,34 +293,18 @@ class Reading:
                     yield made
                     continue
             except Damaged as error:
-                self._tell(what, error)
+                if not self.collects:
+                    raise Damaged(
+                        f"{error}; or leave it out: `attngraph data check {self.data_set.name} --root "
+                        f"{self.root} --leave-out` lists all that is damaged"
+                    ) from None
+                self.faults[what] = str(error)
             if isinstance(content, dict) and isinstance(content.get(key), (int, str)):
                 self.lost.add(str(content[key]))
 
     def picture_fault(self, image: Path, fault: str) -> None:
-        """A picture is damaged."""
-        if not self._leaves_out(image):
-            self._tell(self._path(image), Damaged(f"{image}: {fault}"))
-
-    def kept(self, examples: Iterator[Example]) -> Iterator[Example]:
-        """The examples whose pictures are not left out."""
-        for example in examples:
-            if self._leaves_out(example.image):
-                self.left_out += 1
-                self.lost.add(example.id)
-            else:
-                yield example
-
-    def _leaves_out(self, image: Path) -> bool:
-        return bool(self.listed) and self._path(image) in self.listed
-
-    def _tell(self, what: str, error: Damaged) -> None:
-        if not self.collects:
-            raise Damaged(
-                f"{error}; or leave it out: `attngraph data check {self.name} --root {self.root} "
-                "--leave-out` lists all that is damaged"
-            )
-        self.faults[what] = str(error)
+        """Remembers that a picture is damaged."""
+        self.faults[self._path(image)] = f"{image}: {fault}"
 
     def _path(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else str(file)
@@ -360,9 +322,7 @@ def read_list(root: Path) -> dict[str, str]:
         UserError: it is damaged.
     """
     file = root / LIST
-    if not file.exists():
-        return {}
-    content = read_json(file)
+    content = read_json(file) if file.exists() else {}
     if not isinstance(content, dict) or not all(isinstance(why, str) for why in content.values()):
         raise UserError(
             f"{file}: is no list of damaged records, {{what: why}}; remove it, or write it again with "
@@ -374,13 +334,8 @@ def read_list(root: Path) -> dict[str, str]:
 def write_list(root: Path, damaged: Mapping[str, str]) -> None:
     """Writes the list of what is left out from now on; removes it where nothing is damaged."""
     file = root / LIST
-    try:
-        if damaged:
-            write_json(file, damaged, ensure_ascii=False)
-        else:
-            file.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be written ({error.strerror or error}): check your rights to the folder"
-        ) from None
+    if damaged:
+        write_json(file, damaged, ensure_ascii=False)
+    else:
+        file.unlink(missing_ok=True)
     note(f"{file}: what is left out from now on ({len(damaged):,})")

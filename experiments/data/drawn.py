@@ -31,11 +31,10 @@ from attngraph.errors import UserError
 from experiments.base.files import whole_folder, write_json
 from experiments.base.progress import Progress
 from experiments.base.reading import read_json, shown
-from experiments.data.layouts import LAYOUTS, SCENES, TASKS, Amounts, Layout
+from experiments.data.layouts import LAYOUTS, SCENES, TASKS, Amounts, Folder, Layout
 from experiments.scenes.scene import Scene
 
-SOON = 1.0  # seconds before the progress bar shows
-LEAST, MOST = 10, 1_000_000  # of `make_scenes`; of each kind and split
+LEAST, MOST = 10, 1_000_000  # of `make_scenes`
 SIZE = 3000  # examples for training in each of the six data sets
 VERSION = 1  # raise it whenever the same seed gives other scenes, pictures or texts
 MANIFEST = "manifest.json"
@@ -49,69 +48,45 @@ class Sizes:
     hypotheses: tuple[int, int, int] = (3600, 600, 1200)
     captions: tuple[int, int, int] = (1200, 400, 600)
 
-    def __post_init__(self):
-        for name, counts in asdict(self).items():
-            if len(counts) != 3 or any(not isinstance(n, int) or not 1 <= n <= MOST for n in counts):
-                raise UserError(
-                    f"sizes: '{name}' is {counts}; give three whole numbers from 1 to {MOST} (train, "
-                    "validation, test)"
-                )
-
 
 def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
-    """Writes a data set of each task into a folder, or reuses it if finished with the same settings.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: it holds something else, or it cannot be written.
+    """Writes a data set of each task into a folder, or reuses it if finished with the same settings; returns
+    the folder. A :class:`~attngraph.UserError` if it holds something else.
     """
-    amounts = {name: Amounts(*counts) for name, counts in asdict(sizes).items()}
+    amounts = asdict(sizes)
+    parts = {name: (layout, Amounts(*amounts[drawn])) for name, (layout, drawn) in TASKS.items()}
     about = {name: list(counts) for name, counts in amounts.items()}
-    parts = {name: (layout, amounts[drawn]) for name, (layout, drawn) in TASKS.items()}
-    return _drawn_once(folder, {"version": VERSION, "seed": seed, "sizes": about}, parts, seed)
+    return _drawn_once(Path(folder), {"version": VERSION, "seed": seed, "sizes": about}, parts)
 
 
 def make_scenes(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
-    """Writes the six data sets into a folder, or reuses it if finished with the same settings.
+    """Writes the six data sets into a folder, or reuses it if finished with the same settings; returns the
+    folder. A :class:`~attngraph.UserError` if it holds something else.
 
     Args:
-        folder: missing, empty, or finished.
-        seed: any non-negative integer.
+        folder, seed: missing, empty, or finished; any non-negative integer.
         size: questions, pairs or images with captions for training in each data set; there are a fifth as
             many for validation, and a third as many for test.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: it holds something else, or it cannot be written.
     """
     parts = {name: (layout, Amounts.of(size)) for name, layout in LAYOUTS.items()}
-    return _drawn_once(folder, {"version": VERSION, "seed": seed, "size": size}, parts, seed)
+    return _drawn_once(Path(folder), {"version": VERSION, "seed": seed, "size": size}, parts)
 
 
-def _drawn_once(folder: Path, manifest: dict, parts: Mapping[str, tuple[Layout, Amounts]], seed: int) -> Path:
+def _drawn_once(folder: Path, manifest: dict, parts: Mapping[str, tuple[Layout, Amounts]]) -> Path:
     """Writes the parts, each into a folder of its name, unless that is done."""
-    folder = Path(folder)
     if _is_finished(folder, manifest):
         return folder
     try:
         with whole_folder(folder) as work:
-            with Progress(
-                total=len(parts), desc="drawing scenes", unit="data set", leave=False, delay=SOON
-            ) as bar:
-                for name, (layout, amounts) in parts.items():
-                    layout(work / name, amounts, seed)
-                    bar.update()
+            for name in Progress(parts, desc="drawing scenes", unit="data set", leave=False, delay=1):
+                layout, amounts = parts[name]
+                data_set = Folder(work / name)
+                layout(data_set, amounts, manifest["seed"])
+                data_set.finish()
             write_json(work / MANIFEST, manifest, indent=None)
-    except OSError as error:
+    except OSError:
         if not _is_finished(folder, manifest):  # another process may just have written the same
-            raise UserError(
-                f"{folder}: the scenes cannot be written there ({error.strerror or error}); make room on the "
-                "disk, or choose another folder"
-            ) from error
+            raise
     return folder
 
 
@@ -135,21 +110,19 @@ def _is_finished(folder: Path, manifest: dict) -> bool:
 
 
 def scene_of(image: Path) -> Scene | None:
-    """The scene that an image of a data set of drawn scenes shows; None for any other image.
-
-    Args:
-        image: its file; ``scenes.json`` is in the folder above that of the images.
+    """The scene that an image file of a data set of drawn scenes shows (``scenes.json`` is in the folder
+    above that of the images); None for any other image.
 
     Raises:
         UserError: the file is there, but does not say what the image shows.
     """
     file = image.parent.parent / SCENES
-    described = _described(file) if file.exists() else {}
-    if image.name not in described:
+    if not file.exists():
         return None
     try:
-        return Scene.from_dict(described[image.name])
-    except ValueError as error:
+        described = _described(file)
+        return Scene.from_dict(described[image.name]) if image.name in described else None
+    except (TypeError, ValueError) as error:
         raise UserError(
             f"{file} does not say what {image.name} shows ({error}): draw the data again (attngraph scenes)"
         ) from None
@@ -157,7 +130,4 @@ def scene_of(image: Path) -> Scene | None:
 
 @cache
 def _described(file: Path) -> dict[str, dict]:
-    described = read_json(file)
-    if not isinstance(described, dict):
-        raise UserError(f"{file} describes no scenes: draw the data again (attngraph scenes)")
-    return described
+    return {**read_json(file)}

@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.messages import check_known, first_line
+from experiments.base.messages import check_known
 from experiments.data.example import Example
 
 SPLITS = ("train", "validation", "test")
@@ -22,39 +22,22 @@ def load(split: str) -> list[Example]:
     their questions, "train" the rest. Kinds: yesno-shape, yesno-color, which-shape, which-color.
 
     Raises:
-        UserError: the package is not installed or damaged, or the split is unknown.
+        UserError: the package is not installed, or the split is unknown.
     """
     check_known([split], SPLITS, "split")
     try:
         import easy_vqa
     except ImportError:
         raise UserError("the package easy-vqa is not installed; run: pip install easy-vqa") from None
-    try:
-        if split == "test":
-            return _examples("test", easy_vqa.get_test_questions(), easy_vqa.get_test_image_paths())
-        questions, paths = easy_vqa.get_train_questions(), easy_vqa.get_train_image_paths()
-        held_out = set(random.Random(0).sample(sorted(paths), VALIDATION_IMAGES))
-        return [
-            example
-            for example, image in zip(_examples("train", questions, paths), questions[2], strict=True)
-            if (image in held_out) == (split == "validation")
-        ]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"the package easy-vqa is damaged ({type(error).__name__}: {first_line(error)}); "
-            "run: pip install --force-reinstall easy-vqa"
-        ) from None
-
-
-def _examples(name: str, questions: tuple[list, list, list], paths: dict[int, str]) -> list[Example]:
-    """The examples of an official split: questions, answers and images, and the images' files."""
-    examples = []
-    for number, (question, answer, image) in enumerate(zip(*questions, strict=True)):
-        if not isinstance(question, str) or not isinstance(answer, str):
-            raise TypeError(f"question {number} or its answer is no text")
-        kind = _kind(question, answer)
-        examples.append(Example(f"{name}-{number}", Path(paths[image]), question, (answer,), kind))
-    return examples
+    name = "test" if split == "test" else "train"
+    questions = getattr(easy_vqa, f"get_{name}_questions")()
+    paths = getattr(easy_vqa, f"get_{name}_image_paths")()
+    held_out = set(random.Random(0).sample(sorted(paths), VALIDATION_IMAGES))
+    return [
+        Example(f"{name}-{number}", Path(paths[image]), question, (answer,), _kind(question, answer))
+        for number, (question, answer, image) in enumerate(zip(*questions, strict=True))
+        if name == "test" or (image in held_out) == (split == "validation")
+    ]
 
 
 def _kind(question: str, answer: str) -> str:

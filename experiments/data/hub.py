@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from experiments.base.messages import check_known, first_line
 from experiments.base.reading import Record, shown
 from experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading
 from experiments.data.example import Example
-from experiments.data.tables import cache_folder, no_room
+from experiments.data.tables import cache_folder
 
 FOLDER, IMAGE = "hub", "image"
 ROWS = 64  # with their pictures in memory at a time
@@ -65,11 +65,8 @@ class Hub(Reader):
             or [folder / f"{name}.parquet"]
         )
 
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        return []
-
-    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
-        files = self.files(root, split)
+    def examples(self, split: str, reading: Reading) -> Iterator[Example]:
+        files = self.files(reading.root, split)
         shards = _SHARD.search(files[0].name)
         if shards and len(files) != int(shards[1]):
             raise UserError(
@@ -83,47 +80,30 @@ class Hub(Reader):
         yield from reading.each(files[0], _rows(files), example, self.fields.id)
 
 
-def hub_reader(data_set: DataSet, split: str | None) -> Hub:
-    """The reader that knows where on the hub a data set is.
-
-    Args:
-        data_set: which.
-        split: that it must know; None for any.
+def download(data_set: DataSet, root: Path, splits: Sequence[str] = ()) -> Iterator[Path]:
+    """Downloads splits (by default all that are there) from the hub into ``hub/`` in the data set's folder,
+    each whole or not at all; the one thing here that uses the network. Yields each split's first file.
 
     Raises:
-        UserError: no repository is known.
+        UserError: no repository is known for a split, or it cannot be downloaded.
     """
     hub = next((reader for reader in data_set.readers if isinstance(reader, Hub)), None)
     if hub is None:
         raise UserError(f"{data_set.title}: no repository of the hub is known; see `attngraph data layout`")
-    if split is not None:
-        check_known([split], hub.splits, f"split of {data_set.title} on the hub")
-    return hub
+    splits = splits or hub.splits
+    check_known(splits, list(hub.splits), f"split of {data_set.title} on the hub")
+    for split in splits:
+        if not hub.found(root, split):
+            repository, name = hub.sources[split]
+            _download(repository, name, root / FOLDER / f"{name}.parquet")
+        yield hub.files(root, split)[0]
 
 
-def download(data_set: DataSet, root: Path, split: str) -> Path:
-    """Download a split from the hub into the data set's folder; the one thing here that uses the network.
-
-    Args:
-        data_set: which.
-        root: its folder; the split goes to ``hub/`` there, whole or not at all.
-        split: its official name.
-
-    Returns:
-        The split's first file.
-
-    Raises:
-        UserError: no repository is known for the split, or it cannot be downloaded.
-    """
-    reader = hub_reader(data_set, split)
-    repository, name = reader.sources[split]
-    if reader.found(root, split):
-        return reader.files(root, split)[0]
+def _download(repository: str, name: str, file: Path) -> None:
     try:
         import datasets
     except ImportError:
         raise UserError("fetch needs the package datasets: run `pip install 'attngraph[hub]'`") from None
-    file = root / FOLDER / f"{name}.parquet"
     try:
         rows = datasets.load_dataset(repository, split=name)
         with whole(file) as part:
@@ -133,7 +113,6 @@ def download(data_set: DataSet, root: Path, split: str) -> Path:
             f"{repository}, split {name}: cannot be downloaded to {file} ({first_line(error)}); look at the "
             "network and the disk, or get the repository's files some other way and put them there"
         ) from error
-    return file
 
 
 def _rows(files: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -173,9 +152,6 @@ def _picture(row: Record) -> Path:
         raise row.fault(f"field '{IMAGE}' of {row.where} holds no picture ({shown(value)})", _REMEDY)
     digest = hashlib.sha256(content).hexdigest()
     picture = cache_folder() / "pictures" / digest[:2] / f"{digest}{_SUFFIXES.get(content[:2], '.img')}"
-    try:
-        if not picture.is_file() or picture.stat().st_size != len(content):
-            write_bytes(picture, content)
-    except OSError as error:
-        raise no_room(picture, error) from error
+    if not picture.is_file() or picture.stat().st_size != len(content):
+        write_bytes(picture, content)
     return picture

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,7 @@ class Amounts(NamedTuple):
         yield from self._asdict().items()
 
 
-Layout = Callable[[Path, Amounts, int], None]  # writes a data set into a new folder, by a seed
+Layout = Callable[["Folder", Amounts, int], None]  # writes a data set into a new folder, by a seed
 
 
 def own_seed(name: str, seed: int) -> int:
@@ -61,26 +62,20 @@ def own_seed(name: str, seed: int) -> int:
     return int(np.random.SeedSequence((seed, zlib.crc32(name.encode()))).generate_state(1)[0])
 
 
-def _dump(file: Path, content: object) -> None:
-    write_json(file, content, indent=None)
+class Folder:
+    """A data set's folder, which writes pictures and remembers what they show, and what was done to those of
+    VizWiz.
+    """
 
-
-@dataclass
-class _Pictures:
-    """Writes pictures and remembers what they show, and what was done to those of VizWiz."""
-
-    root: Path
-    shown: dict[str, dict] = field(default_factory=dict)
-    qualities: dict[str, dict] = field(default_factory=dict)
+    def __init__(self, root: Path):
+        self.root = root
+        self.shown: dict[str, dict] = {}
+        self.qualities: dict[str, dict] = {}
+        root.mkdir()
 
     def save(self, picture: Image.Image, place: str, scene: Scene | None, **more: object) -> None:
-        """Writes a picture.
-
-        Args:
-            picture: in RGB.
-            place: its file in the data set's folder; the ending is its format.
-            scene: what it shows; None where shapes do not stand where the scene says.
-            more: further entries beside the scene's.
+        """Writes a picture; the ending of its place in the folder is its format. ``more`` stands beside the
+        scene, which is None where shapes do not stand where it says.
         """
         file = self.root / place
         file.parent.mkdir(exist_ok=True)
@@ -99,16 +94,15 @@ class _Pictures:
         self.qualities[name] = asdict(quality)
         return name, quality
 
+    def dump(self, name: str, content: object) -> None:
+        """Writes JSON."""
+        write_json(self.root / name, content, indent=None)
 
-@contextmanager
-def _drawing(root: Path) -> Iterator[_Pictures]:
-    """Makes a data set's folder; what its pictures show is written there when the block ends."""
-    root.mkdir()
-    pictures = _Pictures(root)
-    yield pictures
-    _dump(root / SCENES, pictures.shown)
-    if pictures.qualities:
-        _dump(root / "quality.json", pictures.qualities)
+    def finish(self) -> None:
+        """Writes what the pictures show."""
+        self.dump(SCENES, self.shown)
+        if self.qualities:
+            self.dump("quality.json", self.qualities)
 
 
 # ---- questions ---------------------------------------------------------------------------------------------
@@ -143,7 +137,7 @@ def question_type(question: str) -> str:
     return max(fitting, key=len, default="none of the above")
 
 
-def _vqa2(root: Path, amounts: Amounts, seed: int) -> None:
+def _vqa2(folder: Folder, amounts: Amounts, seed: int) -> None:
     """VQA v2: questions of COCO's train2014, val2014, test2015 and test-dev2015, and Karpathy's split.
 
     The images that Karpathy's ``dataset_coco.json`` divides are those of train2014 and val2014, as in the
@@ -152,63 +146,48 @@ def _vqa2(root: Path, amounts: Amounts, seed: int) -> None:
     chance = own_seed("vqa2", seed)
     asked, annotated = defaultdict(list), defaultdict(list)
     described: list[dict] = []
-    image_id = 0
-    with _drawing(root) as pictures:
-        for split, count in amounts.items():
-            for number, (scene, sentences) in enumerate(questions(split, count, chance)):
-                image_id += 1
-                source = _describe(described, split, number, captions(scene, chance), image_id, "jpg")
-                pictures.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
-                asked[source] += _asked(image_id, sentences)
-                annotated[source] += _annotated(image_id, sentences, chance)
-        for scene, sentences in questions("test", amounts.test, own_seed("vqa2 test2015", seed)):
-            image_id += 1
-            pictures.save(draw(scene), f"test2015/COCO_test2015_{image_id:012d}.jpg", scene)
-            asked["test2015"] += _asked(image_id, sentences)
-            if scene.id % DEV == 0:
-                asked["test-dev2015"] += _asked(image_id, sentences)
-    _write_questions(root, asked, annotated, {"name": "none needed", "url": ""})
-    _dump(root / "dataset_coco.json", {"images": described, "dataset": "coco"})
+    image_ids = count(1)
+    for split, amount in amounts.items():
+        for number, (scene, sentences) in enumerate(questions(split, amount, chance)):
+            image_id = next(image_ids)
+            source = _describe(described, split, number, captions(scene, chance), image_id, "jpg")
+            folder.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
+            asked[source] += _asked(image_id, sentences)
+            annotated[source] += _annotated(image_id, sentences, chance)
+    for scene, sentences in questions("test", amounts.test, own_seed("vqa2 test2015", seed)):
+        image_id = next(image_ids)
+        folder.save(draw(scene), f"test2015/COCO_test2015_{image_id:012d}.jpg", scene)
+        asked["test2015"] += _asked(image_id, sentences)
+        if scene.id % DEV == 0:
+            asked["test-dev2015"] += _asked(image_id, sentences)
+    _write_questions(folder, asked, annotated)
+    folder.dump("dataset_coco.json", {"images": described, "dataset": "coco"})
 
 
-def _plain_vqa(root: Path, amounts: Amounts, seed: int) -> None:
+def _plain_vqa(folder: Folder, amounts: Amounts, seed: int) -> None:
     """Questions in the files of VQA v2, on which all annotators agree; types are the kinds of questions."""
-    image_id = 0
     asked, annotated = defaultdict(list), defaultdict(list)
-    with _drawing(root) as pictures:
-        for split, amount in amounts.items():
-            part = f"{OFFICIAL[split]}2014"
-            for scene, sentences in questions(split, amount, seed):
-                image_id += 1
-                pictures.save(draw(scene), f"{part}/COCO_{part}_{image_id:012d}.png", scene)
-                asked[part] += _asked(image_id, sentences)
-                annotated[part] += [
-                    {
-                        "image_id": image_id,
-                        "question_id": image_id * 1000 + place,
-                        "question_type": sentence.kind,
-                        "answer_type": _answer_type(sentence.answer),
-                        "multiple_choice_answer": sentence.answer,
-                        "answers": [
-                            {"answer": sentence.answer, "answer_confidence": "yes", "answer_id": number}
-                            for number in range(1, 11)
-                        ],
-                    }
-                    for place, sentence in enumerate(sentences)
-                ]
-    _write_questions(root, asked, annotated, {"name": "none needed"})
+    image_ids = count(1)
+    for split, amount in amounts.items():
+        part = f"{OFFICIAL[split]}2014"
+        for (scene, sentences), image_id in zip(questions(split, amount, seed), image_ids):
+            folder.save(draw(scene), f"{part}/COCO_{part}_{image_id:012d}.png", scene)
+            asked[part] += _asked(image_id, sentences)
+            annotated[part] += _annotated(image_id, sentences, None)
+    _write_questions(folder, asked, annotated)
 
 
-def _write_questions(root: Path, asked: dict, annotated: dict, license: dict) -> None:
+def _write_questions(folder: Folder, asked: dict, annotated: dict) -> None:
     """Question and annotation files: part -> its records."""
     info = {"description": "drawn scenes in the format of VQA v2", "version": "1"}
     for part, records in asked.items():
-        about = {"info": info, "license": license, "data_type": "mscoco", "data_subtype": part}
+        about = {"info": info, "license": {"name": "none needed"}}
+        about |= {"data_type": "mscoco", "data_subtype": part}
         content = {**about, "task_type": "Open-Ended", "questions": records}
-        _dump(root / f"v2_OpenEnded_mscoco_{part}_questions.json", content)
+        folder.dump(f"v2_OpenEnded_mscoco_{part}_questions.json", content)
         if part in annotated:
             content = {**about, "annotations": annotated[part]}
-            _dump(root / f"v2_mscoco_{part}_annotations.json", content)
+            folder.dump(f"v2_mscoco_{part}_annotations.json", content)
 
 
 def _asked(image_id: int, sentences: Sequence[Sentence]) -> list[dict]:
@@ -218,18 +197,23 @@ def _asked(image_id: int, sentences: Sequence[Sentence]) -> list[dict]:
     ]
 
 
-def _annotated(image_id: int, sentences: Sequence[Sentence], chance: int) -> list[dict]:
+def _annotated(image_id: int, sentences: Sequence[Sentence], chance: int | None) -> list[dict]:
+    """Annotations of an image's questions. Annotators differ by chance; where it is None, they agree, and
+    types are the questions' kinds.
+    """
     records = []
     for place, sentence in enumerate(sentences):
-        answers = ten_answers(sentence.answer, generator(chance, image_id, place))
+        if chance is None:
+            type_, answers = sentence.kind, [{"answer": sentence.answer, "answer_confidence": "yes"}] * 10
+        else:
+            type_ = question_type(sentence.text)
+            answers = ten_answers(sentence.answer, generator(chance, image_id, place))
         common = most_common(answers)
         records.append(
             {
-                "question_type": question_type(sentence.text),
+                "question_type": type_,
                 "multiple_choice_answer": common,
-                "answers": [
-                    {**answer, "answer_id": number} for number, answer in enumerate(answers, start=1)
-                ],
+                "answers": [{**answer, "answer_id": k} for k, answer in enumerate(answers, start=1)],
                 "image_id": image_id,
                 "answer_type": _answer_type(common),
                 "question_id": image_id * 1000 + place,
@@ -241,110 +225,67 @@ def _annotated(image_id: int, sentences: Sequence[Sentence], chance: int) -> lis
 GIVE_UP = {"good": (0, 0), "poor": (0, 4), "bad": (6, 10)}  # least and most annotators
 
 
-def _vizwiz_vqa(root: Path, amounts: Amounts, seed: int) -> None:
+def _vizwiz_vqa(folder: Folder, amounts: Amounts, seed: int) -> None:
     """VizWiz-VQA: one question about each image; about bad pictures most annotators say "unanswerable"."""
     chance = own_seed("vizwiz_vqa", seed)
-    with _drawing(root) as pictures:
-        for split, count in amounts.items():
-            part = OFFICIAL[split]
-            records = []
-            for number, (scene, (sentence,)) in enumerate(questions(split, count, chance, per_scene=1)):
-                rng = generator(chance, SPLITS.index(split), number)
-                name, quality = pictures.take(scene, part, number, rng)
-                record = {"image": name, "question": sentence.text}
-                if split != "test":
-                    give_up = rng.randint(*GIVE_UP[quality.level])
-                    answers = ten_answers(sentence.answer, rng, UNANSWERABLE, give_up)
-                    common = most_common(answers)
-                    known = common != UNANSWERABLE
-                    kind = _answer_type(common) if known else UNANSWERABLE
-                    record |= {"answers": answers, "answer_type": kind, "answerable": int(known)}
-                records.append(record)
-            _dump(root / f"{part}.json", records)
+    for split, amount in amounts.items():
+        part = OFFICIAL[split]
+        records = []
+        for number, (scene, (sentence,)) in enumerate(questions(split, amount, chance, per_scene=1)):
+            rng = generator(chance, SPLITS.index(split), number)
+            name, quality = folder.take(scene, part, number, rng)
+            record = {"image": name, "question": sentence.text}
+            if split != "test":
+                give_up = rng.randint(*GIVE_UP[quality.level])
+                answers = ten_answers(sentence.answer, rng, UNANSWERABLE, give_up)
+                common = most_common(answers)
+                kind = common if common == UNANSWERABLE else _answer_type(common)
+                record |= {"answers": answers, "answer_type": kind, "answerable": int(kind != UNANSWERABLE)}
+            records.append(record)
+        folder.dump(f"{part}.json", records)
 
 
 # ---- hypotheses --------------------------------------------------------------------------------------------
 
 
-def _snli_ve(root: Path, amounts: Amounts, seed: int) -> None:
-    """SNLI-VE: hypotheses about pictures, in the lines that the official generator writes."""
-    _write_pairs(root, amounts, own_seed("snli_ve", seed), official=True)
-
-
-def _plain_ve(root: Path, amounts: Amounts, seed: int) -> None:
-    """Hypotheses in the files of SNLI-VE, with their kinds."""
-    _write_pairs(root, amounts, seed, official=False)
-
-
-def _write_pairs(root: Path, amounts: Amounts, seed: int, official: bool) -> None:
-    """A line for each hypothesis; official lines have a caption with its parses, others the kind."""
-    number = 1_000_000_000
-    with _drawing(root) as pictures:
-        for split, amount in amounts.items():
-            lines = []
-            for scene, sentences in hypotheses(split, amount, seed):
-                number += 1
-                name = f"{number}.{'jpg' if official else 'png'}"
-                pictures.save(draw(scene), f"flickr30k_images/{name}", scene)
-                for place, sentence in enumerate(sentences):
-                    pair = {
-                        "annotator_labels": [sentence.answer],
-                        "captionID": f"{name}#0",
-                        "gold_label": sentence.answer,
-                    }
-                    if official:
-                        pair["pairID"] = f"{name}#0r{place}{sentence.answer[0]}"
-                        pair |= _sentence("sentence1", captions(scene, seed)[0])
-                        pair |= _sentence("sentence2", sentence.text)
-                    else:
-                        pair["pairID"] = f"{name}#0r{place}"
-                        pair |= {"sentence1": "a drawn scene", "sentence2": sentence.text}
-                    pair["Flickr30K_ID"] = str(number)
-                    if not official:
-                        pair["hypothesis_kind"] = sentence.kind
-                    lines.append(json.dumps(pair))
-            part = "dev" if split == "validation" else split
-            write_text(root / f"snli_ve_{part}.jsonl", "\n".join(lines) + "\n")
-
-
-def _sentence(name: str, text: str) -> dict[str, str]:
-    """A sentence with its parses: nobody reads them, and they branch to the right throughout."""
-    words = text.split()
-    binary = words[-1]
-    for word in words[-2::-1]:
-        binary = f"( {word} {binary} )"
-    leaves = " ".join(f"(X {word})" for word in words)
-    return {name: text, f"{name}_parse": f"(ROOT {leaves})", f"{name}_binary_parse": binary}
+def _pairs(folder: Folder, amounts: Amounts, seed: int, official: bool) -> None:
+    """SNLI-VE: a line for each hypothesis; official lines have a caption, others the kind."""
+    number, seed = 1_000_000_000, own_seed("snli_ve", seed) if official else seed
+    for split, amount in amounts.items():
+        lines = []
+        for scene, sentences in hypotheses(split, amount, seed):
+            number += 1
+            name = f"{number}.{'jpg' if official else 'png'}"
+            folder.save(draw(scene), f"flickr30k_images/{name}", scene)
+            for place, sentence in enumerate(sentences):
+                pair = {
+                    "annotator_labels": [sentence.answer],
+                    "captionID": f"{name}#0",
+                    "gold_label": sentence.answer,
+                    "pairID": f"{name}#0r{place}" + sentence.answer[0] * official,
+                    "sentence1": captions(scene, seed)[0] if official else "a drawn scene",
+                    "sentence2": sentence.text,
+                    "Flickr30K_ID": str(number),
+                }
+                lines.append(json.dumps(pair if official else {**pair, "hypothesis_kind": sentence.kind}))
+        part = "dev" if split == "validation" else split
+        write_text(folder.root / f"snli_ve_{part}.jsonl", "\n".join(lines) + "\n")
 
 
 # ---- captions ----------------------------------------------------------------------------------------------
 
 
-def _tokens(text: str) -> list[str]:
-    """The words of a caption, without punctuation."""
-    return "".join(letter if letter.isalnum() else " " for letter in text).split()
-
-
 def _describe(
     described: list[dict], split: str, number: int, texts: Sequence[str], coco_id: int, ending: str
 ) -> str:
-    """Adds an image to those of Karpathy's ``dataset_coco.json``; returns its folder.
-
-    As in the real file, validation, test and the "restval" part of training come from ``val2014``.
-
-    Args:
-        described: the images so far.
-        split: of the image.
-        number: in its split.
-        texts: its captions.
-        coco_id: its id in COCO.
-        ending: of its file.
+    """Adds an image, by its number in its split, to those of Karpathy's ``dataset_coco.json``; returns its
+    folder. As in the real file, validation, test and the "restval" part of training come from ``val2014``.
     """
     label = "restval" if split == "train" and number % 4 == 3 else OFFICIAL[split]
     source = "train2014" if label == "train" else "val2014"
     place, first = len(described), described[-1]["sentids"][-1] + 1 if described else 0
     sentences = [
-        {"tokens": _tokens(text), "raw": text, "imgid": place, "sentid": number}
+        {"tokens": re.findall(r"\w+", text), "raw": text, "imgid": place, "sentid": number}
         for number, text in enumerate(texts, start=first)
     ]
     described.append(
@@ -364,28 +305,19 @@ def _describe(
 SIX = 7  # one of so many images has six captions, as some have in the real file
 
 
-def _coco(root: Path, amounts: Amounts, seed: int) -> None:
-    """COCO captions in Karpathy's split."""
-    _karpathy(root, amounts, own_seed("coco", seed), "jpg", SIX)
-
-
-def _plain_captions(root: Path, amounts: Amounts, seed: int) -> None:
-    """Captions in Karpathy's file, five of each image."""
-    _karpathy(root, amounts, seed, "png")
-
-
-def _karpathy(root: Path, amounts: Amounts, seed: int, ending: str, six: int | None = None) -> None:
-    """Captions in Karpathy's file; one of ``six`` images has six captions instead of five."""
+def _karpathy(folder: Folder, amounts: Amounts, seed: int, official: bool) -> None:
+    """COCO captions in Karpathy's split: five of each image; officially some have six."""
+    seed = own_seed("coco", seed) if official else seed
     described: list[dict] = []
-    with _drawing(root) as pictures:
-        for split, amount in amounts.items():
-            for number, scene in enumerate(caption_scenes(split, amount, seed)):
-                texts = captions(scene, seed)
-                if six is not None and number % six == 0:
-                    texts.append(_another(scene, texts))
-                source = _describe(described, split, number, texts, len(described) + 1, ending)
-                pictures.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
-    _dump(root / "dataset_coco.json", {"images": described, "dataset": "coco"})
+    for split, amount in amounts.items():
+        for number, scene in enumerate(caption_scenes(split, amount, seed)):
+            texts = captions(scene, seed)
+            if official and number % SIX == 0:
+                texts.append(_another(scene, texts))
+            ending = "jpg" if official else "png"
+            source = _describe(described, split, number, texts, len(described) + 1, ending)
+            folder.save(draw(scene), f"{source}/{described[-1]['filename']}", scene)
+    folder.dump("dataset_coco.json", {"images": described, "dataset": "coco"})
 
 
 def _another(scene: Scene, texts: list[str]) -> str:
@@ -399,28 +331,33 @@ PAPER = (250, 250, 245)
 LETTERS = 16  # points
 
 
-def _textcaps(root: Path, amounts: Amounts, seed: int) -> None:
+def _textcaps(folder: Folder, amounts: Amounts, seed: int) -> None:
     """TextCaps: pictures with a word on them, which the captions name."""
     chance = own_seed("textcaps", seed)
-    caption_id = 0
-    with _drawing(root) as pictures:
-        for split, count in amounts.items():
-            part = OFFICIAL[split]
-            items: list[dict] = []
-            for number in range(count):
-                rng = generator(chance, SPLITS.index(split), number)
-                scene, side = _scene_with_room(rng, number)
-                word, ink = rng.choice(WORDS), rng.choice(INKS)
-                image_id = f"{SPLITS.index(split)}{rng.getrandbits(28):07x}{number:08x}"
-                picture = with_word(draw(scene), word, ink, side)
-                folder = "test_images" if split == "test" else "train_images"
-                pictures.save(picture, f"{folder}/{image_id}.jpg", scene, word=word, ink=ink, side=side)
-                texts = [] if split == "test" else captions_with_word(scene, word, ink, side)
-                items += _items(image_id, part, texts, caption_id)
-                caption_id += len(texts)
-            generator(chance, SPLITS.index(split)).shuffle(items)  # the captions of an image stand apart
-            kind = {"dataset_type": part, "dataset_name": "textcaps", "dataset_version": "0.1"}
-            _dump(root / f"TextCaps_0.1_{part}.json", {**kind, "data": items})
+    caption_ids = count()
+    for split, amount in amounts.items():
+        part = OFFICIAL[split]
+        items: list[dict] = []
+        for number in range(amount):
+            rng = generator(chance, SPLITS.index(split), number)
+            scene, side = _scene_with_room(rng, number)
+            word, ink = rng.choice(WORDS), rng.choice(INKS)
+            image_id = f"{SPLITS.index(split)}{rng.getrandbits(28):07x}{number:08x}"
+            picture = with_word(draw(scene), word, ink, side)
+            place = "test_images" if split == "test" else "train_images"
+            folder.save(picture, f"{place}/{image_id}.jpg", scene, word=word, ink=ink, side=side)
+            about = {"image_id": image_id, "set_name": part, "image_path": f"{part}/{image_id}.jpg"}
+            if split == "test":
+                items.append(about)
+                continue
+            texts = captions_with_word(scene, word, ink, side)
+            items += [
+                {**about, "caption_id": next(caption_ids), "caption_str": text, "reference_strs": texts}
+                for text in texts
+            ]
+        generator(chance, SPLITS.index(split)).shuffle(items)  # the captions of an image stand apart
+        kind = {"dataset_type": part, "dataset_name": "textcaps", "dataset_version": "0.1"}
+        folder.dump(f"TextCaps_0.1_{part}.json", {**kind, "data": items})
 
 
 def with_word(picture: Image.Image, word: str, ink: str, side: str) -> Image.Image:
@@ -456,86 +393,58 @@ def _scene_with_room(rng: random.Random, number: int) -> tuple[Scene, str]:
             return replace(scene, curtain=None), scene.curtain
 
 
-def _items(image_id: str, part: str, texts: Sequence[str], first: int) -> list[dict]:
-    """One item for each caption of an image; one without caption where there are none."""
-    about = {
-        "image_id": image_id,
-        "image_classes": ["Poster"],
-        "flickr_original_url": "",
-        "flickr_300k_url": "",
-        "image_width": CANVAS,
-        "image_height": CANVAS,
-        "set_name": part,
-        "image_name": image_id,
-        "image_path": f"{part}/{image_id}.jpg",
-    }
-    tokens = [_tokens(text) for text in texts]
-    return [
-        {
-            **about,
-            "caption_id": number,
-            "caption_str": text,
-            "caption_tokens": _tokens(text),
-            "reference_strs": texts,
-            "reference_tokens": tokens,
-        }
-        for number, text in enumerate(texts, start=first)
-    ] or [about]
-
-
 PRECANNED = "Quality issues are too severe to recognize visual content."
 REJECTED, SPAM = 0.03, "a picture"  # share of captions that are rejected, and what they say
 CANNED = {"good": (0, 0), "poor": (0, 1), "bad": (3, 5)}  # least and most of an image's five captions
 
 
-def _vizwiz_caps(root: Path, amounts: Amounts, seed: int) -> None:
+def _vizwiz_caps(folder: Folder, amounts: Amounts, seed: int) -> None:
     """VizWiz-Captions: pictures of any quality, some captions precanned, some rejected.
 
     Ids run on from split to split.
     """
     chance = own_seed("vizwiz_caps", seed)
     image_ids, caption_ids = count(), count()
-    with _drawing(root) as pictures:
-        for split, amount in amounts.items():
-            part = OFFICIAL[split]
-            images, annotations = [], []
-            for number, scene in enumerate(caption_scenes(split, amount, chance)):
-                rng, image_id = generator(chance, SPLITS.index(split), number), next(image_ids)
-                name, quality = pictures.take(scene, part, number, rng)
-                images.append({"file_name": name, "vizwiz_url": "", "id": image_id, "text_detected": False})
-                texts, canned = captions(scene, chance), rng.randint(*CANNED[quality.level])
-                for place, text in enumerate(texts):
-                    precanned = place >= len(texts) - canned
-                    rejected = not precanned and rng.random() < REJECTED
-                    annotations.append(
-                        {
-                            "caption": PRECANNED if precanned else SPAM if rejected else text,
-                            "is_precanned": precanned,
-                            "is_rejected": rejected,
-                            "image_id": image_id,
-                            "id": next(caption_ids),
-                            "text_detected": False,
-                        }
-                    )
-            info = {"description": "drawn scenes in the format of VizWiz-Captions", "version": "1"}
-            content = {"info": info, "images": images}
-            if split != "test":
-                content["annotations"] = annotations
-            _dump(root / "annotations" / f"{part}.json", content)
+    for split, amount in amounts.items():
+        part = OFFICIAL[split]
+        images, annotations = [], []
+        for number, scene in enumerate(caption_scenes(split, amount, chance)):
+            rng, image_id = generator(chance, SPLITS.index(split), number), next(image_ids)
+            name, quality = folder.take(scene, part, number, rng)
+            images.append({"file_name": name, "vizwiz_url": "", "id": image_id, "text_detected": False})
+            texts, canned = captions(scene, chance), rng.randint(*CANNED[quality.level])
+            for place, text in enumerate(texts):
+                precanned = place >= len(texts) - canned
+                rejected = not precanned and rng.random() < REJECTED
+                annotations.append(
+                    {
+                        "caption": PRECANNED if precanned else SPAM if rejected else text,
+                        "is_precanned": precanned,
+                        "is_rejected": rejected,
+                        "image_id": image_id,
+                        "id": next(caption_ids),
+                        "text_detected": False,
+                    }
+                )
+        info = {"description": "drawn scenes in the format of VizWiz-Captions", "version": "1"}
+        content = {"info": info, "images": images}
+        if split != "test":
+            content["annotations"] = annotations
+        folder.dump(f"annotations/{part}.json", content)
 
 
 #: Data set -> how its official files are written.
 LAYOUTS: dict[str, Layout] = {
     "vqa2": _vqa2,
     "vizwiz_vqa": _vizwiz_vqa,
-    "snli_ve": _snli_ve,
-    "coco": _coco,
+    "snli_ve": partial(_pairs, official=True),
+    "coco": partial(_karpathy, official=True),
     "textcaps": _textcaps,
     "vizwiz_caps": _vizwiz_caps,
 }
 #: Folder -> how it is written, and which amounts it takes.
 TASKS: dict[str, tuple[Layout, str]] = {
     "vqa_v2": (_plain_vqa, "questions"),
-    "snli_ve": (_plain_ve, "hypotheses"),
-    "karpathy": (_plain_captions, "captions"),
+    "snli_ve": (partial(_pairs, official=False), "hypotheses"),
+    "karpathy": (partial(_karpathy, official=False), "captions"),
 }

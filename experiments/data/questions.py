@@ -4,22 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
-from experiments.base.reading import Damaged, Pictures, Record, records
+from experiments.base.reading import Damaged, Record, records
 from experiments.data.captions import KARPATHY_FILE, karpathy_split, vizwiz_file
-from experiments.data.dataset import (
-    ANNOTATORS,
-    Annotation,
-    Counts,
-    DataSet,
-    Fields,
-    Reader,
-    Reading,
-    register,
-)
+from experiments.data.dataset import ANNOTATORS, Counts, DataSet, Fields, Reader, Reading, register
 from experiments.data.example import Example
 from experiments.data.hub import Hub
 
@@ -35,15 +26,6 @@ _FIELDS = Fields(
     kinds="question_type",
     groups={"question type": "question_type", "answer type": "answer_type"},
 )
-Division = Mapping[int, tuple[str, str]]  # COCO's image id -> Karpathy's split, and the image's folder
-
-
-class _Part(NamedTuple):
-    """The files of one part of VQA v2."""
-
-    questions: Path
-    annotations: Path | None
-    images: str  # the folder, and the middle of the images' names
 
 
 class Official(Reader):
@@ -58,23 +40,60 @@ class Official(Reader):
         "test-dev": Counts(36_807, 107_394),
     }
 
-    def parts(self, root: Path, split: str) -> list[_Part]:
-        """What a split is made of."""
-        if split in self.unanswered:
-            return [_Part(root / f"v2_OpenEnded_mscoco_{split}2015_questions.json", None, "test2015")]
-        part = f"{split}2014"
-        questions = root / f"v2_OpenEnded_mscoco_{part}_questions.json"
-        return [_Part(questions, root / f"v2_mscoco_{part}_annotations.json", part)]
+    def parts(self, split: str) -> list[str]:
+        """The parts of COCO that a split is made of, as the files are named."""
+        return [f"{split}2015" if split in self.unanswered else f"{split}2014"]
 
     def files(self, root: Path, split: str) -> list[Path]:
-        return [file for part in self.parts(root, split) for file in part[:2] if file is not None]
+        names = ["v2_OpenEnded_mscoco_{}_questions.json", "v2_mscoco_{}_annotations.json"]
+        names = names[:1] if split in self.unanswered else names
+        return [root / name.format(part) for part in self.parts(split) for name in names]
 
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        return [root / part.images for part in self.parts(root, split)]
+    def division(self, reading: Reading) -> dict[int, str] | None:
+        """COCO's image id -> the split of its questions; None where each part is one split."""
+        return None
 
-    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
-        for part in self.parts(root, split):
-            yield from _examples(part, split, Pictures(root), reading, None)
+    def examples(self, split: str, reading: Reading) -> Iterator[Example]:
+        division = self.division(reading)
+        for part in self.parts(split):
+            yield from self._part(part, split, reading, division)
+
+    def _part(
+        self, part: str, split: str, reading: Reading, division: dict[int, str] | None
+    ) -> Iterator[Example]:
+        """The examples of a part that are of a split, in the order of its question file."""
+        asked, *answered = (file for file in self.files(reading.root, split) if f"_{part}_" in file.name)
+        folder = part.replace("-dev", "")
+
+        def is_ours(image_id: int) -> bool:
+            return division is None or division.get(image_id) == split
+
+        def annotation(record: Record) -> tuple[tuple[int, int], dict[str, Any]] | None:
+            identity, image_id = record.field("question_id", int), record.field("image_id", int)
+            return ((identity, image_id), _FIELDS.annotation(record)) if is_ours(image_id) else None
+
+        def example(question: Record) -> Example | None:
+            identity, image_id = question.field("question_id", int), question.field("image_id", int)
+            if {str(identity), str(image_id)} & reading.lost:
+                return None
+            if division is not None and image_id not in division:
+                about = f"{question.where} is about the cocoid {image_id}"
+                raise question.fault(f"{about}, which {KARPATHY_FILE} does not have")
+            if not is_ours(image_id):
+                return None
+            told = annotated.get((identity, image_id))
+            if told is None and answered:
+                raise Damaged(
+                    f"{answered[0]}: no annotation with question_id {identity} and image_id {image_id}, "
+                    f"which {question.where} of {question.file} has; use the files of the same split"
+                )
+            image = reading.pictures.path(folder, f"COCO_{folder}_{image_id:012d}", question)
+            return _FIELDS.example(question, image, told)
+
+        annotated: dict[tuple[int, int], dict[str, Any]] = {}  # question and image
+        for file in answered:
+            annotated |= reading.each(file, records(file, "annotations"), annotation, "question_id")
+        yield from reading.each(asked, records(asked, "questions"), example, "question_id")
 
 
 class Drawn(Official):
@@ -85,7 +104,7 @@ class Drawn(Official):
 
 class Karpathy(Official):
     """The official train and val questions, divided by the split of their image in ``dataset_coco.json``;
-    images of its split ``restval`` belong to ``train``.
+    images of its split ``restval`` belong to ``train``, those of all but ``train`` are of val2014.
     """
 
     name = "karpathy"
@@ -97,60 +116,18 @@ class Karpathy(Official):
         "test": Counts(5_000, 26_280),
     }
 
-    def parts(self, root: Path, split: str) -> list[_Part]:
-        return [*super().parts(root, "train"), *super().parts(root, "val")]
+    def parts(self, split: str) -> list[str]:
+        return ["train2014", "val2014"] if split == "train" else ["val2014"]
 
     def files(self, root: Path, split: str) -> list[Path]:
         return [root / KARPATHY_FILE, *super().files(root, split)]
 
-    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
-        file = root / KARPATHY_FILE
+    def division(self, reading: Reading) -> dict[int, str]:
+        def place(image: Record) -> tuple[int, str]:
+            return image.field("cocoid", int), karpathy_split(image)
 
-        def place(image: Record) -> tuple[int, tuple[str, str]]:
-            return image.field("cocoid", int), (karpathy_split(image), image.field("filepath", str))
-
-        division = dict(reading.each(file, records(file, "images"), place, "cocoid"))
-        folders = {folder for part, folder in division.values() if part == split}
-        for part in self.parts(root, split):
-            if part.images in folders:
-                yield from _examples(part, split, Pictures(root), reading, division)
-
-
-def _examples(
-    part: _Part, split: str, pictures: Pictures, reading: Reading, division: Division | None
-) -> Iterator[Example]:
-    """The examples of a part that are of a split, in the order of its question file."""
-
-    def is_ours(image_id: int) -> bool:
-        return division is None or division.get(image_id, ("", ""))[0] == split
-
-    def annotation(record: Record) -> tuple[tuple[int, int], Annotation] | None:
-        identity, image_id = record.field("question_id", int), record.field("image_id", int)
-        return ((identity, image_id), _FIELDS.annotation(record)) if is_ours(image_id) else None
-
-    def example(question: Record) -> Example | None:
-        identity, image_id = question.field("question_id", int), question.field("image_id", int)
-        if {str(identity), str(image_id)} & reading.lost:
-            return None
-        if division is not None and image_id not in division:
-            about = f"{question.where} is about the cocoid {image_id}"
-            raise question.fault(f"{about}, which {KARPATHY_FILE} does not have")
-        if not is_ours(image_id):
-            return None
-        told = annotated.get((identity, image_id))
-        if told is None and part.annotations is not None:
-            raise Damaged(
-                f"{part.annotations}: no annotation with question_id {identity} and image_id {image_id}, "
-                f"which {question.where} of {question.file} has; use the files of the same split"
-            )
-        image = pictures.path(part.images, f"COCO_{part.images}_{image_id:012d}", question)
-        return _FIELDS.example(question, image, told)
-
-    annotated: dict[tuple[int, int], Annotation] = {}  # question and image
-    if part.annotations is not None:
-        found = records(part.annotations, "annotations")
-        annotated |= reading.each(part.annotations, found, annotation, "question_id")
-    yield from reading.each(part.questions, records(part.questions, "questions"), example, "question_id")
+        file = reading.root / KARPATHY_FILE
+        return dict(reading.each(file, records(file, "images"), place, "cocoid"))
 
 
 VQA2 = register(
@@ -198,17 +175,13 @@ class VizWiz(Reader):
     def files(self, root: Path, split: str) -> list[Path]:
         return [vizwiz_file(root, split)]
 
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        return [root / split]
-
-    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
-        (file,), pictures = self.files(root, split), Pictures(root)
-
+    def examples(self, split: str, reading: Reading) -> Iterator[Example]:
         def example(record: Record) -> Example:
-            image = pictures.path(split, record.text("image"), record)
+            image = reading.pictures.path(split, record.text("image"), record)
             annotation = None if split in self.unanswered else self.fields.annotation(record)
             return self.fields.example(record, image, annotation)
 
+        (file,) = self.files(reading.root, split)
         yield from reading.each(file, records(file), example, "image")
 
 

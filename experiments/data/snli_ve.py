@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from experiments.base.reading import Pictures, Record, records
+from experiments.base.reading import Record, records
 from experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading, register
 from experiments.data.example import Example
 from experiments.data.hub import Hub
@@ -13,8 +13,6 @@ from experiments.data.hub import Hub
 LABELS = ("entailment", "contradiction", "neutral")
 IDS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")  # as the releases spell it
 FOLDER = "flickr30k_images"
-#: As archives of Flickr30k unpack; Kaggle's has the folder twice.
-_FOLDERS = (f"{FOLDER}/{FOLDER}", FOLDER, "flickr30k-images")
 _FILES = {"train": "train", "val": "dev", "test": "test"}
 
 
@@ -42,23 +40,16 @@ class Official(Reader):
     def files(self, root: Path, split: str) -> list[Path]:
         return [root / f"snli_ve_{_FILES[split]}.jsonl"]
 
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        places = [root / name for name in _FOLDERS]
-        return [next((place for place in places if place.is_dir()), root / FOLDER)]
-
-    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
-        (file,), (place,) = self.files(root, split), self.image_folders(root, split)
-        pictures = Pictures(root)
-        folder = place.relative_to(root).as_posix()
-
+    def examples(self, split: str, reading: Reading) -> Iterator[Example]:
         def example(pair: Record) -> Example | None:
             if pair.one_of("gold_label", (*LABELS, "-")) == "-":  # no majority among annotators
                 reading.unscored.add(str(pair.field("pairID", str, int)))
                 return None
             key = next((key for key in IDS if key in pair.content), IDS[0])
-            image = pictures.path(folder, str(pair.field(key, str, int)), pair)
+            image = reading.pictures.path(FOLDER, str(pair.field(key, str, int)), pair)
             return self.fields.example(pair, image, self.fields.annotation(pair))
 
+        (file,) = self.files(reading.root, split)
         yield from reading.each(file, records(file), example, "pairID")
 
 

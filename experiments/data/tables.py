@@ -1,15 +1,14 @@
 """Examples in Arrow tables: read from the annotation files once, then mapped into memory.
 
 A table is a file in the cache folder (:func:`cache_folder`), named after the data set's folder, the split and
-the format. A second file has the sizes and times of the annotation files and image folders that it was made
-from: the table is made again when one of them has changed. All processes share its pages.
+the format. A second file has the sizes and times of the annotation files and folders that it was made from:
+the table is made again when one of them has changed. All processes share its pages.
 
 It uses pyarrow, not the library ``datasets``, whose import takes each worker a second.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
@@ -17,15 +16,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from attngraph.errors import UserError
 from experiments.base.files import whole, write_json
 from experiments.base.progress import Progress
-from experiments.data.dataset import LIST, DataSet, Reader, Reading, nothing_in
+from experiments.data.dataset import LIST, DataSet, Reader, Reading
 from experiments.data.example import Example
 
 VERSION = 3  # raise it whenever a reader gives other examples for the same files
@@ -60,145 +58,95 @@ class About:
 
 
 class Examples(Sequence[Example]):
-    """Examples of a table, made when they are asked for.
-
-    Args:
-        table: with the columns of :data:`SCHEMA`.
-        root: the data set's folder.
-        about: the whole table.
-        places: the rows, in this order; None for all.
+    """Examples of a table, made when they are asked for: rows with the columns of :data:`SCHEMA`, all of them
+    or some, and what is known of all.
     """
 
-    def __init__(self, table: pa.Table, root: Path, about: About, places: np.ndarray | None = None):
-        self.whole, self.root, self.about = table, root, about
-        self.places = np.arange(table.num_rows) if places is None else places
+    def __init__(self, rows: pa.Table, root: Path, about: About):
+        self.rows, self.root, self.about = rows, root, about
 
     def __len__(self) -> int:
-        return len(self.places)
+        return self.rows.num_rows
 
-    @overload
-    def __getitem__(self, place: int) -> Example: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> Examples: ...
-
-    def __getitem__(self, place: int | slice) -> Example | Examples:
-        if isinstance(place, slice):
-            return self.take(range(len(self))[place])
-        return self._example(self.whole.slice(int(self.places[place]), 1).to_pylist()[0])
+    def __getitem__(self, place: int) -> Example:
+        return self._example(self.rows.slice(range(len(self))[place], 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[Example]:
-        for start in range(0, len(self), ROWS):
-            for row in self.whole.take(self.places[start : start + ROWS]).to_pylist():
-                yield self._example(row)
+        for batch in self.rows.to_batches(ROWS):
+            yield from map(self._example, batch.to_pylist())
 
     def take(self, places: Sequence[int] | np.ndarray) -> Examples:
         """The examples at these places, in this order."""
-        return Examples(self.whole, self.root, self.about, self.places[np.asarray(places, np.int64)])
-
-    def column(self, name: str) -> pa.ChunkedArray:
-        """A column of the table."""
-        return self.whole.column(name).take(self.places)
+        return Examples(self.rows.take(np.asarray(places, np.int64)), self.root, self.about)
 
     def images(self) -> list[Path]:
         """Each picture once, in the order of the examples."""
-        return [self.root / name for name in self.column("image").unique().to_pylist()]
+        return [self.root / name for name in self.rows["image"].unique().to_pylist()]
 
     def _example(self, row: dict) -> Example:
+        groups, references = dict(row["groups"]), tuple(row["references"])
         return Example(
-            row["id"],
-            self.root / row["image"],
-            row["prompt"],
-            tuple(row["references"]),
-            row["kind"],
-            groups=dict(row["groups"]),
+            row["id"], self.root / row["image"], row["prompt"], references, row["kind"], groups=groups
         )
 
 
 def table(data_set: DataSet, root: Path, split: str, form: str | None = None) -> Examples:
-    """The examples of a split, from the table that an earlier call made or from the annotation files.
-
-    Args:
-        data_set: which.
-        root: its folder.
-        split: the split's official name.
-        form: the format's name; None for the first one whose files exist.
+    """The examples of a split (official name) in a format, or the first one whose files exist: from the table
+    that an earlier call made, or from the annotation files.
 
     Raises:
-        UserError: see :meth:`experiments.data.dataset.Reader.examples`; also if there is no example or
-            the cache cannot be written.
+        UserError: see :meth:`experiments.data.dataset.Reader.examples`; also if there is no example.
     """
     reader = data_set.reader(root, split, form)
     state = _state(reader, root, split)
     named = json.dumps([data_set.name, reader.name, str(root.absolute()), split])
     name = f"{data_set.name}-{split}-{hashlib.sha256(named.encode()).hexdigest()[:16]}"
     file = cache_folder() / "tables" / f"{name}.arrow"
-    found = _open(file, root, state)
-    if found is None:
-        gc.disable()  # of millions of records none is in a cycle: looking for them takes a third of the time
-        try:
-            _write(file, state, data_set, reader, root, split)
-        except OSError as error:
-            raise no_room(file, error) from error
-        finally:
-            gc.enable()
-        found = _open(file, root, state)
-    if found is None:
-        raise UserError(f"{file} cannot be read back after it was written: check the disk")
-    return found
+    try:
+        found = _open(file, root)
+        if found.about.state == state:
+            return found
+    except (OSError, ValueError, TypeError, pa.ArrowInvalid):
+        pass  # there is none, or it is cut off
+    _write(file, state, Reading(data_set, root), reader, split)
+    return _open(file, root)
 
 
 def cache_folder() -> Path:
     """Where tables are kept: ``$ATTNGRAPH_CACHE``, or ``attngraph`` in the user's cache folder."""
-    given = os.environ.get("ATTNGRAPH_CACHE")
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attngraph"
-
-
-def no_room(file: Path, error: OSError) -> UserError:
-    """The error where a file of the cache folder cannot be written."""
-    return UserError(
-        f"{file} cannot be written ({error.strerror or error}): make room on the disk, or name another "
-        "folder in the environment variable ATTNGRAPH_CACHE"
-    )
+    users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("ATTNGRAPH_CACHE") or users / "attngraph")
 
 
 def _state(reader: Reader, root: Path, split: str) -> list:
     """What a table was made from: another state makes another table."""
     state: list = [VERSION, f"{type(reader).__module__}.{type(reader).__qualname__}"]
     state.append(str(cache_folder().absolute()))  # where pictures of the hub's tables are
-    for path in [root / LIST, *reader.files(root, split), *reader.image_folders(root, split)]:
-        name = path.relative_to(root).as_posix()  # the same however the root is spelled
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    for path in [root / LIST, *reader.files(root, split), *folders]:
         stat = path.stat() if path.exists() else None
-        state.append([name, stat and stat.st_size, stat and stat.st_mtime_ns])
+        state.append([path.relative_to(root).as_posix(), stat and stat.st_size, stat and stat.st_mtime_ns])
     return state
 
 
-def _open(file: Path, root: Path, state: list) -> Examples | None:
-    """A table, mapped into memory; None if there is none, it is cut off, or it was made from other files."""
-    try:
-        about = About(**json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
-        if about.state != state:
-            return None
-        with pa.memory_map(str(file)) as source:
-            return Examples(pa.ipc.open_file(source).read_all(), root, about)
-    except (OSError, ValueError, TypeError, pa.ArrowInvalid):
-        return None
+def _open(file: Path, root: Path) -> Examples:
+    """A table, mapped into memory."""
+    about = About(**json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
+    with pa.memory_map(str(file)) as source:
+        return Examples(pa.ipc.open_file(source).read_all(), root, about)
 
 
-def _write(file: Path, state: list, data_set: DataSet, reader: Reader, root: Path, split: str) -> None:
-    """Read the annotation files into a table: the rows first, then what they were made from."""
-    reading, digest = Reading(data_set.name, root), hashlib.sha256()
+def _write(file: Path, state: list, reading: Reading, reader: Reader, split: str) -> None:
+    """Reads the annotation files into a table: the rows first, then what they were made from."""
+    data_set, digest = reading.data_set, hashlib.sha256()
+    examples = reading.examples(reader, split)
     bar = Progress(desc=f"reading {data_set.name} {split}", unit=f" {data_set.unit}", leave=False, delay=1)
-    examples = reading.kept(reader.examples(root, split, reading))
-    rows = 0
     with whole(file) as part, bar:
         with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
             while some := list(islice(examples, ROWS)):
                 columns = [
                     [example.id for example in some],
-                    [_place(example.image, root) for example in some],
+                    [_place(example.image, reading.root) for example in some],
                     [example.prompt for example in some],
                     [list(example.references) for example in some],
                     [example.kind for example in some],
@@ -206,10 +154,7 @@ def _write(file: Path, state: list, data_set: DataSet, reader: Reader, root: Pat
                 ]
                 writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
                 digest.update(_content(columns))
-                rows += len(some)
                 bar.update(len(some))
-        if not rows:
-            raise nothing_in(data_set, reader, root, split)
     about = About(state, digest.hexdigest(), reading.left_out, sorted(reading.unscored | reading.lost))
     write_json(file.with_suffix(".json"), asdict(about))
 

@@ -55,21 +55,16 @@ def java_found() -> bool:
 def caption_scores(
     predictions: Mapping[str, str], references: Mapping[str, Sequence[str]], use_java: bool | None = None
 ) -> CaptionScores:
-    """Scores of one generated caption per example against its reference captions.
+    """Scores of one generated caption per example against its reference captions; an empty caption scores 0.
 
     Args:
-        predictions: example id -> caption; an empty caption scores 0.
-        references: example id -> reference captions, at least one.
-        use_java: PTB tokenizer in Java (``True``) or Python (``False``), or Java where it is installed
-            (``None``).
+        predictions, references: example id -> caption, and -> reference captions, at least one.
+        use_java: PTB tokenizer in Java or Python; None for Java where it is installed.
 
     Raises:
-        UserError: ids differ, an example has no reference caption, or Java is needed and cannot run.
+        UserError: ids differ, or Java is needed and cannot run.
     """
     pairs = aligned(predictions, references)
-    for id, captions in references.items():
-        if isinstance(captions, str) or not any(caption.strip() for caption in captions):
-            raise UserError(f"example {id} needs a list with at least one non-empty reference caption")
     if use_java is None:
         use_java = java_found()
         if not use_java:

@@ -4,14 +4,10 @@ r"""The PTB tokenizer of CoreNLP 3.4.1, as caption metrics call it, in Python: t
 (``stanford-corenlp-3.4.1.jar``, ``-preserveLines -lowerCase``, punctuation dropped): in lower case, joined by
 single spaces. :func:`tokenize_java` asks that program itself.
 
-How the rules were found: by asking that program as a black box, string by string.
-``tests/experiments/metrics/ptb_probe.py`` asks again, and writes ``ptb_observed.json``, from which the
-characters of words, the ends of addresses and the lists of abbreviations are read here: each character below
-U+10000 was put beside letters, digits and itself and into each kind of address, and every word of up to five
-letters (four before a number), with longer ones from a dictionary and the beginnings of its words, before a
-period, after "J." and as the ending of a file's name. The rules below say what its strings show (its
-``SHAPES`` has examples of most, and neighbours that are split); ``test_ptb.py`` compares the two on tens of
-thousands of captions, and on every pair of signs at 35 kinds of places.
+How the rules were found: by asking that program as a black box, string by string, as
+``tests/experiments/metrics/ptb_probe.py`` does again. It writes ``ptb_observed.json``, from which the
+characters of words, the ends of addresses and the lists of abbreviations are read here; the rules below say
+what its strings show (its ``SHAPES`` has examples of most, and neighbours that are split).
 
 It is a scanner of rules. At each place the rule that matches most characters wins, of equally long ones the
 first in :func:`_rules`; characters that a rule only looks at (what follows its group ``t``) count as matched
@@ -192,26 +188,17 @@ def _straight(token: str) -> str:
     return _marks(token.replace("&apos;", "'"))
 
 
-class _Observed(NamedTuple):
-    """What the Java program showed; see ``tests/experiments/metrics/ptb_probe.py`` for each."""
-
-    characters: dict[str, str]  # kind -> what stands in a class of a regular expression
-    stops: dict[str, str]  # place in an address -> the same, of the characters that may not stand there
-    words: dict[str, list[str]]
-
-
-def _observed() -> _Observed:
+def _observed() -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
+    """What the Java program showed (``ptb_probe.py`` among the tests explains each): kind of characters
+    and place in an address -> what stands in a class of a regular expression; and lists of words.
+    """
     content = json.loads(Path(__file__).with_name("ptb_observed.json").read_text(encoding="utf-8"))
-
-    def escaped(span: str) -> str:
-        return "-".join(f"\\u{int(bound, 16):04x}" for bound in span.split("-"))
-
-    words = {name: " ".join(lines).split() for name, lines in content["words"].items()}
-    characters = {
-        kind: "".join(map(escaped, " ".join(lines).split())) for kind, lines in content["characters"].items()
-    }
+    characters = {}
+    for kind, lines in content["characters"].items():
+        spans = [span.split("-") for span in " ".join(lines).split()]
+        characters[kind] = "".join("-".join(rf"\u{int(code, 16):04x}" for code in span) for span in spans)
     stops = {place: re.escape(found) + r"\n" for place, found in content["stops"].items()}
-    return _Observed(characters, stops, words)
+    return characters, stops, {name: " ".join(lines).split() for name, lines in content["words"].items()}
 
 
 def _any(words: Sequence[str]) -> str:
@@ -222,8 +209,8 @@ def _any(words: Sequence[str]) -> str:
 @cache
 def _rules() -> list[_Rule]:
     """What is one token, and how it is written; the token is the group ``t``, or all."""
-    seen = _observed()
-    a, kinds = "A-Za-z", seen.characters
+    kinds, stops, lists = _observed()
+    a = "A-Za-z"
     letter, mark, digit = a + kinds["letters"], kinds["marks"], "0-9" + kinds["digits"]
     apostrophe, quote = r"(?:['’\x92]|&apos;)", r"(?:['’‘‛`\x92\x91]|&apos;)"
     word = rf"(?:[{letter}{mark}\xad]|{_ACCENTED})(?:[{letter}{mark}{digit}\xad]|{_ACCENTED})*"
@@ -235,9 +222,9 @@ def _rules() -> list[_Rule]:
     compound = rf"[{a}0-9][{a}0-9.,\xad]*(?:-(?:(?:[{a}]\.){{2,}}|[{a}0-9\xad]+))+"  # "1,000-a", "x-U.S."
     initials = r"[A-Z]+(?:(?:&|&(?i:amp);|\+)[A-Z]+)+"  # "AT&T"
     clitic = rf"{apostrophe}(?:[dDmMsS]|[lL][lL]|[rR][eE]|[vV][eE])"
-    ending, title = _abbreviations(seen.words)
+    ending, title = _abbreviations(lists)
     after_a_word = rf"(?![{letter}{mark}{digit}])"
-    tag, beginnings = _tag(), _any([*seen.words["beginnings"], "mr.", "ms."])
+    tag, beginnings = _tag(), _any([*lists["beginnings"], "mr.", "ms."])
     rules: list[tuple[str, Callable[[str], str]]] = [
         (tag, lambda token: token.replace(" ", "\xa0")),
         (r"-(?i:[lr][crs]b)-", _same),
@@ -264,12 +251,12 @@ def _rules() -> list[_Rule]:
         (word, _without_soft_hyphens),
         (alphanumeric, _same),
         (
-            rf"{piece}(?:\.{piece})*\.{_any([*seen.words['files'], 'mp3'])}"
+            rf"{piece}(?:\.{piece})*\.{_any([*lists['files'], 'mp3'])}"
             rf"(?=[.!?,\n\x85{_SPACES}])",
             _same,
         ),
         (words, _without_soft_hyphens),
-        *((pattern, _same) for pattern in _mail(seen.stops)),
+        *((pattern, _same) for pattern in _mail(stops)),
         # an abbreviation that may close a sentence takes its period from a rest of one character: "etc.a"
         (rf"(?s:(?P<t>{ending}\.)..)", _same),
         (hyphenated, _same),
@@ -287,12 +274,12 @@ def _rules() -> list[_Rule]:
             _same,
         ),
         (rf"(?:[{a}]|{ending}|{title})\.", _same),
-        (rf"(?P<t>{_any([*seen.words['numbered'], 'p'])}\.)[\x85{_SPACES}]?[{digit}]", _same),
+        (rf"(?P<t>{_any([*lists['numbered'], 'p'])}\.)[\x85{_SPACES}]?[{digit}]", _same),
         # up to two slashes, with or without a backslash, and up to two hyphens between them
         (rf"[{a}0-9]+(?:-[{a}]+){{0,2}}(?:\\?/[{a}0-9]+(?:-[{a}]+){{0,2}}){{1,2}}", _same),
         *((pattern, _glued) for pattern in _figures(digit)),
         (r"[0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{2,4}", _same),
-        *((pattern, _same) for pattern in _web(seen.stops, seen.words["sites"])),
+        *((pattern, _same) for pattern in _web(stops, lists["sites"])),
         (r"@[A-Za-z_][A-Za-z0-9_]*", _same),
         (rf"#(?:[{letter}{mark}\xad]|{_ACCENTED})+", _same),
         (initials, _plain_and),

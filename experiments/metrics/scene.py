@@ -58,7 +58,7 @@ from scipy.optimize import linear_sum_assignment
 
 from experiments.metrics.statistics import aligned
 from experiments.scenes.captions import ordered
-from experiments.scenes.facts import COLUMNS, NUMBERS, ROWS, plural, related, short_place
+from experiments.scenes.facts import NUMBERS, plural, related, short_place
 from experiments.scenes.scene import HUGE_COLORS, HUGE_SHAPES, SIZES, Scene, Thing
 
 OBJECTS, ATTRIBUTES, RELATIONS = KINDS = ("objects", "attributes", "relations")
@@ -69,23 +69,31 @@ _WORD = re.compile(r"[^\W_]+|[^\w\s]")
 _ATTRIBUTES = {*SIZES, "huge", *HUGE_COLORS}
 _OPEN = ("thing", "object", "item", "shape")
 _SINGLE = {**{shape: shape for shape in HUGE_SHAPES}, **dict.fromkeys(_OPEN)}
-_PLURAL = {plural(noun): shape for noun, shape in _SINGLE.items()}
+_NOUNS = {**_SINGLE, **{plural(noun): shape for noun, shape in _SINGLE.items()}}
 _NUMBERS = {word: k for k, spelt in enumerate(NUMBERS) for word in (spelt, str(k)) if k}
 _RELATIONS = {
+    **{side: side for side in ("left", "right")},
     **dict.fromkeys(("above", "over", "higher"), "above"),
     **dict.fromkeys(("below", "under", "lower"), "below"),
 }
-_ORDER = ["from", "left", "to", "right"]
+_ATTRIBUTE = f"(?:{'|'.join(_ATTRIBUTES)})"
+#: The grammar's phrases, in words that single spaces part.
+_PHRASES = re.compile(
+    r"(?<!\S)(?:"
+    r"(?P<order>from left to right)"
+    r"|at the (?P<place>(?:top|bottom) (?:left|right)|top|bottom|left|right|middle)"
+    r"|(?P<relation>(?:left|right) (?:of|than)|above|over|higher|below|under|lower)"
+    r"|(?P<curtain>curtain)"
+    rf"|(?P<named>(?:(?:only|{'|'.join(_NUMBERS)}) )?(?:{_ATTRIBUTE} )*(?:{'|'.join(_NOUNS)}))"
+    rf"|(?P<loose>{_ATTRIBUTE}(?: {_ATTRIBUTE})*)"
+    r")(?!\S)"
+)
 
 
 @dataclass
 class Named:
-    """A thing or curtain as a caption names it.
-
-    Args:
-        shape: None where the caption does not say.
-        attributes: sizes and colours.
-        places: "top left", "top", "left", "middle" ...; of a curtain the sides.
+    """A thing as a caption names it: its shape if it says so, sizes and colours, and places such as "top
+    left", "top" or "middle".
     """
 
     shape: str | None = None
@@ -93,117 +101,61 @@ class Named:
     places: set[str] = field(default_factory=set)
 
 
+@dataclass
 class Said:
-    """What a caption says, by the grammar above; any text has a reading.
-
-    Args:
-        caption: as it was generated.
-
-    Attributes:
-        things: in the order of the caption.
-        curtains: likewise.
-        relations: (number in ``things``, "left", "right", "above" or "below", number in ``things``), None in
-            place of a number where no thing is named; (None, "at", None) for a place of nothing.
-        numbers: how many things there are, as often as that is said.
-        loose: how many attributes belong to nothing.
+    """What a caption says: things and curtains (the sides of each) in its order, how many things there are
+    (as often as that is said), and how many attributes belong to nothing. A relation is (number in
+    ``things``, "left", "right", "above" or "below", number in ``things``), None in place of a number where no
+    thing is named; (None, "at", None) is a place of nothing.
     """
 
-    def __init__(self, caption: str) -> None:
-        self.things: list[Named] = []
-        self.curtains: list[Named] = []
-        self.relations: set[tuple[int | None, str, int | None]] = set()
-        self.numbers: list[int] = []
-        self.loose = 0
-        self._words, self._at = _WORD.findall(caption.lower()), 0
-        self._last: Named | None = None  # what a place belongs to
-        self._attributes: list[str] = []  # wait for their noun
-        self._number: int | None = None
-        self._waiting: tuple[int | None, str] | None = None  # a relation without its second thing
-        self._in_order = False
-        self._read()
+    things: list[Named] = field(default_factory=list)
+    curtains: list[set[str]] = field(default_factory=list)
+    relations: set[tuple[int | None, str, int | None]] = field(default_factory=set)
+    numbers: list[int] = field(default_factory=list)
+    loose: int = 0
 
-    def _read(self) -> None:
-        while self._at < len(self._words):
-            word = self._words[self._at]
-            if word in _ATTRIBUTES:
-                self._attributes.append(word)
-                self._at += 1
-            elif word in _SINGLE or word in _PLURAL:
-                self._noun(word)
-                self._at += 1
-            else:
-                self._drop_attributes()
-                self._number = _NUMBERS.get(word)
-                self._at += self._other(word)
-        self._drop_attributes()
-        self._relate(None)
 
-    def _noun(self, word: str) -> None:
-        number, attributes = self._number, frozenset(self._attributes)
-        self._number, self._attributes = None, []
-        shape = _SINGLE[word] if word in _SINGLE else _PLURAL[word]
-        if shape is None and not attributes:
-            only = self._at and self._words[self._at - 1] == "only"
-            if only or number is not None:
-                self.numbers.append(1 if only else number)
-            return
-        for _ in range(1 if word in _SINGLE else number or 2):
-            self._relate(len(self.things))
-            self._last = Named(shape, attributes)
-            if self._in_order and self.things:
-                self.relations.add((len(self.things) - 1, "left", len(self.things)))
-            self.things.append(self._last)
-
-    def _other(self, word: str) -> int:
-        """Reads what begins with another word than a noun or attribute; returns how many words it took."""
-        rest = self._words[self._at : self._at + 4]
-        if word == "curtain":
-            self._last = Named(word)
-            self.curtains.append(self._last)
-        elif rest == _ORDER:
-            self._in_order = not self.things
-            return 4
-        elif rest[:2] == ["at", "the"]:
-            return self._place()
-        elif word in ("left", "right") and rest[1:2] in (["of"], ["than"]):
-            self._begin_relation(word)
-            return 2
-        elif word in _RELATIONS:
-            self._begin_relation(_RELATIONS[word])
-        return 1
-
-    def _place(self) -> int:
-        said = self._words[self._at + 2 : self._at + 4]
-        if said[:1] and said[0] in ("top", "bottom"):
-            said = said[: 2 if said[1:] and said[1] in ("left", "right") else 1]
+def read(caption: str) -> Said:
+    """Reads a caption by the grammar above; any text has a reading."""
+    said, in_order = Said(), False
+    places: set[str] | None = None  # of the last thing or curtain
+    waiting: list[tuple[int | None, str]] = []  # a relation without its second thing
+    for phrase in _PHRASES.finditer(" ".join(_WORD.findall(caption.lower()))):
+        kind, words = phrase.lastgroup, phrase[0].split()
+        if kind == "named":
+            shape, attributes = _NOUNS[words[-1]], frozenset(words[:-1]) & _ATTRIBUTES
+            number = _NUMBERS.get(words[0])
+            if shape is None and not attributes:
+                if words[0] == "only" or number is not None:
+                    said.numbers.append(number or 1)
+                continue
+            for _ in range(1 if words[-1] in _SINGLE else number or 2):
+                here = len(said.things)
+                said.relations |= {(*relation, here) for relation in waiting}
+                if in_order and here:
+                    said.relations.add((here - 1, "left", here))
+                said.things.append(Named(shape, attributes))
+                places, waiting = said.things[-1].places, []
+        elif kind == "relation":
+            said.relations |= {(*relation, None) for relation in waiting}
+            waiting = [(len(said.things) - 1 if said.things else None, _RELATIONS[words[0]])]
+        elif kind == "curtain":
+            said.curtains.append(places := set())
+        elif kind == "order":
+            in_order = not said.things
+        elif kind == "loose":
+            said.loose += len(set(words))
+        elif places is None:
+            said.relations.add((None, "at", None))
         else:
-            said = [word for word in said[:1] if word in (*ROWS, *COLUMNS)]
-        if said and self._last is None:
-            self.relations.add((None, "at", None))
-        elif said:
-            self._last.places.add(" ".join(said))
-        return 2 + len(said)
-
-    def _begin_relation(self, relation: str) -> None:
-        self._relate(None)
-        self._waiting = (len(self.things) - 1 if self.things else None, relation)
-
-    def _relate(self, second: int | None) -> None:
-        if self._waiting is not None:
-            self.relations.add((*self._waiting, second))
-        self._waiting = None
-
-    def _drop_attributes(self) -> None:
-        self.loose += len(set(self._attributes))
-        self._attributes = []
+            places.add(phrase["place"])
+    said.relations |= {(*relation, None) for relation in waiting}
+    return said
 
 
 def scene_counts(predictions: Mapping[str, str], scenes: Mapping[str, Scene]) -> np.ndarray:
-    """Counts of one generated caption per example.
-
-    Args:
-        predictions: example id -> caption.
-        scenes: example id -> what the picture shows.
+    """Counts of one generated caption per example, by example ids.
 
     Returns:
         ``(N, 12)`` in the order of ``scenes``: the :data:`COUNTS` of objects, of attributes, of relations.
@@ -244,38 +196,30 @@ def precision_recall_f1(counts: np.ndarray) -> np.ndarray:
 
 def caption_counts(caption: str, scene: Scene) -> np.ndarray:
     """The :data:`COUNTS` ``(3, 4)`` of one caption: a line for each of :data:`KINDS`."""
-    said, things = Said(caption), ordered(scene)
+    said, things = read(caption), ordered(scene)
     shown = matched(said.things, things)
+    right_shapes = sum(said.things[k].shape is not None for k in shown)
+    shapes = sum(thing.shape is not None for thing in said.things)
+    curtain = bool(said.curtains and scene.curtain)
+
+    right_attributes = sum(_right_attributes(said.things[k], things[place]) for k, place in shown.items())
+    attributes = sum(len(thing.attributes) for thing in said.things) + said.loose
+    numbers = sum(number == len(things) for number in said.numbers)
+
     standing = _standing(said, things, shown)
-    right_standing = sum(is_right for _, is_right in standing)
     complete = {frozenset(pair) for pair in pairwise(range(len(things)))} or {frozenset([0])}
     found = complete & {about for about, is_right in standing if is_right}
-
-    curtain = bool(said.curtains and scene.curtain)
-    sides = [side for hung in said.curtains for side in hung.places]
-    shapes = sum(thing.shape is not None for thing in said.things)
-    right_shapes = sum(said.things[k].shape is not None for k in shown)
-    attributes = sum(len(thing.attributes) for thing in said.things)
-    right_attributes = sum(_right_attributes(said.things[k], things[place]) for k, place in shown.items())
-    numbers = sum(number == len(things) for number in said.numbers)
-    return np.array(
-        [
-            [right_shapes + curtain, shapes + len(said.curtains), right_shapes, len(things)],
-            [
-                right_attributes + numbers,
-                attributes + said.loose + len(said.numbers),
-                right_attributes,
-                2 * len(things),
-            ],
-            [
-                right_standing + (scene.curtain in sides),
-                len(standing) + len(sides),
-                len(found),
-                len(complete),
-            ],
-        ],
-        dtype=np.float64,
+    right_standing = sum(is_right for _, is_right in standing)
+    sides = [side for hung in said.curtains for side in hung]
+    objects = right_shapes + curtain, shapes + len(said.curtains), right_shapes, len(things)
+    of_things = right_attributes + numbers, attributes + len(said.numbers), right_attributes, 2 * len(things)
+    relations = (
+        right_standing + (scene.curtain in sides),
+        len(standing) + len(sides),
+        len(found),
+        len(complete),
     )
+    return np.array([objects, of_things, relations], dtype=np.float64)
 
 
 def matched(named: Sequence[Named], things: Sequence[Thing]) -> dict[int, int]:

@@ -37,25 +37,8 @@ def aligned(predictions: Mapping[str, T], references: Mapping[str, object]) -> l
     return [(id, predictions[id]) for id in references]
 
 
-def single_reference(id: str, references: Mapping[str, Sequence[str]]) -> str:
-    """The reference of an example that must have exactly one.
-
-    Raises:
-        UserError: it has none or several, or the references are no list.
-    """
-    answers = references[id]
-    if isinstance(answers, str) or len(answers) != 1:
-        raise UserError(f"example {id} needs exactly one reference answer in a list, got {answers!r}")
-    return answers[0]
-
-
 def scores_by_kind(scores: Sequence[float], kinds: Iterable[str]) -> dict[str, tuple[float, int]]:
-    """Mean score and number of examples of each kind, sorted by name.
-
-    Args:
-        scores: one score for each example.
-        kinds: the examples' kinds in the same order.
-    """
+    """Mean score and number of examples of each kind, sorted by name."""
     groups = defaultdict(list)
     for score, kind in zip(scores, kinds, strict=True):
         groups[kind].append(score)

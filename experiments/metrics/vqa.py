@@ -42,33 +42,20 @@ _SPELLINGS = """
 """
 
 
+#: VQA v2's table: each spelling without one of its apostrophes -> the spelling. One entry is the wrong way
+#: round. Entries for capital letters or equal spellings never act and are left out.
+CONTRACTIONS = {
+    word[: mark.start()] + word[mark.end() :]: word
+    for word in _SPELLINGS.split()
+    for mark in re.finditer("'", word)
+} | {"somebody'd": "somebodyd"}
 _STRAIGHT = ("ain't", "aren't", "can't", "could've", "couldn't", "we've", "where's", "who've")
-_MIXED = ("couldn’tve", "hadn’tve")  # these two have a straight apostrophe as words to be replaced
-
-
-def _contractions() -> dict[str, str]:
-    """VQA v2's table: each spelling without one of its apostrophes -> the spelling.
-
-    One entry is the wrong way round. Entries for capital letters or equal spellings never act and are left
-    out.
-    """
-    table = {
-        word[: mark.start()] + word[mark.end() :]: word
-        for word in _SPELLINGS.split()
-        for mark in re.finditer("'", word)
-    }
-    return table | {"somebody'd": "somebodyd"}
-
-
-def _typographic(contractions: dict[str, str]) -> dict[str, str]:
-    """VizWiz' table: VQA v2's with typographic apostrophes, all but a few."""
-    table = {word.replace("'", "’"): right.replace("'", "’") for word, right in contractions.items()}
-    table |= {word.replace("'", ""): word for word in _STRAIGHT}
-    return table | {word.replace("’", "'"): table.pop(word) for word in _MIXED}
-
-
-CONTRACTIONS = _contractions()
-VIZWIZ_CONTRACTIONS = _typographic(CONTRACTIONS)
+#: VizWiz' table: VQA v2's with typographic apostrophes, all but a few.
+VIZWIZ_CONTRACTIONS = {
+    word.replace("'", "’"): right.replace("'", "’") for word, right in CONTRACTIONS.items()
+} | {word.replace("'", ""): word for word in _STRAIGHT}
+for _word in ("couldn’tve", "hadn’tve"):  # these two have a straight one as words to be replaced
+    VIZWIZ_CONTRACTIONS[_word.replace("’", "'")] = VIZWIZ_CONTRACTIONS.pop(_word)
 
 
 def normalise_answer(answer: str, contractions: Mapping[str, str] = CONTRACTIONS) -> str:

@@ -40,13 +40,8 @@ class Template:
 
 @dataclass(frozen=True)
 class Job:
-    """One sentence to be made.
-
-    Args:
-        template: the kind of sentence.
-        wording: one of the template's.
-        wanted: the answer.
-        curtain: asks for a scene with a curtain or without, ``None`` for either.
+    """One sentence to be made: a wording of the template, the wanted answer, and whether the scene must have
+    a curtain (None: either).
     """
 
     template: Template
@@ -64,11 +59,11 @@ class Sentence:
     kind: str
 
 
-def one_of(found: Callable[[Scene, str], Iterable[dict[str, str]]]) -> Filler:
-    """A filler that takes one of all that ``found(scene, wanted)`` yields, at random."""
+def one_of(found: Callable[..., Iterable[dict[str, str]]], *given: str | Callable) -> Filler:
+    """A filler that takes one of all that ``found(*given, scene, wanted)`` yields, at random."""
 
     def fill(scene: Scene, rng: random.Random, wanted: str) -> dict[str, str] | None:
-        words = list(found(scene, wanted))
+        words = list(found(*given, scene, wanted))
         return rng.choice(words) if words else None
 
     return fill
@@ -111,12 +106,8 @@ def place(
 ) -> Iterator[tuple[Scene, list[Sentence]]]:
     """Yields scenes with up to ``per_scene`` sentences each until every job is done.
 
-    Every scene is sampled until the oldest job fits it; further waiting jobs that fit join it.
-
-    Args:
-        split: "train", "validation" or "test".
-        seed: the data set's seed.
-        stream: a number that keeps the random streams of different tasks apart.
+    Every scene is sampled until the oldest job fits it; further waiting jobs that fit join it. ``stream``
+    keeps the random streams of different tasks apart.
     """
     waiting = list(todo)
     number = 0

@@ -9,6 +9,7 @@ curtain.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import permutations
 
 from experiments.scenes.balance import Job, Sentence, Template, jobs, one_of, place, shown
@@ -58,63 +59,49 @@ def _wants_curtain(job: Job, rng) -> bool:
     return job.wanted in job.template.decided and rng.random() < 0.75
 
 
-def _numbered(form, number, compare):
+def _numbered(form, number, compare, scene, label):
     """Claims of exactly, at least or at most ``number`` things; behind a curtain more may exist."""
     holds = {"exactly": number.__eq__, "at least": number.__le__, "at most": number.__ge__}[compare]
     form_of = Description.one if number == 1 else Description.many
-
-    @one_of
-    def fill(scene, label):
-        for value in VALUES[form]:
-            words = Description(**{form: value})
-            seen = count(scene, words)
-            possible = {holds(total) for total in range(seen, 9 if scene.curtain else seen + 1)}
-            verdict = NEUTRAL if len(possible) == 2 else ENTAILMENT if True in possible else CONTRADICTION
-            if verdict == label:
-                filled = {"n": NUMBERS[number], "many": form_of(words), "compare": compare}
-                filled["be"] = "is" if number == 1 else "are"
-                yield from [filled] * (3 if seen else 1)  # what is seen makes harder hypotheses
-
-    return fill
+    for value in VALUES[form]:
+        words = Description(**{form: value})
+        seen = count(scene, words)
+        possible = {holds(total) for total in range(seen, 9 if scene.curtain else seen + 1)}
+        verdict = NEUTRAL if len(possible) == 2 else ENTAILMENT if True in possible else CONTRADICTION
+        if verdict == label:
+            filled = {"n": NUMBERS[number], "many": form_of(words), "compare": compare}
+            filled["be"] = "is" if number == 1 else "are"
+            yield from [filled] * (3 if seen else 1)  # what is seen makes harder hypotheses
 
 
-def _every(yes, no):
+def _every(yes, no, scene, label):
     """Claims that all things of a shape have a colour, or (with the labels exchanged) that not all have."""
-
-    @one_of
-    def fill(scene, label):
-        for shape in SHAPES:
-            colors = [thing.color for thing in scene.things if thing.shape == shape]
-            for color in COLORS if colors else ():
-                whole = set(colors) == {color}
-                if label == (no if not whole else NEUTRAL if scene.curtain else yes):
-                    filled = {"shape": shape, "shapes": plural(shape), "color": color}
-                    yield from [filled] * (6 if not whole and color in colors else 1)
-
-    return fill
+    for shape in SHAPES:
+        colors = [thing.color for thing in scene.things if thing.shape == shape]
+        for color in COLORS if colors else ():
+            whole = set(colors) == {color}
+            if label == (no if not whole else NEUTRAL if scene.curtain else yes):
+                filled = {"shape": shape, "shapes": plural(shape), "color": color}
+                yield from [filled] * (6 if not whole and color in colors else 1)
 
 
-def _has(asked, form):
+def _has(asked, form, scene, rng, label):
     """Claims of a thing's colour or size; neutral ones of a thing that is not seen."""
-
-    def fill(scene, rng, label):
-        if label == NEUTRAL:
-            words = absent(scene, rng, form)
-            return words and {"one": words.one(), "value": rng.choice(VALUES[asked])}
-        singles = unique(scene, form)
-        if not singles:
-            return None
-        thing, words = rng.choice(singles)
-        value = getattr(thing, asked)
-        if label == CONTRADICTION:
-            others = [other for other in VALUES[asked] if other != value]
-            value = rng.choice(others) if len(others) > 1 else others[0]
-        return {"one": words.one(), "value": value}
-
-    return fill
+    if label == NEUTRAL:
+        words = absent(scene, rng, form)
+        return words and {"one": words.one(), "value": rng.choice(VALUES[asked])}
+    singles = unique(scene, form)
+    if not singles:
+        return None
+    thing, words = rng.choice(singles)
+    value = getattr(thing, asked)
+    if label == CONTRADICTION:
+        others = [other for other in VALUES[asked] if other != value]
+        value = rng.choice(others) if len(others) > 1 else others[0]
+    return {"one": words.one(), "value": value}
 
 
-def _relates(form, shared):
+def _relates(form, shared, scene, rng, label):
     """As in "the A is left of the B", where A and B share the attribute ``shared`` or, if ``None``, nothing.
 
     Neutral: one of the two is not seen, and behind this curtain it could be where the hypothesis puts it.
@@ -124,8 +111,7 @@ def _relates(form, shared):
         same = {name for name in form.split() if getattr(first, name) == getattr(second, name)}
         return same == ({shared} if shared else set())
 
-    def decided(scene, rng, label):
-        singles = unique(scene, form)
+    def decided(singles):
         choices = [
             (first, relation, second)
             for (a, first), (b, second) in permutations(singles, 2)
@@ -138,8 +124,7 @@ def _relates(form, shared):
         first, relation, second = rng.choice(choices)
         return first, relation if label == ENTAILMENT else OPPOSITE[relation], second
 
-    def undecided(scene, rng):
-        singles = unique(scene, form)
+    def undecided(singles):
         if not singles:
             return None
         thing, seen = rng.choice(singles)
@@ -153,14 +138,11 @@ def _relates(form, shared):
             return unseen, relation, seen
         return seen, OPPOSITE[relation], unseen
 
-    def fill(scene, rng, label):
-        chosen = undecided(scene, rng) if label == NEUTRAL else decided(scene, rng, label)
-        if not chosen:
-            return None
-        first, relation, second = chosen
-        return {"first": first.one(), "beside": BESIDE[relation], "second": second.one()}
-
-    return fill
+    chosen = (undecided if label == NEUTRAL else decided)(unique(scene, form))
+    if not chosen:
+        return None
+    first, relation, second = chosen
+    return {"first": first.one(), "beside": BESIDE[relation], "second": second.one()}
 
 
 _EXISTS = (
@@ -208,16 +190,19 @@ TEMPLATES = (
             "count",
             _COUNTS,
             LABELS,
-            _numbered(form, number, compare),
+            one_of(_numbered, form, number, compare),
             _YES if compare == "at least" else _NO,
         )
         for form in ("shape", "color")
         for compare, numbers in _NUMBERS.items()
         for number in numbers
     ),
-    Claim("quantifier", _EVERY, LABELS, _every(ENTAILMENT, CONTRADICTION), _NO),
-    Claim("quantifier", _NOT_EVERY, LABELS, _every(CONTRADICTION, ENTAILMENT), _YES),
-    Claim("attribute", _HAS, LABELS, _has("color", "shape"), _BOTH),
-    Claim("attribute", _HAS, LABELS, _has("size", "color shape"), _BOTH),
-    *(Claim("relation", _RELATES, LABELS, _relates(form, shared), _BOTH) for form, shared in _SHARING),
+    Claim("quantifier", _EVERY, LABELS, one_of(_every, ENTAILMENT, CONTRADICTION), _NO),
+    Claim("quantifier", _NOT_EVERY, LABELS, one_of(_every, CONTRADICTION, ENTAILMENT), _YES),
+    Claim("attribute", _HAS, LABELS, partial(_has, "color", "shape"), _BOTH),
+    Claim("attribute", _HAS, LABELS, partial(_has, "size", "color shape"), _BOTH),
+    *(
+        Claim("relation", _RELATES, LABELS, partial(_relates, form, shared), _BOTH)
+        for form, shared in _SHARING
+    ),
 )

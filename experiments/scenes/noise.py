@@ -43,13 +43,8 @@ _KINDS = (("yes", "no"), tuple("012345"), tuple(COLORS), SHAPES, tuple(SIZES), R
 
 
 def ten_answers(answer: str, rng: random.Random, unsure: str = "unknown", give_up: int = 0) -> list[dict]:
-    """Ten records ``{answer, answer_confidence}`` in random order.
-
-    Args:
-        answer: the right one.
-        rng: decides who deviates.
-        unsure: what is said by those who give up.
-        give_up: how many give up at least, because the picture is bad.
+    """Ten records ``{answer, answer_confidence}`` in random order, by annotators who say the right answer or
+    deviate; at least ``give_up`` of them, because the picture is bad, say that they are unsure.
     """
     right, other, wrong, lost = rng.choices(list(PATTERNS), list(PATTERNS.values()))[0]
     synonym, rival = SYNONYMS.get(answer, answer), _rival(answer, rng)

@@ -1,10 +1,10 @@
 """Questions about downstream scenes in seven kinds, balanced so that the text alone gives nothing away."""
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import permutations
-from operator import gt, lt
 
-from experiments.scenes.balance import YES_NO, Filler, Sentence, Template, jobs, one_of, place, shown
+from experiments.scenes.balance import YES_NO, Sentence, Template, jobs, one_of, place, shown
 from experiments.scenes.facts import (
     BESIDE,
     OPPOSITE,
@@ -50,15 +50,11 @@ _HOW_MANY = (
 _IN_ALL = ("how many things are there?", "how many things does the picture show?")
 
 
-def _count(attribute: str) -> Filler:
-    @one_of
-    def fill(scene, wanted):
-        for value in VALUES[attribute]:
-            words = Description(**{attribute: value})
-            if count(scene, words) == int(wanted):
-                yield words.forms()
-
-    return fill
+def _count(attribute, scene, wanted):
+    for value in VALUES[attribute]:
+        words = Description(**{attribute: value})
+        if count(scene, words) == int(wanted):
+            yield words.forms()
 
 
 def _total(scene, rng, wanted):
@@ -78,24 +74,17 @@ _COLOR_OF_TWO = ("is the {one} {first} or {second}?",)
 _SHAPE_OF_TWO = ("is the {one} a {first} or a {second}?",)
 
 
-def _attribute(asked: str, form: str) -> Filler:
-    @one_of
-    def fill(scene, wanted):
-        yield from (words.forms() for thing, words in unique(scene, form) if getattr(thing, asked) == wanted)
-
-    return fill
+def _attribute(asked, form, scene, wanted):
+    yield from (words.forms() for thing, words in unique(scene, form) if getattr(thing, asked) == wanted)
 
 
-def _either(asked: str, form: str) -> Filler:
-    def fill(scene, rng, wanted):
-        words = _attribute(asked, form)(scene, rng, wanted)
-        if not words:
-            return None
-        other = rng.choice([value for value in VALUES[asked] if value != wanted])
-        first, second = rng.sample((wanted, other), 2)
-        return {**words, "first": first, "second": second}
-
-    return fill
+def _either(asked, form, scene, rng, wanted):
+    words = one_of(_attribute, asked, form)(scene, rng, wanted)
+    if not words:
+        return None
+    other = rng.choice([value for value in VALUES[asked] if value != wanted])
+    first, second = rng.sample((wanted, other), 2)
+    return {**words, "first": first, "second": second}
 
 
 # ---- Are there more of these or of those, which is bigger, and do two things agree? ------------------------
@@ -116,18 +105,20 @@ _SAME = {
 }
 
 
-def _numbers(form: str, holds) -> Filler:
+def _numbers(form, holds, scene, wanted):
     """Two kinds of things whose numbers fit the answer: ``holds(m, n, wanted)``."""
+    numbers = {words: count(scene, words) for words in kinds_of(scene, form)}
+    for (a, m), (b, n) in permutations(numbers.items(), 2):
+        if holds(m, n, wanted):
+            words = {"first": a.many(), "second": b.many()}
+            yield {**words, "answer": words.get(wanted, wanted)}
 
-    @one_of
-    def fill(scene, wanted):
-        numbers = {words: count(scene, words) for words in kinds_of(scene, form)}
-        for (a, m), (b, n) in permutations(numbers.items(), 2):
-            if holds(m, n, wanted):
-                words = {"first": a.many(), "second": b.many()}
-                yield {**words, "answer": words.get(wanted, wanted)}
 
-    return fill
+def _two(attribute, form, holds, scene, wanted):
+    """Two things of which an attribute fits the answer: ``holds(a, b, wanted)``."""
+    for (a, first), (b, second) in permutations(unique(scene, form), 2):
+        if holds(getattr(a, attribute), getattr(b, attribute), wanted):
+            yield {"first": first.one(), "second": second.one()}
 
 
 def _is_more(m, n, wanted):
@@ -138,24 +129,9 @@ def _is_equal(a, b, wanted):
     return (a == b) == (wanted == "yes")
 
 
-def _which_is_more(m, n, wanted):
-    return (gt if wanted == "first" else lt)(m, n)
-
-
-def _two(attribute: str, form: str, holds) -> Filler:
-    """Two things of which an attribute fits the answer: ``holds(a, b, wanted)``."""
-
-    @one_of
-    def fill(scene, wanted):
-        for (a, first), (b, second) in permutations(unique(scene, form), 2):
-            if holds(getattr(a, attribute), getattr(b, attribute), wanted):
-                yield {"first": first.one(), "second": second.one()}
-
-    return fill
-
-
-def _is_bigger(a, b, wanted):
-    return (gt if wanted == "yes" else lt)(a, b)
+def _is_greater(a, b, wanted):
+    """Never true of equals."""
+    return a > b if wanted in ("yes", "first") else a < b
 
 
 # ---- How do things stand to each other, and where in the picture? ------------------------------------------
@@ -173,57 +149,42 @@ def _what_wordings(which: str, asked: str) -> tuple[str, str]:
     return f"what {asked} is the {which}?", f"what is the {asked} of the {which}?"
 
 
-def _beside(form: str) -> Filler:
-    @one_of
-    def fill(scene, wanted):
-        for (a, first), (b, second) in permutations(unique(scene, form), 2):
-            for relation in RELATIONS:
-                if related(a, relation, b):
-                    beside = BESIDE[relation if wanted == "yes" else OPPOSITE[relation]]
-                    yield {"first": first.one(), "second": second.one(), "beside": beside}
-
-    return fill
+def _beside(form, scene, wanted):
+    for (a, first), (b, second) in permutations(unique(scene, form), 2):
+        for relation in RELATIONS:
+            if related(a, relation, b):
+                beside = BESIDE[relation if wanted == "yes" else OPPOSITE[relation]]
+                yield {"first": first.one(), "second": second.one(), "beside": beside}
 
 
-def _what_is(asked: str, form: str) -> Filler:
-    @one_of
-    def fill(scene, wanted):
-        for thing, words in unique(scene, form):
-            for relation in RELATIONS:
-                beside = [other for other in scene.things if related(other, relation, thing)]
-                if len(beside) == 1 and getattr(beside[0], asked) == wanted:
-                    yield {"one": words.one(), "beside": BESIDE[relation]}
-
-    return fill
+def _what_is(asked, form, scene, wanted):
+    for thing, words in unique(scene, form):
+        for relation in RELATIONS:
+            beside = [other for other in scene.things if related(other, relation, thing)]
+            if len(beside) == 1 and getattr(beside[0], asked) == wanted:
+                yield {"one": words.one(), "beside": BESIDE[relation]}
 
 
-def _most(asked: str) -> Filler:
-    @one_of
-    def fill(scene, wanted):
-        for relation in RELATIONS if len(scene.things) > 1 else ():
-            for thing in scene.things:
-                others = [other for other in scene.things if other is not thing]
-                if getattr(thing, asked) == wanted and all(related(thing, relation, o) for o in others):
-                    yield {"most": _MOST[relation]}
-
-    return fill
+def _most(asked, scene, wanted):
+    for relation in RELATIONS if len(scene.things) > 1 else ():
+        for thing in scene.things:
+            others = [other for other in scene.things if other is not thing]
+            if getattr(thing, asked) == wanted and all(related(thing, relation, o) for o in others):
+                yield {"most": _MOST[relation]}
 
 
-def _half(form: str) -> Filler:
-    def fill(scene, rng, wanted):
-        across = wanted in ("left", "right")
-        sign = 1 if wanted in ("right", "bottom") else -1
-        fitting = [
-            words
-            for thing, words in unique(scene, form)
-            if sign * ((thing.x if across else thing.y) - _CENTRE) > _FAR
-        ]
-        if not fitting:
-            return None
-        first, second = rng.sample(("left", "right") if across else ("top", "bottom"), 2)
-        return {"one": rng.choice(fitting).one(), "first": first, "second": second}
-
-    return fill
+def _half(form, scene, rng, wanted):
+    across = wanted in ("left", "right")
+    sign = 1 if wanted in ("right", "bottom") else -1
+    fitting = [
+        words
+        for thing, words in unique(scene, form)
+        if sign * ((thing.x if across else thing.y) - _CENTRE) > _FAR
+    ]
+    if not fitting:
+        return None
+    first, second = rng.sample(("left", "right") if across else ("top", "bottom"), 2)
+    return {"one": rng.choice(fitting).one(), "first": first, "second": second}
 
 
 # ---- What are the things that are not so? ------------------------------------------------------------------
@@ -232,32 +193,24 @@ _ANY_OTHER = ("are there things that are not {names}?", "is there a thing that i
 _COUNT_OTHER = ("how many things are not {names}?", "what is the number of things that are not {names}?")
 
 
-def _others(form: str, holds) -> Filler:
+def _others(form, holds, scene, wanted):
     """Words for "things that are not ..." where the things that are not fit: ``holds(others, wanted)``."""
-
-    @one_of
-    def fill(scene, wanted):
-        for words in kinds_of(scene, form):
-            if holds([thing for thing in scene.things if not words.fits(thing)], wanted):
-                yield {"name": words.color or words.a(), "names": words.color or words.many()}
-
-    return fill
+    for words in kinds_of(scene, form):
+        if holds([thing for thing in scene.things if not words.fits(thing)], wanted):
+            yield {"name": words.color or words.a(), "names": words.color or words.many()}
 
 
-def _other_than(form: str) -> Filler:
-    fill_others = _others(
-        form,
-        lambda others, wanted: wanted == (_yes(others) if wanted in YES_NO else str(len(others))),
+def _other_than(form, scene, wanted):
+    def holds(others, wanted):
+        return wanted == (("yes" if others else "no") if wanted in YES_NO else str(len(others)))
+
+    return _others(form, holds, scene, wanted) if len(scene.things) > 1 else ()
+
+
+def _only_other(asked, form, scene, wanted):
+    return _others(
+        form, lambda others, wanted: len(others) == 1 and getattr(others[0], asked) == wanted, scene, wanted
     )
-    return lambda scene, rng, wanted: fill_others(scene, rng, wanted) if len(scene.things) > 1 else None
-
-
-def _yes(value) -> str:
-    return "yes" if value else "no"
-
-
-def _only_other(asked: str, form: str) -> Filler:
-    return _others(form, lambda others, wanted: len(others) == 1 and getattr(others[0], asked) == wanted)
 
 
 # ---- all of them -------------------------------------------------------------------------------------------
@@ -272,47 +225,61 @@ TEMPLATES = (
         for form in ("shape", "color", "color shape", "size shape")
     ),
     *(
-        Template("count", _HOW_MANY, tuple("01234"), _count(attribute))
+        Template("count", _HOW_MANY, tuple("01234"), one_of(_count, attribute))
         for attribute in ("shape", "color", "size")
     ),
     Template("count", _IN_ALL, tuple("12345"), _total),
     *(
-        Template("attribute", _COLOR, tuple(COLORS), _attribute("color", form))
+        Template("attribute", _COLOR, tuple(COLORS), one_of(_attribute, "color", form))
         for form in ("shape", "size shape", "size")
     ),
-    *(Template("attribute", _SHAPE, SHAPES, _attribute("shape", form)) for form in ("color", "size color")),
-    *(Template("attribute", _SIZE, ("small", "large"), _attribute("size", form)) for form in _FORMS),
-    Template("choice", _COLOR_OF_TWO, tuple(COLORS), _either("color", "shape")),
-    Template("choice", _SHAPE_OF_TWO, SHAPES, _either("shape", "color")),
-    *(Template("comparison", _MORE, YES_NO, _numbers(form, _is_more)) for form in _FORMS),
-    *(Template("comparison", _AS_MANY, YES_NO, _numbers(form, _is_equal)) for form in _FORMS),
     *(
-        Template("comparison", _WHICH_MORE, ("first", "second"), _numbers(form, _which_is_more))
+        Template("attribute", _SHAPE, SHAPES, one_of(_attribute, "shape", form))
+        for form in ("color", "size color")
+    ),
+    *(Template("attribute", _SIZE, ("small", "large"), one_of(_attribute, "size", form)) for form in _FORMS),
+    Template("choice", _COLOR_OF_TWO, tuple(COLORS), partial(_either, "color", "shape")),
+    Template("choice", _SHAPE_OF_TWO, SHAPES, partial(_either, "shape", "color")),
+    *(Template("comparison", _MORE, YES_NO, one_of(_numbers, form, _is_more)) for form in _FORMS),
+    *(Template("comparison", _AS_MANY, YES_NO, one_of(_numbers, form, _is_equal)) for form in _FORMS),
+    *(
+        Template("comparison", _WHICH_MORE, ("first", "second"), one_of(_numbers, form, _is_greater))
         for form in _FORMS
     ),
-    *(Template("comparison", _BIGGER, YES_NO, _two("radius", form, _is_bigger)) for form in _FORMS),
-    Template("comparison", _SAME["color"], YES_NO, _two("color", "shape", _is_equal)),
-    Template("comparison", _SAME["shape"], YES_NO, _two("shape", "color", _is_equal)),
-    *(Template("spatial", _BESIDE, YES_NO, _beside(form)) for form in ("shape", "color", "color shape")),
+    *(Template("comparison", _BIGGER, YES_NO, one_of(_two, "radius", form, _is_greater)) for form in _FORMS),
+    Template("comparison", _SAME["color"], YES_NO, one_of(_two, "color", "shape", _is_equal)),
+    Template("comparison", _SAME["shape"], YES_NO, one_of(_two, "shape", "color", _is_equal)),
     *(
-        Template("spatial", _what_wordings("thing {beside} the {one}", asked), values, _what_is(asked, form))
+        Template("spatial", _BESIDE, YES_NO, one_of(_beside, form))
+        for form in ("shape", "color", "color shape")
+    ),
+    *(
+        Template(
+            "spatial",
+            _what_wordings("thing {beside} the {one}", asked),
+            values,
+            one_of(_what_is, asked, form),
+        )
         for asked, values in _ASKED.items()
         for form in _FORMS
     ),
     *(
-        Template("spatial", _what_wordings("{most} thing", asked), values, _most(asked))
+        Template("spatial", _what_wordings("{most} thing", asked), values, one_of(_most, asked))
         for asked, values in _ASKED.items()
     ),
-    *(Template("spatial", _HALF, ("left", "right", "top", "bottom"), _half(form)) for form in _FORMS),
+    *(
+        Template("spatial", _HALF, ("left", "right", "top", "bottom"), partial(_half, form))
+        for form in _FORMS
+    ),
     *(Template("negation", _NO, YES_NO, shown(form, "no")) for form in ("shape", "color", "color shape")),
-    *(Template("negation", _ANY_OTHER, YES_NO, _other_than(form)) for form in _FORMS),
-    *(Template("negation", _COUNT_OTHER, tuple("01234"), _other_than(form)) for form in _FORMS),
+    *(Template("negation", _ANY_OTHER, YES_NO, one_of(_other_than, form)) for form in _FORMS),
+    *(Template("negation", _COUNT_OTHER, tuple("01234"), one_of(_other_than, form)) for form in _FORMS),
     *(
         Template(
             "negation",
             (f"what {asked} is the only thing that is not {{name}}?",),
             values,
-            _only_other(asked, "shape" if asked == "color" else "color"),
+            one_of(_only_other, asked, "shape" if asked == "color" else "color"),
         )
         for asked, values in _ASKED.items()
     ),

@@ -81,13 +81,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Background:
-    """What is behind the things.
-
-    Args:
-        kind: one of :data:`BACKGROUNDS`.
-        first: RGB.
-        second: RGB; equals the first in a plain background.
-        seed: fixes the noise, the direction of a gradient or the width of a checker.
+    """What is behind the things: one RGB colour (plain) or two, and a seed that fixes the noise, the
+    direction of a gradient or the width of a checker.
     """
 
     kind: Literal[*BACKGROUNDS]
@@ -135,13 +130,8 @@ def generator(*key: int) -> random.Random:
 
 
 def scenes(split: str, count: int, seed: int, domain: str, start: int = 0) -> Iterator[Scene]:
-    """Yields ``count`` scenes of a split. Scene number i is the same whatever ``count`` and ``start`` are.
-
-    Args:
-        split: "train", "validation" or "test"; splits never share a random stream.
-        seed: any non-negative integer.
-        domain: "pretrain" or "downstream".
-        start: number of the first scene.
+    """Yields ``count`` scenes of a split and domain from number ``start``. Scene number i is the same
+    whatever ``count`` and ``start`` are; splits never share a random stream.
     """
     for number in range(start, start + count):
         rng = generator(seed, DOMAINS.index(domain), SPLITS.index(split), number)
@@ -151,17 +141,10 @@ def scenes(split: str, count: int, seed: int, domain: str, start: int = 0) -> It
 def sample_scene(
     rng: random.Random, domain: str, scene_id: int, curtain: bool | None = None, amount: int | None = None
 ) -> Scene:
-    """Draws one scene at random.
+    """Draws one scene at random; None leaves curtain and number of things to chance.
 
     Things stand in different cells of a 3 x 3 grid, jittered, so that they never overlap and two things in
     different columns (rows) are clearly left and right of (above and below) each other.
-
-    Args:
-        rng: the random stream.
-        domain: "pretrain" or "downstream".
-        scene_id: the scene's number.
-        curtain: with a curtain or without; ``None`` leaves it to chance.
-        amount: the number of things; ``None`` leaves it to chance.
     """
     if domain == "pretrain" and curtain is None and amount is None and rng.random() < 0.15:
         return _huge_scene(rng, scene_id)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from experiments.data import easy_vqa
-from experiments.data.dataset import DATA_SETS, OFFICIAL, split_examples
+from experiments.data.dataset import DATA_SETS, OFFICIAL, Reader, split_examples
 from experiments.data.drawn import scene_of
 from experiments.data.example import Example
 from experiments.data.questions import Drawn
@@ -35,8 +35,7 @@ class VQA(Task):
     file_format = VQA_RESULTS
 
     def examples(self, data: Path, split: str) -> list[Example]:
-        found = split_examples(DATA_SETS["vqa2"], data / "vqa_v2", OFFICIAL[split], Drawn())
-        return [replace(example, groups={}) for example in found]
+        return _scenes("vqa2", data / "vqa_v2", split, Drawn())
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
         scores = vqa_scores(predictions, references(examples))
@@ -50,8 +49,7 @@ class VisualEntailment(Entailment):
     columns = (Column("ve.accuracy", "VE acc", averaged=True),)
 
     def examples(self, data: Path, split: str) -> list[Example]:
-        found = split_examples(DATA_SETS["snli_ve"], data / "snli_ve", OFFICIAL[split])
-        return [replace(example, groups={}) for example in found]
+        return _scenes("snli_ve", data / "snli_ve", split)
 
 
 class Caption(Captions):
@@ -61,8 +59,7 @@ class Caption(Captions):
     columns = (*caption_columns("caption"), Column(SCENE, "Scene F1", score=scene_f1, optional=True))
 
     def examples(self, data: Path, split: str) -> list[Example]:
-        official = "val" if split == "validation" else split
-        found = split_examples(DATA_SETS["coco"], data / "karpathy", official)
+        found = _scenes("coco", data / "karpathy", split)
         return [replace(example, scene=scene_of(example.image)) for example in found]
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
@@ -78,6 +75,12 @@ class Caption(Captions):
             scores_by_kind(totals),
             scores.evaluator,
         )
+
+
+def _scenes(name: str, root: Path, split: str, reader: Reader | None = None) -> list[Example]:
+    """The examples of drawn scenes in a data set's files, without the groups that its own task reports."""
+    found = split_examples(DATA_SETS[name], root, OFFICIAL[split], reader)
+    return [replace(example, groups={}) for example in found]
 
 
 class EasyVQA(Task):
@@ -158,16 +161,5 @@ class VizWizCaps(OfficialCaptions):
     columns = caption_columns("vizwiz_caps", "VizWizCaps")
 
 
-for task in (
-    VQA(),
-    VisualEntailment(),
-    Caption(),
-    EasyVQA(),
-    VQA2(),
-    VizWizVQA(),
-    SNLIVE(),
-    COCO(),
-    TextCaps(),
-    VizWizCaps(),
-):
-    register(task)
+for kind in (VQA, VisualEntailment, Caption, EasyVQA, VQA2, VizWizVQA, SNLIVE, COCO, TextCaps, VizWizCaps):
+    register(kind())

@@ -42,7 +42,6 @@ class Format:
         id_field: the field that names the example.
         id_type: ``int`` or ``str``, as the data's annotations have it.
         value_field: the field with the prediction.
-        such_as: a prediction, for messages.
         labelled: whether it is the label that the text names.
     """
 
@@ -50,14 +49,7 @@ class Format:
     id_field: str
     id_type: type
     value_field: str
-    such_as: str = "yes"
     labelled: bool = False
-
-    @property
-    def sample(self) -> str:
-        """A record, for messages."""
-        identity = 1000 if self.id_type is int else "..."
-        return json.dumps({self.id_field: identity, self.value_field: self.such_as})
 
     def value(self, prediction: str) -> str:
         """What the file holds of a model's prediction, such as the label of "correct", entailment."""
@@ -66,9 +58,9 @@ class Format:
 
 VQA_RESULTS = Format("VQA v2 results", "question_id", int, "answer")
 VIZWIZ = Format("VizWiz-VQA results", "image", str, "answer")
-SNLI_VE = Format("SNLI-VE labels", "pairID", str, "label", "neutral", labelled=True)
-CAPTIONS = Format("COCO caption results", "image_id", int, "caption", "a red ball")
-TEXTCAPS = Format("TextCaps results", "image_id", str, "caption", "a red ball")
+SNLI_VE = Format("SNLI-VE labels", "pairID", str, "label", labelled=True)
+CAPTIONS = Format("COCO caption results", "image_id", int, "caption")
+TEXTCAPS = Format("TextCaps results", "image_id", str, "caption")
 PLAIN = Format("answers", "id", str, "answer")
 
 
@@ -79,15 +71,12 @@ def write_predictions(
 
     Args:
         file: an older one is replaced.
-        form: of the records.
         predictions: example id -> what a model said.
         ids: of all examples of the split, in the order of the file.
 
     Raises:
-        UserError: an example has no prediction, or an id cannot be written in the format; nothing is written
-            then.
+        UserError: an id cannot be written in the format; nothing is written then.
     """
-    _check_all_there(file, predictions, ids)
     if form.id_type is int and (wrong := [id for id in ids if not (id.isascii() and id.isdigit())]):
         raise UserError(
             f"{file}: the example {shown(wrong[0])} cannot be in a file of {form.name}, whose "
@@ -110,17 +99,14 @@ def read_predictions(
     ``attngraph ablation`` leaves it in ``predictions.json`` of a run, is read too.
 
     Args:
-        file: with a list of records.
-        form: of the records.
         ids: of all examples of the split.
         allow_empty: whether a text may be empty.
-        unscored: ids that the official evaluation leaves out, and of damaged records; records about them are
-            not looked at.
+        unscored: ids of what the official evaluation leaves out, and of damaged records; nobody looks at
+            them.
 
     Raises:
         UserError: the file is missing or not JSON; or it lacks an example, has one twice or one that the
-            split does not have, or a value of the wrong type. The message names the record: ``[0]`` is the
-            first.
+            split does not have, or a value of the wrong type.
     """
     file = Path(file)
     known, seen = frozenset(ids), Unique(file, form.id_field)
@@ -143,13 +129,18 @@ def read_predictions(
                 f"field '{form.value_field}' of {record.where} is empty",
                 "write an answer, or allow empty ones (--allow-empty), which evaluators score too",
             )
-    _check_all_there(file, found, ids)
+    if missing := [id for id in ids if id not in found]:
+        raise UserError(
+            f"{file}: no prediction for {len(missing)} of {len(ids)} examples, first {shown(missing[0])}; "
+            "give one for each example of the split"
+        )
     return {id: found[id] for id in ids}
 
 
 def _entries(file: Path, form: Format) -> Iterator[tuple[str, Record]]:
     """Each record with its example's id."""
-    content, remedy = read_json(file), f"give {form.name}, a list of records such as {form.sample}"
+    sample = json.dumps({form.id_field: 1000 if form.id_type is int else "...", form.value_field: "..."})
+    content, remedy = read_json(file), f"give {form.name}, a list of records such as {sample}"
     if isinstance(content, dict):
         for id, text in content.items():
             value = form.value(text) if isinstance(text, str) else text
@@ -162,51 +153,25 @@ def _entries(file: Path, form: Format) -> Iterator[tuple[str, Record]]:
         raise UserError(f"{file}: the file is {type(content).__name__}, not a list; {remedy}")
 
 
-def _check_all_there(file: str | Path, predictions: Collection[str], ids: Collection[str]) -> None:
-    missing = [id for id in ids if id not in predictions]
-    if missing:
-        raise UserError(
-            f"{file}: no prediction for {len(missing)} of {len(ids)} examples, first {shown(missing[0])}; "
-            "give one for each example of the split"
-        )
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A picture with a text about it.
-
-    Args:
-        image: its file.
-        text: a question or statement; empty where the task has no text of its own.
-        record: all that the file says, which is copied to the answers.
-    """
-
-    image: Path
-    text: str
-    record: dict[str, Any]
-
-
-def read_asks(file: Path, with_text: bool) -> list[Ask]:
-    """The records of a file, in its order. Pictures are looked for in the file's folder.
-
-    Args:
-        file: ``.json`` (a list of objects) or ``.jsonl``, with the fields ``image`` and ``text``.
-        with_text: whether each record has a text; none has one otherwise.
+def read_asks(file: Path, with_text: bool) -> list[dict[str, Any]]:
+    """The records of a file that asks about pictures: ``.json`` (a list of objects) or ``.jsonl``, with the
+    fields ``image`` and, where the task has texts, ``text``.
 
     Raises:
         UserError: the file is missing or of another kind, or a record lacks a field.
     """
     if file.suffix not in ASKED:
         raise UserError(f"{file}: is no file of records; give one that ends with {' or '.join(ASKED)}")
-    fields = f"{IMAGE} and {TEXT}" if with_text else IMAGE
+    fields = (IMAGE, TEXT) if with_text else (IMAGE,)
     asks = []
     for where, content in records(file):
-        record = Record(content, file, where, f"give each record {fields}")
-        image, text = record.text(IMAGE), record.text(TEXT) if with_text else ""
-        for name in (ANSWER,) if with_text else (ANSWER, TEXT):
-            if content.get(name):
+        record = Record(content, file, where, f"give each record {' and '.join(fields)}")
+        for name in fields:
+            record.text(name)
+        for name in (ANSWER, TEXT):
+            if name not in fields and content.get(name):
                 raise record.fault(f"{where} has a field '{name}'", "leave it out for this task")
-        asks.append(Ask(file.parent / image, text, content))
+        asks.append(content)
     if not asks:
-        raise UserError(f"{file}: holds no records; write one for each picture, with {fields}")
+        raise UserError(f"{file}: holds no records; write one for each picture, with {' and '.join(fields)}")
     return asks

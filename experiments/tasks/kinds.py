@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,15 +82,11 @@ def read_answers(file: Path) -> tuple[str, ...]:
 
 
 def frequent_answers(examples: Sequence[Example], count: int) -> tuple[str, ...]:
-    """The ``count`` answers that the most examples agree on, the most frequent first, of equally frequent
-    ones the one that comes first; fewer where there are no more.
+    """The ``count`` answers that the most training examples agree on, the most frequent first, of equally
+    frequent ones the one that comes first; fewer where there are no more.
 
     An example counts once, with its own most frequent answer, as in the list of 3,129 answers that occur nine
     times or more in VQA 2.0 (``compute_softscore.py`` of github.com/hengyuan-hu/bottom-up-attention-vqa).
-
-    Args:
-        examples: of the training split.
-        count: 1 or more.
     """
     agreed = Counter(majority(example.references) for example in examples if example.references)
     agreed.pop("", None)
@@ -164,15 +159,6 @@ class Captions(Task):
             },
             {"caption": (scores.cider, len(examples))},
             f"pycocoevalcap, {scores.tokenizer}",
-        )
-
-    def score_of_references(self, examples: Sequence[Example]) -> TaskScores:
-        """Scores of each example's first reference against its others: what one describer gets by the others.
-        Above it, BLEU and CIDEr reward whoever repeats the most frequent wordings.
-        """
-        first = {example.id: example.references[0] for example in examples}
-        return self.score(
-            first, [replace(example, references=example.references[1:]) for example in examples]
         )
 
 

@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 from attngraph.errors import UserError
 from experiments.data.dataset import DATA_SETS, OFFICIAL, DataSet, Reader
 from experiments.data.example import Example
-from experiments.data.layouts import SCENES
 from experiments.data.tables import Examples, table
 from experiments.tasks.task import SPLITS, Task, holds_scenes
 
@@ -64,29 +63,22 @@ class Official(Task):
         return DATA_SETS[self.data_set]
 
     def part(self, data: Path, split: str) -> Part:
-        """What a split is made of in these data.
+        """What a split is made of in these data: in the first format whose files are there.
 
         Raises:
             UserError: files are missing.
         """
         root = data / self.data_set
-        readers = [reader for reader in self._preferred(root) if _parts(reader)]
-        for reader in readers:
-            part = _parts(reader)[split]
-            if reader.found(root, part.split):
+        parts = [parts[split] for reader in self._set.readers if (parts := _parts(reader))]
+        for part in parts:
+            if part.reader.found(root, part.split):
                 return part
-        reader = readers[0]
-        self._set.reader(root, _parts(reader)[split].split, reader.name)  # says what is missing
+        self._set.reader(root, parts[0].split, parts[0].reader.name)  # says what is missing
 
-    def _preferred(self, root: Path) -> list[Reader]:
-        """All readers: those with all splits first, of these the ones whose test split has annotations."""
-
-        def last(reader: Reader) -> tuple[bool, bool]:
-            parts = _parts(reader).values()
-            whole = bool(parts) and all(reader.found(root, part.split) for part in parts)
-            return not whole, not _has_test(reader)
-
-        return sorted(self._set.readers, key=last)
+    def table(self, data: Path, split: str) -> tuple[Part, Examples]:
+        """What a split is made of, and all of the official split that it is taken from."""
+        part = self.part(data, split)
+        return part, table(self._set, data / self.data_set, part.split, part.reader.name)
 
     def found(self, data: Path) -> bool:
         return (data / self.data_set).is_dir() and not holds_scenes(data)
@@ -97,14 +89,15 @@ class Official(Task):
                 f"{self.name} reads official files: give the folder that holds {self.data_set} with --data "
                 "FOLDER"
             )
-        if not (data / self.data_set).is_dir():
+        root = data / self.data_set
+        if not root.is_dir():
             raise UserError(
-                f"{data / self.data_set}: no such folder, which {self.name} reads: `attngraph data layout "
-                f"{self.data_set}` says what belongs there"
+                f"{root}: no such folder, which {self.name} reads: `attngraph data layout {self.data_set}` "
+                "says what belongs there"
             )
         reader = self.part(data, "test").reader
         for part in _parts(reader).values():
-            self._set.reader(data / self.data_set, part.split, reader.name)
+            self._set.reader(root, part.split, reader.name)
 
     def examples(self, data: Path, split: str) -> Sequence[Example]:
         part, whole = self.table(data, split)
@@ -117,6 +110,9 @@ class Official(Task):
                 f"{HELD_OUT} for validation: give the official files"
             )
         return whole.take(places)
+
+    def asked(self, data: Path, split: str, form: str | None = None) -> Sequence[Example]:
+        return table(self._set, data / self.data_set, split, form)
 
     def content(self, data: Path, split: str) -> Any:
         """The digests of the tables that the splits are taken from: of ids, prompts, references and names of
@@ -135,72 +131,34 @@ class Official(Task):
     def unscored(self, data: Path, split: str) -> set[str]:
         return set(self.table(data, split)[1].about.unscored)
 
-    def asked(self, data: Path, split: str, form: str | None = None) -> Sequence[Example]:
-        if form is None:
-            root = data / self.data_set
-            found = (x for x in self._preferred(root) if split in x.splits and x.found(root, split))
-            form = next((reader.name for reader in found), None)
-        return table(self._set, data / self.data_set, split, form)
-
     def source(self, data: Path, split: str) -> str:
-        """What the split is made of; and how much of the official splits is there, where that is less or more
-        than was published, since a file that was cut between two records has no other sign.
-        """
+        """What the split is made of, and how many damaged records it lacks."""
         part, whole = self.table(data, split)
-        said = [str(part)]
-        if count := whole.about.left_out:
-            said.append(f"{count:,} damaged record{'s' * (count > 1)} left out")
-        if (data / self.data_set / SCENES).is_file():
-            return "; ".join(said)
-        try:
-            train = self.table(data, "train")
-        except UserError:
-            if split == "train":
-                raise
-            train = part, whole  # the training split need not be there where nothing is trained
-        for name, (of, examples) in {one[0].split: one for one in (train, (part, whole))}.items():
-            published, found = of.reader.published.get(name), len(examples)
-            if self._set.unit == "captions":
-                found = pc.sum(pc.list_value_length(examples.column("references"))).as_py()
-            if published is not None and published.records not in (None, found):
-                said.append(f"{name} has {found:,} {self._set.unit}, published are {published.records:,}")
-        return "; ".join(said)
-
-    def table(self, data: Path, split: str) -> tuple[Part, Examples]:
-        """What a split is made of, and all of the official split that it is taken from."""
-        part = self.part(data, split)
-        return part, table(self._set, data / self.data_set, part.split, part.reader.name)
+        count = whole.about.left_out
+        return f"{part}; {count:,} damaged record{'s' * (count > 1)} left out" if count else str(part)
 
 
-def is_held_out(name: str) -> bool:
-    """Whether the picture of a file's name is held out for validation."""
-    return _hash(name) % HELD_OUT == 0
-
-
-def _hash(name: str) -> int:
+def held_out_hash(name: str) -> int:
+    """The number of a picture's file name that decides: multiples of :data:`HELD_OUT` are held out."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
 
 
 def _held_out(whole: Examples) -> np.ndarray:
     """For each row, whether its picture is held out: of very few pictures the one with the smallest hash."""
-    images = pc.dictionary_encode(whole.column("image")).combine_chunks()
-    names = [Path(path).name for path in images.dictionary.to_pylist()]
-    held = np.array([is_held_out(name) for name in names])
-    if not held.any() and len(names) > 1:
-        held[min(range(len(names)), key=lambda k: _hash(names[k]))] = True
+    images = pc.dictionary_encode(whole.rows["image"]).combine_chunks()
+    hashes = np.array([held_out_hash(Path(path).name) for path in images.dictionary.to_pylist()], np.uint64)
+    held = hashes % HELD_OUT == 0
+    if not held.any() and len(held) > 1:
+        held[hashes.argmin()] = True
     return held[images.indices.to_numpy()]
-
-
-def _has_test(reader: Reader) -> bool:
-    """Whether the reader's test split has annotations."""
-    return "test" in reader.splits and "test" not in reader.unanswered
 
 
 def _parts(reader: Reader) -> dict[str, Part]:
     """A task's split -> what it is made of in a format; empty if the format has no such splits."""
-    if not {"train", "val"} <= set(reader.splits) - set(reader.unanswered):
+    annotated = set(reader.splits) - set(reader.unanswered)
+    if not {"train", "val"} <= annotated:
         return {}
-    if _has_test(reader):
+    if "test" in annotated:
         return {split: Part(reader, OFFICIAL[split]) for split in SPLITS}
     parts = (Part(reader, "train", False), Part(reader, "train", True), Part(reader, "val"))
     return dict(zip(SPLITS, parts))

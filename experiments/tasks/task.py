@@ -80,9 +80,8 @@ class Budget:
     """What a task costs by default; presets may change it.
 
     Args:
-        steps: optimiser steps.
-        batch_size: examples per step.
-        train_examples, eval_examples: how many examples to use at most (a fixed random subset); None for all.
+        steps, batch_size: optimiser steps, and examples of each.
+        train_examples, eval_examples: how many to use at most (a fixed random subset); None for all.
         augment: whether pictures are changed in training, see :mod:`experiments.models.images`.
     """
 
@@ -94,7 +93,8 @@ class Budget:
 
 
 class Task(ABC):
-    """One task.
+    """One task. In its methods ``data`` is the folder with the data sets, as ``attngraph scenes`` or official
+    archives have them; a task whose examples come with a package ignores it.
 
     Attributes:
         name: short name, as in ``--tasks``; column keys begin with it.
@@ -136,13 +136,11 @@ class Task(ABC):
     def selects(self) -> str:
         return self.columns[0].key
 
+    # ---- data ----
+
     @abstractmethod
     def examples(self, data: Path, split: str) -> Sequence[Example]:
-        """All examples of a split: ``train``, ``validation`` or ``test``.
-
-        Args:
-            data: folder with the data sets, as ``attngraph scenes`` writes it; a packaged task ignores it.
-        """
+        """All examples of a split: ``train``, ``validation`` or ``test``."""
 
     def found(self, data: Path) -> bool:
         """Whether a folder of data holds the task's. Tasks that others wrote are not looked for."""
@@ -170,20 +168,14 @@ class Task(ABC):
 
     def asked(self, data: Path, split: str, form: str | None = None) -> Sequence[Example]:
         """The examples of a split to be answered. A task on official files takes official splits, also those
-        without annotations.
-
-        Args:
-            data, split: as for :meth:`examples`.
-            form: the format's name, of official files; None for the one that the task is scored on, or else
-                the first one whose files are there.
+        without annotations, in the format that it is scored on or the first whose files are there.
 
         Raises:
             UserError: there is no such split or format.
         """
         if form is not None:
             raise UserError(f"{self.title} has one format only: leave out --format {form}")
-        if split not in SPLITS:
-            raise UserError(f"{self.title} has no split {split!r}: choose from {', '.join(SPLITS)}")
+        check_known([split], SPLITS, f"split of {self.title}")
         return self.examples(data, split)
 
     def unscored(self, data: Path, split: str) -> set[str]:
@@ -194,34 +186,29 @@ class Task(ABC):
         """Where a split comes from, in words; empty where its name says all."""
         return ""
 
-    def answers(self, data: Path) -> tuple[str, ...] | None:
-        """The list that can be ranked instead of writing an answer; None where there is none.
+    # ---- answers ----
 
-        Args:
-            data: as for :meth:`examples`.
-        """
+    def answers(self, data: Path) -> tuple[str, ...] | None:
+        """The list that can be ranked instead of writing an answer; None where there is none."""
         return None
 
     def answering(self, data: Path) -> Answering:
-        """How a model answers: it generates texts, or ranks a list that the task knows or finds in the data.
-
-        Args:
-            data: as for :meth:`examples`.
+        """How a model answers: it generates texts, or ranks a list that the task knows or finds in the
+        data.
         """
         return self.decoding
 
     def way_of_type(self, way: Answering, model_type: str | None) -> Answering:
-        """A way to answer, as a type of models has it: :attr:`decodings` in the place of :attr:`decoding`.
-
-        Args:
-            way: the task's own.
-            model_type: such as ``mplug``; None where it is not known.
+        """The task's own way to answer, as a type of models has it: :attr:`decodings` in the place of
+        :attr:`decoding`.
         """
         return self.decodings.get(model_type, way) if isinstance(way, Decoding) else way
 
     @abstractmethod
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> TaskScores:
         """Scores of one generated text per example id."""
+
+    # ---- samples ----
 
     def text(self, example: Example) -> str:
         """What the prompt's template gets."""
@@ -245,10 +232,8 @@ class Task(ABC):
 
 
 def register(task: Task) -> Task:
-    """Make a task known by its name.
-
-    Raises:
-        UserError: it is no task, its name is no text, or a column's key does not begin with the name.
+    """Make a task known by its name; a :class:`~attngraph.UserError` if it is none, its name is no text, or a
+    column's key does not begin with the name.
     """
     if not isinstance(task, Task) or not isinstance(task.name, str):
         raise UserError(f"{task!r} is no task with a name: register an instance of a subclass of Task")
@@ -262,11 +247,7 @@ def register(task: Task) -> Task:
 
 
 def tasks_named(names: Sequence[str]) -> dict[str, Task]:
-    """The tasks of these names, in this order.
-
-    Raises:
-        UserError: an unknown name, or none.
-    """
+    """The tasks of these names, in this order; a :class:`~attngraph.UserError` for unknown ones, or none."""
     check_known(names, list(TASKS), "task")
     return {name: TASKS[name] for name in names}
 

@@ -38,7 +38,7 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
         "report": ["report", str(world.run), *out],
         "score": ["score", str(world.answers), "--task", "vqa", "--data", str(world.data), *out],
         "predict": ["predict", str(world.cell), "--data", str(world.data), *out],
-        "data": ["data", "check", "coco", "--root", str(world.six / "coco"), *out],
+        "data": ["data", "check", "coco", "--root", str(world.six / "coco")],
         "convert": ["convert", "blip", str(world.original), *out],
         "parameters": ["parameters", "gcn"],
         "doctor": ["doctor"],

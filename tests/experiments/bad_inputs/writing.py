@@ -24,7 +24,6 @@ RESULTS = {
     "scenes": "vqa_v2",
     "significance": "significance.csv",
     "report": "report.html",
-    "data": "check.json",
     "score": "results.json",
     "predict": "results.json",
     "evaluate": "statistics.npz",

@@ -3,7 +3,6 @@
 import pytest
 
 from attngraph.errors import UserError
-from experiments.data import check as checking
 from experiments.data.check import check
 from experiments.data.dataset import DATA_SETS, Counts
 from tests.experiments.data.files import WRITERS
@@ -22,18 +21,20 @@ def test_a_whole_set(root, monkeypatch):
     assert [(one.form, one.split, one.records, one.images, one.faults) for one in report.splits] == [
         ("official", split, 2, 2, []) for split in ("train", "val", "test")
     ]
-    assert report.differs and report.decoded == 6 and report.damaged == {}
+    assert report.decoded == 6 and report.damaged == {} and report.faults == 0
     assert report.verdict().endswith(
         "counts than the published ones: train (official), val (official), test (official)"
     )
-    assert report.json()["splits"][0]["published"] == {"images": 20_523, "records": 20_523}
     monkeypatch.setattr(type(VIZWIZ.readers[0]), "published", {"val": Counts(2, 2), "test": Counts(2)})
     report = check(VIZWIZ, root)
     assert report.verdict() == "whole: no faults, and no counts but the published ones"
-    assert "  split  questions  published  images  published  faults\n" in report.text(VIZWIZ)
-    assert "  train          2          -       2          -       0\n" in report.text(VIZWIZ)
+    rows = [line.split() for line in report.text().splitlines()]
+    assert ["train", "2", "-", "2", "-", "0"] in rows and ["val", "2", "2", "2", "2", "0"] in rows
+    for counts in (Counts(2, 3), Counts(3, 2), Counts(3)):
+        monkeypatch.setattr(type(VIZWIZ.readers[0]), "published", {"val": counts})
+        assert check(VIZWIZ, root).differing == ["val (official)"]
     (root / "scenes.json").write_text("{}")
-    assert "these are drawn scenes, with counts of their own" in check(VIZWIZ, root).text(VIZWIZ)
+    assert "these are drawn scenes, with counts of their own" in check(VIZWIZ, root).text()
 
 
 def test_captions_are_counted_and_what_the_official_rules_leave_out(tmp_path):
@@ -41,57 +42,52 @@ def test_captions_are_counted_and_what_the_official_rules_leave_out(tmp_path):
     report = check(DATA_SETS["vizwiz_caps"], tmp_path)
     counts = [(one.records, one.images, one.unscored) for one in report.splits]
     assert counts == [(3, 2, 1), (3, 2, 1), (3, 3, 0)]
-    assert "  val: 1 more are left out, as the official rules say" in report.text(DATA_SETS["vizwiz_caps"])
+    assert "  val: 1 more are left out, as the official rules say" in report.text()
 
 
 def test_missing_files_and_folders(root):
     (root / "Annotations" / "val.json").unlink()
     (root / "Annotations" / "test.json").unlink()
     (root / "train").rename(root / "away")
-    text = check(VIZWIZ, root).text(VIZWIZ)
+    text = check(VIZWIZ, root).text()
     assert "val.json: no such file; get it, or name the other splits in --split" in text
     assert "train: no image folder that can be read (No such file" in text
     assert "official, test" not in text  # nobody needs what has no annotations
     assert text.endswith("not whole: 2 faults\n")
 
 
-def test_pictures(root):
-    """Empty, cut off, the end of a link, a folder: each is named once."""
+def test_pictures(root, monkeypatch):
+    """Empty, cut off, the end of a link, a folder: each is named once, and some of them are printed."""
     (root / "train" / "VizWiz_train_00000000.jpg").write_bytes(b"")
     cut = root / "val" / "VizWiz_val_00000000.jpg"
     cut.write_bytes(cut.read_bytes()[:-100])
     link, folder = root / "test" / "VizWiz_test_00000000.jpg", root / "test" / "VizWiz_test_00000001.jpg"
     link.unlink(), folder.unlink()
     link.symlink_to("nowhere"), folder.mkdir()
-    report = check(VIZWIZ, root, deep=True, jobs=2)
-    said = " ".join([fault for split in report.splits for fault in split.faults] + report.pictures)
+    report = check(VIZWIZ, root, deep=True)
+    said = " ".join(report.pictures)
     assert said.count("is empty or no file; get it again") == 3 and said.count("cannot be decoded (") == 1
-    assert report.faults == 4 == len(report.damaged) and report.decoded == 3
+    assert report.faults == 4 == len(report.damaged) and report.decoded == 6
+    assert check(VIZWIZ, root).faults == 3, "who does not look deep does not see what is cut off"
+    monkeypatch.setattr("experiments.data.check.SHOWN", 1)
+    assert "pictures: 4 faults\n" in report.text() and "  and 3 more\n" in report.text()
+    report.pictures = ["a"] * 3
+    assert "  a (3 times)\n" in report.text()
 
 
-def test_ten_faults_of_a_split_are_printed_and_equal_ones_once(root):
-    for image in (root / "val").iterdir():
-        image.unlink()
-    text = check(VIZWIZ, root, ["val"]).text(VIZWIZ, 1)
-    assert "official, val: 2 faults" in text and "and 1 more" in text
-    assert "(3 times)" in "".join(checking._listed("x", ["a"] * 3, None))
-
-
-def test_formats_and_splits_are_named(tmp_path):
-    WRITERS["vqa2"](tmp_path)
+def test_formats_and_splits_are_named(root, tmp_path):
+    WRITERS["vqa2"](tmp_path / "vqa2")
     data_set = DATA_SETS["vqa2"]
-    assert [one.form for one in check(data_set, tmp_path).splits] == ["karpathy"] * 3 + ["official"] * 4
-    chosen = check(data_set, tmp_path, ["val", "test-dev"], "official").splits
+    assert [one.form for one in check(data_set, tmp_path / "vqa2").splits] == ["karpathy"] * 3 + [
+        "official"
+    ] * 4
+    chosen = check(data_set, tmp_path / "vqa2", ["val", "test-dev"], "official").splits
     assert [one.split for one in chosen] == ["val", "test-dev"]
-    for splits, form, said in (((), "xml", "'xml'"), (["dev"], None, "'dev'")):
-        with pytest.raises(UserError, match=said):
-            check(data_set, tmp_path, splits, form)
-
-
-def test_a_root_that_is_wrong(root, tmp_path):
-    for place, said in (
-        (tmp_path, "annotations/train.json missing, .*data layout vizwiz_vqa"),
-        (tmp_path / "none", "no folder that can be read"),
+    for folder, splits, form, said in (
+        (root, (), "xml", "'xml'"),
+        (root, ["dev"], None, "'dev'"),
+        (tmp_path, (), None, "annotations/train.json missing, .*data layout vizwiz_vqa"),
+        (tmp_path / "none", (), None, "no folder that can be read"),
     ):
         with pytest.raises(UserError, match=said):
-            check(VIZWIZ, place)
+            check(VIZWIZ, folder, splits, form)

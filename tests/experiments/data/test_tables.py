@@ -4,167 +4,138 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from attngraph.errors import UserError
-from experiments.base.reading import Record
 from experiments.data import tables
-from experiments.data.dataset import LIST, DataSet, Reader, Reading, split_examples
-from experiments.data.example import Example
-from experiments.data.tables import Examples, table
+from experiments.data.dataset import DATA_SETS, LIST, split_examples
+from experiments.data.tables import table
+from tests.experiments.data.files import WRITERS, change
 
-
-class Lines(Reader):
-    """A line is an example; one that says "bad" is damaged."""
-
-    name, title, splits, unanswered = "lines", "one example a line", ("train", "test"), ("test",)
-
-    def __init__(self):
-        self.reads = 0
-
-    def files(self, root: Path, split: str) -> list[Path]:
-        return [root / f"{split}.txt"]
-
-    def image_folders(self, root: Path, split: str) -> list[Path]:
-        return [root / "images"]
-
-    def examples(self, root: Path, split: str, reading: Reading) -> Iterator[Example]:
-        self.reads += 1
-        (file,) = self.files(root, split)
-
-        def example(record: Record) -> Example:
-            number, line = record.content["number"], record.content["line"]
-            if line == "bad":
-                raise record.fault("line is bad")
-            answers = () if split in self.unanswered else (line, "")
-            image = root / "images" / f"{number % 3}.png"
-            return Example(str(number), image, line, answers, "kind", groups={"parity": str(number % 2)})
-
-        lines = enumerate(file.read_text().splitlines())
-        found = ((f"line {k}", {"number": k, "line": line}) for k, line in lines)
-        yield from reading.each(file, found, example, "number")
-
-
-@pytest.fixture
-def data() -> DataSet:
-    return DataSet("lined", "Lines", "lines", (Lines(),))
+DATA = DATA_SETS["vizwiz_vqa"]
+FILE = "Annotations/train.json"
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(tables, "ROWS", 400)
+    monkeypatch.setattr(tables, "ROWS", 1)
     monkeypatch.setenv("ATTNGRAPH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    folder = tmp_path / "lined"
-    (folder / "images").mkdir(parents=True)
-    (folder / "train.txt").write_text("".join(f"is it {k} ½ ?\u00a0\n" for k in range(1_001)))
-    (folder / "test.txt").write_text("what\nwhere\n")
-    return folder
+    WRITERS["vizwiz_vqa"](tmp_path / "vizwiz_vqa")
+    return tmp_path / "vizwiz_vqa"
 
 
-def test_table_gives_what_the_reader_gives(data, root):
-    read = split_examples(data, root, "train")
-    kept = table(data, root, "train")
-    assert list(kept) == read
-    assert [kept[k] for k in (0, 399, 400, 1_000, -1)] == [read[k] for k in (0, 399, 400, 1_000, -1)]
-    assert list(kept[398:403:2]) == read[398:403:2]
-    some = kept.take([7, 3, 7, 1])
-    assert list(some) == [read[7], read[3], read[7], read[1]] and some[-1] == read[1]
-    assert list(some.take([3, 0])) == list(some[3:2:-1]) + [read[7]] and len(some.images()) == 2
-    assert kept.images() == [root / "images" / f"{k}.png" for k in range(3)]
-    assert isinstance(kept[:3], Examples) and len(kept[:3]) == 3
+@pytest.fixture
+def reads(monkeypatch) -> list[str]:
+    """The splits that are read from their files."""
+    found, read = [], type(DATA.readers[0]).examples
+    monkeypatch.setattr(
+        type(DATA.readers[0]),
+        "examples",
+        lambda self, split, way: found.append(split) or read(self, split, way),
+    )
+    return found
+
+
+def test_table_gives_what_the_reader_gives(root):
+    first, second = split_examples(DATA, root, "train")
+    kept = table(DATA, root, "train")
+    assert list(kept) == [first, second] == [kept[0], kept[1]] and kept[-1] == second
+    some = kept.take([1, 0, 1])
+    assert list(some) == [second, first, second] and some[-1] == second and list(some.take([1])) == [first]
+    assert kept.images() == [first.image, second.image] and some.images() == [second.image, first.image]
     with pytest.raises(IndexError):
-        kept[len(read)]
-    assert [example.references for example in table(data, root, "test")] == [(), ()]
+        kept[2]
+    assert [example.references for example in table(DATA, root, "test")] == [(), ()]
 
 
-def test_reads_once_and_again_after_a_change(data, root):
-    table(data, root, "test"), table(data, root, "test")
-    assert data.readers[0].reads == 1
-    (root / "test.txt").write_text("who\n")
-    assert [example.prompt for example in table(data, root, "test")] == ["who"]
-    (root / "images" / "new.png").write_text("")
-    os.utime(root / "images", ns=(1, 1))
-    table(data, root, "test")
-    assert data.readers[0].reads == 3
+def test_reads_once_and_again_after_a_change(root, reads):
+    table(DATA, root, "train"), table(DATA, root, "train")
+    assert reads == ["train"]
+    change(root / FILE, (0, "question"), "Who?")
+    assert [example.prompt for example in table(DATA, root, "train")] == ["Who?", "What is 1?"]
+    (root / "train" / "new.png").write_text("")
+    os.utime(root / "train", ns=(1, 1))
+    table(DATA, root, "train")
+    assert reads == ["train"] * 3
 
 
-@pytest.mark.parametrize("harm", ["cut", "remove", "json"])
-def test_damaged_table_is_made_again(data, root, cache, harm):
-    before = list(table(data, root, "test"))
+def test_damaged_table_is_made_again(root, cache, reads):
+    before = list(table(DATA, root, "train"))
     (file,) = cache.rglob("*.arrow")
-    if harm == "cut":
-        file.write_bytes(file.read_bytes()[:-20])
-    elif harm == "remove":
-        file.unlink()
-    else:
-        file.with_suffix(".json").write_text("[1]")
-    assert list(table(data, root, "test")) == before
-    assert data.readers[0].reads == 2
+    for harm in (
+        lambda: file.write_bytes(file.read_bytes()[:-20]),
+        file.unlink,
+        lambda: file.with_suffix(".json").write_text("[1]"),
+    ):
+        harm()
+        assert list(table(DATA, root, "train")) == before
+    assert len(reads) == 4
 
 
-def test_damaged_records(data, root, cache):
-    (root / "train.txt").write_text("one\nbad\ntwo\n")
-    with pytest.raises(UserError, match="line is bad.*attngraph data check lined"):
-        table(data, root, "train")
+def test_damaged_records(root, cache):
+    change(root / FILE, (0, "question"), "")
+    with pytest.raises(UserError, match="'question' of record 0 is empty.*attngraph data check vizwiz_vqa"):
+        table(DATA, root, "train")
     assert not list(cache.rglob("*.arrow"))
-    (root / LIST).write_text('{"train.txt: line 1": "bad"}')
+    (root / LIST).write_text(json.dumps({f"{FILE}: record 0": "bad"}))
     for _ in range(2):  # from the file, and from the table
-        found = table(data, root, "train")
-        assert [example.prompt for example in found] == ["one", "two"] and found.about.left_out == 1
-    (root / LIST).write_text(json.dumps({f"train.txt: line {k}": "" for k in range(3)}))
-    with pytest.raises(UserError, match="train.txt: split 'train' has no lines; give the official file"):
-        table(data, root, "train")  # a change of the list makes the table again
+        found = table(DATA, root, "train")
+        assert [example.prompt for example in found] == ["What is 1?"] and found.about.left_out == 1
+    (root / LIST).write_text(json.dumps({f"{FILE}: record {k}": "" for k in range(2)}))
+    with pytest.raises(UserError, match="train.json: split 'train' has no questions; give the official file"):
+        table(DATA, root, "train")  # a change of the list makes the table again
 
 
-def test_what_cannot_be_read_or_written(data, root, monkeypatch, tmp_path):
-    (root / "test.txt").unlink()
-    with pytest.raises(UserError, match="test.txt missing.*attngraph data layout lined"):
-        table(data, root, "test")
+def test_what_cannot_be_read_or_written(root, monkeypatch, tmp_path):
+    (root / FILE).unlink()
+    with pytest.raises(UserError, match="train.json missing.*attngraph data layout vizwiz_vqa"):
+        table(DATA, root, "train")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ATTNGRAPH_CACHE", str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot be written .*ATTNGRAPH_CACHE"):
-        table(data, root, "train")
+    with pytest.raises(OSError, match=str(tmp_path / "file")):
+        table(DATA, root, "val")
 
 
-def test_several_writers(data, root):
+def test_several_writers(root):
     results = []
     threads = [
-        threading.Thread(target=lambda: results.append(len(table(data, root, "train")))) for _ in range(4)
+        threading.Thread(target=lambda: results.append(len(table(DATA, root, "val")))) for _ in range(4)
     ]
     [thread.start() for thread in threads], [thread.join() for thread in threads]
-    assert results == [1_001] * 4
+    assert results == [2] * 4
 
 
-def test_a_root_may_be_spelled_in_several_ways(data, root, monkeypatch):
+def test_a_root_may_be_spelled_in_several_ways(root, monkeypatch, reads):
     """They share a table: else two runs that spell it differently would make it in turn."""
     monkeypatch.chdir(root)
     for folder in (root, Path("."), root):
-        rows = table(data, folder, "test")
-        assert rows.column("image").to_pylist() == ["images/0.png", "images/1.png"]
-        assert [example.image for example in rows] == [folder / "images" / f"{k}.png" for k in range(2)]
-    assert data.readers[0].reads == 1
+        found = table(DATA, folder, "train")
+        assert found.images() == [folder / "train" / f"VizWiz_train_0000000{k}.jpg" for k in range(2)]
+    assert reads == ["train"]
 
 
-def test_a_digest_is_that_of_the_content_wherever_it_is(data, root, tmp_path):
-    moved = shutil.copytree(root, tmp_path / "elsewhere" / "lined")
-    first = table(data, root, "test").about.digest
-    assert len(first) == 64 and first == table(data, moved, "test").about.digest
-    (moved / "test.txt").write_text("what\nwhere?\n")
-    assert table(data, moved, "test").about.digest != first
+def test_a_digest_is_that_of_the_content_wherever_it_is(root, tmp_path):
+    moved = shutil.copytree(root, tmp_path / "elsewhere")
+    first = table(DATA, root, "train").about.digest
+    assert len(first) == 64 and first == table(DATA, moved, "train").about.digest
+    for field, value in (("question", "Who?"), ("answer_type", "number"), ("answerable", 1)):
+        change(moved / FILE, (0, field), value)
+        again = table(DATA, moved, "train").about.digest
+        assert again != first, field
+        first = again
 
 
-def test_an_open_table_takes_no_memory(data, root):
+def test_an_open_table_takes_no_memory(root):
     """All processes share its pages."""
-    table(data, root, "train")
+    table(DATA, root, "train")
     before = pa.total_allocated_bytes()
-    found = table(data, root, "train")
-    assert pa.total_allocated_bytes() == before and found.whole.nbytes > 30_000
+    found = table(DATA, root, "train")
+    assert pa.total_allocated_bytes() == before and found.rows.nbytes > 100

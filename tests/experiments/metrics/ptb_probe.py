@@ -6,12 +6,12 @@ go in, tokens come out, and what a string shows is whether it stays one token.
 
 - *Characters*: each below U+10000 is put alone, beside letters, digits and itself (:func:`characters`).
 - *Stops*: each is put into an address, at a place of each kind (:func:`stops`).
-- *Words*: all of up to ``--letters`` letters, longer ones from the lists of words in ``--words`` and from the
-  file as it is, are put before a period, as the ending of a file's name, and after "J." (:func:`words`).
+- *Words*: all of up to :data:`LONGEST` letters, and the longer ones of the file as it is (found among
+  the words of a dictionary and their beginnings), are put before a period, as a file name's ending, and after
+  "J." (:func:`words`).
 - *Shapes*: :data:`SHAPES` holds strings of each rule that stay whole, and their neighbours that do not.
 """
 
-import argparse
 import itertools
 import json
 import string
@@ -25,7 +25,7 @@ from experiments.metrics import ptb
 
 OBSERVED = Path(ptb.__file__).with_name("ptb_observed.json")
 APART = "\" ' ,"  # between two strings, so that none is read in view of the next
-LETTERS = string.ascii_lowercase
+LETTERS, LONGEST = string.ascii_lowercase, 4
 
 #: Rule -> strings that stay one token, and neighbours that are split.
 SHAPES: dict[str, tuple[list[str], list[str]]] = {
@@ -230,19 +230,7 @@ def _lines(text: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--letters", type=int, default=4, help="Ask for all words up to this length.")
-    parser.add_argument(
-        "--words", type=Path, nargs="*", default=[], help="Ask for these lists' words, cut too."
-    )
-    args = parser.parse_args()
-    longer = known_words() if OBSERVED.exists() else set()
-    for file in args.words:
-        listed = [word.lower() for word in file.read_text(encoding="utf-8").split()]
-        longer |= {
-            word[:n] for word in listed if word.isascii() and word.isalpha() for n in range(1, len(word) + 1)
-        }
-    lists = {name: _lines(" ".join(found)) for name, found in words(args.letters, longer).items()}
+    lists = {name: _lines(" ".join(found)) for name, found in words(LONGEST, known_words()).items()}
     content = {"characters": characters(), "stops": stops(), "words": lists}
     OBSERVED.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {OBSERVED}")

@@ -19,7 +19,35 @@ from experiments.metrics.vqa import (
     vizwiz_scores,
     vqa_scores,
 )
-from tests.experiments.metrics.random_texts import WORDS, text, varied
+
+WORDS = "a an the The none zero one Two TEN twelve yes no Yes red dog im its well hell dont don't".split()
+MARKS = [*"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~’“…¿。"]
+SPACES = [*" \n\t\r\x0b\x0c\x1c\x85\xa0\u2028\u3000\u200b", "  ", ""]
+NUMBERS = [*"0123456789٣²", "1,000", "2.5", ".5", "5.", "3.14.15", "1,2,3", "٣,٤", "１,２"]
+LETTERS = ["é", "İ", "ß", "Σ", "ΑΣ", "ǅ", "\ud800", "🙂", "\u0301", "ﬁ"]
+
+
+def text(rng: random.Random, words: list[str]) -> str:
+    """A short text; the four kinds stress different rules."""
+    kind, length = rng.randrange(4), rng.randrange(12)
+    if kind == 0:
+        return "".join(
+            chr(rng.choice((rng.randrange(1, 128), rng.randrange(0x110000)))) for _ in range(length)
+        )
+    if kind == 1:
+        return "".join(
+            rng.choice(rng.choice((words, MARKS, SPACES, NUMBERS, LETTERS))) for _ in range(length)
+        )
+    if kind == 2:
+        return rng.choice(SPACES).join(rng.choice(words + MARKS) for _ in range(length))
+    return "".join(rng.choice([".", "..", ". ", "1.", ".a"]) for _ in range(5 * length))
+
+
+def varied(rng: random.Random, text: str) -> str:
+    """The text in another spelling."""
+    return rng.choice(
+        [text, text.upper(), f" {text}\n", f"{text}.", f"the {text}", text.replace("'", ""), f"{text}!"]
+    )
 
 
 class Records:

@@ -115,6 +115,7 @@ def test_tokens():
         "Figs. 2 and no figs.": "figs. 2 and no figs",
         "O'O! J. Additionally J.\x85The end": "o'o j additionally j the end",
         "1cafe\u0301.jpg treas.a": "1cafe\u0301.jpg treas.a",
+        "ΟΔΟΣ ΟΔΟΣ-Α": "οδος οδοσ-α",
         "": "",
         " \u00a0 ": "",
         "!": "",
