@@ -23,7 +23,7 @@ SETTINGS = {
 }
 # BLIP with both, and few families with one of the two; all pairs in the slow run.
 OFTEN = {("lora", "blip"), ("prefix", "blip"), ("lora", "mplug"), ("prefix", "llava-chat")}
-OFTEN |= {("lora", "captioner"), ("prefix", "blip2"), ("lora", "qwen2-vl"), ("prefix", "git")}
+OFTEN |= {("prefix", "blip2"), ("lora", "qwen2-vl"), ("prefix", "git")}
 pairs = pytest.mark.parametrize(
     "name, kind",
     [

@@ -2,7 +2,6 @@
 of BLIP, decided by a seed alone; positions, against a brute-force bicubic."""
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -53,8 +52,6 @@ def test_transparent_pixels_show_white_and_palettes_their_colours(tmp_path):
     assert pixels(tmp_path / "opaque.png") == [[[10, 20, 30], [0, 0, 0]]]
     assert pixels(drawn) == [[[10, 20, 30], [255, 255, 255]]]
     assert pixels(Image.new("L", (1, 1), 7)) == [[[7, 7, 7]]]
-    assert pixels(Image.new("1", (1, 1), 1)) == [[[255, 255, 255]]]
-    assert pixels(Image.new("RGB", (1, 1), (1, 2, 3))) == [[[1, 2, 3]]]
 
 
 def test_what_cannot_be_converted_is_one_line_with_the_files_name(tmp_path):
@@ -63,17 +60,13 @@ def test_what_cannot_be_converted_is_one_line_with_the_files_name(tmp_path):
     Image.fromarray(LEVELS * 257).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
     (tmp_path / "text.png").write_text("no picture")
-    (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
-    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
     for name, message in (
-        ("float.tif", "holds floating-point numbers, .*: save it with 8 or 16 bits a channel"),
-        ("wide.tif", "holds 32-bit integers, .*: save it with 8 or 16 bits a channel"),
+        ("float.tif", "holds 32-bit numbers, .*: save it with 8 or 16 bits a channel"),
+        ("wide.tif", "holds 32-bit numbers, .*: save it with 8 or 16 bits a channel"),
         ("cut.png", "cannot be read .*: replace the file"),
         ("text.png", "cannot be read .*: replace the file"),
-        ("empty.png", "cannot be read .*: replace the file"),
         ("folder.png", "is no file: check the path"),
-        ("pipe.png", "is no file: check the path"),
         ("absent.png", "not found: check the path"),
     ):
         with pytest.raises(UserError, match=f"{name} {message}") as error:
@@ -88,7 +81,7 @@ def test_pictures_too_large_to_be_honest_are_refused(tmp_path, monkeypatch):
         open_image(tmp_path / "large.png")
 
 
-@pytest.mark.parametrize("name", ["picture.png", "picture.jpg", "picture.tif", "picture.webp"])
+@pytest.mark.parametrize("name", ["picture.png", "picture.jpg"])
 def test_pictures_are_turned_upright(tmp_path, name):
     # Of the stored picture's upper left pixel, (x, y) in the upright one.
     corners = ((0, 0), (31, 0), (31, 15), (0, 15), (0, 0), (15, 0), (15, 31), (0, 31))
@@ -110,13 +103,6 @@ def test_pictures_are_turned_upright(tmp_path, name):
 def picture():
     draw = np.random.default_rng(0)
     return Image.fromarray(draw.integers(0, 256, (48, 80, 3), dtype=np.uint8))
-
-
-def halves():
-    """Red on the left, blue on the right."""
-    picture = Image.new("RGB", (80, 48), "blue")
-    picture.paste("red", (0, 0, 40, 48))
-    return picture
 
 
 def plain(transform):
@@ -154,24 +140,20 @@ def test_crops_show_half_to_all_of_the_picture():
 
 
 def test_mirror_images_only_where_they_are_allowed():
+    halves = Image.new("RGB", (80, 48), "blue")
+    halves.paste("red", (0, 0, 40, 48))
+
     def mirrored(mirrors):
         transform = plain(TrainingTransform(32))
-        pixels = [np.asarray(transform(halves(), seed, mirrors)) for seed in range(200)]
+        pixels = [np.asarray(transform(halves, seed, mirrors)) for seed in range(200)]
         return sum(p[:, 0].mean(0)[2] > p[:, -1].mean(0)[2] for p in pixels)
 
     assert mirrored(False) == 0 and 70 < mirrored(True) < 130
 
 
 def test_texts_that_name_sides():
-    for text in (
-        "is the star left of the square ?",
-        "The RIGHT one",
-        "what is in the leftmost place",
-        "right-hand",
-    ):
-        assert names_sides(text)
-    for text in ("is it bright ?", "a cleft lip, upright", ""):
-        assert not names_sides(text)
+    assert all(map(names_sides, ("is the star left of the square ?", "The RIGHT one", "the leftmost place")))
+    assert not any(map(names_sides, ("is it bright ?", "a cleft lip, upright", "")))
 
 
 def test_distortions_are_those_of_blip():
@@ -221,16 +203,11 @@ def test_it_is_keys_bicubic_interpolation(old, new):
     assert found.shape == (1, 1 + new * new, 3) and torch.equal(found[:, 0], positions[:, 0])
     np.testing.assert_allclose(found[0, 1:].reshape(new, new, 3).numpy(), expected, atol=1e-12)
 
-
-def test_blips_sides():
-    positions = torch.randn(1, 197, 4)
-    for side, count in ((224, 197), (384, 577), (480, 901)):
-        found = interpolate_positions(positions, rows_of(side, 16))
-        assert found.shape == (1, count, 4) and (found is positions) == (side == 224)
+    assert interpolate_positions(positions, old) is positions
 
 
 def test_a_side_must_be_a_multiple_of_the_patches():
-    for side in (0, 3, 225):
-        with pytest.raises(UserError, match="multiple of that, such as ([1-9]\\d*)$") as error:
+    assert rows_of(384, 16) == 24
+    for side, near in ((0, 8), (3, 8), (225, 224)):
+        with pytest.raises(UserError, match=f"multiple of that, such as {near}$"):
             rows_of(side, 8)
-        assert rows_of(int(str(error.value).split()[-1]), 8)

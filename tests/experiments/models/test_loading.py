@@ -23,9 +23,9 @@ from tests.attngraph.reading.zoo import TEXT
 from tests.experiments.tiny import save
 
 FAMILY_OF = {
-    "image_text": ("llava", "smolvlm", "qwen2-vl", "blip2", "git"),
+    "image_text": ("llava", "blip2"),
     "vision_encoder_decoder": ("captioner", "donut"),
-    "processor": ("bert", "gpt2", "t5", "vit", "classifier", "clip", "vilt-vqa"),
+    "processor": ("bert", "t5", "classifier", "clip", "vilt-vqa", "mllama"),
     "blip": ("blip",),
     "blip_vqa": ("blip-vqa",),
 }
@@ -75,14 +75,10 @@ def test_a_model_that_writes_no_answers_says_so(name, tmp_path):
 # ---- damaged folders -------------------------------------------------------------------------------------
 
 
-def change(folder, *path, to):
-    """Set a field of a folder's configuration."""
+def change(folder, **fields):
+    """Set fields of a folder's configuration."""
     config = json.loads((folder / "config.json").read_text())
-    part = config
-    for name in path[:-1]:
-        part = part[name]
-    part[path[-1]] = to
-    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps(config | fields))
 
 
 def change_weights(folder, do):
@@ -91,26 +87,12 @@ def change_weights(folder, do):
     save_file(state, folder / "model.safetensors", {"format": "pt"})
 
 
-def _cut(file):
-    def damage(folder):
-        content = (folder / file).read_bytes()
-        (folder / file).write_bytes(content[: len(content) // 2])
-
-    return damage
+def cut(file):
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
 
 
-def _layers(*path, count):
-    return lambda folder: change(folder, *path, to=count)
-
-
-def _bias(folder):
-    """Part of a layer that the configuration switched off."""
-    name = "layers.0.self_attn.q_proj"
-    key = next(key for key in load_file(folder / "model.safetensors") if key.endswith(f"{name}.weight"))
-    change_weights(folder, lambda state: state.update({key.replace("weight", "bias"): torch.zeros(8)}))
-
-
-MISFIT = r"\d+ weights are missing, of another shape, or of layers .*, first .*\d"
+QUERY = "encoder.layer.1.attention.self.query.weight"
 #: Which model, what is done to its folder, and what is said.
 DAMAGES = {
     "no config": ("blip", lambda folder: (folder / "config.json").unlink(), "no folder with a config.json"),
@@ -119,38 +101,27 @@ DAMAGES = {
         lambda folder: (folder / "model.safetensors").unlink(),
         "check the folder's files",
     ),
-    "no tokenizer": ("llava", lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
-    "cut config": ("llava", _cut("config.json"), "check the folder's files"),
-    "cut weights": ("llava", _cut("model.safetensors"), "check the folder's files"),
-    "cut tokenizer": ("blip", _cut("tokenizer.json"), "check the folder's files"),
-    "cut generation": ("llava", _cut("generation_config.json"), "generation_config.json.*check the folder's"),
-    "unknown type": ("blip", lambda folder: change(folder, "model_type", to="x"), "check the folder's files"),
-    "another type": (
-        "blip-vqa",
-        lambda folder: change(folder, "model_type", to="bert"),
-        "config.json has the model_type bert, whose models are no BlipForQuestionAnswering.*: restore it",
+    "no tokenizer": ("blip", lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer"),
+    "cut config": ("llava", lambda folder: cut(folder / "config.json"), "check the folder's files"),
+    "cut weights": ("llava", lambda folder: cut(folder / "model.safetensors"), "check the folder's files"),
+    "unknown type": ("blip", lambda folder: change(folder, model_type="x"), "check the folder's files"),
+    "layers too many": (
+        "t5",
+        lambda folder: change(folder, num_decoder_layers=3),
+        r"\d+ weights are missing",
     ),
-    "layers too few": ("gpt2", _layers("n_layer", count=1), MISFIT),
-    "no layers": ("bert", _layers("num_hidden_layers", count=0), MISFIT),
-    "layers too many": ("t5", _layers("num_decoder_layers", count=3), MISFIT),
-    "a part's layers": ("clip", _layers("vision_config", "num_hidden_layers", count=1), MISFIT),
-    "a part's many layers": ("captioner", _layers("encoder", "num_hidden_layers", count=3), MISFIT),
-    "part of a layer": ("llava", _bias, "1 weights are .* first .*layers.0.self_attn.q_proj.bias"),
-    "another size": ("bert", lambda folder: change(folder, "hidden_size", to=8), "--model"),
-    "another vocabulary": ("bert", lambda folder: change(folder, "vocab_size", to=8), "--model"),
+    "another size": ("bert", lambda folder: change(folder, hidden_size=8), "--model"),
     "a weight is missing": (
         "bert",
-        lambda folder: change_weights(
-            folder, lambda state: state.pop("encoder.layer.1.attention.self.query.weight")
-        ),
-        "1 weights are .* first encoder.layer.1.attention.self.query.weight",
+        lambda folder: change_weights(folder, lambda state: state.pop(QUERY)),
+        f"1 weights are .* first {QUERY}",
     ),
 }
 
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_folder_is_one_line(how, tmp_path):
-    """transformers leaves a file's further layers out, and draws missing ones at random, both in silence."""
+    """transformers draws missing weights at random, in silence."""
     name, damage, match = DAMAGES[how]
     folder = save(name, tmp_path)
     damage(folder)
@@ -159,46 +130,24 @@ def test_a_damaged_folder_is_one_line(how, tmp_path):
     assert "\n" not in str(error.value) and str(folder) in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "kind, architecture",
-    [
-        (hf.BertForMaskedLM, "BertModel"),
-        (hf.BertForPreTraining, "BertForSequenceClassification"),
-        (hf.BertModel, "BertForTokenClassification"),
-    ],
-    ids=lambda x: getattr(x, "__name__", x),
-)
-def test_another_tasks_head_and_old_buffers_do_not_matter(kind, architecture, tmp_path):
+@pytest.mark.parametrize("kind", [hf.BertForMaskedLM, hf.BertModel])
+def test_another_tasks_head_does_not_matter(kind, tmp_path):
     folder = save("bert", tmp_path)
     kind(hf.BertConfig(**TEXT)).save_pretrained(folder)
-    change(folder, "architectures", to=[architecture])
-    change_weights(folder, lambda state: state.update({"embeddings.position_ids": torch.arange(4)[None]}))
-    assert type(load_family(folder).model).__name__ == architecture
-    more = {"transformer.h.0.attn.masked_bias": torch.ones(1)}
-    change_weights(save("gpt2", tmp_path / "gpt2"), lambda state: state.update(more))
-    assert load_family(tmp_path / "gpt2").model
+    change(folder, architectures=["BertForTokenClassification"])
+    assert type(load_family(folder).model).__name__ == "BertForTokenClassification"
 
 
 # ---- names -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("nowhere", "no folder with a config.json, and no hub name"),
-        (
-            "no-such-owner/no-such-model",
-            r"cannot be loaded .*allow the download \(--model hub:no-such-owner/no-such-model\)",
-        ),
-    ],
-)
-def test_an_unknown_name_is_one_line(name, message):
-    with pytest.raises(UserError, match=message) as error:
-        load_family(name)
-    assert "\n" not in str(error.value)
+def test_an_unknown_name_is_one_line(monkeypatch, capsys):
+    """What the hub does not give is no reason to allow a download."""
+    with pytest.raises(UserError, match="no folder with a config.json, and no hub name"):
+        load_family("nowhere")
+    with pytest.raises(UserError, match=r"allow the download \(--model hub:no-such-owner/no-such-model\)"):
+        load_family("no-such-owner/no-such-model")
 
-
-def test_a_name_that_the_hub_does_not_give_is_no_reason_to_allow_a_download(monkeypatch, capsys):
     def offline(*_, **__):
         raise OSError("We couldn't connect")
 
@@ -221,7 +170,7 @@ def unreachable():
     raise httpx.ConnectError("no network")
 
 
-@pytest.mark.parametrize("name", ["blip-vqa", "llava", "captioner"])
+@pytest.mark.parametrize("name", ["blip-vqa", "captioner"])
 def test_the_hub_is_asked_for_files_with_download_and_only_then(name, monkeypatch, tmp_path):
     in_hub_cache(save(name, tmp_path / name), tmp_path / "hub", "some/one")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -263,25 +212,16 @@ def test_shipped_models_go_by_their_names(stands_in, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_folder_of_a_shipped_models_name_is_told_apart_by_its_path(stands_in, capsys):
+def test_a_folder_of_a_shipped_models_name_is_told_apart_by_its_path(stands_in):
     """Else what a command computes would depend on the directory that it is called in."""
     save("git", Path("mini-mplug"))
-    capsys.readouterr()
     assert load_family("mini-mplug").name == "mplug"
-    assert capsys.readouterr().err.splitlines() == [
-        "mini-mplug is the model that ships with the package; the folder here is ./mini-mplug"
-    ]
     for own in ("./mini-mplug", Path("mini-mplug")):
         assert load_family(own).name == "image_text" and load_family(own).title.endswith("(mini-mplug)")
         assert weights_digest(own) != weights_digest("mini-mplug")
 
 
-@pytest.mark.parametrize("name, chosen", [("mini-mplug", " --model mini-mplug"), (DEFAULT, "")])
-def test_a_shipped_model_that_is_gone(name, chosen, monkeypatch, tmp_path):
+def test_a_shipped_model_that_is_gone(monkeypatch, tmp_path):
     monkeypatch.setattr(shipped, "CHECKPOINTS", tmp_path)
-    with pytest.raises(UserError) as error:
-        load_family(name)
-    assert str(error.value) == (
-        f"--model {name}: {tmp_path / name} is missing or incomplete: reinstall the package, or make it "
-        f"again with `attngraph pretrain{chosen}`"
-    )
+    with pytest.raises(UserError, match="make it again with `attngraph pretrain --model mini-mplug`"):
+        load_family("mini-mplug")

@@ -53,7 +53,6 @@ def test_an_encoder_reads_the_prompt_and_the_decoder_writes_the_answer(families,
     batch = families[name].batch(SAMPLES)
     assert batch.text.tokens[0] == ["[ENC]" if name == "blip-vqa" else "[CLS]", "a", "red", "[SEP]"]
     assert "ball" in batch.decoder.tokens[0] and "ball" not in batch.text.tokens[0]
-    assert "red" not in batch.decoder.tokens[0]
     alone = families[name].batch([WITHOUT_PROMPT])
     assert "ball" in alone.text.tokens[0] and "ball" in alone.decoder.tokens[0]
 
@@ -92,13 +91,11 @@ def test_a_processor_that_places_images_itself_gets_no_place(families, monkeypat
     assert placing.full_text(SAMPLES[0], True) == "a red ball"
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bart", "vit", "vilt", "clip", "siglip"])
-def test_the_language_side_of_models_that_are_only_read(name, tmp_path):
-    parts = load_family(save(name, tmp_path)).language_side()
-    if name in ("clip", "siglip"):
-        assert "text_model" in parts and not any(part.startswith("vision_model") for part in parts)
-    else:
-        assert parts == [""]
+def test_the_language_side_of_models_that_are_only_read(tmp_path):
+    for name in ("gpt2", "vilt"):
+        assert load_family(save(name, tmp_path / name)).language_side() == [""]
+    parts = load_family(save("clip", tmp_path / "clip")).language_side()
+    assert "text_model" in parts and not any(part.startswith("vision_model") for part in parts)
 
 
 def bytes_tokenizer() -> PreTrainedTokenizerFast:
@@ -115,7 +112,7 @@ def bytes_tokenizer() -> PreTrainedTokenizerFast:
 
 def test_a_vocabulary_of_bytes_holds_the_space_before_the_answer():
     """The models write " ball" after "red", in one token; after a newline or a special token "ball"."""
-    family = load("captioner")
+    family = load("llava")
     family.tokenizer = bytes_tokenizer()
 
     def tokens(answer, before):
@@ -125,9 +122,6 @@ def test_a_vocabulary_of_bytes_holds_the_space_before_the_answer():
     assert tokens("ball", "a red") == tokens("ball", "Assistant:") == ["\u0120ball"]
     assert tokens("ball", "") == tokens("ball", "assistant\n") == tokens("ball", "a</s>") == ["ball"]
     assert tokens("", "a red") == []
-    inputs = family.training_inputs([Sample("one", WRITTEN[0].image, "a red", "ball a"), WRITTEN[1]])
-    written = [family.tokenizer.decode(row) for row in inputs["decoder_input_ids"]]
-    assert written[0].startswith("</s>a red ball a</s>")
 
 
 def test_a_model_that_names_several_ends_stops_at_each():

@@ -52,11 +52,11 @@ def test_a_list_is_of_different_answers_and_the_family_says_how_many_are_scored(
     assert family.rank(SAMPLES, Ranking(ANSWERS)).places.shape == (3, 2)
 
 
-@pytest.mark.parametrize("name", ["blip", "captioner"])
-def test_an_answer_longer_than_the_model_is_cut_at_its_end(name):
-    """To what fits beside the start token; the prompt then has no room."""
-    family = load(name)
-    longest = getattr(family, "longest", family.tokenizer.model_max_length)
+def test_texts_longer_than_the_model_are_cut():
+    """An answer to what fits beside the start token, the prompt then has no room; a prompt for the longest
+    answer, for all answers alike, so that they are compared after one prompt."""
+    family = load("blip")
+    longest = family.longest
     long = " ".join(["red ball"] * longest)
     cut = " ".join(long.split()[: longest - 2])
     got, want = (family.rank(SAMPLES, Ranking(("a", answer), 2)) for answer in (long, cut))
@@ -64,6 +64,11 @@ def test_an_answer_longer_than_the_model_is_cut_at_its_end(name):
     assert got.scores.isfinite().all()
     sample = replace(SAMPLES[0], answer=long)
     assert (family.training_inputs([sample])["labels"] != IGNORED).sum() == longest - 1
+    sample = replace(SAMPLES[0], prompt=long)
+    room = longest - 1 - 6  # the start token, and the longest answer with its end
+    cut = replace(sample, prompt=" ".join(long.split()[:room]))
+    got, want = (family.rank([one], Ranking(ANSWERS)) for one in (sample, cut))
+    assert torch.equal(got.scores, want.scores) and torch.equal(got.places, want.places)
 
 
 @pytest.mark.parametrize("name", ["blip", "llava"])
@@ -112,18 +117,12 @@ def test_no_answer_is_read_with_its_prompt_again(monkeypatch):
 def test_an_answer_that_ends_at_once_needs_no_pass():
     """What an empty tokenization would give: the end token alone is the first token."""
     family = load("blip")
-    answers = [[3], [5, 3], [5, 6, 3]]
-    states = family.encode_images([SAMPLES[0].image])
-    parts = list(
-        openings(
-            family.model.text_decoder, [[11, 5]], [answers], {"encoder_hidden_states": states}, states.device
-        )
-    )
-    ranked = ranking.rank_from_cache(iter(parts), 1, 3)
+    decoder, states = family.model.text_decoder, family.encode_images([SAMPLES[0].image])
+    looked_at = {"encoder_hidden_states": states}
+    parts = openings(decoder, [[11, 5]], [[3], [5, 3], [5, 6, 3]], looked_at, states.device)
+    ranked = ranking.rank_from_cache(parts, 1, 3)
     with torch.no_grad():
-        first = family.model.text_decoder(
-            input_ids=torch.tensor([[11, 5]]), encoder_hidden_states=states
-        ).logits[0, -1]
+        first = decoder(input_ids=torch.tensor([[11, 5]]), **looked_at).logits[0, -1]
     score = ranked.scores[ranked.places == 0]
     torch.testing.assert_close(score, first.log_softmax(-1)[3:4])
 
@@ -166,18 +165,6 @@ def test_scores_of_blips_own_code(tmp_path):
     torch.testing.assert_close(ranked.scores[0], scores, rtol=1e-5, atol=1e-5)
     plain = family.rank([sample], Ranking(ANSWERS, k))
     assert (plain.scores.sort().values - ranked.scores.sort().values).abs().max() > 1e-2
-
-
-@pytest.mark.parametrize("name", ["blip", "captioner"])
-def test_a_long_prompt_is_cut_for_the_longest_answer(name):
-    """For all answers alike, so that they are compared after one prompt."""
-    family = load(name)
-    longest = family.tokenizer.model_max_length
-    sample = replace(SAMPLES[0], prompt=" ".join(["red ball"] * longest))
-    room = longest - 1 - 6  # the start token, and the longest answer with its end
-    cut = replace(sample, prompt=" ".join(sample.prompt.split()[:room]))
-    got, want = (family.rank([one], Ranking(ANSWERS)) for one in (sample, cut))
-    assert torch.equal(got.scores, want.scores) and torch.equal(got.places, want.places)
 
 
 def test_a_prompt_with_an_image_is_not_cut(monkeypatch):

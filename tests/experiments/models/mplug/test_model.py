@@ -39,11 +39,6 @@ def test_the_sizes_of_the_mini():
     assert logits.shape == (2, 4, len(tokenizer))
 
 
-def test_parts_of_other_widths_are_refused():
-    with pytest.raises(ValueError, match="one width"):
-        MPlugConfig(text_config=dict(hidden_size=24), fuser_config=dict(hidden_size=12))
-
-
 def test_the_cache_changes_no_text(model):
     """And keys of what the decoder looks at are computed once."""
     given, projected = inputs(), []
