@@ -27,16 +27,10 @@ def asked(family, *prompts: str, training: bool = False) -> list[list[str]]:
     return [family.tokenizer.convert_ids_to_tokens(row) for row in rows]
 
 
-def test_questions(family):
-    found = asked(family, "a red ball", "a [SEP] red [SEP] ball star", "a")
-    assert found == [
-        ["[CLS]", "a", "red", "ball"],
-        ["[CLS]", "a", "[SEP]", "red", "[SEP]", "ball", "star"],
-        ["[CLS]", "a"],
-    ]
-
-
-def test_long_questions_are_cut_in_training(family, monkeypatch):
+def test_questions(family, monkeypatch):
+    """Long ones are cut in training."""
+    found = asked(family, "a red ball", "a [SEP] red [SEP] ball star")
+    assert found == [["[CLS]", "a", "red", "ball"], ["[CLS]", *"a [SEP] red [SEP] ball star".split()]]
     monkeypatch.setattr(family.tokenizer, "model_max_length", 200)
     plain, parts = "red " * 90, "a [SEP] " + "red " * 90
     assert [len(row) for row in asked(family, plain, parts, training=True)] == [QUESTION, QUESTION_IN_PARTS]
@@ -46,8 +40,9 @@ def test_long_questions_are_cut_in_training(family, monkeypatch):
 
 
 @torch.no_grad()
-def test_captions_look_at_the_picture_alone(family):
+def test_captions_look_at_the_picture_alone(tmp_path):
     """Whatever the text encoder and the fusion do."""
+    family = load_family(save("mplug", tmp_path))
     inputs = family.training_inputs(CAPTIONS)
     assert not {"question_ids", "question_mask"} & set(inputs)
     labels = inputs.pop("labels")
@@ -56,11 +51,7 @@ def test_captions_look_at_the_picture_alone(family):
     for part in (family.model.text_encoder, family.model.fusion_encoder):
         for parameter in part.parameters():
             parameter.mul_(-2)
-    changed = family.logits(inputs), family.generate(CAPTIONS, Decoding(5))
-    for part in (family.model.text_encoder, family.model.fusion_encoder):
-        for parameter in part.parameters():
-            parameter.div_(-2)
-    assert torch.equal(changed[0], logits) and changed[1] == texts
+    assert torch.equal(family.logits(inputs), logits) and family.generate(CAPTIONS, Decoding(5)) == texts
 
 
 def test_questions_and_captions_do_not_mix(family):
