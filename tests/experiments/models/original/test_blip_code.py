@@ -15,15 +15,9 @@ from transformers import BertConfig
 from experiments.models import load_family
 from experiments.models.images import interpolate_positions
 from tests.experiments.models.original import authors_blip as ours
+from tests.experiments.models.original.authors_blip import ASKED, MASK, QUESTIONS, TEXTS, logits_of_authors
 from tests.experiments.models.original.authors_code import authors_modules
-from tests.experiments.models.original.test_blip_checkpoints import (
-    ASKED,
-    MASK,
-    QUESTIONS,
-    TEXTS,
-    logits_of,
-    logits_of_authors,
-)
+from tests.experiments.models.original.test_checkpoints import logits_of
 
 FOLDER = os.environ.get("BLIP_CODE")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="BLIP_CODE names no checkout of BLIP")
@@ -96,11 +90,7 @@ def test_its_checkpoints_compute_the_same(kind, code, tmp_path):
     with torch.no_grad():
         expected = model(pixels)
     used = MASK.bool()
-    found = logits_of(load_family(file), pixels)
-    print(
-        f"{kind}: {len(drawn)} tensors, logits of {found[used].std():.2f}, "
-        f"at most {(found - expected)[used].abs().max():.1e} from BLIP's code"
-    )
+    found = logits_of(load_family(file), pixels, kind == "vqa")
     torch.testing.assert_close(found[used], expected[used], atol=1e-5, rtol=1e-5)
     reference = logits_of_authors(model.state_dict(), pixels, kind == "vqa")
     torch.testing.assert_close(reference[used], expected[used], atol=1e-5, rtol=1e-5)

@@ -16,15 +16,10 @@ import torch
 from experiments.models import load_family
 from experiments.models.images import interpolate_positions
 from tests.experiments.models.original import authors_mplug as ours
+from tests.experiments.models.original.authors_blip import PLACES
 from tests.experiments.models.original.authors_code import authors_modules
-from tests.experiments.models.original.test_mplug_checkpoints import (
-    ASKED,
-    MASK,
-    QUESTIONS,
-    TEXTS,
-    logits_of,
-    logits_of_authors,
-)
+from tests.experiments.models.original.authors_mplug import ASKED, MASK, QUESTIONS, TEXTS, logits_of_authors
+from tests.experiments.models.original.test_checkpoints import logits_of
 
 FOLDER = os.environ.get("MPLUG_CODE")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="MPLUG_CODE names no checkout of mPLUG")
@@ -52,7 +47,7 @@ def authors_model(code, task: str, folder: Path, monkeypatch, seen: int, rows: i
         num_hidden_layers=ours.BUILT,
         num_attention_heads=ours.WIDTH // 64,
         intermediate_size=2 * ours.WIDTH,
-        max_position_embeddings=ours.PLACES,
+        max_position_embeddings=PLACES,
         layer_norm_eps=1e-12,
         hidden_dropout_prob=0.1,
         attention_probs_dropout_prob=0.1,
@@ -136,19 +131,13 @@ def test_its_checkpoints_compute_the_same(task, seen, rows, code, tmp_path, monk
     family, used = load_family(file), MASK.bool()
     found = logits_of(family, pixels, task == "vqa")
     expected = caught[0]
-    print(
-        f"{task}, {'base' if seen == ours.WIDTH else 'large'}, {side} px: {len(drawn)} tensors, logits of "
-        f"{found[used].std():.2f}, at most {(found - expected)[used].abs().max():.1e} from mPLUG's code"
-    )
     torch.testing.assert_close(found[used], expected[used], atol=1e-4, rtol=1e-5)
     # The loss: of answers the sum over tokens, weighted, for each picture; of captions the mean over tokens.
     targets = TEXTS[:, 1:].masked_fill(TEXTS[:, 1:] == 0, -100)
     losses = torch.nn.functional.cross_entropy(found[:, :-1].mT, targets, reduction="none")
-    mine = (
-        losses.sum(1) @ torch.tensor([0.25, 1.0]) / 2
-        if task == "vqa"
-        else losses.sum() / (targets >= 0).sum()
-    )
+    mine = losses.sum() / (targets >= 0).sum()
+    if task == "vqa":
+        mine = losses.sum(1) @ torch.tensor([0.25, 1.0]) / 2
     torch.testing.assert_close(mine, loss, atol=1e-4, rtol=1e-4)
     if rows == ours.ROWS:
         stride = 3 if seen == ours.WIDTH else 6
