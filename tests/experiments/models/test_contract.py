@@ -82,6 +82,21 @@ def test_the_batch_changes_no_loss_but_prompt_and_image_do(family):
         assert (loss(family, [replace(SAMPLES[0], **change)]) - alone[0]).abs() > 1e-3, change
 
 
+def check_words(family: ModelFamily, samples=SAMPLES) -> None:
+    """Later words and padding do not matter."""
+    answers, others = (
+        [replace(sample, answer=x) for sample in samples] for x in ("red ball star", "red ball a")
+    )
+    _, labels, logits = run(family, answers)
+    _, _, other = run(family, others)
+    for k, sample in enumerate(answers):
+        _, own, alone = run(family, [sample])
+        valid, own = labels[k] != IGNORED, own[0] != IGNORED
+        torch.testing.assert_close(logits[k][valid], alone[0][own], rtol=2e-4, atol=2e-4)
+        place = int(valid.nonzero()[0])  # of logits that see `red` last
+        torch.testing.assert_close(logits[k][: place + 2], other[k][: place + 2], rtol=1e-5, atol=1e-5)
+
+
 # ---- writing ---------------------------------------------------------------------------------------------
 
 

@@ -138,7 +138,7 @@ def _blip(family: ModelFamily, sample: Sample, answer: list[int]) -> ByHand:
     pixels = processor(open_image(sample.image), return_tensors="pt")["pixel_values"]
     ids = torch.tensor([[tokenizer.bos_token_id, *answer]])
     if hasattr(model, "fusion_encoder"):
-        asked = torch.tensor([[tokenizer.cls_token_id, *words]])
+        asked = torch.tensor([[tokenizer.cls_token_id, *words]]) if words else None
         return ByHand(model(pixels, asked, decoder_input_ids=ids).logits[0], ids[0], 1)
     if hasattr(model, "text_encoder"):
         question = torch.tensor([[tokenizer.convert_tokens_to_ids("[ENC]"), *words, tokenizer.sep_token_id]])
