@@ -62,9 +62,8 @@ def test_no_bar_while_weights_are_read(tmp_path, capsys):
     assert "Loading weights" not in capsys.readouterr().err and logging.is_progress_bar_enabled()
 
 
-@pytest.mark.parametrize("name", ["bert", "t5"])
-def test_a_model_that_writes_no_answers_says_so(name, tmp_path):
-    family, sample = load_family(save(name, tmp_path)), Sample("one", None, "a", "red")
+def test_a_model_that_writes_no_answers_says_so(tmp_path):
+    family, sample = load_family(save("t5", tmp_path)), Sample("one", None, "a", "red")
     for way in (Decoding(), Ranking(("a",))):
         with pytest.raises(UserError, match=rf"\({tmp_path.name}\) writes no answers"):
             family.answer([sample], way)

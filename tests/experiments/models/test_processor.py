@@ -6,18 +6,14 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast, SiglipImageProcessor, SiglipProcessor
+from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipProcessor
 
 from experiments.models import Decoding, Sample, load_family
 from experiments.models.image_text import ProcessorFamily
+from tests.experiments.models.writers import CHAT, end_of, load
 from tests.experiments.models.writers import SAMPLES as WRITTEN
-from tests.experiments.models.writers import end_of, load
 from tests.experiments.tiny import PROCESSORS, save, tokenizer
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ m.role }} {% for c in m.content %}"
-    "{% if c.type == 'image' %}<image> {% else %}{{ c.text }} {% endif %}{% endfor %}{% endfor %}"
-)
 PICTURES = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
 SAMPLES = [Sample("one", PICTURES[0], "a red", "ball"), Sample("two", PICTURES[1], "red", "a star ball")]
 WITHOUT_PROMPT = Sample("one", PICTURES[0], "", "a ball")
@@ -31,7 +27,7 @@ def families(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("template, side", [(None, "left"), (TEMPLATE, "right")])
+@pytest.mark.parametrize("template, side", [(None, "left"), (CHAT, "right")])
 def test_the_answer_begins_after_the_prompt(families, template, side):
     family = families["llava"]
     family.processor.chat_template, family.tokenizer.padding_side = template, side
@@ -65,21 +61,14 @@ def test_a_decoder_alone_reads_prompt_and_answer(families):
 
 def test_padding_that_is_read_is_always_as_long():
     """A model without an attention mask reads padding, so a text must not depend on its batch's longest."""
-    words = tokenizer(16)
+    words, model = tokenizer(16), torch.nn.Module()
     words.model_input_names = ["input_ids"]
-    model = torch.nn.Module()
-    model.config = SiglipLike()
+    model.config = SiglipConfig()
+    model.config.text_config.max_position_embeddings = 16
     images = SiglipImageProcessor(size={"height": 8, "width": 8})
     family = ProcessorFamily(model, SiglipProcessor(images, words))
     both, alone = (family.batch(samples).inputs["input_ids"] for samples in (SAMPLES, SAMPLES[:1]))
     assert both.shape == (2, 16) and torch.equal(both[:1], alone)
-
-
-class SiglipLike:
-    model_type = "siglip"
-
-    def get_text_config(self):
-        return self
 
 
 def test_a_processor_that_places_images_itself_gets_no_place(families, monkeypatch):
