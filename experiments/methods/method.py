@@ -87,10 +87,8 @@ class Method(ABC):
         """Names of the arguments that a choice for it may hold."""
         return []
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
-        """All that decides what is trained on a task, as plain values, of what was chosen on validation data;
-        ``join`` is how adapters join the model, in place of the chosen way.
-        """
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
+        """All that decides what is trained on a task, as plain values; chosen on validation data."""
         return {}
 
     def further_settings(self) -> list[str]:

@@ -89,7 +89,7 @@ class FullFineTuning(OwnParameters):
     def trained(self, family: ModelFamily, parameter: str) -> bool:
         return True
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
         choice = self.choice(chosen, task)
         given = {} if choice is None else choice.arguments
         return {VISION_RATE: given[VISION_RATE]} if VISION_RATE in given else {}

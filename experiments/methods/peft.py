@@ -151,12 +151,12 @@ class GraphAdapter(PeftMethod):
         leader = METHODS.get(self.leader)
         return leader.tried[0] if isinstance(leader, GraphAdapter) and leader.tried else {}
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
         choice = self.choice(chosen, task)
         settings = {
             "gnn": self.gnn,
             "gnn_args": self.arguments(chosen, task),
-            "join": self.join or join or (choice.join if choice else "blend"),
+            "join": self.join or (choice.join if choice else "blend"),
             "reduction": self.reduction or chosen.reduction,
         }
         own = {"rescale": self.rescale, "positions": self.positions, "query_rows": self.query_rows}
@@ -174,8 +174,8 @@ class GraphAdapter(PeftMethod):
 class OtherRate(GraphAdapter):
     """A scheme with its own settings, and the learning rates of the method that it follows."""
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
-        return METHODS[self.gnn].settings(chosen, task, join)
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
+        return METHODS[self.gnn].settings(chosen, task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,7 @@ class Lora(PeftMethod):
     Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
     """
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
         return LoraSettings().model_dump()
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> LoraConfig:
@@ -240,7 +240,7 @@ class PrefixMethod(Method):
     tokens: int = 16
     projection: int | None = None
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
         return {"tokens": self.tokens, "projection": self.projection}
 
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> PrefixTuned:

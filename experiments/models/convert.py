@@ -1,30 +1,12 @@
-"""Checkpoints as their authors published them, turned into the models that are computed with here.
+"""Checkpoints as their authors published them, turned into the models that are computed with here: BLIP's
+(Li et al., 2022, https://github.com/salesforce/BLIP) and mPLUG's (Li et al., 2022,
+https://github.com/X-PLUG/mPLUG).
 
-BLIP's (Li et al., 2022, https://github.com/salesforce/BLIP):
-
-==================== ==================================================================================
-pre-training         ``visual_encoder``, ``text_encoder``, ``text_decoder``, the heads that match pictures
-                     and texts (``itm_head``, ``vision_proj``, ``text_proj``, ``temp``), copies with
-                     momentum (``*_m``) and queues: ``model_base_capfilt_large.pth``
-captions             ``visual_encoder``, ``text_decoder``: ``model_base_caption_capfilt_large.pth``
-questions            ``visual_encoder``, ``text_encoder``, ``text_decoder``:
-                     ``model_base_vqa_capfilt_large.pth``
-==================== ==================================================================================
-
-mPLUG's (Li et al., 2022, https://github.com/X-PLUG/mPLUG):
-
-====================== ================================================================================
-``visual_encoder``     the whole of OpenAI's CLIP, of which ``visual`` is used and the text tower is not
-``visn_*``             brings pictures to the texts' width where that is another one (ViT-L)
-``text_encoder``       of questions
-``fusion_encoder``     twelve layers, of which the last six are run (see :func:`_mplug`), and not all parts
-                       of these
-``text_decoder``       of answers and captions
-``*_m``                copies with momentum
-====================== ================================================================================
-
-mPLUG's checkpoints of pre-training have ``bert`` or ``fusion`` in the names of the two encoders' parts, and
-heads of their own. The names are those of the published code; no released file has been read.
+BLIP's have a ``visual_encoder``, a ``text_decoder`` and, for questions and in pre-training, a
+``text_encoder``. mPLUG's ``visual_encoder`` is the whole of OpenAI's CLIP, of which the text tower is not
+used; ``visn_*`` brings pictures to the texts' width where that is another one (ViT-L); of twelve layers of
+the ``fusion_encoder`` the last six are run, and not all parts of these (see :func:`_mplug`). The names are
+those of the published code; no released file has been read.
 
 Tensors are renamed, those of pre-training alone left out, and the rest loaded strictly. Shapes give all
 sizes but the number of heads: a head is 64 wide in ViT-B, ViT-L and BERT alike. The files hold no vocabulary:

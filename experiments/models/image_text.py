@@ -98,7 +98,7 @@ class ProcessorFamily(ModelFamily):
         images = None if self.image_processor is None else [open_image(sample.image) for sample in samples]
         if self.tokenizer is None:
             inputs = dict(self.processor(images=images, return_tensors="pt"))
-            return Batch(samples, inputs, pictures=self.pictures(inputs, images))
+            return Batch(samples, inputs, pictures=self.seen(inputs, images))
         return self.text_batch(samples, images)
 
     def text_batch(self, samples: list[Sample], images: list[Image.Image] | None) -> Batch:
@@ -109,7 +109,7 @@ class ProcessorFamily(ModelFamily):
             for s in samples
         ]
         inputs = self.process(texts, images)
-        pictures = self.pictures(inputs, images)
+        pictures = self.seen(inputs, images)
         self.check_length(samples, inputs)
         text, decoder = Text.of(self.tokenizer, inputs["input_ids"], inputs.get("attention_mask")), None
         if decodes:
@@ -146,27 +146,27 @@ class ProcessorFamily(ModelFamily):
 
     def full_text(self, sample: Sample, with_image: bool) -> str:
         """Prompt and answer, after the image's place where the model reads both in one sequence."""
-        text = f"{sample.prompt} {sample.answer}".strip()
         if with_image and getattr(self.processor, "chat_template", None):
-            return self.processor.apply_chat_template(self.turns(sample), tokenize=False)
+            return self.chat(sample.prompt or sample.answer, sample.answer if sample.prompt else None)
+        text = f"{sample.prompt} {sample.answer}".strip()
         return self.with_image_place(text) if with_image else text
 
-    def turns(self, sample: Sample) -> list[dict]:
+    def chat(self, prompt: str, answer: str | None = None, **options: bool) -> str:
         """A conversation: the user shows the image and asks, the assistant answers."""
-        question = [{"type": "image"}, {"type": "text", "text": sample.prompt or sample.answer}]
+        question = [{"type": "image"}, {"type": "text", "text": prompt}]
         turns = [{"role": "user", "content": question}]
-        if sample.prompt:
-            turns.append({"role": "assistant", "content": [{"type": "text", "text": sample.answer}]})
-        return turns
+        if answer is not None:
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        return self.processor.apply_chat_template(turns, tokenize=False, **options)
 
     def with_image_place(self, text: str) -> str:
         """The text after the token that keeps the image's place, unless the processor puts it there."""
         token = getattr(self.processor, "image_token", None)
         return f"{token} {text}" if isinstance(token, str) and not self._adds_image_place else text
 
-    def pictures(self, inputs: dict[str, Tensor], images: list[Image.Image] | None) -> Pictures | None:
+    def seen(self, inputs: dict[str, Tensor], images: list[Image.Image] | None) -> Pictures | None:
         """What the model sees of the pictures."""
-        return None if images is None else seen(inputs, images, self.model.config, self.image_processor)
+        return images and seen(inputs, images, self.model.config, self.image_processor)
 
     # ---- what kind of model it is ------------------------------------------------------------------------
 
@@ -288,12 +288,11 @@ class ImageTextFamily(ProcessorFamily):
     def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         inputs = self._prompts(samples)
         answers = [self.answer_ids([s.answer or ""], self._asked(s))[0] for s in samples]
-        prompts = self._unpadded(inputs)
-        length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers))
-        self._widen(inputs, length)
-        labels = torch.full((len(samples), length), IGNORED)
-        for row, (prompt, answer) in enumerate(zip(prompts, answers)):
-            places = slice(len(prompt), len(prompt) + len(answer))
+        begins = inputs["attention_mask"].sum(1).tolist()
+        self._widen(inputs, max(begin + len(answer) for begin, answer in zip(begins, answers)))
+        labels = torch.full_like(inputs["input_ids"], IGNORED)
+        for row, (begin, answer) in enumerate(zip(begins, answers)):
+            places = slice(begin, begin + len(answer))
             inputs["input_ids"][row, places] = labels[row, places] = torch.tensor(answer)
             inputs["attention_mask"][row, places] = 1
         self.check_length(samples, inputs)
@@ -366,14 +365,8 @@ class ImageTextFamily(ProcessorFamily):
 
     def _asked(self, sample: Sample) -> str:
         if getattr(self.processor, "chat_template", None):
-            question = [{"type": "image"}, {"type": "text", "text": sample.prompt}]
-            turns = [{"role": "user", "content": question}]
-            return self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            return self.chat(sample.prompt, add_generation_prompt=True)
         return self.with_image_place(sample.prompt)
-
-    def _unpadded(self, inputs: dict[str, Tensor]) -> list[list[int]]:
-        lengths = inputs["attention_mask"].sum(1).tolist()
-        return [ids[:length] for ids, length in zip(inputs["input_ids"].tolist(), lengths)]
 
     def _token_wise(self, inputs: dict[str, Tensor]) -> list[str]:
         """Names of the inputs with a number for each token."""
@@ -407,7 +400,7 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
         return processor
 
     def language_side(self) -> list[str]:
-        return ["decoder", *(["enc_to_dec_proj"] if hasattr(self.model, "enc_to_dec_proj") else [])]
+        return ["decoder"]
 
     def text_batch(self, samples: list[Sample], images: list[Image.Image] | None) -> Batch:
         texts = [self.full_text(sample, images is not None) for sample in samples]
@@ -416,4 +409,4 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
             inputs.pop(name, None)
         written = [f"{sample.prompt} {sample.answer}".strip() for sample in samples]
         text = self.decoder_text(inputs, written, [sample.prompt for sample in samples])
-        return Batch(samples, inputs, None, text, self.pictures(inputs, images))
+        return Batch(samples, inputs, None, text, self.seen(inputs, images))

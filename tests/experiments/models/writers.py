@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import BlipImageProcessor
+from transformers import AutoConfig, BlipImageProcessor
 
-from experiments.models import ModelFamily, Sample, load_family
+from experiments.models import FAMILIES, Checkpoint, ModelFamily, Sample, load_family
 from experiments.models.images import open_image
 from tests.attngraph.reading.zoo import far_from_zero
+from tests.experiments.examples.example_family import Blind
 from tests.experiments.tiny import save
 
 #: With seeds of weights for which the samples' greedy texts differ, and some end early; and what their image
@@ -30,8 +31,10 @@ MODELS = {
     "blip2": (0, "vision_model"),
     "instructblip": (3, "vision_model"),
     "git": (7, "git.image_encoder"),
+    "blind": (1, None),  # the example of docs/extending
 }
 WRITERS = tuple(MODELS)
+FAMILIES.pop(Blind.name)  # importing it has made it known to all commands
 WORDS = ("a", "red", "ball", "star")
 FORBIDDEN = -1e4
 # A conversation as instruction-tuned models have it; its frame is unknown to the tiny tokenizer.
@@ -62,7 +65,11 @@ def _folder(name: str) -> Path:
 def load(name: str) -> ModelFamily:
     """A family of :data:`WRITERS` that writes no tokens but words and the end, so that texts and tokens are
     one."""
-    family = load_family(_folder(name.removesuffix("-chat")))
+    if name == "blind":
+        folder = _folder("gpt2")
+        family = Blind.load(Checkpoint(str(folder), AutoConfig.from_pretrained(folder)))
+    else:
+        family = load_family(_folder(name.removesuffix("-chat")))
     far_from_zero(family.model, MODELS[name][0])
     if name.endswith("-chat"):
         family.processor.chat_template, family.tokenizer.bos_token = CHAT, "[CLS]"
@@ -110,6 +117,10 @@ def by_hand(family: ModelFamily, sample: Sample) -> ByHand:
     answer = [*tokenizer(sample.answer, add_special_tokens=False)["input_ids"], end_of(family)]
     if name in ("blip", "mplug"):
         return _blip(family, sample, answer)
+    if name == "gpt2":
+        words = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([[family.start, *words, *answer]])
+        return ByHand(model(input_ids=ids).logits[0], ids[0], 1 + len(words))
     token = getattr(family.processor, "image_token", "")
     places = "" if name in ("blip-2", "instructblip") else f"{token} "
     text, options = f"{places}{sample.prompt}".strip(), {"return_tensors": "pt"}

@@ -74,30 +74,3 @@ def test_weights_and_logits_are_the_models_own(kind, asks):
     assert all(torch.equal(again[name].weight, graph.weight) for name, graph in graphs.items())
     with torch.no_grad():
         torch.testing.assert_close(model(**given).logits, logits, rtol=1e-4, atol=1e-5)
-
-
-def test_beams_and_steps_keep_what_they_look_at():
-    """While a text is written with a cache, its cross-attention still looks at image and question."""
-    from attngraph.reading.instrument import instrument
-    from attngraph.reading.modality import Modalities
-
-    model, given = mplug(), inputs()
-    handle, follower, seen = instrument(model), Modalities(model), []
-    site = handle.sites["text_decoder.bert.encoder.layer.1.crossattention.self"]
-    site.listeners.append(lambda call: seen.append((follower.of(site.name, call), call.causal)))
-    image = model.vision_model(given["pixel_values"]).last_hidden_state
-    fused = model.looked_at(image, given["input_ids"], given["attention_mask"])
-    model.text_decoder.generate(
-        input_ids=given["decoder_input_ids"][:, :1],
-        encoder_hidden_states=fused.last_hidden_state,
-        encoder_attention_mask=fused.attention_mask,
-        num_beams=3,
-        max_new_tokens=4,
-        do_sample=False,
-    )
-    follower.remove()
-    handle.remove()
-    assert len(seen) > 1 and all(causal for _, causal in seen)
-    for (query, value), _ in seen:
-        assert query == "text" and value.shape == (6, NODES + given["input_ids"].shape[1])
-        assert value[:, :NODES].all() and not value[:, NODES:].any()
