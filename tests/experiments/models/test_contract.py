@@ -1,23 +1,19 @@
 """What every family that writes promises, whatever its model: it trains on the answer and the end token,
-writes what it was trained to write, and ranks as one pass of the model's own class for each answer; batches,
-caches and adapters change none of it."""
+writes what it was trained to write, and ranks as one pass of the model's own class for each answer; batches
+and caches change none of it. With adapters: tests/experiments/methods/test_additions.py."""
 
 from dataclasses import replace
 
 import pytest
 import torch
-from peft import get_peft_model
 
-from adapters import GraphAdapterConfig
 from experiments.models import IGNORED, Decoding, ModelFamily, Ranking
 from experiments.models.batch import token_losses
-from experiments.models.ranking import rank_one_by_one
 from tests.experiments.models.writers import MODELS, SAMPLES, WORDS, WRITERS, by_hand, end_of, load, writer
 
 LENGTH = 5  # tokens, the end included
 # One to five tokens, several with the same first token, and beginnings of others.
 ANSWERS = (*WORDS, "a star", "a star ball", "red red ball a", "a star ball a red", "red red")
-OFTEN = ("blip", "mplug", "llava")  # whose adapters are tried in each run; those of others in the slow one
 
 
 @pytest.fixture(params=WRITERS, scope="module")
@@ -29,19 +25,6 @@ def name(request):
 def family(name):
     """Read only."""
     return load(name)
-
-
-@pytest.fixture(
-    params=[pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.slow]) for name in WRITERS],
-    scope="module",
-)
-def adapted(request):
-    """A family with adapters none of whose weights has its neutral value, and one without."""
-    plain, family = load(request.param), load(request.param)
-    torch.manual_seed(0)
-    settings = dict(gnn="pgnn", p=1.25, mu=0.1, join="replace", reduction=4, init_weights=False)
-    family.unadapted = get_peft_model(family.model, GraphAdapterConfig(**settings)).eval().disable_adapter
-    return family, plain
 
 
 def run(family, samples):
@@ -177,7 +160,7 @@ def test_the_company_of_samples_does_not_count(family):
     assert chosen == [ANSWERS[place] for place in together.best.tolist()]
 
 
-# ---- adapters and precision ------------------------------------------------------------------------------
+# ---- where adapters go -----------------------------------------------------------------------------------
 
 
 def inside(name: str, parts: list[str]) -> bool:
@@ -192,37 +175,3 @@ def test_the_language_side_leaves_the_image_encoder_out(family, name):
     assert not any(vision is not None and inside(key, [vision]) for key in on_side)
     chosen = {id(family.model.get_parameter(key)) for key in on_side}
     assert all(id(weight) in chosen for weight in writer(family).get_output_embeddings().parameters())
-
-
-def test_with_graph_adapters(adapted):
-    """Ranking is that of the adapted model; in bfloat16, as training runs, up to its last digits."""
-    family, plain = adapted
-    exact = family.rank(SAMPLES, Ranking(ANSWERS, 50))
-    assert not torch.allclose(exact.scores, plain.rank(SAMPLES, Ranking(ANSWERS, 50)).scores, atol=1e-2)
-    check_ranking(family, SAMPLES, ANSWERS, 4)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        ranked = family.rank(SAMPLES, Ranking(ANSWERS, 50))
-        alone = rank_one_by_one(family, SAMPLES, ANSWERS, 50)
-    assert ranked.scores.dtype == torch.float32 and not torch.equal(ranked.scores, exact.scores)
-    scores = [found.scores.gather(1, found.places.argsort(1)) for found in (ranked, alone, exact)]
-    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=0.02)
-    torch.testing.assert_close(scores[0], scores[2], rtol=0.02, atol=0.1)
-
-
-def test_graph_adapters_train(adapted):
-    """A step changes the adapters alone, and lowers the loss of two samples; without them it is the model."""
-    family, plain = adapted
-    before = {key: p.detach().clone() for key, p in family.model.named_parameters()}
-    trained = {key: p for key, p in family.model.named_parameters() if p.requires_grad}
-    assert trained and all("gnn_" in key and inside(key, family.language_side()) for key in trained)
-    inputs = family.training_inputs(SAMPLES[:2])
-    labels = inputs.pop("labels")
-    start = token_losses(family.logits(inputs), labels).sum()
-    start.backward()
-    assert torch.nn.utils.clip_grad_norm_(trained.values(), 1.0) > 1e-3
-    torch.optim.SGD(trained.values(), lr=1e-3).step()
-    assert loss(family, SAMPLES[:2]).sum() < start
-    moved = {key for key, p in family.model.named_parameters() if not torch.equal(p, before[key])}
-    assert moved and moved <= set(trained)
-    with family.unadapted():
-        torch.testing.assert_close(loss(family, SAMPLES[:2]), loss(plain, SAMPLES[:2]), rtol=1e-4, atol=1e-4)

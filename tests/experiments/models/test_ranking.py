@@ -40,6 +40,19 @@ def test_with_every_kind_of_degrees(name, variant):
     check_ranking(adapted(name, *variant), SAMPLES[:2], ANSWERS, 50)
 
 
+@pytest.mark.parametrize("name", ["blip", "llava"])
+def test_in_bfloat16_as_training_runs_last_digits_differ(name):
+    family = adapted(name, *PGNN)
+    exact = family.rank(SAMPLES, Ranking(ANSWERS, 50))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ranked = family.rank(SAMPLES, Ranking(ANSWERS, 50))
+        alone = rank_one_by_one(family, SAMPLES, ANSWERS, 50)
+    assert ranked.scores.dtype == torch.float32 and not torch.equal(ranked.scores, exact.scores)
+    scores = [found.scores.gather(1, found.places.argsort(1)) for found in (ranked, alone, exact)]
+    torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=0.02)
+    torch.testing.assert_close(scores[0], scores[2], rtol=0.02, atol=0.1)
+
+
 def test_a_list_is_of_different_answers_and_the_family_says_how_many_are_scored():
     for answers in ((), ("a", " "), ("a", "b", "a")):
         with pytest.raises(UserError, match="to rank"):

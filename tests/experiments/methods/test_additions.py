@@ -1,4 +1,4 @@
-"""LoRA and prefix tuning in every family that writes answers, with weights as if they were trained."""
+"""What methods add to a model, in every family that writes answers, with weights as if they were trained."""
 
 from dataclasses import replace
 
@@ -14,16 +14,17 @@ from experiments.methods.peft import attention_projections
 from experiments.models import Decoding, ModelFamily
 from experiments.models.batch import IGNORED
 from tests.attngraph.reading.zoo import FAMILIES as ZOO
-from tests.experiments.models.test_contract import ANSWERS, check_ranking, check_words, run
+from tests.experiments.models.test_contract import ANSWERS, check_ranking, check_words, inside, run
 from tests.experiments.models.writers import SAMPLES, WRITERS, load
 
 SETTINGS = {
+    "pgnn": {"gnn": "pgnn", "gnn_args": {"p": 1.25, "mu": 0.1}, "join": "replace", "reduction": 4},
     "lora": {"r": 2, "alpha": 16, "dropout": 0.0, "targets": ["query", "value"]},
     "prefix": {"tokens": 3, "projection": None},
 }
-# BLIP with both, and few families with one of the two; all pairs in the slow run.
-OFTEN = {("lora", "blip"), ("prefix", "blip"), ("lora", "mplug"), ("prefix", "llava-chat")}
-OFTEN |= {("prefix", "blip2"), ("lora", "qwen2-vl"), ("prefix", "git")}
+# BLIP with all, and few families with one; all pairs in the slow run.
+OFTEN = {*((name, "blip") for name in SETTINGS), ("pgnn", "mplug"), ("pgnn", "llava"), ("lora", "mplug")}
+OFTEN |= {("prefix", "llava-chat"), ("prefix", "blip2"), ("lora", "qwen2-vl"), ("prefix", "git")}
 pairs = pytest.mark.parametrize(
     "name, kind",
     [
@@ -71,21 +72,19 @@ def test_trained_saved_loaded_and_switched_off(name, kind, tmp_path):
         assert torch.equal(logits(family), plain)
     assert torch.equal(logits(family), moved)
     made.save(tmp_path)
-    again = load(kind)
+    again, other = load(kind), load(kind)
     method_named(name).apply(again, SETTINGS[name]).load(tmp_path)
-    assert torch.equal(logits(again), moved)
-    other = load(kind)
-    if name == "lora":
-        PeftModel.from_pretrained(other.model, str(tmp_path))
-    else:
+    if name == "prefix":
         load_prefix(other.model, tmp_path)
-    assert torch.equal(logits(other), moved)
+    else:
+        PeftModel.from_pretrained(other.model, str(tmp_path)).eval()
+    assert torch.equal(logits(again), moved) and torch.equal(logits(other), moved)
     inputs = family.training_inputs(ANSWERED)
-    loss_labels = inputs.pop("labels")
-    out = family.logits(inputs)[loss_labels != IGNORED]
-    out.log_softmax(-1)[:, 3].sum().backward()
+    labels = inputs.pop("labels")
+    family.logits(inputs)[labels != IGNORED].log_softmax(-1)[:, 3].sum().backward()
     own = made.parameters()
     assert set(own) == {key for key, p in family.model.named_parameters() if p.requires_grad}
+    assert own and all(inside(key, family.language_side()) for key in own)
     assert all(
         p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in own.values()
     )
@@ -108,7 +107,8 @@ def test_projections_are_found_by_their_roles(kind, roles, ends):
     assert len(names) == len(set(names))
 
 
-def test_bad_settings():
+def test_what_is_refused(tmp_path):
+    """Settings out of range, unknown projections, and the weights of a run with other settings."""
     family = load("blip")
     for name, settings, message in (
         ("lora", dict(r=0), "settings of lora: field r: "),
@@ -120,9 +120,6 @@ def test_bad_settings():
             tuned(name, family, **settings)
     with pytest.raises(UserError, match="has no query projection that is known by its name: it has"):
         attention_projections(ZOO["xlnet"].model(), ["query"])
-
-
-def test_a_run_of_other_settings_is_not_read(tmp_path):
     tuned("prefix", load("blip")).save(tmp_path)
     with pytest.raises(UserError, match="does not fit this model and these settings of a prefix"):
         tuned("prefix", load("blip"), tokens=4).load(tmp_path)
