@@ -237,7 +237,8 @@ def make_tokenizer(
             if file.is_file() and file.suffix != ".json":
                 words = BertTokenizerFast(vocab=str(file), do_lower_case=True)
             else:
-                words = BertTokenizerFast.from_pretrained(str(place), local_files_only=not download)
+                folder = str(file.parent if file.is_file() else place)
+                words = BertTokenizerFast.from_pretrained(folder, local_files_only=not download)
         words.add_special_tokens({"bos_token": own[0]})
         if own[1:]:
             words.add_special_tokens({"additional_special_tokens": list(own[1:])})

@@ -137,12 +137,10 @@ def test_the_tokenizer_is_berts_with_the_models_tokens(tmp_path):
     assert made(text)["input_ids"] == bert(text)["input_ids"]
     assert made.convert_tokens_to_ids(["[DEC]", "[ENC]"]) == [len(WORDS), len(WORDS) + 1]
     assert made.bos_token == "[DEC]" and "[ENC]" in made.all_special_tokens
-    made.save_pretrained(tmp_path / "saved")
-    for again in (
-        AutoTokenizer.from_pretrained(tmp_path / "saved"),
-        make(tmp_path / "saved"),
-        make(tmp_path),
-    ):
+    saved = tmp_path / "saved"
+    made.save_pretrained(saved)
+    others = [make(place) for place in (saved, saved / "tokenizer.json", tmp_path)]
+    for again in (AutoTokenizer.from_pretrained(saved), *others):
         assert again(text)["input_ids"] == made(text)["input_ids"] and again.model_max_length == 20
         assert (again.bos_token_id, again.sep_token_id, len(again)) == (made.bos_token_id, 3, len(made))
 
