@@ -273,19 +273,10 @@ def _blip(tensors: Tensors, asked: str | None, tokenizer: PreTrainedTokenizerBas
         raise ValueError("it has no question encoder: convert it --as captioner")
     left_out = rf"{LEFT_OUT}|{re.escape(PREDICTIONS)}\.bias"
     left_out += r"|text_encoder\..+" if arrangement == "captioner" else ""
-    width, _, _, patch = tensors["visual_encoder.patch_embed.proj.weight"].shape
-    vision = dict(
-        hidden_size=width,
-        intermediate_size=len(tensors["visual_encoder.blocks.0.mlp.fc1.weight"]),
-        num_hidden_layers=_layers(tensors, "visual_encoder.blocks."),
-        num_attention_heads=_heads("visual_encoder", width),
-        image_size=_rows(tensors["visual_encoder.pos_embed"]) * patch,
-        patch_size=patch,
-        layer_norm_eps=1e-6,
-        initializer_range=0.02,
-    )
+    vision = _vision(tensors, "visual_encoder", "patch_embed.proj", "pos_embed", "blocks", "mlp.fc1")
+    vision |= dict(layer_norm_eps=1e-6, initializer_range=0.02)
     text = _decoder(tensors, tokenizer) | dict(
-        encoder_hidden_size=width,
+        encoder_hidden_size=vision["hidden_size"],
         num_hidden_layers=_layers(tensors, "text_decoder.bert.encoder.layer."),
         layer_norm_eps=1e-12,
         hidden_dropout_prob=0.1,  # in training
@@ -309,22 +300,14 @@ def _mplug(tensors: Tensors, asked: str | None, tokenizer: PreTrainedTokenizerBa
     inner = re.compile(r"^(text_encoder|fusion_encoder)\.(bert|fusion)\.")
     tensors = {inner.sub(r"\1.", name): tensor for name, tensor in tensors.items()}
     seen = "visual_encoder.visual"
-    width, _, _, patch = tensors[f"{seen}.conv1.weight"].shape
-    vision = dict(
-        hidden_size=width,
-        intermediate_size=len(tensors[f"{seen}.transformer.resblocks.0.mlp.c_fc.weight"]),
-        num_hidden_layers=_layers(tensors, f"{seen}.transformer.resblocks."),
-        num_attention_heads=_heads("visual_encoder", width),
-        image_size=_rows(tensors[f"{seen}.positional_embedding"]) * patch,
-        patch_size=patch,
-    )
+    vision = _vision(tensors, seen, "conv1", "positional_embedding", "transformer.resblocks", "mlp.c_fc")
     text = _decoder(tensors, tokenizer)
     read, built, written = (
         _layers(tensors, f"{part}.encoder.layer.")
         for part in ("text_encoder", "fusion_encoder", "text_decoder.bert")
     )
     first = read if read < built else 0  # layer of the fusion that is run
-    stride = STRIDES["base" if width == text["hidden_size"] else "large"]
+    stride = STRIDES["base" if vision["hidden_size"] == text["hidden_size"] else "large"]
     config = sizes(vision, text, (read, built - first, written), stride)
     left_out = (
         rf"{LEFT_OUT}|visual_encoder\.(?!visual\.).+|visual_encoder\.visual\.proj|"
@@ -363,6 +346,23 @@ def _renamed(tensors: Tensors, names: dict[str, str], left_out: str) -> Tensors:
     return state
 
 
+def _vision(
+    tensors: Tensors, part: str, patches: str, positions: str, blocks: str, hidden: str
+) -> dict[str, Any]:
+    """The sizes of the image encoder, by the names of the kernel of patches, of the table of positions, which
+    also has one for the class token, and of the layers."""
+    width, _, _, patch = tensors[f"{part}.{patches}.weight"].shape
+    rows = math.isqrt(tensors[f"{part}.{positions}"].shape[-2] - 1)
+    return dict(
+        hidden_size=width,
+        intermediate_size=len(tensors[f"{part}.{blocks}.0.{hidden}.weight"]),
+        num_hidden_layers=_layers(tensors, f"{part}.{blocks}."),
+        num_attention_heads=_heads("visual_encoder", width),
+        image_size=rows * patch,
+        patch_size=patch,
+    )
+
+
 def _decoder(tensors: Tensors, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The sizes of the text decoder but its depth."""
     size, width = tensors[f"{EMBEDDINGS}.word_embeddings.weight"].shape
@@ -379,20 +379,10 @@ def _decoder(tensors: Tensors, tokenizer: PreTrainedTokenizerBase) -> dict[str, 
 
 
 def _layers(tensors: Tensors, prefix: str) -> int:
-    """How many layers there are under a prefix.
-
-    Raises:
-        ValueError: there is none.
-    """
     numbers = {name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)}
     if not numbers:
         raise ValueError(f"layers {prefix}* are missing")
     return len(numbers)
-
-
-def _rows(positions: Tensor) -> int:
-    """Rows of patches in a picture, of the table of positions, which also has one for the class token."""
-    return math.isqrt(positions.shape[-2] - 1)
 
 
 def _heads(part: str, width: int) -> int:
