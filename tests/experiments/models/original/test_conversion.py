@@ -9,7 +9,7 @@ from transformers import AutoTokenizer, BertTokenizerFast
 
 from attngraph.errors import UserError
 from experiments.models import load_family
-from experiments.models.convert import make_tokenizer, read_tensors
+from experiments.models.convert import make_tokenizer, read_original, read_tensors
 from tests.experiments.models.original import authors_blip, authors_mplug
 from tests.experiments.models.original.authors_blip import WORDS
 
@@ -108,6 +108,7 @@ def make(place, download=False):
 
 def test_a_vocabulary_is_needed(tmp_path):
     file = authors_blip.save_checkpoint(tmp_path, "caption")
+    refused(lambda file: read_original(file, tmp_path, "mplug"), file, r"no checkpoint known here \(mplug\)")
     (tmp_path / "vocab.txt").unlink()
     line = rf"no vocabulary next to it: .*`attngraph convert blip {file} --out FOLDER --tokenizer "
     refused(load_family, file, line + "hub:google-bert/bert-base-uncased`$")
