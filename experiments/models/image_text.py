@@ -71,13 +71,10 @@ class ProcessorFamily(ModelFamily):
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> ProcessorFamily:
-        return cls(cls.load_model(checkpoint), cls.load_processor(checkpoint))
-
-    @classmethod
-    def load_model(cls, checkpoint: Checkpoint) -> nn.Module:
         """The model of the class that its configuration names."""
         kind = getattr(transformers, (checkpoint.config.architectures or [""])[0], AutoModel)
-        return in_order(load_weights(kind, checkpoint, complete=cls.writes))
+        model = in_order(load_weights(kind, checkpoint, complete=cls.writes))
+        return cls(model, cls.load_processor(checkpoint))
 
     @classmethod
     def load_processor(cls, checkpoint: Checkpoint):
@@ -88,6 +85,8 @@ class ProcessorFamily(ModelFamily):
 
     def check(self, samples: Sequence[Sample]) -> None:
         name = type(self.model).__name__
+        if self.image_processor is None and hasattr(self.processor, "feature_extractor"):
+            raise UserError(f"{name} listens to sound: capture its graphs in Python (attngraph.capture)")
         if self.image_processor is not None and samples[0].image is None:
             raise UserError(f"{name} looks at images: give --images")
         if self.tokenizer is not None and any(sample.answer is None for sample in samples):
