@@ -7,8 +7,8 @@ from experiments.base.options import from_hub
 from experiments.base.outputs import Outputs
 from experiments.base.progress import note
 from experiments.commands.options import ConvertOptions
-from experiments.models.convert import ARRANGEMENTS, find_vocabulary, read_original, save_converted
-from experiments.models.weights import weights_digest
+from experiments.models.convert import ARRANGEMENTS, BERT, read_original, save_converted
+from experiments.models.weights import in_folder, weights_digest
 
 NAMES = ("*.safetensors", "*config.json", "tokenizer.json")
 
@@ -23,12 +23,11 @@ def run(options: ConvertOptions) -> int:
     outputs = Outputs(options.out, "convert", settings, NAMES)
     outputs.check()
     tokenizer, download = from_hub(options.tokenizer)
-    vocabulary = find_vocabulary(tokenizer, file, download)
-    original = read_original(file, vocabulary, options.layout, options.arrangement)
-    family = original.family
+    if tokenizer is None:
+        tokenizer = file.parent if in_folder(file.parent) else BERT
+    family, arrangement = read_original(file, tokenizer, options.layout, options.arrangement, download)
     own = family.image_side
-    print(f"{file}: {original.arrangement}, {ARRANGEMENTS[original.arrangement]}")
-    print(f"{original.read} tensors in the file, {original.used} in the model")
+    print(f"{file}: {arrangement}, {ARRANGEMENTS[arrangement][1]}")
     if options.side is not None and options.side != own:
         family.resize(options.side)
         print(f"positions interpolated: {own} -> {options.side} pixels")

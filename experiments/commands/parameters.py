@@ -32,8 +32,9 @@ def run(options: ParametersOptions) -> int:
     for name in names:
         family = blip_base_without_weights() if options.base else load_family(options.model, options.download)
         method = method_named(name)
-        join = getattr(method, "join", None) or JOIN
-        settings = method.settings(Settings(reduction=reduction), TASK, join)
+        settings = method.settings(Settings(reduction=reduction), TASK)
+        if "join" in settings:
+            settings["join"] = method.join or JOIN
         count = count_parameters(method.apply(family, settings))
         lines += count.lines(method.title, None if lines else family.title)
     print("\n".join(lines))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from attngraph.errors import UserError
-from experiments.base.arguments import did_you_mean
+from experiments.base.messages import check_known
 from experiments.methods.settings import Choice, Settings
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, ModelFamily
@@ -77,31 +77,18 @@ class Method(ABC):
             UserError: what was chosen for it has arguments that neither of the two takes.
         """
         own = chosen.choice(self.name, task)
-        leader = METHODS.get(
-            self.leader, self
-        )  # whose arguments are handed on, as far as this one takes them
-        known = list(dict.fromkeys([*self.argument_names(), *leader.argument_names()]))
-        for name in () if own is None else own.arguments:
-            if name not in known:
-                choices = f"choose from {', '.join(known)}" if known else "it takes none"
-                near = did_you_mean(name, known)
-                raise UserError(
-                    f"settings of {self.name} on {task}: unknown argument {name!r}{near}: {choices}"
-                )
+        if own is not None and own.arguments:  # a leader's are handed on, as far as this one takes them
+            known = [*self.argument_names(), *METHODS.get(self.leader, self).argument_names()]
+            where = f"argument in the settings of {self.name} on {task}"
+            check_known(list(own.arguments), list(dict.fromkeys(known)) or ["none"], where)
         return own or chosen.choice(self.leader, task)
 
     def argument_names(self) -> list[str]:
         """Names of the arguments that a choice for it may hold."""
         return []
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
-        """All that decides what is trained on a task, as plain values.
-
-        Args:
-            chosen: on validation data.
-            task: its name.
-            join: how adapters join the model, in place of the chosen way.
-        """
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
+        """All that decides what is trained on a task, as plain values; chosen on validation data."""
         return {}
 
     def further_settings(self) -> list[str]:
@@ -141,8 +128,7 @@ class Tuned:
         """Take over the weights that :meth:`save` wrote.
 
         Raises:
-            UserError: they are missing or damaged, or do not fit to the last weight; or something is trained,
-                and the class does not say how it is read.
+            UserError: they are missing or damaged, do not fit, or the class does not say how they are read.
         """
         if self.parameters():
             raise UserError(
@@ -158,8 +144,7 @@ class Tuned:
 
     def effects(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
         """What its graph adapters do to the attention of samples with answers, ``{layer: {name: number}}``,
-        see :class:`adapters.effects.Effect`; empty without such adapters. Numbers that do not exist are left
-        out.
+        see :class:`adapters.effects.Effect`; empty without such adapters.
         """
         return {}
 
@@ -174,26 +159,13 @@ def canonical(name: str) -> str:
 
 
 def register(method: Method) -> Method:
-    """Make a method known by its name.
-
-    Raises:
-        UserError: it is no method, or its name is no text.
-    """
-    if not isinstance(method, Method) or not isinstance(method.name, str):
-        raise UserError(f"{method!r} is no method with a name: register an instance of a subclass of Method")
+    """Make a method known by its name."""
     METHODS[method.name] = method
     return method
 
 
 def check_fit(file: Path, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
-    """Checks that saved weights have the names and shapes of parameters.
-
-    Args:
-        file: where the weights are from, for errors.
-
-    Raises:
-        UserError: names or shapes differ.
-    """
+    """Raises a UserError where saved weights have not the names and shapes of parameters."""
     saved, due = ({name: tensor.shape for name, tensor in of.items()} for of in (weights, parameters))
     if saved != due:
         wrong = min(name for name in saved.keys() | due.keys() if saved.get(name) != due.get(name))

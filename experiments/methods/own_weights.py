@@ -39,14 +39,18 @@ class OwnParameters(Method):
         """Whether a parameter is trained, by its name in the model."""
 
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> TunedModel:
-        freeze(family)
         for name, parameter in family.model.named_parameters():
             parameter.requires_grad_(self.trained(family, name))
         return TunedModel(family)
 
 
 class TunedModel(Tuned):
-    """A model some of whose own parameters are trained."""
+    """A model some of whose own parameters are trained, the image encoder maybe at a rate of its own."""
+
+    vision_rate: float | None = None
+
+    def rates(self) -> dict[nn.Module, float]:
+        return {} if self.vision_rate is None else {self.family.image_encoder(): self.vision_rate}
 
     def save(self, folder: Path) -> None:
         """``model.safetensors``: the trained parameters as they are."""
@@ -85,7 +89,7 @@ class FullFineTuning(OwnParameters):
     def trained(self, family: ModelFamily, parameter: str) -> bool:
         return True
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
         choice = self.choice(chosen, task)
         given = {} if choice is None else choice.arguments
         return {VISION_RATE: given[VISION_RATE]} if VISION_RATE in given else {}
@@ -98,25 +102,13 @@ class FullFineTuning(OwnParameters):
 
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> TunedModel:
         own = checked(settings, _Rate, lambda _: f"settings of {self.name}", REMEDY)
-        tuned, rate = super().apply(family, settings), own.vision_learning_rate
-        if rate is None:
-            return tuned
-        if not family.caches_features:
+        if own.vision_learning_rate is not None and not family.caches_features:
             raise UserError(
                 f"{self.name}: {family.title} has no image encoder apart: leave {VISION_RATE} out"
             )
-        return _TwoRates(family, rate)
-
-
-class _TwoRates(TunedModel):
-    """A model whose image encoder has a learning rate of its own."""
-
-    def __init__(self, family: ModelFamily, rate: float):
-        super().__init__(family)
-        self.rate = rate
-
-    def rates(self) -> dict[nn.Module, float]:
-        return {self.family.image_encoder(): self.rate}
+        tuned = super().apply(family, settings)
+        tuned.vision_rate = own.vision_learning_rate
+        return tuned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,16 +116,16 @@ class Frozen(Method):
     """Nothing is trained."""
 
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> Tuned:
-        freeze(family)
+        family.model.requires_grad_(False)
         return Tuned(family)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Majority(Method):
+class Majority(Frozen):
     """Nothing is trained; the training answers are counted."""
 
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> Tuned:
-        freeze(family)
+        super().apply(family, settings)
         return Constant(family)
 
 
@@ -145,9 +137,3 @@ class Constant(Tuned):
 
     def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:
         return [self.text] * len(samples)
-
-
-def freeze(family: ModelFamily) -> None:
-    """Let nothing of the model be trained."""
-    for parameter in family.model.parameters():
-        parameter.requires_grad_(False)

@@ -15,21 +15,6 @@ NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
 @dataclass(frozen=True)
-class Part:
-    """Trained parameters of one kind of place.
-
-    Attributes:
-        name: of the place, with ``*`` for numbers of layers.
-        places: how many there are.
-        parameters: in all of them.
-    """
-
-    name: str
-    places: int
-    parameters: int
-
-
-@dataclass(frozen=True)
 class ParameterCount:
     """What a method trains.
 
@@ -38,14 +23,15 @@ class ParameterCount:
         model: of the model, without what the method adds.
         language_side: the same of the modules that read and write text.
         trained_there: how many of the trained ones sit in these modules.
-        parts: where the trained ones sit.
+        parts: where the trained ones sit, ``*`` for numbers of layers -> how many places there are, and the
+            parameters in all of them.
     """
 
     trained: int
     model: int
     language_side: int
     trained_there: int
-    parts: tuple[Part, ...]
+    parts: dict[str, tuple[int, int]]
 
     @property
     def shares(self) -> dict[str, float]:
@@ -58,12 +44,7 @@ class ParameterCount:
         }
 
     def lines(self, method: str, model: str | None = None) -> list[str]:
-        """It in words, for the screen.
-
-        Args:
-            method: its title.
-            model: title of the model, for a heading; None for none.
-        """
+        """It in words: a method's title, and a model's for a heading."""
         heading = [
             f"{model}: {self.model:,} parameters, {self.language_side:,} of them on the language side",
             "",
@@ -71,10 +52,10 @@ class ParameterCount:
         ]
         shares = "".join(f" {100 * share:>11.2f} %" for share in self.shares.values())
         lines = [*(heading if model else []), f"{method:<64} {self.trained:>18,}{shares}"]
-        for part in self.parts:
-            each, left = divmod(part.parameters, part.places)
-            number = f"{part.places} × {each:,}" if part.places > 1 and not left else f"{part.parameters:,}"
-            lines.append(f"  {part.name:<62} {number:>18}")
+        for name, (places, parameters) in self.parts.items():
+            each, left = divmod(parameters, places)
+            number = f"{places} × {each:,}" if places > 1 and not left else f"{parameters:,}"
+            lines.append(f"  {name:<62} {number:>18}")
         return lines
 
 
@@ -95,10 +76,10 @@ def count_parameters(tuned: Tuned) -> ParameterCount:
     trained = {name: p.numel() for name, p in tuned.parameters().items()}
     places, sums = Counter[str](), Counter[str]()
     for place in dict.fromkeys(map(_place, trained)):
-        places[_pattern(place)] += 1
+        places[NUMBER.sub("*", place)] += 1
     for name, n in trained.items():
-        sums[_pattern(_place(name))] += n
-    parts = tuple(Part(name, places[name], n) for name, n in sums.items())
+        sums[NUMBER.sub("*", _place(name))] += n
+    parts = {name: (places[name], n) for name, n in sums.items()}
     return ParameterCount(sum(trained.values()), sum(own.values()), there(own), there(trained), parts)
 
 
@@ -110,7 +91,3 @@ def _place(name: str) -> str:
             return ".".join(x for x in parts[:k] if x != "base_layer")
     layer = re.match(r".*?\.\d+(?=\.)", name)
     return layer[0] if layer else ".".join(parts[: min(3, len(parts) - 1)])
-
-
-def _pattern(place: str) -> str:
-    return NUMBER.sub("*", place)

@@ -22,7 +22,6 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from peft.tuners.tuners_utils import BaseTunerLayer
 from pydantic import Field, FiniteFloat, StrictInt
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -36,7 +35,6 @@ from adapters.prefix import PrefixConfig, PrefixTuning
 from adapters.saved import read_tensors
 from adapters.scalar import upgraded
 from attngraph.errors import UserError
-from attngraph.reading.calls import Site
 from attngraph.reading.instrument import instrument
 from experiments.base.config import Config, checked
 from experiments.base.files import published
@@ -48,12 +46,12 @@ from experiments.models.family import ModelFamily
 WEIGHTS = "adapter_model.safetensors"
 Arguments = Mapping[str, Any]
 
-LETTERS = {"query": "q", "key": "k", "value": "v"}
-TOGETHER = re.compile(
-    r"^(c_attn|qkv|w_?qkv|qkv_proj|query_key_value|in_proj|w_pack|att_proj)$", re.IGNORECASE
-)
-"""Names of layers that project to queries, keys and values at once (in GPT-2's cross-attention: to keys and
-values)."""
+#: How the names of projections end (``query``, ``q``, ``q_proj``, ``to_q``, ``q_lin``, ``Wq``), and of those
+#: to queries, keys and values at once (in GPT-2's cross-attention: to keys and values).
+ROLES = {
+    role: rf"{role}|(w|to_)?{role[0]}|({role}|{role[0]})_.*" for role in ("query", "key", "value", "output")
+}
+TOGETHER = re.compile(r"c_attn|qkv|w_?qkv|qkv_proj|query_key_value|in_proj|w_pack|att_proj")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,21 +151,17 @@ class GraphAdapter(PeftMethod):
         leader = METHODS.get(self.leader)
         return leader.tried[0] if isinstance(leader, GraphAdapter) and leader.tried else {}
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
         choice = self.choice(chosen, task)
         settings = {
             "gnn": self.gnn,
             "gnn_args": self.arguments(chosen, task),
-            "join": self.join or join or (choice.join if choice else "blend"),
+            "join": self.join or (choice.join if choice else "blend"),
             "reduction": self.reduction or chosen.reduction,
         }
-        own = {
-            "rescale": self.rescale,
-            "positions": list(self.positions),
-            "query_rows": self.query_rows,
-        }
-        usual = {"rescale": False, "positions": list(POSITIONS), "query_rows": AdapterConfig.query_rows}
-        return settings | {name: value for name, value in own.items() if value != usual[name]}
+        own = {"rescale": self.rescale, "positions": self.positions, "query_rows": self.query_rows}
+        more = {name: value for name, value in own.items() if value != getattr(AdapterConfig, name)}
+        return settings | {name: list(x) if isinstance(x, tuple) else x for name, x in more.items()}
 
     def further_settings(self) -> list[str]:
         return [option.name for option in fields(AdapterConfig)]
@@ -180,8 +174,8 @@ class GraphAdapter(PeftMethod):
 class OtherRate(GraphAdapter):
     """A scheme with its own settings, and the learning rates of the method that it follows."""
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
-        return METHODS[self.gnn].settings(chosen, task, join)
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
+        return METHODS[self.gnn].settings(chosen, task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,24 +193,18 @@ class ResidualAlone(GraphAdapter):
         return {"alpha": residual / (1 + residual)}
 
 
-class LoraSettings(Config):
-    r"""LoRA's settings.
+Target = Literal["query", "key", "value", "output"]
 
-    Args:
-        r: the rank. Default: 8, with which queries and values have as many parameters as 16 prefix tokens.
-        alpha: :math:`\alpha`.
-        dropout: on :math:`x`, in training.
-        targets: which projections: ``query``, ``key``, ``value``, ``output``. Default: queries and values, as
-            Hu et al. choose.
+
+class LoraSettings(Config):
+    r"""LoRA's settings: the rank, with which queries and values have as many parameters as 16 prefix tokens;
+    :math:`\alpha`; dropout on :math:`x`, in training; and which projections, as Hu et al. choose.
     """
 
     r: Annotated[StrictInt, Field(ge=1)] = 8
     alpha: Annotated[FiniteFloat, Field(gt=0)] = 16
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    targets: Annotated[list[Literal["query", "key", "value", "output"]], Field(min_length=1)] = [
-        "query",
-        "value",
-    ]
+    targets: Annotated[list[Target], Field(min_length=1)] = ["query", "value"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +218,7 @@ class Lora(PeftMethod):
     Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
     """
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
         return LoraSettings().model_dump()
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> LoraConfig:
@@ -247,16 +235,12 @@ class Lora(PeftMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixMethod(Method):
-    """Keys and values before those of self- and cross-attention; see :class:`adapters.prefix.PrefixTuning`.
-
-    Args:
-        tokens, projection: as in :class:`adapters.prefix.PrefixConfig`.
-    """
+    """Keys and values before those of both attentions; see :class:`adapters.prefix.PrefixTuning`."""
 
     tokens: int = 16
     projection: int | None = None
 
-    def settings(self, chosen: Settings, task: str, join: str | None = None) -> dict[str, Any]:
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
         return {"tokens": self.tokens, "projection": self.projection}
 
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> PrefixTuned:
@@ -283,54 +267,34 @@ class PrefixTuned(Tuned):
 
 
 def attention_projections(model: nn.Module, roles: Collection[str]) -> list[str]:
-    """Names of the projections of the language side's attention layers, of self- and cross-attention.
-
-    A layer that projects to several of them at once is taken if one of its roles is.
-
-    Args:
-        model: without adapters.
-        roles: which of ``query``, ``key``, ``value`` and ``output``.
+    """Names of the projections of the language side's attention layers, of self- and cross-attention: to
+    ``query``, ``key`` and ``value``, or the ``output``. A layer that projects to several of them at once is
+    taken if one of its roles is.
 
     Raises:
         UserError: an attention layer has no such projection.
     """
     handle = instrument(model)
-    try:
-        sites = language_sites(model, handle.sites.values())
-        return [name for site in sites for name in _of_site(site, roles)]
-    finally:
-        handle.remove()
+    sites = language_sites(model, handle.sites.values())
+    handle.remove()
+    found: list[str] = []
+    for site in sites:
+        modules = site.module.named_modules()
+        linear = [name for name, module in modules if name and isinstance(module, (nn.Linear, Conv1D))]
+        joint = [name for name in linear if TOGETHER.fullmatch(_end(name))]
+        for role in roles:
+            own = [name for name in linear if name not in joint and re.fullmatch(ROLES[role], _end(name))]
+            names = [f"{site.name}.{name}" for name in own or joint]
+            if role == "output":
+                names = [site.output_name] if site.output_name else []
+            if not names:
+                raise UserError(
+                    f"{site.name} ({type(site.module).__name__}) has no {role} projection that is known by "
+                    f"its name: it has {', '.join(linear) or 'no linear layer'}; choose other targets"
+                )
+            found += names
+    return list(dict.fromkeys(found))
 
 
-def _of_site(site: Site, roles: Collection[str]) -> list[str]:
-    linear = [name for name, module in site.module.named_modules() if name and _is_linear(module)]
-    found: dict[str, None] = {}
-    for role in roles:
-        if role == "output":
-            names = [site.output_name] if site.output_name else []
-        else:
-            own = [name for name in linear if _has_role(name, role)]
-            names = [f"{site.name}.{name}" for name in own or filter(_is_joint, linear)]
-        if not names:
-            raise UserError(
-                f"{site.name} ({type(site.module).__name__}) has no {role} projection that is known by its "
-                f"name: it has {', '.join(linear) or 'no linear layer'}; choose other targets"
-            )
-        found |= dict.fromkeys(names)
-    return list(found)
-
-
-def _has_role(name: str, role: str) -> bool:
-    """``query``, ``q``, ``q_proj``, ``to_q``, ``q_lin``, ``Wq``, ``q_attn``, ``query_proj``."""
-    last, letter = name.rpartition(".")[2].lower(), LETTERS[role]
-    return not _is_joint(name) and (
-        last in (role, letter, f"w{letter}", f"to_{letter}") or last.startswith((f"{role}_", f"{letter}_"))
-    )
-
-
-def _is_joint(name: str) -> bool:
-    return TOGETHER.match(name.rpartition(".")[2]) is not None
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, (nn.Linear, Conv1D)) and not isinstance(module, BaseTunerLayer)
+def _end(name: str) -> str:
+    return name.rpartition(".")[2].lower()

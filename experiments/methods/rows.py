@@ -20,23 +20,15 @@ from experiments.methods.own_weights import Frozen, FullFineTuning, LanguageSide
 from experiments.methods.peft import GraphAdapter, Lora, OtherRate, PrefixMethod, ResidualAlone
 
 RATES = (3e-3, 1e-2)  # with which the search of an adapter begins
-REDUCTIONS = (64, 32, 16, 8)  # the paper's widths 12, 24, 48 and 96 on BLIP's 768
-PUBLISHED_WIDTH = 768  # of the model in the paper
+WIDTH = 768  # of the model in the paper
 
 
-def _alone(
-    name: str,
-    title: str,
-    note: str,
-    gnn: str = "pgnn",
-    kind: type[GraphAdapter] = GraphAdapter,
-    **options: Any,
-) -> GraphAdapter:
+def _alone(name: str, title: str, note: str, kind: type[GraphAdapter] = GraphAdapter, **own: Any) -> Method:
     """A row that differs from pGNN in one thing, so that it tells what that thing does. Its learning rates
     are chosen on validation data like those of the others; its other settings are pGNN's.
     """
-    own = {"group": ATTRIBUTION, "gnn": gnn, "follows": "pgnn", "rates": RATES, **options}
-    return kind(name=name, title=title, note=note, **own)
+    usual = {"group": ATTRIBUTION, "gnn": "pgnn", "follows": "pgnn", "rates": RATES}
+    return kind(name=name, title=title, note=note, **usual | own)
 
 
 def _variant(name: str, title: str, note: str, gnn: str = "pgnn", **options: Any) -> GraphAdapter:
@@ -153,13 +145,12 @@ SMALL_TABLES = (
         _variant(
             f"{gnn}_r{reduction}",
             f"{title}, width 1/{reduction}",
-            f"bottlenecks of 1/{reduction} of the model's width: {PUBLISHED_WIDTH // reduction} of "
-            f"{PUBLISHED_WIDTH}",
+            f"bottlenecks of 1/{reduction} of the model's width: {WIDTH // reduction} of {WIDTH}",
             gnn,
             reduction=reduction,
         )
         for gnn, title in (("gcn", "GCN"), ("pgnn", "pGNN"))
-        for reduction in REDUCTIONS
+        for reduction in (64, 32, 16, 8)
     ),
     *(
         _variant(f"pgnn_{rows}", f"{title} as query rows", f"pGNN with {note}", query_rows=rows)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, FiniteFloat
+from pydantic import Field, FiniteFloat
 
 from adapters.joins import JOINS
 from experiments.base.config import Config, read_config
@@ -14,12 +14,6 @@ from experiments.base.files import write_text
 
 SETTINGS_FILE = Path(__file__).parents[1] / "configs" / "settings.yaml"
 REMEDY = "restore it, or run attngraph search and put the settings.yaml that it writes in its place"
-
-
-def _known_join(name: str) -> str:
-    if name not in JOINS:
-        raise ValueError(f"unknown join {name!r}, choose from {', '.join(JOINS)}")
-    return name
 
 
 class Choice(Config):
@@ -32,7 +26,7 @@ class Choice(Config):
     """
 
     learning_rate: Annotated[FiniteFloat, Field(gt=0)]
-    join: Annotated[str, AfterValidator(_known_join)] = "blend"
+    join: Literal[*JOINS] = "blend"
     arguments: dict[str, FiniteFloat | int | bool | str] = Field(default_factory=dict)
 
 

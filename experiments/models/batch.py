@@ -3,7 +3,7 @@ hold, and the loss of each token."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -47,8 +47,7 @@ class Text:
 
     Args:
         tokens: ``b`` lists of ``n``.
-        token_ids, special, padding: ``(b, n)``: ids, whether they are special tokens, whether they are
-            padding.
+        token_ids, special, padding: ``(b, n)``; the latter two say which they are.
         prompt: ``(b,)``, where the answer begins, padding before it included; None where unknown.
         pieces: how the vocabulary marks the pieces of words: ``PIECE``, ``START``, ``BYTES`` or ``CLOSED``.
     """
@@ -72,7 +71,7 @@ class Text:
 
 
 def pieces_of(tokenizer: PreTrainedTokenizerBase) -> str:
-    """How a vocabulary marks the pieces of words: ``PIECE``, ``START``, ``BYTES`` or ``CLOSED``."""
+    """How a vocabulary marks the pieces of words."""
     words = tokenizer.tokenize("a a")
     if words[-1].endswith(CLOSED):
         return CLOSED
@@ -116,8 +115,7 @@ class Batch:
 
     def to(self, device: str | torch.device) -> Batch:
         """The same with its inputs on a device."""
-        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        return Batch(self.samples, inputs, self.text, self.decoder, self.pictures)
+        return replace(self, inputs={name: tensor.to(device) for name, tensor in self.inputs.items()})
 
 
 def token_losses(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:

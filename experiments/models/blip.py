@@ -41,9 +41,9 @@ from experiments.models.generation import (
     encode_images,
     frozen_image_states,
     generate_text,
+    padded,
     prompt_ids,
     released_texts,
-    right_padded,
     sequence_batch,
 )
 from experiments.models.images import (
@@ -118,9 +118,6 @@ class BlipLike(ModelFamily):
     ) -> PreTrainedTokenizerBase:
         """The tokenizer with the model's length and start token and, where the model has embeddings for them,
         its other tokens: tokenizers on the hub do not know these.
-
-        Raises:
-            UserError: the tokenizer's tokens are not the model's.
         """
         text = config.text_config
         if tokenizer.bos_token is None:
@@ -166,9 +163,7 @@ class BlipLike(ModelFamily):
         vision.image_size = embeddings.image_size = side
 
     def interpolate(self, embeddings: nn.Module, rows: int) -> None:
-        """Interpolate the image encoder's positions as BLIP does it, see
-        :func:`experiments.models.images.interpolate_positions`.
-        """
+        """Interpolate the image encoder's positions as BLIP does it."""
         old = embeddings.position_embedding
         new = interpolate_positions(old.detach(), rows)
         embeddings.position_embedding = nn.Parameter(new, old.requires_grad)
@@ -276,7 +271,7 @@ class BlipLike(ModelFamily):
         looked_at = {"encoder_hidden_states": states}
         if masked and mask is not None:
             looked_at["encoder_attention_mask"] = mask
-        return openings(self.model.text_decoder, starts, [ends] * len(samples), looked_at, states.device)
+        return openings(self.model.text_decoder, starts, ends, looked_at, states.device)
 
     def _seen(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
         return self.looked_at(self.to_device({**self.question_inputs(samples), **self.image_inputs(samples)}))
@@ -343,7 +338,7 @@ class BlipAnswerer(BlipLike):
         options = dict(add_special_tokens=False, truncation=True, max_length=self.longest - 2, verbose=False)
         rows = self.tokenizer(questions, **options)["input_ids"]
         begin, end = self.tokenizer.convert_tokens_to_ids(self._start), self.tokenizer.sep_token_id
-        ids, mask = right_padded([[begin, *row, end] for row in rows], self.tokenizer.pad_token_id)
+        ids, mask = padded([[begin, *row, end] for row in rows], self.tokenizer.pad_token_id)
         return {"question_ids": ids, "question_mask": mask}
 
     def looked_at(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -366,38 +361,19 @@ def build_model(
     text_layers: int = 4,
     heads: int = 4,
 ) -> BlipForConditionalGeneration:
-    """A freshly initialised mini-BLIP for 64x64 images in patches of 8 (65 image states).
-
-    Args:
-        tokenizer: from ``build_tokenizer``; gives the vocabulary and the ids of the start and end tokens.
-        width: hidden width of both towers; the feed-forward width is 4 times this.
-        vision_layers, text_layers: depth of the image encoder and of the text decoder.
-        heads: attention heads in both towers.
+    """A freshly initialised mini-BLIP for 64x64 images in patches of 8 (65 image states), with a tokenizer's
+    vocabulary, start and end.
     """
-    end = tokenizer.sep_token_id
     shared = dict(
         hidden_size=width, intermediate_size=4 * width, num_attention_heads=heads, projection_dim=width
     )
-    text = dict(
-        shared,
-        encoder_hidden_size=width,
-        num_hidden_layers=text_layers,
-        vocab_size=len(tokenizer),
-        max_position_embeddings=tokenizer.model_max_length,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=end,
-        sep_token_id=end,
-        pad_token_id=tokenizer.pad_token_id,
+    text = shared | mini_text(tokenizer)
+    text |= dict(
+        encoder_hidden_size=width, num_hidden_layers=text_layers, sep_token_id=tokenizer.sep_token_id
     )
     # initializer_range: BLIP's default of 1e-10 is for weights that are loaded; nothing is learnt from it.
-    vision = dict(
-        shared,
-        num_hidden_layers=vision_layers,
-        image_size=64,
-        patch_size=8,
-        initializer_range=0.02,
+    vision = shared | dict(
+        num_hidden_layers=vision_layers, image_size=64, patch_size=8, initializer_range=0.02
     )
     config = BlipConfig(
         text_config=text,
@@ -409,8 +385,21 @@ def build_model(
     model = BlipForConditionalGeneration(config)
     with torch.no_grad():
         positions = model.vision_model.embeddings.position_embedding
-        positions[0, 1:] = grid_positions(vision["image_size"] // vision["patch_size"], width)
+        positions[0, 1:] = grid_positions(64 // 8, width)
     return model
+
+
+def mini_text(tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+    """What a tokenizer says of the texts of a model without dropout."""
+    return dict(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=tokenizer.model_max_length,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def grid_positions(side: int, width: int) -> Tensor:
@@ -420,14 +409,8 @@ def grid_positions(side: int, width: int) -> Tensor:
     embeddings outgrow the positions before any text rewards them.
 
     Row ``r`` and column ``c`` each give ``width / 4`` sines and cosines, of ``r / 10000^(4k / width)``
-    for ``k`` in ``0 .. width / 4 - 1`` (Vaswani et al. 2017, for two dimensions).
-
-    Args:
-        side: patches along a side of the image.
-        width: hidden width, a multiple of 4.
-
-    Returns:
-        float32 tensor ``(side * side, width)``, in the order of the patches (row by row).
+    for ``k`` in ``0 .. width / 4 - 1`` (Vaswani et al. 2017, for two dimensions): ``(side * side, width)``,
+    patches row by row.
     """
     rates = 10000.0 ** -(torch.arange(width // 4) * 4 / width)
     angles = torch.arange(side)[:, None] * rates
@@ -436,18 +419,15 @@ def grid_positions(side: int, width: int) -> Tensor:
     return torch.cat([rows, columns], dim=1)
 
 
-def blip_base_without_weights(side: int = 224) -> BlipCaptioner:
+def blip_base_without_weights() -> BlipCaptioner:
     """A captioner of BLIP-base's size (ViT-B/16, a text decoder of 12 layers, of which BLIP CapFilt-L is one)
     whose parameters have shapes and no values: its parameters can be counted, and it takes no memory. It has
     no tokenizer, and answers nothing.
-
-    Args:
-        side: of the picture, in pixels.
     """
     layers = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
     config = BlipConfig(
         text_config=layers | dict(encoder_hidden_size=768, projection_dim=768, vocab_size=WORDS),
-        vision_config=layers | dict(image_size=side, patch_size=16),
+        vision_config=layers | dict(image_size=224, patch_size=16),
     )
     with torch.device("meta"):
         model = BlipForConditionalGeneration(config)

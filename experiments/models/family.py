@@ -26,7 +26,6 @@ from experiments.models.batch import Batch, Picture, Sample
 from experiments.models.ranking import Opening, Ranked, Ranking, rank_from_cache, rank_one_by_one
 
 BLIP = "blip"
-RELEASED = (BLIP, "p_adapter")  # whose code can be followed
 LENGTH, GNMT = "length", "gnmt"
 FAMILIES: dict[str, type[ModelFamily]] = {}
 
@@ -66,8 +65,8 @@ class Decoding:
         num_beams: 1 for greedy decoding.
         min_new_tokens: lower limit; the prompt does not count.
         length_penalty: how beams of different lengths are compared: ``length`` or ``gnmt``.
-        as_released: whose released code is followed, one of :data:`RELEASED`: models of BLIP's type then
-            search as under transformers 4.15, and both limits count the prompt (see
+        as_released: whose released code is followed, ``blip`` or ``p_adapter``: models of BLIP's
+            type then search as under transformers 4.15, and both limits count the prompt (see
             :func:`experiments.models.generation.released_texts`); captions have that code's prompt, in
             training too; and an answer sees the padding of the questions that are answered together. None for
             none.
@@ -92,12 +91,8 @@ class Decoding:
             )
 
     def settings(self, end: int | list[int], padding: int, **more: Any) -> GenerationConfig:
-        """What transformers' ``generate`` takes as ``generation_config``.
-
-        Args:
-            end: the id of the end token, or several.
-            padding: the id of padding.
-            more: further settings.
+        """What transformers' ``generate`` takes as ``generation_config``, of the ids of end and padding and
+        further settings.
         """
         by_gnmt = self.length_penalty == GNMT and self.num_beams > 1
         return GenerationConfig(
@@ -117,13 +112,7 @@ Answering = Decoding | Ranking  # how answers come about
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a model comes from.
-
-    Args:
-        name: folder or hub name; None for the mini-BLIP that ships with the package.
-        config: its configuration.
-        download: whether the hub may be asked.
-    """
+    """Where a model comes from: a folder or hub name, None for the mini-BLIP that ships with the package."""
 
     name: str | None
     config: PretrainedConfig
@@ -178,11 +167,7 @@ class ModelFamily(ABC):
     @classmethod
     @abstractmethod
     def load(cls, checkpoint: Checkpoint) -> ModelFamily:
-        """Load a checkpoint.
-
-        Raises:
-            UserError: it is damaged or incomplete. Other errors are made one by the caller.
-        """
+        """Load a checkpoint. Whatever is raised becomes one line."""
 
     # ---- inputs ------------------------------------------------------------------------------------------
 
@@ -222,9 +207,7 @@ class ModelFamily(ABC):
 
     def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening] | None:
         """The samples' prompts, from whose key/value cache each of the answers can be scored; None where the
-        model can't go on from a cache.
-
-        A prompt that is too long to stand before the longest answer is cut, for all answers alike.
+        model can't go on from a cache. A prompt that is too long for the longest answer is cut.
         """
         return None
 
@@ -281,10 +264,8 @@ class ModelFamily(ABC):
         return None
 
     def resize(self, side: int) -> None:
-        """Let the model see squares of another side, in pixels: its positions are interpolated.
-
-        Raises:
-            UserError: the family cannot, or not of this side.
+        """Let the model see squares of another side, in pixels: its positions are interpolated; a UserError
+        where that cannot be.
         """
         raise UserError(
             f"side {side}: {self.title} sees pictures as its own processor makes them: leave the side out"

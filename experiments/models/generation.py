@@ -82,11 +82,12 @@ def sequence_batch(
     return {name: torch.from_numpy(array) for name, array in {**arrays, "labels": labels}.items()}
 
 
-def right_padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[Tensor, Tensor]:
-    """Ids and mask ``(B, L)`` of rows, padded on the right."""
-    ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, padding)
-    lengths = torch.tensor([len(row) for row in rows])
-    return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+def padded(rows: Sequence[Sequence[int]], padding: int, side: str = "right") -> tuple[Tensor, Tensor]:
+    """Ids and mask ``(B, L)`` of rows, padded on a side."""
+    ids = [torch.tensor(row) for row in rows]
+    mask = [torch.ones_like(row) for row in ids]
+    pad_sequence = nn.utils.rnn.pad_sequence
+    return pad_sequence(ids, True, padding, side), pad_sequence(mask, True, 0, side)
 
 
 def decoder_logits(
@@ -94,9 +95,8 @@ def decoder_logits(
 ) -> Tensor:
     """Next-token logits ``(B, L, V)`` of the text decoder on a batch from ``sequence_batch``.
 
-    Args:
-        states: ``(B, N, D)``, what the decoder looks at: an image, or a question that has looked at one.
-        states_mask: ``(B, N)``, 0 at padding. transformers (5.24) heeds it only while the attention is read.
+    ``states`` ``(B, N, D)`` are what the decoder looks at: an image, or a question that has looked at one;
+    ``states_mask`` ``(B, N)`` is 0 at padding. transformers (5.24) heeds it only while the attention is read.
     """
     return model.text_decoder(
         input_ids=batch["input_ids"],
@@ -125,25 +125,15 @@ def generate_text(
     states_mask: Tensor | None = None,
 ) -> list[str]:
     """The decoder's continuation of each prompt, greedy or with beams, as plain text without the prompt.
-
-    Args:
-        states: ``(B, N, D)``, what the decoder looks at, one for each prompt.
-        decoding: how.
-        states_mask: ``(B, N)``, see :func:`decoder_logits`.
+    States are as in :func:`decoder_logits`, one for each prompt.
 
     Raises:
         UserError: the model has no positions for so many tokens.
     """
     check_positions(tokenizer, decoding.max_new_tokens)
     prefixes = prompt_ids(tokenizer, prompts, [decoding.max_new_tokens] * len(prompts))
-    length = max(map(len, prefixes))
-    device = states.device
     # Padded on the left: padded on the right, BLIP would continue the padding.
-    ids = torch.full((len(prefixes), length), tokenizer.pad_token_id, device=device)
-    mask = torch.zeros_like(ids)
-    for row, prefix in enumerate(prefixes):
-        ids[row, length - len(prefix) :] = torch.tensor(prefix, device=device)
-        mask[row, length - len(prefix) :] = 1
+    ids, mask = (x.to(states.device) for x in padded(prefixes, tokenizer.pad_token_id, "left"))
     # Each text counts its positions from its own first token; ``generate`` carries these on for the new
     # tokens.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -156,7 +146,9 @@ def generate_text(
         encoder_attention_mask=states_mask,
         generation_config=decoding.settings(end, padding, bos_token_id=start),
     )
-    return [text.strip() for text in tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)]
+    return [
+        text.strip() for text in tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+    ]
 
 
 # ---- as BLIP's and p-Adapter's released code searches ----------------------------------------------------
@@ -183,8 +175,6 @@ def released_texts(
 
     Args:
         parts: all prompts, each once.
-        tokenizer: the decoder's.
-        beams: 1 for greedy decoding.
         least, most: tokens of prompt and text together, start and end token included.
 
     Raises:

@@ -1,16 +1,13 @@
 """transformers' own models, through their processor, tokenizer or image processor.
 
 :class:`ProcessorFamily` reads: it makes the inputs whose attention graphs the analysis commands look at, for
-text models, image models, dual encoders and encoder-decoders alike. Two families that also write answers
-derive from it.
+text models, image models, dual encoders and encoder-decoders alike. So does the family of image encoders with
+a text decoder that looks at them by cross-attention (TrOCR, Donut, ...).
 
-Image-text-to-text models read both in one sequence and write on: LLaVA, SmolVLM, Qwen2-VL, BLIP-2, GIT and
-the like. The prompt is what the processor makes of it (the user's turn of a chat template, or the text after
-the image's place); the answer's tokens and the end token follow. Training and generation see the same prompt,
-token by token.
-
-A ``VisionEncoderDecoder`` (TrOCR, Donut, ...) has an image encoder, and a text decoder that looks at it by
-cross-attention. The prompt is the decoder's prefix: start token, prompt, answer, end token.
+Image-text-to-text models also write answers. They read both in one sequence and write on: LLaVA, SmolVLM,
+Qwen2-VL, BLIP-2, GIT and the like. The prompt is what the processor makes of it (the user's turn of a chat
+template, or the text after the image's place); the answer's tokens and the end token follow. Training and
+generation see the same prompt, token by token.
 """
 
 from __future__ import annotations
@@ -38,14 +35,13 @@ from attngraph.errors import UserError
 from attngraph.reading.families.vilt_order import in_order
 from experiments.models.batch import BYTES, IGNORED, Batch, Sample, Text, pieces_of
 from experiments.models.family import Checkpoint, Decoding, ModelFamily, register
-from experiments.models.generation import right_padded
 from experiments.models.images import Pictures, open_image, seen
-from experiments.models.ranking import Opening, openings
+from experiments.models.ranking import Opening
 from experiments.models.weights import load_weights
 
 UNLIMITED = 1_000_000  # tokenizers without a limit name a number above
-SUFFIX_TYPE = {"paligemma": 1}  # token types of an answer where they are not 0
-ROWS = ("cross_attention_mask",)  # inputs with a row for each token: which tiles it sees (Mllama)
+#: Types that are read alone: their answers need token types, or a row of tiles for each token.
+READ_ONLY = ("paligemma", "mllama")
 
 
 @register
@@ -75,13 +71,10 @@ class ProcessorFamily(ModelFamily):
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> ProcessorFamily:
-        return cls(cls.load_model(checkpoint), cls.load_processor(checkpoint))
-
-    @classmethod
-    def load_model(cls, checkpoint: Checkpoint) -> nn.Module:
         """The model of the class that its configuration names."""
         kind = getattr(transformers, (checkpoint.config.architectures or [""])[0], AutoModel)
-        return in_order(load_weights(kind, checkpoint, complete=cls.writes))
+        model = in_order(load_weights(kind, checkpoint, complete=cls.writes))
+        return cls(model, cls.load_processor(checkpoint))
 
     @classmethod
     def load_processor(cls, checkpoint: Checkpoint):
@@ -93,10 +86,7 @@ class ProcessorFamily(ModelFamily):
     def check(self, samples: Sequence[Sample]) -> None:
         name = type(self.model).__name__
         if self.image_processor is None and hasattr(self.processor, "feature_extractor"):
-            raise UserError(
-                f"{name} listens to sound, which is not read here: capture its graphs in Python "
-                "(attngraph.capture)"
-            )
+            raise UserError(f"{name} listens to sound: capture its graphs in Python (attngraph.capture)")
         if self.image_processor is not None and samples[0].image is None:
             raise UserError(f"{name} looks at images: give --images")
         if self.tokenizer is not None and any(sample.answer is None for sample in samples):
@@ -107,7 +97,7 @@ class ProcessorFamily(ModelFamily):
         images = None if self.image_processor is None else [open_image(sample.image) for sample in samples]
         if self.tokenizer is None:
             inputs = dict(self.processor(images=images, return_tensors="pt"))
-            return Batch(samples, inputs, pictures=self.pictures(inputs, images))
+            return Batch(samples, inputs, pictures=self.seen(inputs, images))
         return self.text_batch(samples, images)
 
     def text_batch(self, samples: list[Sample], images: list[Image.Image] | None) -> Batch:
@@ -118,7 +108,7 @@ class ProcessorFamily(ModelFamily):
             for s in samples
         ]
         inputs = self.process(texts, images)
-        pictures = self.pictures(inputs, images)
+        pictures = self.seen(inputs, images)
         self.check_length(samples, inputs)
         text, decoder = Text.of(self.tokenizer, inputs["input_ids"], inputs.get("attention_mask")), None
         if decodes:
@@ -155,27 +145,27 @@ class ProcessorFamily(ModelFamily):
 
     def full_text(self, sample: Sample, with_image: bool) -> str:
         """Prompt and answer, after the image's place where the model reads both in one sequence."""
-        text = f"{sample.prompt} {sample.answer}".strip()
         if with_image and getattr(self.processor, "chat_template", None):
-            return self.processor.apply_chat_template(self.turns(sample), tokenize=False)
+            return self.chat(sample.prompt or sample.answer, sample.answer if sample.prompt else None)
+        text = f"{sample.prompt} {sample.answer}".strip()
         return self.with_image_place(text) if with_image else text
 
-    def turns(self, sample: Sample) -> list[dict]:
+    def chat(self, prompt: str, answer: str | None = None, **options: bool) -> str:
         """A conversation: the user shows the image and asks, the assistant answers."""
-        question = [{"type": "image"}, {"type": "text", "text": sample.prompt or sample.answer}]
+        question = [{"type": "image"}, {"type": "text", "text": prompt}]
         turns = [{"role": "user", "content": question}]
-        if sample.prompt:
-            turns.append({"role": "assistant", "content": [{"type": "text", "text": sample.answer}]})
-        return turns
+        if answer is not None:
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        return self.processor.apply_chat_template(turns, tokenize=False, **options)
 
     def with_image_place(self, text: str) -> str:
         """The text after the token that keeps the image's place, unless the processor puts it there."""
         token = getattr(self.processor, "image_token", None)
         return f"{token} {text}" if isinstance(token, str) and not self._adds_image_place else text
 
-    def pictures(self, inputs: dict[str, Tensor], images: list[Image.Image] | None) -> Pictures | None:
+    def seen(self, inputs: dict[str, Tensor], images: list[Image.Image] | None) -> Pictures | None:
         """What the model sees of the pictures."""
-        return None if images is None else seen(inputs, images, self.model.config, self.image_processor)
+        return images and seen(inputs, images, self.model.config, self.image_processor)
 
     # ---- what kind of model it is ------------------------------------------------------------------------
 
@@ -226,47 +216,15 @@ class ProcessorFamily(ModelFamily):
                 f"{type(self.model).__name__} reads at most {self.longest}: give a shorter text"
             )
 
-    @property
-    def _tokenizers_ends(self) -> tuple[int | None, int | None]:
-        return self.tokenizer.eos_token_id, self.tokenizer.sep_token_id
-
-    def known_token(self, kind: str, *ids: int | None) -> int:
-        """The first id that is known, for a start or end token.
-
-        Raises:
-            UserError: none is known.
-        """
-        for number in ids:
-            if number is not None:
-                return number
-        raise UserError(
-            f"{self.title}: neither the model nor its tokenizer names a {kind} token: name one in "
-            "config.json or tokenizer_config.json"
-        )
-
-    def ids(self, text: str) -> list[int]:
-        """The tokens of a text without special ones."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-
     def answer_ids(self, answers: Sequence[str], before: str) -> list[list[int]]:
         """The tokens of each answer, and an end token, as they are after a text."""
-        space = self._space(before)
+        # Vocabularies of bytes (GPT-2, Qwen) hold the space between two words in the second one's token.
+        follows_word = bool(before) and not before[-1].isspace()
+        follows_word &= not before.endswith(tuple(self.tokenizer.all_special_tokens))
+        space = " " if follows_word and pieces_of(self.tokenizer) == BYTES else ""
         spaced = [space * bool(answer) + answer for answer in answers]
         ids = self.tokenizer(spaced, add_special_tokens=False)["input_ids"]
         return [[*tokens, self.end] for tokens in ids]
-
-    def continuations(self, answers: Sequence[str], texts: Sequence[str]) -> list[list[list[int]]]:
-        """The :meth:`answer_ids` after each of the texts; the same object where they are the same."""
-        after = {self._space(text): text for text in texts}
-        found = {space: self.answer_ids(answers, text) for space, text in after.items()}
-        return [found[self._space(text)] for text in texts]
-
-    def _space(self, before: str) -> str:
-        """What separates an answer from the text before it: vocabularies of bytes (GPT-2, Qwen) hold the
-        space between two words in the second one's token."""
-        follows_word = bool(before) and not before[-1].isspace()
-        follows_word &= not before.endswith(tuple(self.tokenizer.all_special_tokens))
-        return " " if follows_word and pieces_of(self.tokenizer) == BYTES else ""
 
     # ---- where answers begin -----------------------------------------------------------------------------
 
@@ -282,7 +240,9 @@ class ProcessorFamily(ModelFamily):
         text = Text.of(self.tokenizer, ids, mask)
         unknown = self.tokenizer.unk_token_id  # None where there is no such token
         opening = text.special if unknown is None else text.special & (ids != unknown)
-        before = opening.long().cumprod(1).sum(1) + torch.tensor([len(self.ids(text)) for text in prompts])
+        before = opening.long().cumprod(1).sum(1) + torch.tensor(
+            [len(self.tokenizer.tokenize(text)) for text in prompts]
+        )
         return replace(text, prompt=torch.minimum(before, mask.sum(1)).clamp(min=1))
 
     def answer_lengths(self, samples: Sequence[Sample], texts: list[str], with_image: bool) -> list[int]:
@@ -307,17 +267,6 @@ def _without(names: Set[str], module: nn.Module, path: str = "") -> list[str]:
     return [part for name, child in children for part in _without(names, child, f"{path}.{name}".lstrip("."))]
 
 
-class _ImageAndText(Opening):
-    """A prompt with its image."""
-
-    def followed(self, rows: Tensor, length: int) -> dict[str, Tensor]:
-        last = {name: self.read_once[name][rows, -1:] for name in ROWS if name in self.read_once}
-        more = {name: tensor.expand(-1, length, *tensor.shape[2:]) for name, tensor in last.items()}
-        if self.decoder.config.model_type == "git":  # its cache holds the image, its positions do not
-            more["position_ids"] = (self.ids.shape[1] + torch.arange(length, device=rows.device))[None]
-        return more
-
-
 @register
 class ImageTextFamily(ProcessorFamily):
     """A decoder whose sequence holds the image's states and the text."""
@@ -329,28 +278,22 @@ class ImageTextFamily(ProcessorFamily):
     def accepts(cls, config: PretrainedConfig) -> bool:
         architecture = (config.architectures or [""])[0]
         known = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
-        text = config.get_text_config()
-        parts = (config, text)
-        return architecture == known and not any(getattr(part, "is_encoder_decoder", False) for part in parts)
+        parts = (config, config.get_text_config())
+        apart = any(getattr(part, "is_encoder_decoder", False) for part in parts)
+        return architecture == known and not apart and config.model_type not in READ_ONLY
 
     # ---- training ----------------------------------------------------------------------------------------
 
     def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         inputs = self._prompts(samples)
         answers = [self.answer_ids([s.answer or ""], self._asked(s))[0] for s in samples]
-        prompts = self._unpadded(inputs)
-        length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers))
-        self._widen(inputs, length)
-        labels = torch.full((len(samples), length), IGNORED)
-        for row, (prompt, answer) in enumerate(zip(prompts, answers)):
-            places = slice(len(prompt), len(prompt) + len(answer))
+        begins = inputs["attention_mask"].sum(1).tolist()
+        self._widen(inputs, max(begin + len(answer) for begin, answer in zip(begins, answers)))
+        labels = torch.full_like(inputs["input_ids"], IGNORED)
+        for row, (begin, answer) in enumerate(zip(begins, answers)):
+            places = slice(begin, begin + len(answer))
             inputs["input_ids"][row, places] = labels[row, places] = torch.tensor(answer)
             inputs["attention_mask"][row, places] = 1
-            for name in ROWS:
-                if name in inputs:  # answers see what the prompt's last token sees
-                    inputs[name][row, places] = inputs[name][row, len(prompt) - 1]
-            if "token_type_ids" in inputs:
-                inputs["token_type_ids"][row, places] = SUFFIX_TYPE.get(self.model.config.model_type, 0)
         self.check_length(samples, inputs)
         return {**inputs, "labels": labels}
 
@@ -374,15 +317,14 @@ class ImageTextFamily(ProcessorFamily):
         return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
 
     def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening] | None:
-        if hasattr(self.model, "qformer") or self.model.config.model_type in SUFFIX_TYPE:
-            return None  # their forward methods take no cache, or read a prompt in both directions
+        if hasattr(self.model, "qformer") or self.model.config.model_type == "git":
+            return None  # its forward method takes no cache, or its cache holds more than its positions say
         return self._one_by_one(samples, answers)
 
     def _one_by_one(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:
         """One sample at a time: models remember where the image of the last prompt was (Qwen2-VL)."""
-        after = self.continuations(answers, [self._asked(sample) for sample in samples])
-        for place, (sample, ends) in enumerate(zip(samples, after)):
-            inputs = self._prompts([sample])
+        for place, sample in enumerate(samples):
+            ends, inputs = self.answer_ids(answers, self._asked(sample)), self._prompts([sample])
             length = int(inputs["attention_mask"].sum())
             self._widen(inputs, length)
             longest = torch.ones(1, length + max(map(len, ends)))
@@ -390,7 +332,7 @@ class ImageTextFamily(ProcessorFamily):
             inputs = self.to_device(inputs)
             ids = inputs.pop("input_ids")
             inputs.pop("attention_mask")
-            yield _ImageAndText([place], ids, ends, self.model, {}, inputs)
+            yield Opening([place], ids, ends, self.model, {}, inputs)
 
     # ---- tokens ------------------------------------------------------------------------------------------
 
@@ -398,7 +340,10 @@ class ImageTextFamily(ProcessorFamily):
     def ends(self) -> list[int]:
         """The ids at which generation stops: chat models name several, one of a turn and one of a text."""
         known = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
-        return known if isinstance(known, list) else [self.known_token("end", known, *self._tokenizers_ends)]
+        if isinstance(known, list):
+            return known
+        ids = (known, self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
+        return [next(number for number in ids if number is not None)]
 
     @property
     def end(self) -> int:
@@ -419,40 +364,27 @@ class ImageTextFamily(ProcessorFamily):
 
     def _asked(self, sample: Sample) -> str:
         if getattr(self.processor, "chat_template", None):
-            question = [{"type": "image"}, {"type": "text", "text": sample.prompt}]
-            turns = [{"role": "user", "content": question}]
-            return self.processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            return self.chat(sample.prompt, add_generation_prompt=True)
         return self.with_image_place(sample.prompt)
 
-    def _unpadded(self, inputs: dict[str, Tensor]) -> list[list[int]]:
-        lengths = inputs["attention_mask"].sum(1).tolist()
-        return [ids[:length] for ids, length in zip(inputs["input_ids"].tolist(), lengths)]
-
     def _token_wise(self, inputs: dict[str, Tensor]) -> list[str]:
-        """Names of the inputs with a number or a row for each token."""
+        """Names of the inputs with a number for each token."""
         shape = inputs["input_ids"].shape
-        numbers = [
-            name for name, value in inputs.items() if isinstance(value, Tensor) and value.shape == shape
-        ]
-        return [*numbers, *(name for name in ROWS if name in inputs)]
+        return [name for name, value in inputs.items() if isinstance(value, Tensor) and value.shape == shape]
 
     def _widen(self, inputs: dict[str, Tensor], length: int) -> None:
         """Bring the inputs of :meth:`_token_wise` to a length, padded (or cut) on the right."""
         for name in self._token_wise(inputs):
             empty = self.tokenizer.pad_token_id if name == "input_ids" else 0
-            tensor = inputs[name]
-            wide = torch.full((len(tensor), length, *tensor.shape[2:]), empty, dtype=tensor.dtype)
-            kept = min(length, tensor.shape[1])
-            wide[:, :kept] = tensor[:, :kept]
-            inputs[name] = wide
+            more = (0, length - inputs[name].shape[1])
+            inputs[name] = nn.functional.pad(inputs[name], more, value=empty)
 
 
 @register
 class VisionEncoderDecoderFamily(ProcessorFamily):
-    """An image encoder and a text decoder."""
+    """An image encoder and a text decoder, which are read."""
 
     name = "vision_encoder_decoder"
-    writes = True
 
     @classmethod
     def accepts(cls, config: PretrainedConfig) -> bool:
@@ -467,7 +399,7 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
         return processor
 
     def language_side(self) -> list[str]:
-        return ["decoder", *(["enc_to_dec_proj"] if hasattr(self.model, "enc_to_dec_proj") else [])]
+        return ["decoder"]
 
     def text_batch(self, samples: list[Sample], images: list[Image.Image] | None) -> Batch:
         texts = [self.full_text(sample, images is not None) for sample in samples]
@@ -476,75 +408,4 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
             inputs.pop(name, None)
         written = [f"{sample.prompt} {sample.answer}".strip() for sample in samples]
         text = self.decoder_text(inputs, written, [sample.prompt for sample in samples])
-        return Batch(samples, inputs, None, text, self.pictures(inputs, images))
-
-    def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        answers = [self._fitting(self.answer_ids([s.answer or ""], s.prompt)[0]) for s in samples]
-        rows = [(self._prefix(sample.prompt), answer) for sample, answer in zip(samples, answers)]
-        room = self.longest or max(len(prefix) + len(answer) for prefix, answer in rows)
-        rows = [(prefix[: max(1, room - len(answer))], answer) for prefix, answer in rows]
-        ids, mask = right_padded([prefix + answer for prefix, answer in rows], self.tokenizer.pad_token_id)
-        labels = ids.masked_fill(mask == 0, IGNORED)
-        for row, (prefix, _) in zip(labels, rows):
-            row[: len(prefix)] = IGNORED
-        decoder = {"decoder_input_ids": ids, "decoder_attention_mask": mask}
-        return {**self._pixels(samples), **decoder, "labels": labels}
-
-    @torch.no_grad()
-    def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
-        # Decoders count positions from the first column, padding or not: prompts of one length go together.
-        prefixes = [self._prefix(sample.prompt) for sample in samples]
-        answers = [""] * len(samples)
-        for length in sorted(set(map(len, prefixes))):
-            group = [k for k, prefix in enumerate(prefixes) if len(prefix) == length]
-            ids = torch.tensor([prefixes[k] for k in group])
-            inputs = self._pixels([samples[k] for k in group]) | {"decoder_input_ids": ids}
-            padding = self.tokenizer.pad_token_id
-            settings = decoding.settings(self.end, padding, decoder_start_token_id=self.start)
-            output = self.model.generate(**self.to_device(inputs), generation_config=settings)
-            texts = self.tokenizer.batch_decode(output[:, length:], skip_special_tokens=True)
-            for k, text in zip(group, texts):
-                answers[k] = text.strip()
-        return answers
-
-    def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:
-        inputs = self.to_device(self._pixels(samples))
-        states = self.model.get_encoder()(**inputs).last_hidden_state
-        if hasattr(self.model, "enc_to_dec_proj"):
-            states = self.model.enc_to_dec_proj(states)
-        prompts = [sample.prompt for sample in samples]
-        after = self.continuations(answers, prompts)
-        fitting = {id(ends): list(map(self._fitting, ends)) for ends in after}
-        after = [fitting[id(ends)] for ends in after]
-        prefixes = [self._prefix(prompt) for prompt in prompts]
-        if self.longest is not None:
-            rooms = [self.longest - max(map(len, ends)) for ends in after]
-            prefixes = [prefix[: max(1, room)] for prefix, room in zip(prefixes, rooms)]
-        return openings(self.model.decoder, prefixes, after, {"encoder_hidden_states": states}, states.device)
-
-    @property
-    def start(self) -> int:
-        """The id of the decoder's start token."""
-        name, config, tokenizer = "decoder_start_token_id", self.model.config, self.tokenizer
-        parts = (self.model.generation_config, config, config.decoder)
-        ids = [getattr(part, name, None) for part in parts]
-        return self.known_token("start", *ids, tokenizer.bos_token_id, tokenizer.cls_token_id)
-
-    @property
-    def end(self) -> int:
-        """The id of the end token."""
-        of_decoder = getattr(self.model.config.decoder, "eos_token_id", None)
-        return self.known_token("end", *self._tokenizers_ends, of_decoder)
-
-    def _prefix(self, prompt: str) -> list[int]:
-        return [self.start, *self.ids(prompt)]
-
-    def _fitting(self, answer: list[int]) -> list[int]:
-        """An answer with its end token, cut to what the decoder has places for beside the start token."""
-        if self.longest is None or len(answer) < self.longest:
-            return answer
-        return [*answer[: self.longest - 2], answer[-1]]
-
-    def _pixels(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        images = [open_image(sample.image) for sample in samples]
-        return {"pixel_values": self.image_processor(images, return_tensors="pt")["pixel_values"]}
+        return Batch(samples, inputs, None, text, self.seen(inputs, images))

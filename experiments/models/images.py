@@ -27,21 +27,11 @@ from experiments.base.messages import first_line
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # BLIP's own image statistics
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-LARGEST_SIDE = 4096  # pixels; beyond it a picture has more patches than any model of this kind can look at
 SCALE = (0.5, 1.0)  # share of the picture that a crop shows
 DISTORTIONS, STRENGTH, STRENGTHS = 2, 5, 11  # strengths go from 0 to 10
-_SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)  # leftmost, right-hand ...
 KINDS = (
-    "Identity",
-    "AutoContrast",
-    "Equalize",
-    "Brightness",
-    "Sharpness",
-    "ShearX",
-    "ShearY",
-    "TranslateX",
-    "TranslateY",
-    "Rotate",
+    *("Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness"),
+    *("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"),
 )
 
 
@@ -49,10 +39,8 @@ KINDS = (
 
 
 def open_image(image: str | Path | Image.Image) -> Image.Image:
-    """A picture in RGB with 8 bits a channel, upright, from a file or as given.
-
-    The picture is turned as its EXIF data say. Of 16-bit levels the upper 8 bits stay.
-    Transparent pixels show white. Of several frames the first is taken.
+    """A picture in RGB with 8 bits a channel, turned as its EXIF data say, from a file or as given. Of 16-bit
+    levels the upper 8 bits stay. Transparent pixels show white. Of several frames the first is taken.
 
     Raises:
         UserError: no such file, no picture, or pixels whose range nobody knows (32-bit integers, floating
@@ -79,14 +67,14 @@ def open_image(image: str | Path | Image.Image) -> Image.Image:
 def _as_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and image.format is None and not image.info:
         return image  # made in memory
-    is_wide_pgm = image.mode == "I" and image.format == "PPM"
+    is_wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or is_wide_pgm:
+    if is_wide:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        kind = "32-bit integers" if image.mode == "I" else "floating-point numbers"
         raise UserError(
-            f"{name} holds {kind}, which may stand for any brightness: save it with 8 or 16 bits a channel"
+            f"{name} holds 32-bit numbers, which may stand for any brightness: save it with 8 or 16 bits a "
+            "channel"
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -104,10 +92,8 @@ class _Distort(v2.RandAugment):
 
 
 class TrainingTransform:
-    """Changes a picture; how is decided by a seed alone.
-
-    Args:
-        side: of the square that the model sees, in pixels; None keeps a picture's own size.
+    """Changes a picture; how is decided by a seed alone. ``side`` is that of the square that the model sees,
+    in pixels; None keeps a picture's own size.
     """
 
     def __init__(self, side: int | None):
@@ -115,13 +101,7 @@ class TrainingTransform:
         self.mirror, self.distort = v2.RandomHorizontalFlip(), _Distort(DISTORTIONS, STRENGTH, STRENGTHS)
 
     def __call__(self, picture: Image.Image, seed: int, mirrors: bool) -> Image.Image:
-        """The changed picture, in RGB as the given one.
-
-        Args:
-            picture: which.
-            seed: of the random numbers.
-            mirrors: whether it may be mirrored.
-        """
+        """The changed picture, in RGB as the given one."""
         size = (picture.height, picture.width) if self.side is None else (self.side, self.side)
         crop = v2.RandomResizedCrop(size, SCALE, interpolation=v2.InterpolationMode.BICUBIC)
         with torch.random.fork_rng(devices=[]):
@@ -132,7 +112,7 @@ class TrainingTransform:
 
 def names_sides(text: str) -> bool:
     """Whether a text says left or right, which a mirror image would make wrong."""
-    return _SIDES.search(text) is not None
+    return re.search(r"\b(left|right)", text, re.IGNORECASE) is not None  # leftmost, right-hand ...
 
 
 # ---- as image encoders get them --------------------------------------------------------------------------
@@ -144,18 +124,8 @@ def preprocess(
     mean: Sequence[float] = IMAGE_MEAN,
     std: Sequence[float] = IMAGE_STD,
 ) -> Tensor:
-    """Images to BLIP's normalised pixels.
-
-    Args:
-        images: PIL images or paths of image files.
-        image_size: side length to resize to: ``model.config.vision_config.image_size``.
-        mean, std: of each colour, by which pixels are normalised.
-
-    Returns:
-        float32 tensor ``(B, 3, image_size, image_size)``.
-
-    Raises:
-        UserError: a file is missing or is no picture, or its pixels' range is not known.
+    """Images to BLIP's normalised pixels, ``(B, 3, image_size, image_size)``; errors are those of
+    :func:`open_image`.
     """
     size = (image_size, image_size)
     opened = [open_image(image) for image in images]
@@ -183,12 +153,10 @@ def interpolate_positions(positions: Tensor, rows: int, mode: str = "bicubic") -
     the two nearest.
 
     Args:
-        positions: ``(1, 1 + n * n, width)``, the class token's first, then the patches row by row.
+        positions: ``(1, 1 + n * n, width)``, the class token's first, then the patches row by row; returned
+            as it is where the grid is the same.
         rows: of the new grid, m.
         mode: ``"bicubic"`` or ``"bilinear"``.
-
-    Returns:
-        ``(1, 1 + rows * rows, width)``; the very tensor where the grid is the same.
     """
     old, width = math.isqrt(positions.shape[1] - 1), positions.shape[2]
     if old == rows:
@@ -199,17 +167,11 @@ def interpolate_positions(positions: Tensor, rows: int, mode: str = "bicubic") -
 
 
 def rows_of(side: int, patch: int) -> int:
-    """Rows of patches in a picture.
-
-    Args:
-        side: of the picture, in pixels.
-        patch: the side of a patch, in pixels.
+    """Rows of patches in a picture, of its side and a patch's in pixels.
 
     Raises:
-        UserError: the side is no multiple of the patch's, or more than ``LARGEST_SIDE``.
+        UserError: the side is no multiple of the patch's.
     """
-    if side > LARGEST_SIDE:
-        raise UserError(f"side {side}: give at most {LARGEST_SIDE} pixels")
     if side < patch or side % patch:
         near = max(1, round(side / patch)) * patch
         raise UserError(
@@ -243,14 +205,7 @@ class Pictures:
 def seen(
     inputs: Mapping[str, Tensor], images: Sequence[Image.Image], config: PretrainedConfig, processor
 ) -> Pictures:
-    """The pictures that a model's inputs hold.
-
-    Args:
-        inputs: of the model, as its image processor made them.
-        images: the pictures as given.
-        config: of the model.
-        processor: the image processor.
-    """
+    """The pictures that a model's inputs hold, as its image processor made them of the given ones."""
     b, images = len(images), list(images)
     shapes = inputs.get("image_grid_thw", inputs.get("spatial_shapes"))  # each picture keeps its own
     if shapes is not None:
@@ -263,26 +218,19 @@ def seen(
         pixels = pixels[:, 0]  # a picture is one tile
     if pixels is None or pixels.dim() != 4 or pixels.shape[0] != b:
         return Pictures(images, tiled=pixels is not None and pixels.dim() in (4, 5, 6))
-    sizes = _sizes(inputs, pixels)
-    sides = _patch(config)
-    grids = (
-        None
-        if sides is None
-        else [tuple(-(-size // side) for size, side in zip(shape, sides)) for shape in sizes]
-    )
-    cut = getattr(processor, "do_center_crop", False) and _sides(processor.crop_size) != _sides(
-        processor.size
-    )
-    return Pictures(_read_back(pixels, sizes, processor) or images, grids, whole=not cut)
-
-
-def _sizes(inputs: Mapping[str, Tensor], pixels: Tensor) -> list[tuple[int, int]]:
-    """Each picture's height and width without padding."""
+    sizes: list[tuple[int, int]] = [tuple(pixels.shape[2:])] * b
     mask = inputs.get("pixel_mask", inputs.get("pixel_attention_mask"))
-    if mask is None:
-        return [tuple(pixels.shape[2:])] * len(pixels)
-    mask = mask.reshape(len(pixels), *pixels.shape[2:]).bool()
-    return [(int(one.any(1).sum()), int(one.any(0).sum())) for one in mask]
+    if mask is not None:  # without padding
+        mask = mask.reshape(b, *pixels.shape[2:]).bool()
+        sizes = [(int(one.any(1).sum()), int(one.any(0).sum())) for one in mask]
+    grids, sides = None, _patch(config)
+    if sides is not None:
+        grids = [tuple(-(-size // side) for size, side in zip(shape, sides)) for shape in sizes]
+    cut = False
+    if getattr(processor, "do_center_crop", False):
+        shown, made = (set(dict(size).values()) - {None} for size in (processor.crop_size, processor.size))
+        cut = shown != made
+    return Pictures(_read_back(pixels, sizes, processor) or images, grids, whole=not cut)
 
 
 def _patch(config: PretrainedConfig) -> tuple[int, int] | None:
@@ -310,8 +258,3 @@ def _read_back(pixels: Tensor, sizes: Sequence[tuple[int, int]], processor) -> l
         Image.fromarray(np.ascontiguousarray(one[:rows, :columns]))
         for one, (rows, columns) in zip(back, sizes)
     ]
-
-
-def _sides(size) -> set[int]:
-    """The lengths that an image processor's size names."""
-    return {side for side in dict(size).values() if side is not None}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import transformers
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig
 
 from attngraph.errors import UserError
 from experiments.base.messages import first_line
@@ -45,14 +44,8 @@ def load_family(
 
 
 def type_of(name: str | None) -> str | None:
-    """The type of a checkpoint's model, such as ``blip`` or ``mplug``, without loading it.
-
-    Args:
-        name: as for :func:`load_family`.
-
-    Returns:
-        As the folder's configuration says, or whose original checkpoint it is; None where neither is on this
-        machine.
+    """The type of a checkpoint's model, such as ``blip`` or ``mplug``, without loading it: as the folder's
+    configuration says, or whose original checkpoint it is; None where neither is on this machine.
 
     Raises:
         UserError: the checkpoint is damaged, or none that is known.
@@ -68,8 +61,6 @@ def _shipped(name: str, folder: Path) -> ModelFamily:
     """A model that ships with the package, by its name."""
     if not (folder / "config.json").exists():
         raise UserError(f"--model {name}: {folder} is missing or incomplete: {again(name)}")
-    if (Path(name) / "config.json").exists() and not Path(name).samefile(folder):
-        note(f"{name} is the model that ships with the package; the folder here is ./{name}")
     family = _from_transformers(None if name == DEFAULT else str(folder), False, name, again(name))
     family.title = SHIPPED[name]
     return family
@@ -94,7 +85,6 @@ def _from_transformers(place: str | None, download: bool, name: str, remedy: str
         with quiet_transformers(download):
             folder = place or str(shipped_folder(None))
             config = AutoConfig.from_pretrained(folder, local_files_only=not download)
-            _check_config(config, Path(folder))
             kind = next(family for family in reversed(FAMILIES.values()) if family.accepts(config))
             family = kind.load(Checkpoint(place, config, download))
     except UserError as error:
@@ -107,17 +97,3 @@ def _from_transformers(place: str | None, download: bool, name: str, remedy: str
             f"--model {name}: its tokenizer knows no words: give the tokenizer's files (tokenizer.json) too"
         )
     return family
-
-
-def _check_config(config: transformers.PretrainedConfig, folder: Path) -> None:
-    """What transformers takes in silence: a class of model of another type than the configuration's, and a
-    ``generation_config.json`` that cannot be read."""
-    for name in config.architectures or ():
-        own = getattr(getattr(transformers, name, None), "config_class", None)
-        if own is not None and not isinstance(config, own):
-            raise UserError(
-                f"config.json has the model_type {config.model_type}, whose models are no {name}, which its "
-                "architectures name: restore it"
-            )
-    if (folder / "generation_config.json").exists():
-        GenerationConfig.from_pretrained(folder)

@@ -21,12 +21,12 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Cache
 
@@ -35,7 +35,6 @@ from experiments.models.batch import IGNORED, Sample, token_losses
 
 PROMPTS = 32  # at most so many in one pass
 PAIRS = 64  # of prompt and answer in one pass; more are slower on processors
-LOGITS = 2**25  # at most so many in one pass: 128 MB
 CACHED_BYTES = 2**29  # of keys and values in one pass, copied for each pair
 
 
@@ -46,8 +45,7 @@ class Ranking:
     Args:
         answers: the list. Ties go to the earlier one.
         k: how many are short-listed by their first token and scored in full; None for the family's own
-            number (``ModelFamily.shortlist``). A k of the list's length or more
-            scores all of it.
+            number (``ModelFamily.shortlist``). A k of the list's length or more scores all of it.
         label_smoothing: share of each token's log-probability that is replaced by the mean over the
             vocabulary. 0.1 gives the scores of BLIP's and p-Adapter's own code, which ranks by its training
             loss; at 0 they are log-likelihoods.
@@ -104,7 +102,7 @@ class Opening:
     samples: list[int]
     ids: Tensor
     answers: list[list[int]]
-    decoder: Callable[..., Any]
+    decoder: nn.Module
     looked_at: dict[str, Tensor] = field(default_factory=dict)
     read_once: dict[str, Tensor] = field(default_factory=dict)
 
@@ -120,11 +118,8 @@ class Opening:
 
     def step(self, cache: Cache, rows: Tensor, ids: Tensor) -> Tensor:
         """The same where the cache holds these very rows' texts; it takes up the tokens."""
-        return self._run(ids, cache, self.followed(rows, ids.shape[1])).logits
-
-    def followed(self, rows: Tensor, length: int) -> dict[str, Tensor]:
-        """What the decoder looks at while it reads ``length`` tokens after the prompts ``rows``."""
-        return {name: tensor[rows] for name, tensor in self.looked_at.items()}
+        looked_at = {name: tensor[rows] for name, tensor in self.looked_at.items()}
+        return self._run(ids, cache, looked_at).logits
 
     def _run(self, ids: Tensor, cache: Cache | None, more: dict[str, Tensor]) -> Any:
         return self.decoder(input_ids=ids, use_cache=True, **{self._cache: cache}, **more)
@@ -132,47 +127,34 @@ class Opening:
     @property
     def _cache(self) -> str:
         """What the cache is called, which changed between releases of transformers."""
-        forward = getattr(self.decoder, "forward", self.decoder)
-        return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
+        names = inspect.signature(self.decoder.forward).parameters
+        return "cache" if "cache" in names else "past_key_values"
 
 
 def openings(
-    decoder: Callable[..., Any],
+    decoder: nn.Module,
     prompts: Sequence[list[int]],
-    answers: Sequence[list[list[int]]],
+    answers: list[list[int]],
     looked_at: dict[str, Tensor],
     device: torch.device,
 ) -> Iterator[Opening]:
-    """The samples' prompts, grouped by length.
-
-    Args:
-        decoder: see :class:`Opening`.
-        prompts: of each sample, as ids.
-        answers: what may follow each of them, as ids; one object where it is the same.
-        looked_at: see :class:`Opening`, with the samples as first axis.
-        device: the decoder's.
+    """The samples' prompts, grouped by length: ids of each, and of the answers that may follow; what is
+    looked at has the samples as first axis.
     """
-    groups: dict[tuple[int, int], list[int]] = {}
-    for sample, (prompt, after) in enumerate(zip(prompts, answers, strict=True)):
-        groups.setdefault((len(prompt), id(after)), []).append(sample)
+    groups: dict[int, list[int]] = {}
+    for sample, prompt in enumerate(prompts):
+        groups.setdefault(len(prompt), []).append(sample)
     for group in groups.values():
         for start in range(0, len(group), PROMPTS):
             part = group[start : start + PROMPTS]
             ids = torch.tensor([prompts[sample] for sample in part], device=device)
             seen = {name: tensor[part] for name, tensor in looked_at.items()}
-            yield Opening(part, ids, answers[part[0]], decoder, seen)
+            yield Opening(part, ids, answers, decoder, seen)
 
 
 @torch.no_grad()
 def rank_from_cache(parts: Iterator[Opening], samples: int, k: int, label_smoothing: float = 0.0) -> Ranked:
-    """Rank answers after prompts, from the prompts' caches.
-
-    Args:
-        parts: all of the samples, each once.
-        samples: how many there are.
-        k: how many answers are short-listed.
-        label_smoothing: see :class:`Ranking`.
-    """
+    """Rank answers after prompts, from the prompts' caches. ``parts`` hold each of the samples once."""
     places, scores = [torch.empty(0)] * samples, [torch.empty(0)] * samples
     for part in parts:
         logits, cache = part.begin()
@@ -181,7 +163,7 @@ def rank_from_cache(parts: Iterator[Opening], samples: int, k: int, label_smooth
         listed = shortlist(first[:, firsts], k)  # (g, k)
         sums = (1 - label_smoothing) * first.gather(1, firsts[listed])
         sums += label_smoothing * first.mean(-1, keepdim=True)
-        for rows, columns, targets in _batches(part, listed, cache, logits.shape[-1]):
+        for rows, columns, targets in _batches(part, listed, cache):
             after = part.go_on(cache, rows, targets[:, :-1].clamp(min=0))
             losses = F.cross_entropy(
                 after.flatten(0, 1).float(),
@@ -230,12 +212,7 @@ def shortlist(first: Tensor, k: int) -> Tensor:
 
 
 def cache_rows(cache: Cache, rows: Tensor) -> Cache:
-    """A cache of its own for continuations of some of a cache's texts, each as often as it is named.
-
-    Args:
-        cache: stays as it is.
-        rows: ``(r,)``, which texts.
-    """
+    """A cache of its own for continuations of some of a cache's texts, each as often as ``rows`` name it."""
     chosen = copy.deepcopy(cache, {id(tensor): tensor for tensor in _tensors(cache)})
     chosen.batch_select_indices(rows)
     return chosen
@@ -252,9 +229,7 @@ def _tensors(part: Any) -> Iterator[Tensor]:
         yield from _tensors(vars(part))
 
 
-def _batches(
-    part: Opening, listed: Tensor, cache: Cache, vocabulary: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _batches(part: Opening, listed: Tensor, cache: Cache) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """What is scored in one pass: rows and columns ``(r,)`` of the short list ``(g, k)``, and the answers'
     ids ``(r, n + 1)``, ``IGNORED`` at padding. Answers of one length come together; those that end with
     their first token need no pass."""
@@ -265,14 +240,9 @@ def _batches(
     }
     pairs = sorted((pair for pair in answers if len(answers[pair]) > 1), key=lambda pair: len(answers[pair]))
     kept = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(cache)) // len(listed)
-    most, start = min(PAIRS, CACHED_BYTES // max(1, kept)), 0
-    while start < len(pairs):
-        end = start + 1
-        while end < min(len(pairs), start + most):
-            if (end + 1 - start) * (len(answers[pairs[end]]) - 1) * vocabulary > LOGITS:
-                break
-            end += 1
-        batch, start = pairs[start:end], end
+    most = max(1, min(PAIRS, CACHED_BYTES // max(1, kept)))
+    for start in range(0, len(pairs), most):
+        batch = pairs[start : start + most]
         targets = torch.full((len(batch), len(answers[batch[-1]])), IGNORED)
         for line, pair in enumerate(batch):
             targets[line, : len(answers[pair])] = torch.tensor(answers[pair])

@@ -21,7 +21,7 @@ from attngraph.errors import UserError
 from experiments.models.batch import Sample
 from experiments.models.blip import BlipLike
 from experiments.models.family import register
-from experiments.models.generation import right_padded
+from experiments.models.generation import padded
 from experiments.models.images import interpolate_positions
 from experiments.models.mplug.modeling import MPlugConfig, MPlugForConditionalGeneration
 
@@ -92,12 +92,8 @@ class MPlug(BlipLike):
 def question_batch(
     tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], training: bool = False
 ) -> dict[str, Tensor]:
-    """``question_ids`` and ``question_mask`` ``(b, n)`` of ``[CLS] question``, padded on the right.
-
-    Args:
-        tokenizer: BERT's, or one like it.
-        questions: texts, further parts after ``[SEP]``.
-        training: whether long ones are cut as mPLUG cuts them in training.
+    """``question_ids`` and ``question_mask`` ``(b, n)`` of ``[CLS] question``, padded on the right. In
+    training long ones are cut as mPLUG cuts them.
     """
     rows = []
     for ids in tokenizer(list(questions), add_special_tokens=False, verbose=False)["input_ids"]:
@@ -105,5 +101,5 @@ def question_batch(
         if training:
             most = min(most, QUESTION_IN_PARTS if tokenizer.sep_token_id in ids else QUESTION)
         rows.append([tokenizer.cls_token_id, *ids[: most - 1]])
-    padded, mask = right_padded(rows, tokenizer.pad_token_id)
-    return {"question_ids": padded, "question_mask": mask}
+    ids, mask = padded(rows, tokenizer.pad_token_id)
+    return {"question_ids": ids, "question_mask": mask}

@@ -51,7 +51,7 @@ from transformers.models.bert.modeling_bert import (
 from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel, CLIPVisionEmbeddings
 from transformers.utils import ModelOutput
 
-from experiments.models.blip import grid_positions
+from experiments.models.blip import grid_positions, mini_text
 
 DROPOUT = 0.1
 STRIDES = {"base": 3, "large": 6}
@@ -60,20 +60,13 @@ _HEAD = "text_decoder.cls.predictions"
 
 
 class MPlugConfig(PretrainedConfig):
-    """The configuration of :class:`experiments.models.mplug.MPlugForConditionalGeneration`.
+    """The configuration of :class:`experiments.models.mplug.MPlugForConditionalGeneration`: CLIP's of the
+    image encoder; BERT's of text encoder, fusion (transformers has another use for the name
+    ``fusion_config``) and decoder, which are of one width.
 
     Args:
-        vision_config: of the image encoder, CLIP's.
-        text_config: of the text encoder, BERT's.
-        fuser_config: of the layers that join image and text, BERT's (transformers has another use for the
-            name ``fusion_config``).
-        decoder_config: of the text decoder, BERT's as a decoder with cross-attention.
         stride: every so many layers of the fusion, but for the first, image and text attend to each other in
             one sequence.
-        kwargs: of ``PretrainedConfig``.
-
-    Raises:
-        ValueError: the texts' three parts are not of one width.
     """
 
     model_type = "mplug"
@@ -99,12 +92,6 @@ class MPlugConfig(PretrainedConfig):
         self.decoder_config = _config(BertConfig, decoder_config)
         self.decoder_config.is_decoder = self.decoder_config.add_cross_attention = True
         self.stride = stride
-        texts = self.text_config, self.fuser_config, self.decoder_config
-        widths = {config.hidden_size for config in texts}
-        if len(widths) > 1:
-            raise ValueError(
-                f"text encoder, fusion and decoder have one width in mPLUG, not {sorted(widths)}"
-            )
         kwargs.setdefault("tie_word_embeddings", True)
         super().__init__(**kwargs)
 
@@ -121,13 +108,8 @@ def _config(kind: type[PretrainedConfig], given: dict[str, Any] | PretrainedConf
 def sizes(
     vision: dict[str, Any], text: dict[str, Any], layers: tuple[int, int, int], stride: int
 ) -> MPlugConfig:
-    """A configuration with mPLUG's habits.
-
-    Args:
-        vision: sizes of the image encoder.
-        text: what text encoder, fusion and decoder share.
-        layers: of these three.
-        stride: see :class:`MPlugConfig`.
+    """A configuration with mPLUG's habits: sizes of the image encoder, what text encoder, fusion and decoder
+    share, and the layers of these three.
     """
     seen = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5, attention_dropout=DROPOUT) | vision
     dropout = dict(hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=DROPOUT)
@@ -141,12 +123,8 @@ AutoConfig.register(MPlugConfig.model_type, MPlugConfig, exist_ok=True)
 
 class MPlugVisionModel(CLIPPreTrainedModel):
     """CLIP's image encoder, whose last layer norm is applied to all states and not only to the class token's:
-    pixels to states ``(b, 1 + patches, width)``, the class token's first.
-
-    Args:
-        config: the image encoder's.
-        width: of the texts. Where it is another, states are brought to it by a linear layer and a norm.
-        dropout: of these states in training.
+    pixels to states ``(b, 1 + patches, width)``, the class token's first. Where the texts have another width,
+    states are brought to it by a linear layer and a norm.
     """
 
     config_class = CLIPVisionConfig
@@ -175,12 +153,7 @@ class MPlugVisionModel(CLIPPreTrainedModel):
 
 
 class Projection(nn.Module):
-    """States of the image encoder's width as the texts take them.
-
-    Args:
-        inputs, outputs: widths.
-        dropout: in training.
-    """
+    """States of the image encoder's width as the texts take them."""
 
     def __init__(self, inputs: int, outputs: int, dropout: float):
         super().__init__()
@@ -242,11 +215,7 @@ class JoinedLayer(GradientCheckpointingLayer):
 
 
 class MPlugFusionModel(BertPreTrainedModel):
-    """All layers of the fusion.
-
-    Args:
-        config: the whole model's.
-    """
+    """All layers of the fusion."""
 
     config_class = BertConfig
 
@@ -261,12 +230,8 @@ class MPlugFusionModel(BertPreTrainedModel):
         self.post_init()
 
     def forward(self, text: Tensor, image: Tensor, text_mask: Tensor) -> Fused:
-        """Image and text after they have seen each other.
-
-        Args:
-            text: ``(b, n, D)``, from the text encoder.
-            image: ``(b, N, D)``, from the image encoder.
-            text_mask: ``(b, n)``, 0 at padding.
+        """Text ``(b, n, D)`` and image ``(b, N, D)`` after they have seen each other; ``text_mask`` is 0 at
+        padding.
         """
         count = image.shape[1]
         whole_mask = torch.cat([text_mask.new_ones(image.shape[:2]), text_mask], 1)
@@ -300,11 +265,7 @@ class MPlugTextDecoder(BertLMHeadModel):
 
 
 class MPlugForConditionalGeneration(PreTrainedModel):
-    """The whole model.
-
-    Args:
-        config: its sizes.
-    """
+    """The whole model."""
 
     config_class = MPlugConfig
     base_model_prefix = "mplug"
@@ -341,12 +302,8 @@ class MPlugForConditionalGeneration(PreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Fused:
-        """What the decoder looks at: an image, or an image and a question.
-
-        Args:
-            image_states: ``(b, N, D)``, from ``vision_model``.
-            input_ids: ``(b, n)``, the question; None for a caption.
-            attention_mask: ``(b, n)``, 0 at the question's padding; None without padding.
+        """What the decoder looks at: an image's states ``(b, N, D)`` of ``vision_model``, or these and a
+        question ``(b, n)`` with a mask of its padding.
         """
         if input_ids is None:
             seen = torch.ones(image_states.shape[:2], dtype=torch.long, device=image_states.device)
@@ -363,31 +320,19 @@ class MPlugForConditionalGeneration(PreTrainedModel):
         attention_mask: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
-        image_states: Tensor | None = None,
-        labels: Tensor | None = None,
         use_cache: bool | None = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithCrossAttentions:
-        """Logits ``(b, m, V)`` of the next word of answers or captions, and their mean loss
-        where labels are given.
-
-        Args:
-            pixel_values: ``(b, 3, side, side)``.
-            input_ids, attention_mask: the question, see :meth:`looked_at`.
-            decoder_input_ids, decoder_attention_mask: ``(b, m)``, the answer.
-            image_states: ``(b, N, D)``, in the place of pixels.
-            labels: ``(b, m)``, not shifted, -100 where there is no loss.
-            use_cache, kwargs: of the decoder.
+        """Logits ``(b, m, V)`` of the next word of answers or captions ``(b, m)`` to pixels
+        ``(b, 3, side, side)`` and questions, see :meth:`looked_at`.
         """
-        if image_states is None:
-            image_states = self.vision_model(pixel_values).last_hidden_state
+        image_states = self.vision_model(pixel_values).last_hidden_state
         states = self.looked_at(image_states, input_ids, attention_mask)
         return self.text_decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,
             encoder_hidden_states=states.last_hidden_state,
             encoder_attention_mask=states.attention_mask,
-            labels=labels,
             use_cache=use_cache,
             **kwargs,
         )
@@ -402,30 +347,15 @@ def build_mini(
 ) -> MPlugForConditionalGeneration:
     """A freshly initialised mini-mPLUG for 64x64 images in patches of 8 (65 image states), without dropout.
 
-    With the stride of mPLUG-base the last of four fusion layers is one attention over image and text.
-
-    Args:
-        tokenizer: from ``build_tokenizer``, with ``[CLS]`` as its start token; gives the vocabulary and the
-            ids of the start and end tokens.
-        width: hidden width of all parts; the feed-forward width is 4 times this.
-        vision_layers: depth of the image encoder.
-        layers: depth of text encoder, fusion and decoder.
-        heads: attention heads in all parts.
+    With the stride of mPLUG-base the last of four fusion layers is one attention over image and text. The
+    tokenizer, which begins with ``[CLS]``, gives the vocabulary, start and end; ``layers`` are those of text
+    encoder, fusion and decoder.
     """
     shared = dict(hidden_size=width, intermediate_size=4 * width, num_attention_heads=heads)
     vision = shared | dict(
         num_hidden_layers=vision_layers, image_size=64, patch_size=8, attention_dropout=0.0
     )
-    text = shared | dict(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=tokenizer.model_max_length,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.sep_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    config = sizes(vision, text, layers, STRIDES["base"])
+    config = sizes(vision, shared | mini_text(tokenizer), layers, STRIDES["base"])
     config._attn_implementation = "eager"
     model = MPlugForConditionalGeneration(config)
     with torch.no_grad():  # see grid_positions: from noise a model this small learns no left and right

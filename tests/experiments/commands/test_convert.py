@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.cli import main
-from tests.experiments.models.original.authors_blip import SIDE, WORDS, save_checkpoint, weights
+from tests.experiments.models.original.authors_blip import SIDE, WORDS, save_checkpoint
 
 FILES = {
     "config.json",
@@ -37,9 +37,7 @@ def test_what_is_printed_and_written(checkpoint, tmp_path, capsys):
     assert convert(checkpoint, tmp_path / "out") == 0
     shown = capsys.readouterr()
     assert shown.err == f"saved: {tmp_path / 'out'}\n"
-    first, second = shown.out.splitlines()
-    assert first.startswith(f"{checkpoint}: captioner, image encoder and text decoder")
-    assert second == f"{len(weights('pretraining'))} tensors in the file, 91 in the model"
+    assert shown.out.startswith(f"{checkpoint}: captioner, image encoder and text decoder")
     assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
 
 
@@ -69,7 +67,7 @@ def test_a_failure_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch):
     "words, match",
     [
         (["--side", "7"], "side 7: the model sees patches of 4 pixels, so the side must be a multiple"),
-        (["--tokenizer", "no/such"], "no/such cannot be found"),
+        (["--tokenizer", "no/such"], "no/such: not the checkpoint's vocabulary"),
         (["--as", "whole"], "--as whole: BLIP has no such arrangement"),
     ],
 )

@@ -16,7 +16,7 @@ class Rescaling(PeftMethod):
 
     default_rate: float = 1e-3  # peak learning rate, on every task without a chosen one
 
-    def settings(self, chosen, task, join=None):
+    def settings(self, chosen, task):
         return {}
 
     def config(self, family, settings):

@@ -2,7 +2,6 @@
 of BLIP, decided by a seed alone; positions, against a brute-force bicubic."""
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +24,10 @@ LEVELS = np.arange(256, dtype=np.uint16).reshape(16, 16)
 
 
 def pixels(image: str | Path | Image.Image) -> list:
-    opened = open_image(image)
-    assert opened.mode == "RGB"
-    return np.asarray(opened).tolist()
+    return np.asarray(open_image(image)).tolist()
 
 
-@pytest.mark.parametrize("name", ["little.png", "little.tif", "big.tif", "little.pgm"])
+@pytest.mark.parametrize("name", ["little.png", "big.tif", "little.pgm"])
 def test_16_bits_become_8(tmp_path, name):
     wide = Image.fromarray((LEVELS * 257).astype(">u2" if "big" in name else "<u2"))
     wide.save(tmp_path / name)
@@ -53,42 +50,30 @@ def test_transparent_pixels_show_white_and_palettes_their_colours(tmp_path):
     assert pixels(tmp_path / "opaque.png") == [[[10, 20, 30], [0, 0, 0]]]
     assert pixels(drawn) == [[[10, 20, 30], [255, 255, 255]]]
     assert pixels(Image.new("L", (1, 1), 7)) == [[[7, 7, 7]]]
-    assert pixels(Image.new("1", (1, 1), 1)) == [[[255, 255, 255]]]
-    assert pixels(Image.new("RGB", (1, 1), (1, 2, 3))) == [[[1, 2, 3]]]
 
 
-def test_what_cannot_be_converted_is_one_line_with_the_files_name(tmp_path):
+def test_what_cannot_be_converted_is_one_line_with_the_files_name(tmp_path, monkeypatch):
     Image.fromarray(LEVELS.astype(np.float32) / 255).save(tmp_path / "float.tif")
     Image.fromarray(LEVELS.astype(np.int32)).save(tmp_path / "wide.tif")
+    Image.new("L", (64, 64)).save(tmp_path / "large.png")
     Image.fromarray(LEVELS * 257).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
-    (tmp_path / "text.png").write_text("no picture")
-    (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
-    os.mkfifo(tmp_path / "pipe.png")  # reading it would wait for ever
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # too large to be honest
     for name, message in (
-        ("float.tif", "holds floating-point numbers, .*: save it with 8 or 16 bits a channel"),
-        ("wide.tif", "holds 32-bit integers, .*: save it with 8 or 16 bits a channel"),
+        ("float.tif", "holds 32-bit numbers, .*: save it with 8 or 16 bits a channel"),
+        ("wide.tif", "holds 32-bit numbers, .*: save it with 8 or 16 bits a channel"),
+        ("large.png", "has more than 2,000 pixels: make it smaller"),
         ("cut.png", "cannot be read .*: replace the file"),
-        ("text.png", "cannot be read .*: replace the file"),
-        ("empty.png", "cannot be read .*: replace the file"),
         ("folder.png", "is no file: check the path"),
-        ("pipe.png", "is no file: check the path"),
         ("absent.png", "not found: check the path"),
     ):
         with pytest.raises(UserError, match=f"{name} {message}") as error:
             open_image(tmp_path / name)
-        assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+        assert "\n" not in str(error.value)
 
 
-def test_pictures_too_large_to_be_honest_are_refused(tmp_path, monkeypatch):
-    Image.new("L", (64, 64)).save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(UserError, match="large.png has more than 2,000 pixels: make it smaller"):
-        open_image(tmp_path / "large.png")
-
-
-@pytest.mark.parametrize("name", ["picture.png", "picture.jpg", "picture.tif", "picture.webp"])
+@pytest.mark.parametrize("name", ["picture.png", "picture.jpg"])
 def test_pictures_are_turned_upright(tmp_path, name):
     # Of the stored picture's upper left pixel, (x, y) in the upright one.
     corners = ((0, 0), (31, 0), (31, 15), (0, 15), (0, 0), (15, 0), (15, 31), (0, 31))
@@ -112,15 +97,9 @@ def picture():
     return Image.fromarray(draw.integers(0, 256, (48, 80, 3), dtype=np.uint8))
 
 
-def halves():
-    """Red on the left, blue on the right."""
-    picture = Image.new("RGB", (80, 48), "blue")
-    picture.paste("red", (0, 0, 40, 48))
-    return picture
-
-
-def plain(transform):
-    """The same without distortions."""
+def plain(side):
+    """Without distortions."""
+    transform = TrainingTransform(side)
     transform.distort = v2.Identity()
     return transform
 
@@ -145,7 +124,7 @@ def test_crops_show_half_to_all_of_the_picture():
     """A picture whose red grows to the right and whose green grows downwards says what a crop shows."""
     red, green = np.meshgrid(np.linspace(0, 255, 240), np.linspace(0, 255, 240))
     ramp = Image.fromarray(np.stack([red, green, 0 * red], -1).round().astype(np.uint8))
-    transform = plain(TrainingTransform(64))
+    transform = plain(64)
     shares = []
     for seed in range(300):
         pixels = np.asarray(transform(ramp, seed, False)).astype(float)
@@ -154,38 +133,32 @@ def test_crops_show_half_to_all_of_the_picture():
 
 
 def test_mirror_images_only_where_they_are_allowed():
+    halves = Image.new("RGB", (80, 48), "blue")
+    halves.paste("red", (0, 0, 40, 48))
+
     def mirrored(mirrors):
-        transform = plain(TrainingTransform(32))
-        pixels = [np.asarray(transform(halves(), seed, mirrors)) for seed in range(200)]
+        transform = plain(32)
+        pixels = [np.asarray(transform(halves, seed, mirrors)) for seed in range(200)]
         return sum(p[:, 0].mean(0)[2] > p[:, -1].mean(0)[2] for p in pixels)
 
     assert mirrored(False) == 0 and 70 < mirrored(True) < 130
 
 
 def test_texts_that_name_sides():
-    for text in (
-        "is the star left of the square ?",
-        "The RIGHT one",
-        "what is in the leftmost place",
-        "right-hand",
-    ):
-        assert names_sides(text)
-    for text in ("is it bright ?", "a cleft lip, upright", ""):
-        assert not names_sides(text)
+    assert all(map(names_sides, ("is the star left of the square ?", "The RIGHT one", "the leftmost place")))
+    assert not any(map(names_sides, ("is it bright ?", "a cleft lip, upright", "")))
 
 
 def test_distortions_are_those_of_blip():
     """RandomAugment(2, 5) of BLIP's code: two of ten kinds, strength 5 of 10: rotations by 15 degrees, shears
     by 0.15."""
     distort = TrainingTransform(64).distort
-    assert isinstance(distort, v2.RandAugment) and set(distort._AUGMENTATION_SPACE) == set(KINDS)
+    space = distort._AUGMENTATION_SPACE
+    assert isinstance(distort, v2.RandAugment) and set(space) == set(KINDS) and distort.num_ops == 2
     assert len(KINDS) == 10 and not {"Color", "Posterize", "Solarize", "Contrast", "Invert"} & set(KINDS)
-    strength = {
-        kind: float(made(distort.num_magnitude_bins, 64, 64)[distort.magnitude])
-        for kind, (made, _) in distort._AUGMENTATION_SPACE.items()
-        if kind in ("Rotate", "ShearX")
-    }
-    assert distort.num_ops == 2 and strength == pytest.approx({"Rotate": 15, "ShearX": 0.15})
+    for kind, strength in (("Rotate", 15), ("ShearX", 0.15)):
+        made, _ = space[kind]
+        assert float(made(distort.num_magnitude_bins, 64, 64)[distort.magnitude]) == pytest.approx(strength)
 
 
 # ---- positions -------------------------------------------------------------------------------------------
@@ -221,16 +194,11 @@ def test_it_is_keys_bicubic_interpolation(old, new):
     assert found.shape == (1, 1 + new * new, 3) and torch.equal(found[:, 0], positions[:, 0])
     np.testing.assert_allclose(found[0, 1:].reshape(new, new, 3).numpy(), expected, atol=1e-12)
 
-
-def test_blips_sides():
-    positions = torch.randn(1, 197, 4)
-    for side, count in ((224, 197), (384, 577), (480, 901)):
-        found = interpolate_positions(positions, rows_of(side, 16))
-        assert found.shape == (1, count, 4) and (found is positions) == (side == 224)
+    assert interpolate_positions(positions, old) is positions
 
 
 def test_a_side_must_be_a_multiple_of_the_patches():
-    for side in (0, 3, 225):
-        with pytest.raises(UserError, match="multiple of that, such as ([1-9]\\d*)$") as error:
+    assert rows_of(384, 16) == 24
+    for side, near in ((0, 8), (3, 8), (225, 224)):
+        with pytest.raises(UserError, match=f"multiple of that, such as {near}$"):
             rows_of(side, 8)
-        assert rows_of(int(str(error.value).split()[-1]), 8)

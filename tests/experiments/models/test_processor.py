@@ -6,18 +6,14 @@ import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
-from transformers import PreTrainedTokenizerFast, SiglipImageProcessor, SiglipProcessor
+from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipProcessor
 
 from experiments.models import Decoding, Sample, load_family
 from experiments.models.image_text import ProcessorFamily
+from tests.experiments.models.writers import CHAT, end_of, load
 from tests.experiments.models.writers import SAMPLES as WRITTEN
-from tests.experiments.models.writers import end_of, load
 from tests.experiments.tiny import PROCESSORS, save, tokenizer
 
-TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ m.role }} {% for c in m.content %}"
-    "{% if c.type == 'image' %}<image> {% else %}{{ c.text }} {% endif %}{% endfor %}{% endfor %}"
-)
 PICTURES = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
 SAMPLES = [Sample("one", PICTURES[0], "a red", "ball"), Sample("two", PICTURES[1], "red", "a star ball")]
 WITHOUT_PROMPT = Sample("one", PICTURES[0], "", "a ball")
@@ -31,7 +27,7 @@ def families(tmp_path_factory):
     }
 
 
-@pytest.mark.parametrize("template, side", [(None, "left"), (TEMPLATE, "right")])
+@pytest.mark.parametrize("template, side", [(None, "left"), (CHAT, "right")])
 def test_the_answer_begins_after_the_prompt(families, template, side):
     family = families["llava"]
     family.processor.chat_template, family.tokenizer.padding_side = template, side
@@ -53,7 +49,6 @@ def test_an_encoder_reads_the_prompt_and_the_decoder_writes_the_answer(families,
     batch = families[name].batch(SAMPLES)
     assert batch.text.tokens[0] == ["[ENC]" if name == "blip-vqa" else "[CLS]", "a", "red", "[SEP]"]
     assert "ball" in batch.decoder.tokens[0] and "ball" not in batch.text.tokens[0]
-    assert "red" not in batch.decoder.tokens[0]
     alone = families[name].batch([WITHOUT_PROMPT])
     assert "ball" in alone.text.tokens[0] and "ball" in alone.decoder.tokens[0]
 
@@ -66,21 +61,14 @@ def test_a_decoder_alone_reads_prompt_and_answer(families):
 
 def test_padding_that_is_read_is_always_as_long():
     """A model without an attention mask reads padding, so a text must not depend on its batch's longest."""
-    words = tokenizer(16)
+    words, model = tokenizer(16), torch.nn.Module()
     words.model_input_names = ["input_ids"]
-    model = torch.nn.Module()
-    model.config = SiglipLike()
+    model.config = SiglipConfig()
+    model.config.text_config.max_position_embeddings = 16
     images = SiglipImageProcessor(size={"height": 8, "width": 8})
     family = ProcessorFamily(model, SiglipProcessor(images, words))
     both, alone = (family.batch(samples).inputs["input_ids"] for samples in (SAMPLES, SAMPLES[:1]))
     assert both.shape == (2, 16) and torch.equal(both[:1], alone)
-
-
-class SiglipLike:
-    model_type = "siglip"
-
-    def get_text_config(self):
-        return self
 
 
 def test_a_processor_that_places_images_itself_gets_no_place(families, monkeypatch):
@@ -92,13 +80,11 @@ def test_a_processor_that_places_images_itself_gets_no_place(families, monkeypat
     assert placing.full_text(SAMPLES[0], True) == "a red ball"
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bart", "vit", "vilt", "clip", "siglip"])
-def test_the_language_side_of_models_that_are_only_read(name, tmp_path):
-    parts = load_family(save(name, tmp_path)).language_side()
-    if name in ("clip", "siglip"):
-        assert "text_model" in parts and not any(part.startswith("vision_model") for part in parts)
-    else:
-        assert parts == [""]
+def test_the_language_side_of_models_that_are_only_read(tmp_path):
+    for name in ("gpt2", "vilt"):
+        assert load_family(save(name, tmp_path / name)).language_side() == [""]
+    parts = load_family(save("clip", tmp_path / "clip")).language_side()
+    assert "text_model" in parts and not any(part.startswith("vision_model") for part in parts)
 
 
 def bytes_tokenizer() -> PreTrainedTokenizerFast:
@@ -115,7 +101,7 @@ def bytes_tokenizer() -> PreTrainedTokenizerFast:
 
 def test_a_vocabulary_of_bytes_holds_the_space_before_the_answer():
     """The models write " ball" after "red", in one token; after a newline or a special token "ball"."""
-    family = load("captioner")
+    family = load("llava")
     family.tokenizer = bytes_tokenizer()
 
     def tokens(answer, before):
@@ -125,9 +111,6 @@ def test_a_vocabulary_of_bytes_holds_the_space_before_the_answer():
     assert tokens("ball", "a red") == tokens("ball", "Assistant:") == ["\u0120ball"]
     assert tokens("ball", "") == tokens("ball", "assistant\n") == tokens("ball", "a</s>") == ["ball"]
     assert tokens("", "a red") == []
-    inputs = family.training_inputs([Sample("one", WRITTEN[0].image, "a red", "ball a"), WRITTEN[1]])
-    written = [family.tokenizer.decode(row) for row in inputs["decoder_input_ids"]]
-    assert written[0].startswith("</s>a red ball a</s>")
 
 
 def test_a_model_that_names_several_ends_stops_at_each():

@@ -1,53 +1,40 @@
 """Families that write answers, each as a tiny model with weights far from zero, and what plain transformers
 compute."""
 
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from transformers import AutoConfig, BlipImageProcessor
 
-from experiments.models import ModelFamily, Sample, load_family
+from experiments.models import FAMILIES, Checkpoint, ModelFamily, Sample, load_family
 from experiments.models.images import open_image
 from tests.attngraph.reading.zoo import far_from_zero
+from tests.experiments.examples.example_family import Blind
 from tests.experiments.tiny import save
 
-# With seeds of weights for which the samples' greedy texts differ, and some end early.
-SEEDS = {
-    "blip": 15,
-    "blip-vqa": 15,
-    "mplug": 17,
-    "llava": 0,
-    "llava-chat": 11,
-    "smolvlm": 2,
-    "qwen2-vl": 11,
-    "blip2": 0,
-    "instructblip": 3,
-    "git": 7,
-    "mllama": 6,
-    "captioner": 16,
-    "donut": 23,
+#: With seeds of weights for which the samples' greedy texts differ, and some end early; and what their image
+#: encoders are called.
+MODELS = {
+    "blip": (15, "vision_model"),
+    "blip-vqa": (15, "vision_model"),
+    "mplug": (17, "vision_model"),
+    "llava": (0, "model.vision_tower"),
+    "llava-chat": (11, "model.vision_tower"),
+    "smolvlm": (2, "model.vision_model"),
+    "qwen2-vl": (11, "model.visual"),
+    "blip2": (0, "vision_model"),
+    "instructblip": (3, "vision_model"),
+    "git": (7, "git.image_encoder"),
+    "blind": (1, None),  # the example of docs/extending
 }
-WRITERS = tuple(SEEDS)
-VISION = {  # what their image encoders are called
-    "blip": "vision_model",
-    "blip-vqa": "vision_model",
-    "mplug": "vision_model",
-    "llava": "model.vision_tower",
-    "llava-chat": "model.vision_tower",
-    "smolvlm": "model.vision_model",
-    "qwen2-vl": "model.visual",
-    "blip2": "vision_model",
-    "instructblip": "vision_model",
-    "git": "git.image_encoder",
-    "mllama": "model.vision_model",
-    "captioner": "encoder",
-    "donut": "encoder",
-}
+WRITERS = tuple(MODELS)
+FAMILIES.pop(Blind.name)  # importing it has made it known to all commands
 WORDS = ("a", "red", "ball", "star")
 FORBIDDEN = -1e4
 # A conversation as instruction-tuned models have it; its frame is unknown to the tiny tokenizer.
@@ -58,10 +45,9 @@ CHAT = (
 )
 
 
-def picture(seed: int, size: tuple[int, int] = (16, 16)) -> Image.Image:
+def picture(seed: int) -> Image.Image:
     """Noise."""
-    noise = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
-    return Image.fromarray(noise)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (16, 16, 3), dtype=np.uint8))
 
 
 SAMPLES = [
@@ -79,12 +65,16 @@ def _folder(name: str) -> Path:
 def load(name: str) -> ModelFamily:
     """A family of :data:`WRITERS` that writes no tokens but words and the end, so that texts and tokens are
     one."""
-    family = load_family(_folder(name.removesuffix("-chat")))
-    far_from_zero(family.model, SEEDS[name])
+    if name == "blind":
+        folder = _folder("gpt2")
+        family = Blind.load(Checkpoint(str(folder), AutoConfig.from_pretrained(folder)))
+    else:
+        family = load_family(_folder(name.removesuffix("-chat")))
+    far_from_zero(family.model, MODELS[name][0])
     if name.endswith("-chat"):
         family.processor.chat_template, family.tokenizer.bos_token = CHAT, "[CLS]"
     allowed = torch.tensor([*family.tokenizer.convert_tokens_to_ids(list(WORDS)), end_of(family)])
-    output_layer(family).register_forward_hook(lambda _, __, logits: only(logits, allowed))
+    writer(family).get_output_embeddings().register_forward_hook(lambda _, __, logits: only(logits, allowed))
     return family
 
 
@@ -95,22 +85,9 @@ def only(logits: Tensor, allowed: Tensor) -> Tensor:
     return low
 
 
-def output_layer(family: ModelFamily) -> nn.Module:
-    """The layer that gives logits."""
-    model = family.model
-    for part in ("text_decoder", "decoder"):
-        if getattr(model, part, None) is not None:
-            return getattr(model, part).get_output_embeddings()
-    return model.get_output_embeddings()
-
-
-def embedding_layer(family: ModelFamily) -> nn.Module:
-    """The layer that reads the ids of what is written."""
-    model = family.model
-    for part in ("text_decoder", "decoder"):
-        if getattr(model, part, None) is not None:
-            return getattr(model, part).get_input_embeddings()
-    return model.get_input_embeddings()
+def writer(family: ModelFamily) -> nn.Module:
+    """The module with the layers that read ids and give logits."""
+    return getattr(family.model, "text_decoder", family.model)
 
 
 def end_of(family: ModelFamily) -> int:
@@ -118,25 +95,19 @@ def end_of(family: ModelFamily) -> int:
     return family.end if hasattr(family, "end") else family.tokenizer.sep_token_id
 
 
-@dataclass
-class ByHand:
-    """One sample without padding, through the model's own class.
-
-    Args:
-        logits: ``(n, vocabulary)``.
-        ids: ``(n,)``.
-        prompt: how many tokens come before the answer.
-    """
+class ByHand(NamedTuple):
+    """One sample without padding, through the model's own class: logits ``(n, vocabulary)``, ids ``(n,)``,
+    and how many of them come before the answer."""
 
     logits: Tensor
     ids: Tensor
     prompt: int
 
     @property
-    def log_likelihood(self) -> Tensor:
-        """Of the answer and the end token, in nats."""
+    def steps(self) -> Tensor:
+        """Log-likelihoods of the answer's tokens and the end token, in nats."""
         predicted = self.logits[self.prompt - 1 : -1].log_softmax(-1)
-        return predicted.gather(1, self.ids[self.prompt :, None]).sum()
+        return predicted.gather(1, self.ids[self.prompt :, None])[:, 0]
 
 
 @torch.no_grad()
@@ -146,12 +117,10 @@ def by_hand(family: ModelFamily, sample: Sample) -> ByHand:
     answer = [*tokenizer(sample.answer, add_special_tokens=False)["input_ids"], end_of(family)]
     if name in ("blip", "mplug"):
         return _blip(family, sample, answer)
-    if name == "vision-encoder-decoder":
+    if name == "gpt2":
         words = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"]
-        prompt = [model.config.decoder_start_token_id, *words]
-        ids = torch.tensor([prompt + answer])
-        pixels = family.processor(images=[open_image(sample.image)], return_tensors="pt")["pixel_values"]
-        return ByHand(model(pixel_values=pixels, decoder_input_ids=ids).logits[0], ids[0], len(prompt))
+        ids = torch.tensor([[family.start, *words, *answer]])
+        return ByHand(model(input_ids=ids).logits[0], ids[0], 1 + len(words))
     token = getattr(family.processor, "image_token", "")
     places = "" if name in ("blip-2", "instructblip") else f"{token} "
     text, options = f"{places}{sample.prompt}".strip(), {"return_tensors": "pt"}
@@ -165,9 +134,6 @@ def by_hand(family: ModelFamily, sample: Sample) -> ByHand:
         prompt = prompt[:, :-1]
     ids = torch.cat([prompt, torch.tensor([answer])], 1)
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if name == "mllama":  # an answer sees the tiles that the prompt's end sees
-        mask = inputs["cross_attention_mask"]
-        inputs["cross_attention_mask"] = torch.cat([mask, mask[:, -1:].expand(-1, len(answer), -1, -1)], 1)
     if name == "qwen2_vl":
         inputs["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
     logits = model(**inputs).logits[0, -ids.shape[1] :]
@@ -179,13 +145,11 @@ def _blip(family: ModelFamily, sample: Sample, answer: list[int]) -> ByHand:
     model, tokenizer = family.model, family.tokenizer
     words = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"]
     size = model.config.vision_config.image_size
-    image = open_image(sample.image).resize((size, size), Image.Resampling.BICUBIC)
-    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-    pixels = torch.from_numpy(np.asarray(image).copy()).float() / 255
-    pixels = ((pixels - torch.tensor(mean)) / torch.tensor(std)).permute(2, 0, 1)[None]
+    processor = BlipImageProcessor(size={"height": size, "width": size})
+    pixels = processor(open_image(sample.image), return_tensors="pt")["pixel_values"]
     ids = torch.tensor([[tokenizer.bos_token_id, *answer]])
     if hasattr(model, "fusion_encoder"):
-        asked = torch.tensor([[tokenizer.cls_token_id, *words]])
+        asked = torch.tensor([[tokenizer.cls_token_id, *words]]) if words else None
         return ByHand(model(pixels, asked, decoder_input_ids=ids).logits[0], ids[0], 1)
     if hasattr(model, "text_encoder"):
         question = torch.tensor([[tokenizer.convert_tokens_to_ids("[ENC]"), *words, tokenizer.sep_token_id]])

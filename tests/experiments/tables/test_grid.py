@@ -255,7 +255,7 @@ def test_where_presets_are_gone_or_damaged_the_others_work(tmp_path, monkeypatch
         ("methods: {gcn: {vqa: {learning_rate: .inf}}}\n", "input should be a finite number"),
         (
             "methods: {gcn: {vqa: {learning_rate: 1, join: glue}}}\n",
-            "vqa.join: unknown join 'glue', choose from replace, gated, blend",
+            "vqa.join: input should be 'replace', 'gated' or 'blend'",
         ),
         ("", "it must hold fields with values"),
         (None, "no such file"),

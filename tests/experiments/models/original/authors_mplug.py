@@ -6,111 +6,79 @@ Nothing here knows transformers' names, or what the package makes of a checkpoin
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.experiments.models.original.authors_blip import Authors, Drawn
+from tests.experiments.models.original.authors_blip import LAYERS, PATCH, ROWS, Authors, Drawn, rows
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a red blue ball star ##s what is the ? stop".split()
 CLS, SEP = 2, 3
-PATCH, ROWS, LAYERS, PLACES = 4, 3, 2, 20
 SIDE = PATCH * ROWS
 BUILT, RUN = 8, 6  # layers of the fusion
 WIDTH = 128
+TEXTS = torch.tensor([[CLS, 5, 6, 7, 8, 9, SEP, 0], [CLS, 8, 13, 7, 9, 10, 12, SEP]])
+MASK = (TEXTS != 0).long()
+QUESTIONS = torch.tensor([[CLS, 11, 12, 13, 8, 14], [CLS, 8, 14, 0, 0, 0]])
+ASKED = (QUESTIONS != 0).long()
 
 
-class _Drawn(Drawn):
-    def clip(self, part: str, seen: int) -> None:
-        self.table(f"{part}.positional_embedding", 7, 64)
-        self.table(f"{part}.text_projection", 64, 32)
-        self[f"{part}.logit_scale"] = torch.tensor(4.6)
-        self.table(f"{part}.visual.class_embedding", seen)
-        self.table(f"{part}.visual.positional_embedding", 1 + ROWS * ROWS, seen)
-        self.table(f"{part}.visual.proj", seen, 32)
-        scale = 1.5 / math.sqrt(3 * PATCH * PATCH)
-        self[f"{part}.visual.conv1.weight"] = scale * torch.randn(
-            seen, 3, PATCH, PATCH, generator=self.random
-        )
-        for name, width, layers in ((f"{part}.visual", seen, LAYERS), (part, 64, 1)):
-            for layer in range(layers):
-                block = f"{name}.transformer.resblocks.{layer}"
-                self.linear("qkv", 3 * width, width)
-                for end in ("weight", "bias"):
-                    self[f"{block}.attn.in_proj_{end}"] = self.pop(f"qkv.{end}")
-                self.linear(f"{block}.attn.out_proj", width, width)
-                self.linear(f"{block}.mlp.c_fc", 4 * width, width)
-                self.linear(f"{block}.mlp.c_proj", width, 4 * width)
-                self.norm(f"{block}.ln_1", width)
-                self.norm(f"{block}.ln_2", width)
-        self.norm(f"{part}.visual.ln_pre", seen)
-        self.norm(f"{part}.visual.ln_post", seen)
-        self.table(f"{part}.token_embedding.weight", 11, 64)
-        self.norm(f"{part}.ln_final", 64)
-
-    def bert(self, part: str, layers: int, crosses: bool) -> None:
-        self[f"{part}.embeddings.position_ids"] = torch.arange(PLACES)[None]
-        self.table(f"{part}.embeddings.word_embeddings.weight", len(WORDS), WIDTH)
-        self.table(f"{part}.embeddings.position_embeddings.weight", PLACES, WIDTH)
-        self.table(f"{part}.embeddings.token_type_embeddings.weight", 2, WIDTH)
-        self.norm(f"{part}.embeddings.LayerNorm", WIDTH)
+def _clip(drawn: Drawn, part: str, seen: int) -> None:
+    drawn.table(f"{part}.positional_embedding", 7, 64)
+    drawn.table(f"{part}.text_projection", 64, 32)
+    drawn[f"{part}.logit_scale"] = torch.tensor(4.6)
+    drawn.table(f"{part}.visual.class_embedding", seen)
+    drawn.table(f"{part}.visual.positional_embedding", 1 + ROWS * ROWS, seen)
+    drawn.table(f"{part}.visual.proj", seen, 32)
+    kernel = torch.randn(seen, 3, PATCH, PATCH, generator=drawn.random)
+    drawn[f"{part}.visual.conv1.weight"] = 1.5 / math.sqrt(3 * PATCH * PATCH) * kernel
+    for name, width, layers in ((f"{part}.visual", seen, LAYERS), (part, 64, 1)):
         for layer in range(layers):
-            block = f"{part}.encoder.layer.{layer}"
-            for attention in ("attention", "crossattention")[: 1 + crosses]:
-                for name in ("query", "key", "value"):
-                    self.linear(f"{block}.{attention}.self.{name}", WIDTH, WIDTH)
-                self.linear(f"{block}.{attention}.output.dense", WIDTH, WIDTH)
-                self.norm(f"{block}.{attention}.output.LayerNorm", WIDTH)
-            self.linear(f"{block}.intermediate.dense", 2 * WIDTH, WIDTH)
-            self.linear(f"{block}.output.dense", WIDTH, 2 * WIDTH)
-            self.norm(f"{block}.output.LayerNorm", WIDTH)
+            block = f"{name}.transformer.resblocks.{layer}"
+            drawn.linear("qkv", 3 * width, width)
+            for end in ("weight", "bias"):
+                drawn[f"{block}.attn.in_proj_{end}"] = drawn.pop(f"qkv.{end}")
+            drawn.linear(f"{block}.attn.out_proj", width, width)
+            drawn.linear(f"{block}.mlp.c_fc", 4 * width, width)
+            drawn.linear(f"{block}.mlp.c_proj", width, 4 * width)
+            drawn.norm(f"{block}.ln_1", width)
+            drawn.norm(f"{block}.ln_2", width)
+    drawn.norm(f"{part}.visual.ln_pre", seen)
+    drawn.norm(f"{part}.visual.ln_post", seen)
+    drawn.table(f"{part}.token_embedding.weight", 11, 64)
+    drawn.norm(f"{part}.ln_final", 64)
 
-    def head(self, part: str, words: str) -> None:
-        self[f"{part}.bias"] = torch.randn(len(WORDS), generator=self.random)
-        self.linear(f"{part}.transform.dense", WIDTH, WIDTH)
-        self.norm(f"{part}.transform.LayerNorm", WIDTH)
-        self[f"{part}.decoder.weight"], self[f"{part}.decoder.bias"] = self[words], self[f"{part}.bias"]
 
-    def model(self, twin: str, seen: int, pretraining: bool) -> None:
-        text, fusion = ("text_encoder", "fusion_encoder")
-        self.clip(f"visual_encoder{twin}", seen)
-        inner = ".bert" if pretraining else ""
-        self.bert(f"{text}{twin}{inner}", LAYERS, False)
-        self.bert(f"{fusion}{twin}{inner}", BUILT, True)
-        if pretraining:
-            words = f"{fusion}{twin}.bert.embeddings.word_embeddings.weight"
-            self.head(f"{fusion}{twin}.cls.predictions", words)
-        self.bert(f"text_decoder{twin}.bert", LAYERS, True)
-        words = f"text_decoder{twin}.bert.embeddings.word_embeddings.weight"
-        self.head(f"text_decoder{twin}.cls.predictions", words)
-        if seen != WIDTH:
-            self.linear(f"visn_fc{twin}", WIDTH, seen)
-            self.norm(f"visn_layer_norm{twin}", WIDTH)
+def _model(drawn: Drawn, twin: str, seen: int, inner: str) -> None:
+    size, fusion = len(WORDS), f"fusion_encoder{twin}"
+    _clip(drawn, f"visual_encoder{twin}", seen)
+    drawn.bert(f"text_encoder{twin}{inner}", size, WIDTH, None, types=2)
+    drawn.bert(f"{fusion}{inner}", size, WIDTH, WIDTH, types=2)
+    for layer in range(LAYERS, BUILT):
+        drawn.bert_layer(f"{fusion}{inner}.encoder.layer.{layer}", WIDTH, WIDTH)
+    if inner:
+        drawn.predictions(f"{fusion}.cls.predictions", f"{fusion}.bert.embeddings.word_embeddings.weight")
+    decoder = f"text_decoder{twin}"
+    drawn.bert(f"{decoder}.bert", size, WIDTH, WIDTH, types=2)
+    drawn.predictions(f"{decoder}.cls.predictions", f"{decoder}.bert.embeddings.word_embeddings.weight")
+    if seen != WIDTH:
+        drawn.linear(f"visn_fc{twin}", WIDTH, seen)
+        drawn.norm(f"visn_layer_norm{twin}", WIDTH)
 
 
 def weights(kind: str = "finetuned", seed: int = 0, seen: int = WIDTH) -> dict[str, Tensor]:
-    """A checkpoint: ``finetuned``, ``distilled`` (with twins) or ``pretraining``.
-
-    Args:
-        kind: which.
-        seed: of the draw.
-        seen: width of the pictures; another one than ``WIDTH`` makes it a large model, with stride 6.
-    """
-    drawn = _Drawn(seed)
-    drawn.model("", seen, kind == "pretraining")
+    """A checkpoint: ``finetuned``, ``distilled`` (with twins) or ``pretraining``; another width of the
+    pictures than ``WIDTH`` makes it a large model, with stride 6."""
+    drawn, inner = Drawn(seed), ".bert" if kind == "pretraining" else ""
+    _model(drawn, "", seen, inner)
     if kind != "finetuned":
-        drawn.model("_m", seen, kind == "pretraining")
+        _model(drawn, "_m", seen, inner)
     if kind == "pretraining":
-        for twin in ("", "_m"):
-            drawn.linear(f"vision_proj{twin}", 8, WIDTH)
-            drawn.linear(f"text_proj{twin}", 8, WIDTH)
-        drawn.linear("itm_head", 2, WIDTH)
-        drawn["temp"] = torch.tensor(0.07)
-        drawn.table("image_queue", 8, 12)
-        drawn.table("text_queue", 8, 12)
-        drawn["queue_ptr"] = torch.zeros(1, dtype=torch.long)
+        drawn.heads(WIDTH, WIDTH)
+        drawn.queues()
     return dict(drawn)
 
 
@@ -126,90 +94,57 @@ def save_checkpoint(folder: Path, state: dict[str, Tensor], place: str = "model"
 
 
 class MPlugAuthors(Authors):
-    """A fine-tuned checkpoint's forward passes in evaluation mode."""
+    """A checkpoint's forward passes in evaluation mode."""
 
     def __init__(self, weights: dict[str, Tensor], stride: int = 3):
-        super().__init__(weights)
+        pretrained = re.compile(r"^(text_encoder|fusion_encoder)\.bert\.")
+        super().__init__({pretrained.sub(r"\1.", name): x for name, x in weights.items()})
         self.stride = stride
 
     def picture(self, pixels: Tensor) -> Tensor:
-        """``(b, 3, side, side)`` to states ``(b, 1 + rows * rows, WIDTH)``."""
         part = "visual_encoder.visual"
         patches = F.unfold(pixels, PATCH, stride=PATCH).mT @ self.w[f"{part}.conv1.weight"].flatten(1).T
         first = self.w[f"{part}.class_embedding"].expand(len(pixels), 1, -1)
         x = torch.cat([first, patches], 1) + self.w[f"{part}.positional_embedding"]
-        x = self._norm(f"{part}.ln_pre", x, 1e-5)
+        x = self.norm(f"{part}.ln_pre", x, 1e-5)
         for layer in range(LAYERS):
             block = f"{part}.transformer.resblocks.{layer}"
-            both = self._norm(f"{block}.ln_1", x, 1e-5) @ self.w[f"{block}.attn.in_proj_weight"].T
+            both = self.norm(f"{block}.ln_1", x, 1e-5) @ self.w[f"{block}.attn.in_proj_weight"].T
             q, k, v = (both + self.w[f"{block}.attn.in_proj_bias"]).chunk(3, -1)
-            x = x + self._linear(f"{block}.attn.out_proj", self._attend(q, k, v, None))
-            hidden = self._linear(f"{block}.mlp.c_fc", self._norm(f"{block}.ln_2", x, 1e-5))
-            x = x + self._linear(f"{block}.mlp.c_proj", hidden * torch.sigmoid(1.702 * hidden))
-        x = self._norm(f"{part}.ln_post", x, 1e-5)
+            x = x + self.linear(f"{block}.attn.out_proj", self.attend(q, k, v))
+            hidden = self.linear(f"{block}.mlp.c_fc", self.norm(f"{block}.ln_2", x, 1e-5))
+            x = x + self.linear(f"{block}.mlp.c_proj", hidden * torch.sigmoid(1.702 * hidden))
+        x = self.norm(f"{part}.ln_post", x, 1e-5)
         if "visn_fc.weight" in self.w:
-            x = self._norm("visn_layer_norm", self._linear("visn_fc", x), 1e-12)
+            x = self.norm("visn_layer_norm", self.linear("visn_fc", x))
         return x
 
-    def _attention(self, name: str, x: Tensor, other: Tensor, allowed: Tensor) -> Tensor:
-        q = self._linear(f"{name}.self.query", x)
-        k, v = (self._linear(f"{name}.self.{part}", other) for part in ("key", "value"))
-        found = self._linear(f"{name}.output.dense", self._attend(q, k, v, allowed))
-        return self._norm(f"{name}.output.LayerNorm", x + found, 1e-12)
-
-    def _feed_forward(self, block: str, x: Tensor) -> Tensor:
-        hidden = F.gelu(self._linear(f"{block}.intermediate.dense", x))
-        return self._norm(
-            f"{block}.output.LayerNorm", x + self._linear(f"{block}.output.dense", hidden), 1e-12
-        )
-
-    def _words(self, part: str, ids: Tensor) -> Tensor:
-        table = f"{part}.embeddings"
-        x = (
-            self.w[f"{table}.word_embeddings.weight"][ids]
-            + self.w[f"{table}.token_type_embeddings.weight"][0]
-        )
-        x = x + self.w[f"{table}.position_embeddings.weight"][: ids.shape[1]]
-        return self._norm(f"{table}.LayerNorm", x, 1e-12)
-
-    def fused(self, ids: Tensor, mask: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
-        """States and mask of image and question, after they have seen each other."""
-        text, seen = self._words("text_encoder", ids), mask == 1
+    def asked(self, ids: Tensor, mask: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """States of image and question after they have seen each other, and which may be seen."""
+        text, seen = self.words("text_encoder", ids), mask == 1
         for layer in range(LAYERS):
             block = f"text_encoder.encoder.layer.{layer}"
-            text = self._attention(f"{block}.attention", text, text, _rows(seen, text))
-            text = self._feed_forward(block, text)
+            text = self.attention(f"{block}.attention", text, text, rows(seen, text))
+            text = self.feed_forward(block, text)
         count = image.shape[1]
         whole = torch.cat([torch.ones(len(image), count, dtype=torch.bool), seen], 1)
         for place in range(RUN):
             block = f"fusion_encoder.encoder.layer.{BUILT - RUN + place}"
             if place and place % self.stride == 0:
                 both = torch.cat([image, text], 1)
-                both = self._attention(f"{block}.attention", both, both, _rows(whole, both))
-                both = self._feed_forward(block, both)
+                both = self.attention(f"{block}.attention", both, both, rows(whole, both))
+                both = self.feed_forward(block, both)
                 image, text = image + both[:, :count], both[:, count:]
             else:
-                text = self._attention(f"{block}.attention", text, text, _rows(seen, text))
-                text = self._attention(f"{block}.crossattention", text, image, _rows(whole[:, :count], text))
-                text = self._feed_forward(block, text)
+                text = self.attention(f"{block}.attention", text, text, rows(seen, text))
+                text = self.attention(f"{block}.crossattention", text, image, rows(whole[:, :count], text))
+                text = self.feed_forward(block, text)
         return torch.cat([image, text], 1), whole
 
-    def logits(self, ids: Tensor, mask: Tensor, states: Tensor, states_mask: Tensor | None = None) -> Tensor:
-        count, part = ids.shape[1], "text_decoder.bert"
-        causal = (mask == 1)[:, None] & torch.ones(count, count).tril().bool()
-        if states_mask is None:
-            states_mask = torch.ones(states.shape[:2], dtype=torch.bool)
-        x = self._words(part, ids)
-        for layer in range(LAYERS):
-            block = f"{part}.encoder.layer.{layer}"
-            x = self._attention(f"{block}.attention", x, x, causal)
-            x = self._attention(f"{block}.crossattention", x, states, _rows(states_mask, x))
-            x = self._feed_forward(block, x)
-        head = "text_decoder.cls.predictions"
-        x = F.gelu(self._linear(f"{head}.transform.dense", x))
-        return self._linear(f"{head}.decoder", self._norm(f"{head}.transform.LayerNorm", x, 1e-12))
 
-
-def _rows(seen: Tensor, queries: Tensor) -> Tensor:
-    """The same values for every query, ``(b, n, m)``."""
-    return seen[:, None].expand(-1, queries.shape[1], -1)
+def logits_of_authors(state: dict[str, Tensor], pixels: Tensor, asks: bool, stride: int = 3) -> Tensor:
+    """Of :data:`TEXTS`, as answers to :data:`QUESTIONS` or as captions."""
+    authors = MPlugAuthors(state, stride)
+    image = authors.picture(pixels.double())
+    seen = authors.asked(QUESTIONS, ASKED, image) if asks else (image,)
+    return authors.written(TEXTS, MASK, *seen).float()
