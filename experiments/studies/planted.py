@@ -189,13 +189,11 @@ class Row:
         title: for people.
         scheme: its name in ``adapters.SCHEMES``.
         arguments: where they differ from the scheme's defaults.
-        uses_distance: whether the weight of an edge depends on the distance between its own two nodes.
     """
 
     title: str
     scheme: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    uses_distance: bool = False
 
     def make(self) -> Scheme:
         """A new scheme."""
@@ -210,12 +208,12 @@ ROWS = {
     "p2": Row("p = 2", "pgnn", {"p": 2, "learn_p": False}),
     "tempering": Row("Tempering", "tempering"),
     "placebo": Row("Rotated queries", "rotated"),  # its name in earlier runs
-    "pgnn": Row("pGNN, μ 0.1", "pgnn", uses_distance=True),
-    "pgnn_mu1": Row("pGNN, μ 1", "pgnn", {"mu": 1}, uses_distance=True),
+    "pgnn": Row("pGNN, μ 0.1", "pgnn"),
+    "pgnn_mu1": Row("pGNN, μ 1", "pgnn", {"mu": 1}),
 }
 #: Rows that know nothing of distances; the best of them is what pGNN is compared with. Rotated
 #: queries are none of them: they know lengths, degrees and distances of another space.
-WITHOUT = tuple(name for name, row in ROWS.items() if not row.uses_distance and name != "placebo")
+WITHOUT = ("gcn", "appnp", "gcnii", "residual", "p2", "tempering")
 
 
 @dataclass(frozen=True)
@@ -292,7 +290,14 @@ def run(study: Study, seeds: Sequence[int]) -> Iterator[pd.DataFrame]:
     """
     for ratio, mass in study.parts:
         data = drawn(study, ratio, mass, seeds)
-        measured = [[_measured(study, ratio, mass, seed, c) for c in study.contrasts] for seed in seeds]
+        tests = [draw(study.scored, ratio, mass, seed, "test") for seed in seeds]
+        measured = [
+            [
+                float(contrast_of_distances(one.graph(c), one.region()).contrast.mean())
+                for c in study.contrasts
+            ]
+            for one in tests
+        ]
         for name, row in ROWS.items():
             for rate in study.rates:
                 found = {"measured": measured, **train(study, row, rate, data, seeds)}
@@ -310,12 +315,6 @@ def run(study: Study, seeds: Sequence[int]) -> Iterator[pd.DataFrame]:
                     for k, c in enumerate(study.contrasts)
                 ]
                 yield pd.DataFrame(lines, columns=list(COLUMNS))
-
-
-def _measured(study: Study, ratio: Fraction, mass: float, seed: int, contrast: float) -> float:
-    """The contrast of distances of a seed's test graphs, at this c."""
-    graphs = draw(study.scored, ratio, mass, seed, "test")
-    return float(contrast_of_distances(graphs.graph(contrast), graphs.region()).contrast.mean())
 
 
 def drawn(study: Study, ratio: Fraction, mass: float, seeds: Sequence[int]) -> dict[str, Planted]:
