@@ -3,14 +3,10 @@
 import re
 from functools import wraps
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
-from transformers import (
-    VisionEncoderDecoderModel,
-)
+from transformers import VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from attngraph import capture
@@ -54,9 +50,6 @@ def test_the_token_before_the_answer_looks_at_the_asked_object(results):
         "summary.csv",
         "viewer.html",
     ]
-    for name in ("maps_answer.png", "mass.png"):
-        picture = np.asarray(Image.open(results / name).convert("L"))
-        assert picture.shape[0] > 300 and picture.std() > 10
     maps = pd.read_csv(results / "maps.csv")
     assert len(maps) == 2 * 3 * 2 * 64
     assert maps.groupby(["example", "method", "query"])["share"].sum().to_numpy() == pytest.approx(1)
@@ -115,22 +108,17 @@ def test_an_encoder_decoder_of_another_kind(captioner, tmp_path):
 
 
 def test_without_logits_there_is_no_gradient_map(captioner, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        VisionEncoderDecoderModel, "forward", without_logits(VisionEncoderDecoderModel.forward)
-    )
+    forward = VisionEncoderDecoderModel.forward
+
+    @wraps(forward)  # whose signature is read
+    def without_logits(*args, **kwargs):
+        return BaseModelOutput(forward(*args, **kwargs).logits)
+
+    monkeypatch.setattr(VisionEncoderDecoderModel, "forward", without_logits)
     run(tmp_path, *captioner, "--batch", 1)
     maps = pd.read_csv(tmp_path / "maps.csv")
     assert set(maps["method"]) == {"raw", "rollout"} and set(maps["example"]) == {"0.png", "1.png"}
-    told = "no gradient map: VisionEncoderDecoderModel (model) gives no logits for the tokens of its text"
-    assert told in capsys.readouterr().out
-
-
-def without_logits(forward):
-    @wraps(forward)
-    def run_without(*args, **kwargs):
-        return BaseModelOutput(forward(*args, **kwargs).logits)
-
-    return run_without
+    assert "no gradient map: VisionEncoderDecoderModel (model) gives no logits" in capsys.readouterr().out
 
 
 def test_an_adapted_model_shows_both_weights(tmp_path):

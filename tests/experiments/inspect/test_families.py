@@ -19,7 +19,7 @@ from experiments.cli import options_of
 from experiments.commands import attention, heterophily, tsne
 from experiments.inspect.words import words_of
 from tests.experiments.inspect.looking import source
-from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE, save
+from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE
 
 #: One of each way in which text and image meet; the others run among the slow tests.
 QUICK = ("bert", "t5", "clip", "vilt", "donut", "mplug", "blip-vqa", "llava", "qwen2.5-vl", "blip2", "siglip")
@@ -43,14 +43,11 @@ def given(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory, given):
+def options(saved, given):
     """``options(family)``: what a command is told, so that it runs this model on those."""
-    folders = {}
 
     def of(family: str) -> list[str]:
-        if family not in folders:
-            folders[family] = save(family, tmp_path_factory.mktemp(family))
-        words = ["--model", folders[family]]
+        words = ["--model", saved(family)]
         words += [] if family in TEXT_ALONE else ["--images", given / "0.png", given / "1.png"]
         words += [] if family in IMAGE_ALONE else ["--texts", given / "texts.txt"]
         return [str(word) for word in words]
