@@ -183,13 +183,7 @@ COLUMNS = ("ratio", "mass", "contrast", "row", "rate", "seed", "measured", "vali
 
 @dataclass(frozen=True)
 class Row:
-    """A scheme with its arguments.
-
-    Args:
-        title: for people.
-        scheme: its name in ``adapters.SCHEMES``.
-        arguments: where they differ from the scheme's defaults.
-    """
+    """A scheme by its name in ``adapters.SCHEMES``, with the arguments that differ from its defaults."""
 
     title: str
     scheme: str
@@ -221,8 +215,8 @@ class Study:
     """What is run: every row at every rate in every condition.
 
     Args:
-        ratios: N1/N2, of ``graphs.SHAPES``.
-        masses: on distractors, of ``graphs.MASSES``.
+        ratios: N1/N2, of :data:`SHAPES`.
+        masses: on distractors, of :data:`MASSES`.
         contrasts: c, in [-1, 1].
         rates: of Adam, the same for all rows; they fall to 0 in a straight line.
         steps: of Adam.
@@ -260,12 +254,7 @@ QUICK = Study(
 
 class Reader(nn.Module):
     """What one run trains: a scheme, a join with its bottleneck, and what follows an attention layer:
-    LayerNorm (without parameters) and a linear readout of the class.
-
-    Args:
-        row: the scheme and its arguments.
-        join: of ``adapters.joins.JOINS``.
-    """
+    LayerNorm (without parameters) and a linear readout of the class."""
 
     def __init__(self, row: Row, join: str):
         super().__init__()
@@ -282,12 +271,8 @@ class Reader(nn.Module):
 
 
 def run(study: Study, seeds: Sequence[int]) -> Iterator[pd.DataFrame]:
-    """Train everything; a table with :data:`COLUMNS` for each part, row and rate, as they come.
-
-    Args:
-        study: what is run.
-        seeds: of the graphs and of the initial parameters.
-    """
+    """Train everything; a table with :data:`COLUMNS` for each part, row and rate, as they come. The seeds are
+    of the graphs and of the initial parameters."""
     for ratio, mass in study.parts:
         data = drawn(study, ratio, mass, seeds)
         tests = [draw(study.scored, ratio, mass, seed, "test") for seed in seeds]
@@ -338,8 +323,8 @@ def train(
         study: contrasts, join, steps, batch.
         row: the scheme and its arguments.
         rate: Adam's learning rate.
-        data: of :func:`drawn`.
-        seeds: of the initial parameters, the same as of the graphs.
+        data: of :func:`drawn`, for the same seeds.
+        seeds: of the initial parameters.
 
     Returns:
         Accuracies ``validation`` and ``test``, and the learned ``p``, each ``(seeds, contrasts)``.

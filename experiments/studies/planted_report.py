@@ -30,11 +30,7 @@ TITLES = {name: row.title for name, row in ROWS.items()}
 
 
 def chosen(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs at each row's best rate in each condition.
-
-    Args:
-        runs: with the columns of ``planted.COLUMNS``.
-    """
+    """The runs, with the columns of ``planted.COLUMNS``, at each row's best rate in each condition."""
     means = runs.groupby([*CONDITION, "row", "rate"], as_index=False).validation.mean()
     best = means.loc[means.groupby([*CONDITION, "row"]).validation.idxmax()]
     return runs.merge(best[[*CONDITION, "row", "rate"]], on=[*CONDITION, "row", "rate"])
@@ -49,9 +45,6 @@ def interval(differences: np.ndarray) -> tuple[float, float, float]:
 
 def conditions(runs: pd.DataFrame) -> pd.DataFrame:
     """A line for each condition: what was expected, and what came.
-
-    Args:
-        runs: with the columns of ``planted.COLUMNS``.
 
     Returns:
         ``ratio``, ``mass``, ``contrast``; ``measured``, the contrast of distances, beside ``expected``;
@@ -96,13 +89,7 @@ def _gain(name: str, differences: pd.Series) -> dict[str, float]:
 
 
 def text(runs: pd.DataFrame, table: pd.DataFrame, about: str) -> str:
-    """The report.
-
-    Args:
-        runs: with the columns of ``planted.COLUMNS``.
-        table: of :func:`conditions`.
-        about: seeds, join, machine.
-    """
+    """The report: of runs, of the ``table`` of their :func:`conditions`, and ``about`` seeds and machine."""
     best = chosen(runs).assign(title=lambda part: part.row.map(TITLES))
     picked = best.drop_duplicates([*CONDITION, "row"])
     parts = [
@@ -175,12 +162,7 @@ _RATIO_MARKERS = ("v", "o", "^")
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """The gains of pGNN over contrast and mass, and predicted against learned accuracy and p, as a PNG.
-
-    Args:
-        table: of :func:`conditions`.
-        path: of the file.
-    """
+    """The gains of pGNN over contrast and mass, and predicted against learned accuracy and p, as a PNG."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(14, 13.5), dpi=120, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)

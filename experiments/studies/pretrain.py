@@ -204,29 +204,17 @@ def read_rows(model: PreTrainedModel, states: Tensor, batch: dict[str, Tensor]) 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is drawn in each step and how it is learned.
-
-    Args:
-        steps: optimiser steps.
-        images: new images in each step; few, so that there are many steps.
-        texts: texts about each image, one of them a caption.
-        learning_rate: of AdamW, at its highest.
-        warmup_steps: of the learning rate, linear; a cosine down to 1 % follows.
-        betas: of AdamW.
-        weight_decay: on matrices, but not on embeddings.
-        clip: norm of the gradient.
-        patch_weight: of the auxiliary loss (:func:`patch_loss`).
-    """
+    """What is drawn in each step and how it is learned by AdamW."""
 
     steps: int = 8000
-    images: int = 16
-    texts: int = 8
-    learning_rate: float = 1e-3
-    warmup_steps: int = 300
+    images: int = 16  # new ones in each step; few, so that there are many steps
+    texts: int = 8  # about each image, one of them a caption
+    learning_rate: float = 1e-3  # at its highest
+    warmup_steps: int = 300  # linear; a cosine down to 1 % follows
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    patch_weight: float = 1.0
+    weight_decay: float = 0.05  # on matrices, but not on embeddings
+    clip: float = 1.0  # norm of the gradient
+    patch_weight: float = 1.0  # of the auxiliary loss (:func:`patch_loss`)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
