@@ -37,8 +37,6 @@ from experiments.scenes.facts import unique
 from experiments.scenes.scene import Thing
 
 PLAIN, ADAPTED = "M", "M\u0304"
-
-Maps = dict[tuple[str, str], Tensor]  # (method, query): (b, m)
 Cells = list[int | str | None]  # for each node: an image node's number, a text, or None where it isn't shown
 
 # What is asked for, what the object is called by, and the question.
@@ -155,7 +153,7 @@ class View:
     last: str
     looker: str
     queries: dict[str, Tensor]
-    values: Maps
+    values: dict[tuple[str, str], Tensor]
     image: Tensor
     grids: list[tuple[int, int, int]]
 
