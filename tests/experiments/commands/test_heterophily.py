@@ -87,7 +87,7 @@ def test_the_image_encoder_is_homophilous_in_what_patches_show(first):
 
 def test_screen(first):
     _, table = first
-    shown = screen(table.assign(labels=table.labels.fillna(""), note=table.note.fillna("")))
+    shown = screen(table.fillna({"labels": "", "note": ""}))
     assert "text_decoder.bert.encoder.layer.*.crossattention.self" in shown
     assert "no finding by modality: role labels: the sides share no class" in shown
     assert "no finding by patch" not in shown
@@ -120,8 +120,7 @@ def test_adapters_before_and_after(tmp_path):
         found = first.loc[difference]
         assert found.value == pytest.approx(first.value[one] - first.value[other], abs=2e-5), difference
         assert found.low <= found.value <= found.high and found.examples == 4
-    shown = screen(table.assign(labels=table.labels.fillna(""), note=table.note.fillna("")))
-    assert "M̄ − M after" in shown and "paired differences, without null" in shown
+    assert "paired differences, without null" in screen(table.fillna({"labels": "", "note": ""}))
     entropy = table[(table["head"] == "all") & (table.statistic == "entropy")]
     mean = entropy.set_index(["layer", "weights"]).value
     for layer in (0, 1):
@@ -140,10 +139,8 @@ def test_contrast_of_regions(tmp_path):
     words = ("--task", "vqa", "--examples", 12, "--layers", LAYER.format("[13]", "crossattention"))
     table = run(tmp_path / "sum", *words)
     regions = table[table.labels.isin(["named region", "asked region"]) & (table["head"] == "all")]
-    assert set(regions.statistic) == set(REGION_STATISTICS) and regions.layer.nunique() == 2
-    for name, low, high in (("contrast", -1, 1), ("distance_auc", 0, 1), ("distractor_mass", 0, 1)):
-        values = regions[regions.statistic == name].value
-        assert len(values) == 4 and values.between(low, high).all()
+    assert set(regions.statistic) == set(REGION_STATISTICS)
+    assert len(regions[["layer", "labels"]].drop_duplicates()) == 4
     mass = regions[(regions.statistic == "distractor_mass") & (regions.labels == "named region")]
     assert (mass.excess_high < 0).all()
 

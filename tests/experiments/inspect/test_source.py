@@ -8,7 +8,6 @@ from attngraph import capture
 from attngraph.errors import UserError
 from experiments.inspect.source import own_samples, put_in, settings_of
 from experiments.models import load_family
-from experiments.scenes.scene import Scene
 from tests.experiments.inspect.looking import parse, pictures, source
 from tests.experiments.tiny import adapted
 
@@ -32,16 +31,13 @@ def adapter(tmp_path_factory):
 
 
 def test_scenes_come_with_all_that_is_known():
-    batches = list(source("--examples", 3, "--batch", 2).batches())
-    assert [len(batch.names) for batch in batches] == [2, 1]
-    batch = batches[0]
+    batch, last = source("--examples", 3, "--batch", 2).batches()
+    assert [len(batch.names), len(last.names)] == [2, 1]
     text, start = batch.text, batch.text.prompt[0]
-    assert text.tokens[0][:3] == ["[DEC]", "what", "does"] and text.special[0, :2].tolist() == [True, False]
+    assert text.tokens[0][:2] == ["[DEC]", "what"] and text.special[0, :2].tolist() == [True, False]
     assert torch.equal(text.padding, batch.inputs["attention_mask"] == 0)
-    assert text.tokens[0][start - 1] == "?" and not text.special[0, start]
-    assert all(isinstance(scene, Scene) for scene in batch.scenes)
+    assert text.tokens[0][start - 1] == "?" and len(batch.scenes) == 2
     assert batch.pictures.grids == [(8, 8)] * 2 and batch.pictures.whole
-    assert batch.pictures.images[0].size == (64, 64)
 
 
 def test_the_seed_decides_which_examples():
@@ -56,7 +52,6 @@ def test_graphs_are_those_of_a_forward_pass():
     found = source("--examples", 2, "--layers", "*layer.0.crossattention*", "--heads", 1)
     ((batch, graphs),) = found.graphs()
     ((name, graph),) = graphs.items()
-    assert graph.shape[:2] == (2, 1) and graph.kind == "cross"
     torch.testing.assert_close(graph.weight, capture(load_family().model, batch.inputs)[name].weight[:, 1:2])
     assert found.reweighted(name, graph) is None
 
@@ -100,15 +95,13 @@ def test_what_does_not_fit_is_refused(saved, three, tmp_path):
 
 
 def test_settings_tell_what_decides_the_numbers(three):
-    """And two ways to say the same are the same: what is there from either is taken up by the other."""
     own, default = settings_of(parse("--images", three)), settings_of(parse())
     assert (own["task"], own["split"]) == (None, None)
     assert (default["task"], default["split"]) == ("caption", "validation")
-    assert settings_of(parse(), "another")["task"] == "another"
     assert settings_of(parse("--model", "mini-blip")) == default and default["model"] is None
     other = settings_of(parse("--model", "a/b"))
     assert other["model"] == other["weights"] == "a/b"
-    assert settings_of(parse("--heads", 1, 0, 1, "--batch", 3))["heads"] == [1, 0]
+    assert settings_of(parse("--batch", 3)) == default != settings_of(parse("--heads", 3))
 
 
 def test_faults_of_a_model_its_processor_and_the_reading_are_one_line(saved, tmp_path, monkeypatch):

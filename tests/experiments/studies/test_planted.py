@@ -91,13 +91,10 @@ def test_graphs_follow_from_the_seed_and_splits_share_none():
     weights = [draw(30, Fraction(1), 0.5, seed, split).weight for seed in (0, 1) for split in planted.SPLITS]
     every = torch.cat(weights).flatten(1)
     assert len(every.unique(dim=0)) == len(every) == 180
-
-
-def test_classes_are_drawn_again_for_every_graph():
     made = draw(400, Fraction(1), 0.5, 0, "train")
     group = (made.topic @ made.topic[0, 0]).round() == 1  # queries of one group
     counts = made.answer[group].bincount(minlength=CLASSES)
-    assert counts.min() > 0.5 * counts.sum() / CLASSES
+    assert counts.min() > 0.5 * counts.sum() / CLASSES, "classes are drawn again for every graph"
 
 
 # ---- theory ------------------------------------------------------------------------------------------------
