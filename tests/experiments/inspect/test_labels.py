@@ -1,5 +1,6 @@
 """Which words and patches the nodes of graphs are, and their classes, in every kind of model."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +10,7 @@ from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments.inspect import labels
 from experiments.inspect.labels import UNIVERSAL, UNTAGGED, Labeller, load_tagger, read_own_classes
-from experiments.inspect.words import patches_of, whole_words, word_spans, words_of
+from experiments.inspect.words import ROTATED, patches_of, whole_words, word_spans, words_of
 from experiments.models.batch import Batch, Sample, Text, pieces_of
 from experiments.scenes.drawing import patch_targets
 from experiments.scenes.scene import scenes
@@ -122,6 +123,8 @@ def test_classes_of_marked_words():
     assert labeller.notes() == []
     ordinary = labeller(Batch([Sample("one", None)], {}, text), "layer", graph)
     assert set(found) - set(ordinary) == {"part of speech"} and labeller.notes() == [UNTAGGED]
+    labeller(Batch([Sample("one", None)], {}, text), "layer", replace(graph, rotated=True))
+    assert labeller.notes()[1:] == [f"layer: {ROTATED}"]
     part = found["part of speech"].query[0, 0].tolist()
     assert part[1] >= 0 and part[4:] == [-1, -1] and part[3] == -1
     assert found["mine"].query[0, 0].tolist() == [-1, 1, -1, 0, -1, 1]  # the token "red" itself is listed

@@ -77,13 +77,6 @@ def test_questions_about_scenes():
     assert asked > 6 and named > 12 and not regions.notes()
 
 
-def test_captions_ask_for_nothing():
-    looked_at = source("--examples", 2, "--layers", "*crossattention*")
-    regions = Regions(looked_at.samples)
-    ((batch, graphs),) = looked_at.graphs()
-    assert {frozenset(regions(batch, name, graph)) for name, graph in graphs.items()} == {frozenset({NAMED})}
-
-
 @pytest.fixture(scope="module")
 def looked_at(saved, tmp_path_factory):
     """``looked_at(family)``: two pictures of one's own with texts, by this model."""
