@@ -21,7 +21,7 @@ from experiments.studies import bench_runs
 from experiments.studies.bench_runs import Run
 
 LEAST, ENOUGH = 3, 60.0  # a benchmark that takes more than so many seconds ends after so many repetitions
-HEAD = ("", "ms", "ratio", "target", "extra MB", "error")
+HEAD = ("", "ms", "ratio", "target", "extra MB")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class Benchmark:
         targets: ratios that runs should not exceed.
         memory: the runs whose memory is measured.
         memory_target: extra memory should not exceed this times the baseline's.
-        errors: whether runs give tensors whose relative error against the baseline's is told.
     """
 
     title: str
@@ -48,7 +47,6 @@ class Benchmark:
     targets: Mapping[str, float] = field(default_factory=dict)
     memory: tuple[str, ...] = ()
     memory_target: float | None = None
-    errors: bool = False
 
 
 BASE = dict(h=12, n=40, m=577, d=64)
@@ -108,21 +106,6 @@ BENCHMARKS = {
     "long-4k-causal": _long(4096, True),
     "long-16k": _long(16384, False),
     "long-16k-causal": _long(16384, True),
-    "sparse": Benchmark(
-        "sparse top-k against the exact step (forward), B 2, H 12, N1 40, N2 577, d 64",
-        bench_runs.sparse,
-        BASE | dict(b=2),
-        SMALL | dict(b=1),
-        bench_runs.EXACT,
-        errors=True,
-    ),
-    "statistics": Benchmark(
-        "heterophily statistics of a layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
-        bench_runs.statistics,
-        dict(b=8, h=12, n=30, m=577, d=64),
-        dict(b=1, h=2, n=6, m=20, d=8),
-        bench_runs.CROSS_ATTENTION,
-    ),
 }
 
 
@@ -134,14 +117,11 @@ def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool) -> dict:
     sizes = benchmark.quick if quick else benchmark.sizes
     runs = benchmark.runs(**sizes)
     measured = compare(runs, benchmark.baseline, repeats)
-    exact = runs[benchmark.baseline]() if benchmark.errors else None
     for name, run in measured.items():
         if name in benchmark.targets:
             run["target"] = benchmark.targets[name]
         if name in benchmark.memory:
             run["extra_mb"] = extra_memory(benchmark.runs, name, sizes, benchmark.quick)
-        if benchmark.errors:
-            run["error"] = float((runs[name]() - exact).norm() / exact.norm())
     return {
         "title": benchmark.title + (" (quick: other, tiny sizes)" if quick else ""),
         "baseline": benchmark.baseline,
@@ -219,7 +199,7 @@ def rows(result: dict) -> list[tuple[str, ...]]:
     lines = []
     base = result["runs"][result["baseline"]]
     for name, run in result["runs"].items():
-        met = memory = error = ""
+        met = memory = ""
         if "target" in run:
             over = run["ratio"] - run["target"]
             met = f"≤ {run['target']:g} " + ("met" if over <= 0 else f"missed by {over:.2f}")
@@ -229,9 +209,7 @@ def rows(result: dict) -> list[tuple[str, ...]]:
             if limit and run is not base:
                 share = run["extra_mb"] / max(1e-9, base["extra_mb"])
                 memory += f" ({share:.2f} ×, ≤ {limit:g} {'met' if share <= limit else 'missed'})"
-        if "error" in run:
-            error = f"{run['error']:.2g}"
-        lines.append((name, f"{1000 * run['seconds']:.1f}", f"{run['ratio']:.2f}", met, memory, error))
+        lines.append((name, f"{1000 * run['seconds']:.1f}", f"{run['ratio']:.2f}", met, memory))
     return lines
 
 

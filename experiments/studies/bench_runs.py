@@ -7,8 +7,6 @@ heads, ``n`` queries, ``m`` values, ``d`` features of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 
 import torch
 from peft import get_peft_model
@@ -20,9 +18,6 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from adapters import PGNN, GraphAdapterConfig
 from adapters.peft import optimizer_groups
-from adapters.scheme import attention
-from analysis.heterophily import Heterophily
-from analysis.labels import Labels
 from attngraph import AttentionScores
 
 Run = Callable[[], object]
@@ -106,66 +101,6 @@ def long(h: int, n: int, d: int, causal: bool) -> dict[str, Run]:
         )
 
     return {FUSED: plain, TILED: ours}
-
-
-# ---- each query's k heaviest edges: time, and the error against the exact result ---------------------------
-
-EXACT = "exact, dense backend"
-TOP_K = (1, 4, 16, 64, 256)
-
-
-def sparse(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
-    """Forward only: one step of pGNN, sparsification included."""
-    query, key, value = drawn((b, h, n, d), (b, h, m, d), (b, h, m, d))
-    # as peaked as trained attention: half the mass on some 20 of 577
-    graph, scheme = AttentionScores(2 * query, key, value).graph(), PGNN()
-
-    @torch.no_grad()
-    def top(k: int) -> Tensor:
-        return scheme(graph.sparsify(top_k=k), "sparse")
-
-    exact = torch.no_grad()(lambda: scheme(graph))
-    return {EXACT: exact, **{f"top-k {k}": partial(top, k) for k in TOP_K if k <= m}}
-
-
-# ---- heterophily statistics of a layer ---------------------------------------------------------------------
-
-CROSS_ATTENTION = "cross-attention itself"
-
-
-def statistics(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
-    """All statistics of one layer except spectra, nulls and bootstrap included, with two sets of labels; of
-    ``n`` words and ``m`` image nodes."""
-    sizes = {"text": n, "image": m}
-
-    def scores(queries: str, values: str) -> AttentionScores:
-        query, key, value = drawn(*((b, h, sizes[side], d) for side in (queries, values, values)))
-        causal = queries == values == "text"
-        return AttentionScores(2 * query, key, value, triangular=causal, causal=causal)
-
-    def measured(queries: str, values: str) -> Run:
-        kind = "self" if queries == values else "cross"
-        graph = replace(
-            scores(queries, values).graph(), kind=kind, query_modality=queries, value_modality=values
-        )
-        draw = torch.Generator().manual_seed(0)
-        labels = {
-            name: Labels(
-                *(torch.randint(0, classes, (b, heads, side), generator=draw) for side in graph.shape[2:4])
-            )
-            for name, classes, heads in (("class", 6, 1), ("cluster", 8, h))
-        }
-        if kind == "self":
-            labels["class"] = Labels(labels["class"].query, labels["class"].query)
-        return lambda: Heterophily().add("layer", graph, labels)
-
-    cross = scores("text", "image")
-    return {
-        CROSS_ATTENTION: lambda: attention(cross),
-        "statistics of cross-attention": measured("text", "image"),
-        "statistics of the text's self-attention": measured("text", "text"),
-        "statistics of the image's self-attention": measured("image", "image"),
-    }
 
 
 # ---- a training step of a text decoder: p-adapters against vanilla adapters --------------------------------
