@@ -100,12 +100,10 @@ def text(runs: pd.DataFrame, table: pd.DataFrame, about: str) -> str:
         parts.append(f"\nN1/N2 {ratio:g}, {mass:.0%} of the mass on distractors, by c")
         parts.append(_accuracies(part, mass, ratio).to_string())
     parts += ["", *_agreement(table)]
-    for row, title in (*((row, TITLES[row]) for row in COMPARED), ("pgnn_gcn", "")):
-        against = (
-            f"{title} against the best row without distances" if title else f"{TITLES['pgnn']} against GCN"
-        )
+    compared = {row: f"{TITLES[row]} against the best row without distances" for row in COMPARED}
+    for row, against in (compared | {"pgnn_gcn": f"{TITLES['pgnn']} against GCN"}).items():
         parts.append(f"\n{against}: where the gain and its interval lie\n{_wins(table, row).to_string()}")
-    rates = pd.crosstab(picked.title, picked.rate).reindex(TITLES.values())
+    rates = pd.crosstab(picked.title, picked.rate).reindex(TITLES.values()).rename_axis(index=None)
     parts.append(f"\nBest rates: in how many conditions\n{rates.to_string()}")
     return "\n".join(parts) + "\n"
 
