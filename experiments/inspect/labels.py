@@ -188,9 +188,9 @@ def read_own_classes(files: Sequence[Path]) -> dict[str, dict[str, str]]:
             raise UserError(
                 f"--labels {file}: there are labels called {file.stem!r} already: rename the file"
             )
-        remedy = "give a JSON file {token: class}"
+        content, place = read_json(file), str(file)
         classes[file.stem] = checked(
-            read_json(file), ClassesFile, lambda _, file=file: f"{file}", remedy
+            content, ClassesFile, lambda _, place=place: place, "give a JSON file {token: class}"
         ).root
     return classes
 

@@ -64,10 +64,9 @@ class Regions:
         self._parts: dict[str, SceneParts | PictureParts] = file or {
             sample.name: SceneParts(sample.scene) for sample in samples if sample.scene is not None
         }
+        prompts = {sample.name: sample.prompt for sample in samples}
         self._asked = {
-            name: parts.asked(re.findall(r"\w+", sample.prompt))
-            for sample in samples
-            if (parts := self._parts.get(name := sample.name)) is not None
+            name: parts.asked(re.findall(r"\w+", prompts[name])) for name, parts in self._parts.items()
         }
         self._without: dict[str, None] = {}  # stacks of layers whose patches have no known places
         self._looked = self._found = False  # for words that name a part
