@@ -6,30 +6,19 @@ each statistic means and when it misleads.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from analysis.heterophily import Heterophily, Settings
 from attngraph.errors import UserError
-from experiments.base.files import write_text
 from experiments.base.outputs import Outputs
 from experiments.commands.options import HeterophilyOptions
-from experiments.inspect.labels import Labeller, Tagger, read_own_classes
+from experiments.inspect.labels import Labeller, load_tagger, read_own_classes
 from experiments.inspect.regions import Regions, read_regions
 from experiments.inspect.source import open_source, settings_of
-from experiments.inspect.statistics import (
-    AFTER,
-    BEFORE,
-    differences,
-    draw_figures,
-    measure,
-    records,
-    screen,
-    with_own_heads,
-)
+from experiments.inspect.statistics import AFTER, BEFORE, differences, draw_figures, measure, screen
 
-FIGURES = ("curves-*.png", "heads-*.png", "differences-*.png", "spectra-*.png")
-NAMES = ("heterophily.csv", "heterophily.json", "spectrum.csv", *FIGURES)
+TABLE, SPECTRUM = "heterophily.csv", "spectrum.csv"
+NAMES = (TABLE, SPECTRUM, *(f"{kind}-*.png" for kind in ("curves", "heads", "differences", "spectra")))
 BINS = 21  # of spectra
 SPACY = "spacy:"  # in --labels: before the name of a pipeline
 
@@ -39,51 +28,34 @@ def run(options: HeterophilyOptions) -> int:
     settings = _settings(options)
     outputs = Outputs(options.out, "heterophily", settings_of(options), NAMES)
     with outputs.alone():
-        return _measure(options, settings, outputs)
+        pipelines = [name.removeprefix(SPACY) for name in options.labels if name.startswith(SPACY)]
+        own = read_own_classes([Path(name) for name in options.labels if not name.startswith(SPACY)])
+        tagger = load_tagger(pipelines[-1]) if pipelines else None
+        labeller = Labeller(own, options.clusters, options.seed, tagger)
+        statistics = Heterophily(settings)
+        states = [BEFORE, AFTER] if options.adapter is not None else [""]
+        for state in states:
+            source = open_source(options, trained=state != BEFORE)
+            if state == states[0]:
+                known = None if options.regions is None else read_regions(options.regions, source.samples)
+                regions = Regions(source.samples, known)
+                labeller.fit(source)
+            measure(source, labeller, regions, statistics, state)
 
-
-def _measure(options: HeterophilyOptions, settings: Settings, outputs: Outputs) -> int:
-    """Measure into a folder that is checked."""
-    pipelines = [name.removeprefix(SPACY) for name in options.labels if name.startswith(SPACY)]
-    if len(pipelines) > 1:
-        raise UserError(f"--labels names {len(pipelines)} pipelines: give one {SPACY}NAME")
-    own = read_own_classes([Path(name) for name in options.labels if not name.startswith(SPACY)])
-    labeller = Labeller(own, options.clusters, options.seed, Tagger(pipelines[0]) if pipelines else None)
-    statistics = Heterophily(settings)
-    states = {BEFORE: False, AFTER: True} if options.adapter is not None else {"": True}
-    regions = None
-    for state, trained in states.items():
-        source = open_source(options, trained)
-        if regions is None:
-            known = None if options.regions is None else read_regions(options.regions, source.samples)
-            regions = Regions(source.samples, known)
-        labeller.fit(source)
-        measure(source, labeller, regions, statistics, state)
-    notes = [*labeller.notes(), *regions.notes()]
-    table = with_own_heads(statistics.table(differences(states)), source.heads)
-    spectrum = with_own_heads(statistics.spectrum(), source.heads)
-
-    content = {
-        "model": source.title,
-        "adapter": None if options.adapter is None else str(options.adapter),
-        "examples": len(source),
-        "skipped": source.skipped,
-        "notes": notes,
-        "settings": vars(settings),
-        "table": records(table),
-    } | ({"spectrum": records(spectrum)} if len(spectrum) else {})
-    written = ["heterophily.csv", "heterophily.json"]
-    with outputs.writing() as out:
-        table.to_csv(out / written[0], index=False, float_format="%.6g")
-        write_text(out / written[1], json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
-        if len(spectrum):
-            written.append("spectrum.csv")
-            spectrum.to_csv(out / written[-1], index=False, float_format="%.6g")
-        written += draw_figures(table, spectrum, source.title, out)
-    print(screen(table))
-    for note in notes:
-        print(note)
-    source.report_skipped()
+        table, spectrum = statistics.table(differences(states)), statistics.spectrum()
+        if source.heads is not None:  # by their own numbers
+            own_numbers = dict(enumerate(source.heads)) | {"all": "all"}
+            table, spectrum = (
+                frame.assign(head=frame["head"].map(own_numbers)) for frame in (table, spectrum)
+            )
+        written = [TABLE]
+        with outputs.writing() as out:
+            table.to_csv(out / TABLE, index=False, float_format="%.6g")
+            if len(spectrum):
+                written.append(SPECTRUM)
+                spectrum.to_csv(out / SPECTRUM, index=False, float_format="%.6g")
+            written += draw_figures(table, spectrum, source.title, out)
+    print("\n".join([screen(table), *labeller.notes(), *regions.notes()]))
     print(f"written: {options.out}/{', '.join(written)}")
     return 0
 

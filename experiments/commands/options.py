@@ -427,7 +427,7 @@ class PlantedOptions:
 class BenchOptions:
     """Measure speed and memory against attention itself and against peers."""
 
-    only: tuple[str, ...] = option("Run only these benchmarks, and keep the results of the others.", ())
+    only: tuple[str, ...] = option("Run only these benchmarks. Default: all.", ())
     quick: bool = option("Run tiny sizes, to see whether everything runs, not how fast.", False)
     out: Path = option("Write the results into this folder.", Path("runs/bench"))
 

@@ -14,48 +14,41 @@ from analysis.plots.embedding import draw
 from attngraph.errors import UserError
 from experiments.base.outputs import Outputs
 from experiments.commands.options import TsneOptions
-from experiments.inspect.points import ADAPTED, FROZEN, check_clouds, embed, gather_points, notes, summary
+from experiments.inspect.points import ADAPTED, FROZEN, check_clouds, embed, gather_points, notes
 from experiments.inspect.source import open_source, settings_of
 
-NAMES = (
-    "coordinates.csv",
-    "quality.csv",
-    *(f"{method}-*.{kind}" for method in METHODS for kind in ("png", "svg")),
-)
+TABLE, QUALITY = "coordinates.csv", "quality.csv"
+NAMES = (TABLE, QUALITY, *(f"{method}-*.{kind}" for method in METHODS for kind in ("png", "svg")))
 PERPLEXITY = 30  # where none is given
+SHOWN = ["layer", "head", "state", "perplexity", "measure", "label", "space", "value", "chance"]
 
 
 def run(options: TsneOptions) -> int:
     """``attngraph tsne``."""
+    method, colours = options.method, options.colour
     options = replace(options, perplexity=_perplexities(options))
     outputs = Outputs(options.out, "tsne", settings_of(options), NAMES)
     with outputs.alone():
-        return _draw(options, outputs)
+        sources = {FROZEN: open_source(replace(options, adapter=None))}
+        if options.adapter is not None:
+            sources[ADAPTED] = open_source(options)
+        source = sources[FROZEN]
+        clouds, rotated = gather_points(sources, source.layers, options.points, options.seed)
+        check_clouds(clouds[FROZEN], method, options.perplexity)
+        table, measures = embed(clouds, method, options.perplexity, colours, options.seed)
 
-
-def _draw(options: TsneOptions, outputs: Outputs) -> int:
-    """Draw into a folder that is checked."""
-    method, colours = options.method, options.colour
-    sources = {FROZEN: open_source(replace(options, adapter=None))}
-    if options.adapter is not None:
-        sources[ADAPTED] = open_source(options)
-    source = sources[FROZEN]
-    clouds, rotated = gather_points(sources, source.layers, options.points, options.seed)
-    check_clouds(clouds[FROZEN], method, options.perplexity, colours)
-    table, measures = embed(clouds, method, options.perplexity, colours, options.seed)
-
-    title = f"{source.title}: projected query and value space"
-    lines = list(notes(clouds, measures, method, rotated))
-    with outputs.writing() as out:
-        table.to_csv(out / "coordinates.csv", index=False, float_format="%.5f")
-        measures.to_csv(out / "quality.csv", index=False, float_format="%.5f")
-        for colour in colours:
-            paths = [out / f"{method}-{colour}.{kind}" for kind in ("png", "svg")]
-            draw(table, measures, paths, colour, title, lines)
-    print(summary(table, measures))
-    source.report_skipped()
-    figures = ", ".join(f"{method}-{colour}.png and .svg" for colour in colours)
-    print(f"written: {options.out}/coordinates.csv, quality.csv, {figures}")
+        written = [TABLE, QUALITY]
+        with outputs.writing() as out:
+            table.to_csv(out / TABLE, index=False, float_format="%.5f")
+            measures.to_csv(out / QUALITY, index=False, float_format="%.5f")
+            for colour in colours:
+                names = [f"{method}-{colour}.{kind}" for kind in ("png", "svg")]
+                title = f"{source.title}: projected query and value space"
+                about = list(notes(clouds, measures, method, rotated))
+                draw(table, measures, [out / name for name in names], colour, title, about)
+                written += names
+    print(measures[SHOWN].fillna("").to_string(index=False, float_format="{:.3f}".format))
+    print(f"written: {options.out}/{', '.join(written)}")
     return 0
 
 

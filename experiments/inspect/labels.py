@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import ConfigDict, Field, RootModel
 from torch import Tensor
 
 from analysis.bipartite import Bipartite
@@ -16,8 +16,10 @@ from analysis.labels import Labels, SharedClusters, classes_of_tokens, modality
 from analysis.plots.heterophily import stack
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
+from experiments.base.config import checked
 from experiments.base.messages import first_line
-from experiments.inspect.regions import SHAPE_NAMES, read_object
+from experiments.base.reading import read_json
+from experiments.inspect.regions import SHAPE_NAMES
 from experiments.inspect.source import Source
 from experiments.inspect.words import (
     PATCH_NAMES,
@@ -45,41 +47,43 @@ UNTAGGED = (
 
 # universaldependencies.org/u/pos
 UNIVERSAL = tuple("ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X".split())
-_CLASSES = TypeAdapter(
-    Annotated[dict[str, Annotated[str, Field(pattern=r"\S")]], Field(min_length=1)],
-    config=ConfigDict(coerce_numbers_to_str=True),
-)
+Tagger = Callable[[tuple[str, ...]], tuple[str, ...]]  # of a text's words, to one of UNIVERSAL for each
 
 
-class Tagger:
-    """Gives each word of a text its universal part of speech.
+def load_tagger(name: str) -> Tagger:
+    """What gives each word of a text its universal part of speech.
 
     Args:
-        name: of an installed pipeline (``en_core_web_sm``), or a folder with one.
+        name: of an installed pipeline of spaCy (``en_core_web_sm``), or a folder with one.
 
     Raises:
         UserError: no spaCy, or no such pipeline.
     """
+    try:
+        import spacy
+    except ImportError:
+        raise UserError("--labels spacy:NAME needs spaCy: pip install 'attngraph[tagger]'") from None
+    try:
+        pipeline = spacy.load(name)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--labels spacy:{name} cannot be loaded ({first_line(error)}): give a pipeline's folder, or "
+            "install one (python -m spacy download en_core_web_sm)"
+        ) from None
 
-    def __init__(self, name: str):
-        try:
-            import spacy
-        except ImportError:
-            raise UserError("--labels spacy:NAME needs spaCy: pip install 'attngraph[tagger]'") from None
-        try:
-            self.pipeline = spacy.load(name)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"--labels spacy:{name} cannot be loaded ({first_line(error)}): give a pipeline's folder, or "
-                "install one (python -m spacy download en_core_web_sm)"
-            ) from None
-        self._document = spacy.tokens.Doc
-        self.tag = lru_cache(maxsize=4096)(self._tag)  # the same text comes in every layer
-
-    def _tag(self, words: tuple[str, ...]) -> tuple[str, ...]:
-        """The part of speech of each word of a text, one of ``UNIVERSAL``."""
-        tagged = self.pipeline(self._document(self.pipeline.vocab, words=list(words)))
+    @lru_cache(maxsize=4096)  # the same text comes in every layer
+    def tag(words: tuple[str, ...]) -> tuple[str, ...]:
+        tagged = pipeline(spacy.tokens.Doc(pipeline.vocab, words=list(words)))
         return tuple(word.pos_ if word.pos_ in UNIVERSAL else "X" for word in tagged)
+
+    return tag
+
+
+class ClassesFile(RootModel):
+    """A file of ``--labels``: the class of each token."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+    root: Annotated[dict[str, Annotated[str, Field(pattern=r"\S")]], Field(min_length=1)]
 
 
 class Labeller:
@@ -100,14 +104,12 @@ class Labeller:
         self.clusters = SharedClusters(clusters, seed=seed) if clusters else None
         self._too_small: set[str] = set()  # layers with too few nodes for clusters
         self._notes: dict[str, None] = {}
-        self._fitted = False
 
     def fit(self, source: Source) -> None:
-        """Fit the clusters of every layer on the first examples of the first source that comes, however they
-        are batched."""
-        if self.clusters is None or self._fitted:
+        """Fit the clusters of every layer on the first examples of a source, however they are batched."""
+        if self.clusters is None:
             return
-        examples, layers, self._fitted = 0, {}, True
+        examples, layers = 0, {}
         for batch, graphs in source.graphs():
             for name, graph in graphs.items():
                 self.clusters.gather(name, Bipartite.of(graph))
@@ -186,7 +188,10 @@ def read_own_classes(files: Sequence[Path]) -> dict[str, dict[str, str]]:
             raise UserError(
                 f"--labels {file}: there are labels called {file.stem!r} already: rename the file"
             )
-        classes[file.stem] = read_object(file, _CLASSES, "give a JSON file {token: class}")
+        content, place = read_json(file), str(file)
+        classes[file.stem] = checked(
+            content, ClassesFile, lambda _, place=place: place, "give a JSON file {token: class}"
+        ).root
     return classes
 
 
@@ -207,7 +212,7 @@ def _tagged(words: Words, tagger: Tagger) -> Tensor:
     tags = torch.full(words.is_token.shape, -1)
     for line, classes in zip(words.lines(), tags):
         spans = word_spans(*line)
-        for (span, _), tag in zip(spans, tagger.tag(tuple(word for _, word in spans))):
+        for (span, _), tag in zip(spans, tagger(tuple(word for _, word in spans))):
             classes[span.start : span.stop] = UNIVERSAL.index(tag)
     return tags
 

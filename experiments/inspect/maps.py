@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from unicodedata import combining
 
 import pandas as pd
 import torch
@@ -38,8 +37,6 @@ from experiments.scenes.facts import unique
 from experiments.scenes.scene import Thing
 
 PLAIN, ADAPTED = "M", "M\u0304"
-
-Maps = dict[tuple[str, str], Tensor]  # (method, query): (b, m)
 Cells = list[int | str | None]  # for each node: an image node's number, a text, or None where it isn't shown
 
 # What is asked for, what the object is called by, and the question.
@@ -52,14 +49,8 @@ QUERY_TITLES = {
 
 
 def ask(samples: Sequence[Sample], seed: int) -> tuple[list[Sample], dict[str, Thing]]:
-    """Questions about one object in each scene that shows one unlike the others.
-
-    Args:
-        samples: with scenes.
-        seed: of the choice.
-
-    Returns:
-        Samples with question and answer, and ``{sample's name: object}``.
+    """Questions about one object in each scene that shows one unlike the others: samples with question and
+    answer, and ``{sample's name: object}``.
 
     Raises:
         UserError: no scene shows such an object.
@@ -83,27 +74,22 @@ def ask(samples: Sequence[Sample], seed: int) -> tuple[list[Sample], dict[str, T
 
 @dataclass
 class AttentionMaps:
-    """Maps and masses. The mass is that of all samples; names, maps, regions and shown are of the first ones
-    only.
+    """Maps and masses. The mass is that of all samples; maps, regions and shown are of the first ones only.
 
     Args:
-        names: of samples.
         maps, mass: tables, see :mod:`analysis.maps`.
         regions: ``{name: bool (patches,)}``, where the object is that was asked for.
-        shown: what the viewer gets.
+        shown: ``{name: what the viewer gets}``.
         last: the layer that raw attention is read from.
         looker: which node of the image looks at it; empty where a text's tokens do.
-        scored: whether the model gives a score, of which relevance takes the gradient.
     """
 
-    names: list[str] = field(default_factory=list)
     maps: pd.DataFrame = field(default_factory=pd.DataFrame)
     mass: pd.DataFrame = field(default_factory=pd.DataFrame)
     regions: dict[str, Tensor] = field(default_factory=dict)
-    shown: list[ViewerExample] = field(default_factory=list)
+    shown: dict[str, ViewerExample] = field(default_factory=dict)
     last: str = ""
     looker: str = ""
-    scored: bool = True
 
 
 def collect_maps(
@@ -122,24 +108,21 @@ def collect_maps(
     for batch in source.batches("reading maps"):
         if batch.pictures is None:
             raise UserError("attention maps need images: give --images, and a model that looks at them")
-        view = read_view(source, batch, tokens, result.scored)
+        view = read_view(source, batch, tokens)
         result.last, result.looker = view.last, view.looker
-        result.scored = any(method == "gradient" for method, _ in view.values)
         for k, name in enumerate(batch.names):
             values = {key: nodes[k][view.image[k]][None] for key, nodes in view.values.items()}
             grid = view.grids[k][:2]
-            thing = things.get(name)
             inside = None
-            if thing is not None and batch.pictures.whole and grid[0] == grid[1]:
-                inside = region(batch.scenes[k], thing, grid[0])
+            if name in things and batch.pictures.whole and grid[0] == grid[1]:
+                inside = region(batch.scenes[k], things[name], grid[0])
                 masses.append(mass_table(values, inside[None].to(source.device), [name], grid))
-            if len(result.names) < pictures:
-                result.names.append(name)
+            if len(result.shown) < pictures:
                 tables.append(map_table(values, [name], grid))
-                result.shown.append(viewer_example(name, batch, view, k))
+                result.shown[name] = viewer_example(name, batch, view, k)
                 if inside is not None:
                     result.regions[name] = inside
-        if not masses and len(result.names) == pictures:
+        if not masses and len(result.shown) == pictures:
             break
     result.maps = pd.concat(tables, ignore_index=True)
     if masses:
@@ -170,7 +153,7 @@ class View:
     last: str
     looker: str
     queries: dict[str, Tensor]
-    values: Maps
+    values: dict[tuple[str, str], Tensor]
     image: Tensor
     grids: list[tuple[int, int, int]]
 
@@ -179,17 +162,11 @@ class NoScore(Exception):
     """The model gives no logits for the tokens of its text, nor for classes."""
 
 
-def read_view(source: Source, batch: Batch, tokens: list[str] | None, scored: bool = True) -> View:
+def read_view(source: Source, batch: Batch, tokens: list[str] | None) -> View:
     """The maps of a batch: raw attention, rollout, and relevance where the model gives a score.
 
     That is the logit of the text's next token: at the query itself, or where the answer begins if the query
     comes before; the largest of a classifier's logits; an image's logit for its own text.
-
-    Args:
-        source: the model.
-        batch: of its samples.
-        tokens: see :func:`collect_maps`.
-        scored: False for a model that is known to give no score.
 
     Raises:
         UserError: there are no maps of this model, or not of these layers, heads or tokens.
@@ -208,26 +185,24 @@ def read_view(source: Source, batch: Batch, tokens: list[str] | None, scored: bo
     except ValueError as error:
         raise UserError(f"{source.title}: {error}") from None
     layers, last = _chosen(source, graphs, path, len(batch.names))
-    queries, scored_at = _queries(source, batch, graphs[last], tokens, grids[0][2])
+    queries, scored_at, looker = _queries(source, batch, graphs[last], tokens, grids[0][2])
 
     kinds = {PLAIN: graphs}
     if source.adapters:
         adapted = {name: source.reweighted(name, graph) for name, graph in graphs.items()}
         kinds[ADAPTED] = graphs | {name: graph for name, graph in adapted.items() if graph is not None}
-    seen = {}
-    for method in ("raw", "rollout"):
-        for kind, weights in kinds.items():
-            name = f"{method} {kind}" if source.adapters else method
-            seen[name] = raw(weights, last, source.heads) if method == "raw" else rollout(weights).seen
+    seen = {f"raw {kind}": raw(weights, last, source.heads) for kind, weights in kinds.items()}
+    seen |= {f"rollout {kind}": rollout(weights).seen for kind, weights in kinds.items()}
+    if not source.adapters:
+        seen = {name.partition(" ")[0]: nodes for name, nodes in seen.items()}
     examples = torch.arange(len(batch.names))
     values = {
         (name, token): nodes[examples, place]
         for name, nodes in seen.items()
         for token, place in queries.items()
     }
-    for token, nodes in _relevance(source, batch, scored_at).items() if scored else ():
+    for token, nodes in _relevance(source, batch, scored_at).items():
         values["gradient", token] = nodes[examples, queries[token]]
-    looker = "" if words_of(batch, graphs[last], 0) else _looker(source, graphs[last], grids[0][2])
     return View(kinds, layers, last, looker, queries, values, image, grids)
 
 
@@ -238,29 +213,28 @@ def _chosen(source: Source, graphs: Graphs, path: Route, samples: int) -> tuple[
     Raises:
         UserError: there are no such layers, or they see parts of pictures, or lack the chosen heads.
     """
-    patterns, last = source.layers, path.hops[0]
-    if patterns is None:
+    last = path.hops[0]
+    if source.layers is None:
         chosen = [name for name in graphs if name in path.layers or name in path.hops]
     else:
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in graphs):
+        matching = {
+            pattern: [name for name in graphs if fnmatchcase(name, pattern)] for pattern in source.layers
+        }
+        for pattern, names in matching.items():
+            if not names:
                 raise UserError(f"--layers: no layer is called {pattern!r}; choose from {', '.join(graphs)}")
-        chosen = [name for name in graphs if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        chosen = [name for name in graphs if any(name in names for names in matching.values())]
         alike = [name for name in chosen if name in path.layers and graphs[name].kind == graphs[last].kind]
         last = alike[-1] if alike else last
-    parts = [name for name in chosen if graphs[name].shape[0] != samples]
-    if parts:
-        raise UserError(
-            f"--layers: {parts[0]} sees parts of pictures one by one (windows, tiles), which cannot be "
-            "shown: choose others"
-        )
     for name in (last, *chosen):
-        heads = graphs[name].shape[1]
-        wrong = [head for head in source.heads or () if not 0 <= head < heads]
-        if wrong:
+        if graphs[name].shape[0] != samples:
             raise UserError(
-                f"--heads: {name} has heads 0 to {heads - 1}, not {', '.join(map(str, wrong))}: give others"
+                f"--layers: {name} sees parts of pictures one by one (windows, tiles), which cannot be "
+                "shown: choose others"
             )
+        heads = graphs[name].shape[1]
+        if not all(0 <= head < heads for head in source.heads or ()):
+            raise UserError(f"--heads: {name} has heads 0 to {heads - 1}: give others")
     return chosen, last
 
 
@@ -269,21 +243,22 @@ def _relevance(source: Source, batch: Batch, scored_at: Mapping[str, Tensor]) ->
     found, runs = {}, {}
     for token, place in scored_at.items():
         key = tuple(place.tolist())
-        try:
-            if key not in runs:  # tokens with the same score share the pass
-                score = partial(score_at, batch, place)
-                with source.reading():
+        with source.reading():
+            try:
+                if key not in runs:  # tokens with the same score share the pass
+                    score = partial(score_at, batch, place)
                     runs[key] = relevance(*capture_with_gradients(source.model, batch.inputs, score)).seen
-        except NoScore:
-            return {}
+            except NoScore:
+                return {}
         found[token] = runs[key]
     return found
 
 
 def _queries(
     source: Source, batch: Batch, graph: AttentionGraph, tokens: list[str] | None, others: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Which query nodes the tokens are, and at which token of the text each one's score is taken."""
+) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
+    """Which query nodes the tokens are, at which token of the text each one's score is taken, and which node
+    of the image they are, if any."""
     words, text = words_of(batch, graph, 0), batch.written
     if words is None and image_nodes(graph, 0).any(1).all():  # an image alone
         looker = _looker(source, graph, others)
@@ -292,7 +267,7 @@ def _queries(
                 f"--tokens: {source.title} reads images apart from texts; there is only first, {looker}"
             )
         start = {"first": torch.zeros(len(batch.names), dtype=torch.long)}
-        return start, start
+        return start, start, looker
     if words is None or text is None:
         raise UserError(
             f"{source.title}: the query nodes of its last layer are not the tokens of the text: there is "
@@ -308,7 +283,7 @@ def _queries(
     if text.prompt is not None:
         start = words.node(text.prompt - 1)
         after = {token: torch.maximum(place, start) for token, place in queries.items()}
-    return queries, {token: words.place(place) for token, place in after.items()}
+    return queries, {token: words.place(place) for token, place in after.items()}, ""
 
 
 def _looker(source: Source, graph: AttentionGraph, others: int) -> str:
@@ -326,12 +301,12 @@ def _looker(source: Source, graph: AttentionGraph, others: int) -> str:
 def positions(
     names: Sequence[str], words: Words, token: str, prompt: Tensor | None, seeing: Tensor
 ) -> Tensor:
-    """Which node a token is in each example, ``(b,)``.
+    """Which node a token (``first``, ``answer``, ``last`` or a number) is in each example, ``(b,)``.
 
     Args:
         names: of the examples.
         words: what the nodes are.
-        token: ``first``, ``answer``, ``last`` or a number.
+        token: which.
         prompt: where the answers begin, in tokens of the text.
         seeing: ``(b, nodes)``, which nodes see the image: the first token is the first that does.
 
@@ -364,15 +339,11 @@ def positions(
 
 
 def score_at(batch: Batch, place: Tensor, output) -> Tensor:
-    """One number per example: see :func:`read_view`.
-
-    Args:
-        batch: the samples.
-        place: ``(b,)``, the token of the written text whose next token is scored.
-        output: of the model.
+    """One number per example, see :func:`read_view`: ``place`` ``(b,)`` is the token of the written text
+    whose next token is scored.
 
     Raises:
-        NoScore: there is none.
+        NoScore: the ``output`` of the model has none.
     """
     b = len(batch.names)
     pairs, logits = getattr(output, "logits_per_image", None), getattr(output, "logits", None)
@@ -455,39 +426,14 @@ def _shifted(cells: Cells, before: int, others: int) -> Cells:
 # ---- figures and tables -----------------------------------------------------------------------------------
 
 
-def draw_queries(result: AttentionMaps, model: str, out: Path, has_prompts: bool = True) -> list[str]:
-    """A figure for each query token in a folder; returns their names.
-
-    Args:
-        result: the maps.
-        model: its title.
-        out: the folder.
-        has_prompts: whether answers are told apart from prompts before them, such as questions.
-    """
+def draw_queries(result: AttentionMaps, model: str, out: Path) -> list[str]:
+    """A figure for each query token in a folder; returns their names."""
     written = []
-    titles = QUERY_TITLES if has_prompts else QUERY_TITLES | {"answer": "the token before the text"}
     pictures = {
-        name: (shown.image, shown.name.partition(": ")[2] or name)
-        for name, shown in zip(result.names, result.shown)
+        name: (shown.image, shown.name.partition(": ")[2] or name) for name, shown in result.shown.items()
     }
     for query, table in result.maps.groupby("query", sort=False):
         written.append(f"maps_{query}.png")
-        looker = result.looker or titles.get(query, f"token {query}")
+        looker = result.looker or QUERY_TITLES.get(query, f"token {query}")
         draw_maps(table, pictures, out / written[-1], f"{model}: where {looker} looks", result.regions)
     return written
-
-
-def mass_lines(summary: pd.DataFrame) -> str:
-    """The mass inside the asked objects as text, a line for each method and token."""
-    lines = [
-        f"{'method':<12} {'query':<8} {'examples':>8}  {'mass inside':>12}  {'95 % interval':>15}  "
-        f"{'less uniform':>12}  {'95 % interval':>16}"
-    ]
-    for row in summary.itertuples():
-        method = row.method + " " * (12 - sum(not combining(letter) for letter in row.method))
-        lines.append(
-            f"{method} {row.query:<8} {row.examples:>8}  {row.mass:>12.3f}  "
-            f"[{row.low:>6.3f}, {row.high:>5.3f}]  {row.excess:>+12.3f}  [{row.excess_low:>+6.3f}, "
-            f"{row.excess_high:>+6.3f}]" + (f"  ({row.empty} maps are 0 everywhere)" if row.empty else "")
-        )
-    return "\n".join(lines)

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.embedding import ITERATIONS, least_points, maps, quality
-from analysis.plots.embedding import COLOURS, METHOD_NAMES
+from analysis.embedding import least_points, maps, quality
+from analysis.plots.embedding import METHOD_NAMES
 from analysis.points import Cloud, Points, output_matrices
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
@@ -38,8 +38,7 @@ def gather_points(
         seed: of their choice.
 
     Returns:
-        The clouds of each state, and the layers whose queries could be read only with rotary positions in
-        them.
+        The clouds of each state, and the layers whose queries were read with rotary positions in them.
     """
     layers = layers or default_layers(sources[FROZEN])
     outputs, clouds, rotated = output_matrices(sources[FROZEN].model), {}, {}
@@ -90,14 +89,8 @@ def node_labels(batch: Batch, graph: AttentionGraph, side: int) -> tuple[dict[st
     return {"token": token, "class": kind}, valid
 
 
-def check_clouds(
-    clouds: Sequence[Cloud], method: str, perplexities: Sequence[float], colours: Sequence[str]
-) -> None:
-    """Refuse clouds that are too small for a map, and colours about which nothing is known.
-
-    Raises:
-        UserError: with the remedy.
-    """
+def check_clouds(clouds: Sequence[Cloud], method: str, perplexities: Sequence[float]) -> None:
+    """Raises :class:`~attngraph.errors.UserError` where a cloud is too small for a map."""
     least = least_points(method, max(perplexities))
     for cloud in clouds:
         if len(cloud.nodes) < least:
@@ -105,11 +98,6 @@ def check_clouds(
             raise UserError(
                 f"{layer} gives {len(cloud.nodes)} points, too few for a map, which needs {least}: give more "
                 "--examples or --points, or a lower --perplexity"
-            )
-    for colour in colours:
-        if all(cloud.nodes[colour].isin(UNKNOWN).all() for cloud in clouds):
-            raise UserError(
-                f"--colour {colour}: nothing is known about it here; choose among {', '.join(COLOURS)}"
             )
 
 
@@ -130,43 +118,31 @@ def embed(
         colours: labels by which the figures are coloured, and purity is measured.
         seed: of the maps, and of the points that are measured.
     """
-    steps = ITERATIONS if method == "tsne" else 1
-    total = steps * (1 if method == "pca" else len(perplexities)) * len(clouds[FROZEN])
     tables, measures, number = [], [], 0
-    with Progress(total=total, desc=f"{METHOD_NAMES[method]} maps", unit="step") as bar:
-        for k, cloud in enumerate(clouds[FROZEN]):
-            jobs = torch.get_num_threads()
-            for one in maps(cloud.features, method, perplexities, [seed], jobs=jobs, progress=bar.update):
-                for state, of_state in clouds.items():
-                    keys = {"map": number, "panel": len(tables), "state": state, "method": method}
-                    keys |= {"perplexity": one.perplexity, "seed": one.seed}
-                    features, nodes = of_state[k].features, of_state[k].nodes
-                    points = one.coordinates if state == FROZEN else one.place(features)
-                    tables.append(nodes.assign(x=points[:, 0], y=points[:, 1], **keys))
-                    labels = {
-                        label: nodes[label].mask(nodes[label].isin(UNKNOWN), None)
-                        for label in dict.fromkeys(["role", *colours])
-                    }
-                    measured = quality(features, points, labels, most=MEASURED, seed=seed)
-                    about = nodes.iloc[0][["layer", "kind", "head"]].to_dict()
-                    measures.append(measured.assign(**about, **keys))
-                number += 1
-                if method != "tsne":
-                    bar.update()
+    for k, cloud in enumerate(Progress(clouds[FROZEN], f"{METHOD_NAMES[method]} maps")):
+        for one in maps(cloud.features, method, perplexities, [seed], jobs=torch.get_num_threads()):
+            for state, of_state in clouds.items():
+                keys = {"map": number, "panel": len(tables), "state": state, "method": method}
+                keys |= {"perplexity": one.perplexity, "seed": one.seed}
+                features, nodes = of_state[k].features, of_state[k].nodes
+                points = one.coordinates if state == FROZEN else one.place(features)
+                tables.append(nodes.assign(x=points[:, 0], y=points[:, 1], **keys))
+                labels = {
+                    label: nodes[label].mask(nodes[label].isin(UNKNOWN), None)
+                    for label in dict.fromkeys(["role", *colours])
+                }
+                measured = quality(features, points, labels, most=MEASURED, seed=seed)
+                about = nodes.iloc[0][["layer", "kind", "head"]].to_dict()
+                measures.append(measured.assign(**about, **keys))
+            number += 1
     return pd.concat(tables, ignore_index=True), pd.concat(measures, ignore_index=True)
 
 
 def notes(
     clouds: Mapping[str, Sequence[Cloud]], measures: pd.DataFrame, method: str, rotated: Sequence[str]
 ) -> Iterator[str]:
-    """What a reader of the figures has to know.
-
-    Args:
-        clouds: ``{state: clouds}``.
-        measures: of all maps.
-        method: of the maps.
-        rotated: layers whose queries could be read only with rotary positions in them.
-    """
+    """What a reader of the figures has to know; ``rotated`` are layers whose queries could be read only with
+    rotary positions in them."""
     if method == "pca":
         yield (
             "The two directions of most variance of each layer's or head's own points: what lies close here "
@@ -195,23 +171,3 @@ def notes(
         yield f"{', '.join(rotated)}: {ROTATED}."
     if plain:
         yield f"No output projection was found in {', '.join(plain)}: distances there are those before Wo."
-
-
-def summary(table: pd.DataFrame, measures: pd.DataFrame) -> str:
-    """The measures on screen, a few lines for each panel."""
-    lines = []
-    for panel, measured in measures.groupby("panel", sort=False):
-        first = measured.iloc[0]
-        title = [first.layer, "all heads" if first["head"] == "all" else f"head {first['head']}"]
-        title += [first.state] if measures.state.nunique() > 1 else []
-        title += [f"perplexity {first.perplexity:g}"] if measures.perplexity.nunique() > 1 else []
-        lines.append(f"{', '.join(title)}: {(table.panel == panel).sum():,} points")
-        trust = measured[measured.measure == "trustworthiness"].iloc[0]
-        lines.append(f"  trustworthiness {trust.value:.3f} (random map {trust.chance:.1f})")
-        for label, pair in measured[measured.measure == "purity"].groupby("label", sort=False):
-            value = pair.set_index("space").value
-            lines.append(
-                f"  kNN purity by {label}: {value['features']:.3f} in V̂, {value['map']:.3f} on the map, "
-                f"{pair.chance.iloc[0]:.3f} by chance"
-            )
-    return "\n".join(lines)

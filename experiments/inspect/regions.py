@@ -6,15 +6,14 @@ What a picture shows where is known of drawn scenes; for other pictures a file o
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
-from pydantic import Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import Field, NonNegativeFloat, PositiveFloat, RootModel, StringConstraints
 from torch import Tensor
 
 from analysis.contrast import Region
@@ -22,7 +21,7 @@ from analysis.plots.heterophily import stack
 from analysis.relevance import image_nodes
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
-from experiments.base.config import Config
+from experiments.base.config import Config, checked
 from experiments.base.reading import read_json
 from experiments.inspect.words import grids_of, word_spans, words_of
 from experiments.models.batch import Batch, Sample
@@ -62,9 +61,13 @@ class Regions:
     """
 
     def __init__(self, samples: Sequence[Sample], file: Mapping[str, PictureParts] | None = None):
-        self.file = file
-        self._known = any(self._parts(sample) is not None for sample in samples)
-        self._asked = any(self._asked_of(sample) for sample in samples)
+        self._parts: dict[str, SceneParts | PictureParts] = file or {
+            sample.name: SceneParts(sample.scene) for sample in samples if sample.scene is not None
+        }
+        prompts = {sample.name: sample.prompt for sample in samples}
+        self._asked = {
+            name: parts.asked(re.findall(r"\w+", prompts[name])) for name, parts in self._parts.items()
+        }
         self._without: dict[str, None] = {}  # stacks of layers whose patches have no known places
         self._looked = self._found = False  # for words that name a part
 
@@ -85,7 +88,7 @@ class Regions:
             words, values no patches, or no parts are known.
         """
         words, image = words_of(batch, graph, 0), image_nodes(graph, 1).cpu()
-        if not self._known or words is None or not image.any():
+        if not self._parts or words is None or not image.any():
             return {}
         grids = grids_of(batch, image)
         if grids is None:
@@ -96,10 +99,11 @@ class Regions:
             line[nodes.nonzero()[others:, 0]] = True
         relevant = {NAMED: torch.zeros(*words.is_token.shape, image.shape[1], dtype=torch.bool)}
         prompt = None if batch.written is None else batch.written.prompt
-        if self._asked and prompt is not None and (batch.decoder is None or graph.causal):
+        asks = any(self._asked.values()) and prompt is not None
+        if asks and (batch.decoder is None or graph.causal):
             relevant[ASKED], asking = relevant[NAMED].clone(), words.node(prompt - 1)
-        for k, (sample, line) in enumerate(zip(batch.samples, words.lines())):
-            parts = self._parts(sample)
+        for k, (sample, line) in enumerate(zip(batch.names, words.lines())):
+            parts = self._parts.get(sample)
             masks = None if parts is None else parts.masks(*grids[k][:2])
             if masks is None:
                 continue
@@ -108,9 +112,8 @@ class Regions:
                 if named:
                     shown = masks[sorted(named)].any(0)
                     relevant[NAMED][k, span.start : span.stop, candidates[k]] = shown
-            asked = self._asked_of(sample)
-            if asked and ASKED in relevant:
-                relevant[ASKED][k, asking[k], candidates[k]] = masks[sorted(asked)].any(0)
+            if ASKED in relevant and self._asked[sample]:
+                relevant[ASKED][k, asking[k], candidates[k]] = masks[sorted(self._asked[sample])].any(0)
         self._looked, self._found = True, self._found or bool(relevant[NAMED].any())
         device = graph.query.device
         sizes = [(rows, columns) for rows, columns, _ in grids]
@@ -118,27 +121,13 @@ class Regions:
             kind: Region(mask.to(device), candidates.to(device), sizes) for kind, mask in relevant.items()
         }
 
-    def _asked_of(self, sample: Sample) -> frozenset[int]:
-        """The numbers of the parts that a sample's question names."""
-        parts = self._parts(sample)
-        return frozenset() if parts is None else parts.asked(re.findall(r"\w+", sample.prompt))
-
-    def _parts(self, sample: Sample) -> SceneParts | PictureParts | None:
-        if self.file is not None:
-            return self.file.get(sample.name)
-        return None if sample.scene is None else SceneParts(sample.scene)
-
 
 # ---- of drawn scenes --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class SceneParts:
-    """The things of a scene as parts of its picture, numbered as they are listed.
-
-    Args:
-        scene: what is drawn.
-    """
+    """The things of a scene as parts of its picture, numbered as they are listed."""
 
     scene: Scene
 
@@ -199,9 +188,7 @@ def region(scene: Scene, thing: Thing, side: int) -> Tensor:
 
 # ---- of the user's own pictures ---------------------------------------------------------------------------
 
-_Place = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
-_Length = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-_Word = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, pattern=r"^\S+$")]
+Word = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, pattern=r"^\S+$")]
 
 
 class Part(Config):
@@ -212,8 +199,8 @@ class Part(Config):
         words: in lower case, that name the part; None for all words.
     """
 
-    box: tuple[_Place, _Place, _Length, _Length]
-    words: Annotated[frozenset[_Word], Field(min_length=1)] | None = None
+    box: tuple[NonNegativeFloat, NonNegativeFloat, PositiveFloat, PositiveFloat]
+    words: Annotated[frozenset[Word], Field(min_length=1)] | None = None
 
     def mask(self, rows: int, columns: int, size: tuple[int, int]) -> Tensor:
         """Which patches of a picture of this width and height show the part: those of which it covers at
@@ -256,7 +243,10 @@ class PictureParts:
         return torch.stack([part.mask(rows, columns, self.size) for part in self.listed])
 
 
-_PARTS = TypeAdapter(Annotated[dict[str, Annotated[list[Part], Field(min_length=1)]], Field(min_length=1)])
+class PartsFile(RootModel):
+    """A file of ``--regions``: the parts of each picture, by the name of its file."""
+
+    root: Annotated[dict[str, Annotated[list[Part], Field(min_length=1)]], Field(min_length=1)]
 
 
 def read_regions(file: Path, samples: Sequence[Sample]) -> dict[str, PictureParts]:
@@ -272,46 +262,25 @@ def read_regions(file: Path, samples: Sequence[Sample]) -> dict[str, PicturePart
     Raises:
         UserError: the file cannot be read, a part is not as above, or no picture of the file is looked at.
     """
-    content = read_object(file, _PARTS, FORMAT)
-    paths = {sample.image for sample in samples if isinstance(sample.image, Path)}
-    for name, number in Counter(path.name for path in paths).items():
-        if number > 1 and name in content:
-            raise UserError(f"{file}: {number} pictures are called {name}: rename all but one")
+    listed = checked(read_json(file), PartsFile, lambda field: f"{file}", FORMAT).root
     known: dict[str, PictureParts] = {}
+    names = [sample.image.name for sample in samples if isinstance(sample.image, Path)]
     for sample in samples:  # by the sample's name: when it is looked at, its picture is open and has no file
-        path = sample.image
-        if isinstance(path, Path) and path.name in content:
-            known[sample.name] = parts = PictureParts(content[path.name], open_image(path).size)
-            width, height = parts.size
-            for k, part in enumerate(parts.listed):
-                if part.box[0] + part.box[2] > width or part.box[1] + part.box[3] > height:
-                    raise UserError(
-                        f"{file}: {path.name}.{k}: the box leaves the picture, which has {width} x {height} "
-                        f"pixels; {FORMAT}"
-                    )
+        if not isinstance(sample.image, Path) or (name := sample.image.name) not in listed:
+            continue
+        if names.count(name) > 1:
+            raise UserError(f"{file}: {names.count(name)} pictures are called {name}: rename all but one")
+        width, height = size = open_image(sample.image).size
+        known[sample.name] = PictureParts(listed[name], size)
+        for k, part in enumerate(listed[name]):
+            if part.box[0] + part.box[2] > width or part.box[1] + part.box[3] > height:
+                raise UserError(
+                    f"{file}: {name}.{k}: the box leaves the picture, which has {width} x {height} pixels; "
+                    f"{FORMAT}"
+                )
     if not known:
         raise UserError(
             f"{file}: it names none of the pictures that are looked at: give names of files of --images or "
             "--data"
         )
     return known
-
-
-def read_object(file: Path, kind: TypeAdapter, remedy: str) -> Any:
-    """What a JSON file says.
-
-    Args:
-        file: in UTF-8.
-        kind: what its content must be.
-        remedy: what the user can do where it is not.
-
-    Raises:
-        UserError: there is no such file, it is no JSON, or its content is of another kind.
-    """
-    try:
-        return kind.validate_python(read_json(file))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) or "''" for part in first["loc"] if part != "[key]")
-        reason = " ".join(f"{place}: {first['msg']}".removeprefix(": ").split())
-        raise UserError(f"{file}: {reason}; {remedy}") from None

@@ -11,7 +11,6 @@ import json
 import random
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -38,27 +37,13 @@ from experiments.models.batch import Batch, Sample
 from experiments.models.family import ModelFamily
 from experiments.models.images import open_image
 from experiments.models.weights import weights_digest
-from experiments.runs.device import check_device
+from experiments.runs.device import check_device, is_out_of_memory
 from experiments.tasks import TASKS
 from experiments.tasks.task import SPLITS
 
 TASK, SPLIT = "caption", "validation"  # where none is given
 NOT_SETTINGS = ("out", "download", "batch", "device")
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-
-# What models, their processors and what reads them raise.
-FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
 
 # ---- asked for on the command line ------------------------------------------------------------------------
 
@@ -102,53 +87,31 @@ def open_source(options: LookOptions, trained: bool = True) -> Source:
                 f"--{name} chooses among a task's data, and here you give images or texts of your own: leave "
                 "it out"
             )
-    check_known([options.task or TASK], list(TASKS), "task")
+    task, split = options.task or TASK, options.split or SPLIT
+    check_known([task], list(TASKS), "task")
     check_device(options.device)
     family = load_family(options.model, options.download)
-    title = family.title if options.model is None else type(family.model).__name__
     if options.images and not family.sees:
-        raise UserError(f"{title} looks at no images: leave out --images")
+        raise UserError(f"{family.title} looks at no images: leave out --images")
     if options.texts and not family.reads:
-        raise UserError(f"{title} reads no texts: leave out --texts")
+        raise UserError(f"{family.title} reads no texts: leave out --texts")
     if brings_own(options):
         samples = own_samples(options.images, options.texts)[: options.examples]
     else:
-        task, split = options.task or TASK, options.split or SPLIT
         samples = task_samples(task, family.name, split, options.data, options.examples, options.seed)
-    samples, skipped = _readable(samples)
+    for sample in Progress(samples, "opening images", leave=False, delay=1):
+        if sample.image is not None:
+            open_image(sample.image)
     family.check(samples)
     adapters = {} if options.adapter is None else put_in(family, options.adapter, trained, options.seed)
-    return Source(
-        family,
-        samples,
-        options.batch,
-        [*options.layers] or None,
-        [*options.heads] or None,
-        options.device,
-        adapters,
-        skipped,
-    )
+    layers, heads = [*options.layers] or None, [*options.heads] or None
+    return Source(family, samples, options.batch, layers, heads, options.device, adapters)
 
 
 # ---- images and texts -------------------------------------------------------------------------------------
 
 
-def _readable(samples: Sequence[Sample]) -> tuple[list[Sample], list[str]]:
-    """The samples whose images can be read, or that have none, and what is wrong with the others."""
-    readable, faults = [], []
-    for sample in Progress(samples, "opening images", leave=False, delay=1):
-        try:
-            if sample.image is not None:
-                open_image(sample.image)
-            readable.append(sample)
-        except UserError as error:
-            faults.append(str(error))
-    if not readable:
-        raise UserError(f"none of {len(samples)} images can be read, first: {faults[0]}")
-    return readable, faults
-
-
-def own_samples(images: Sequence[Path] | None, texts: Path | None) -> list[Sample]:
+def own_samples(images: Sequence[Path], texts: Path | None) -> list[Sample]:
     """Images and texts of the user's own.
 
     Args:
@@ -158,27 +121,25 @@ def own_samples(images: Sequence[Path] | None, texts: Path | None) -> list[Sampl
     Raises:
         UserError: a file is missing, or the numbers of images and texts do not go together.
     """
-    files = [file for path in images or () for file in _image_files(path)]
+    files = [file for path in images for file in _image_files(path)]
     lines = [] if texts is None else _lines(texts)
     if images and not files:
         raise UserError(
             f"--images: no image files in {', '.join(map(str, images))}; give files, or folders with files "
             f"ending in {', '.join(sorted(IMAGE_FILES))}"
         )
-    if files and lines and len(lines) not in (1, len(files)):
+    if not files:
+        return [Sample(f"text {k + 1}", None, "", line) for k, line in enumerate(lines)]
+    if len(lines) not in (0, 1, len(files)):
         raise UserError(
             f"{len(files)} images but {len(lines)} texts in {texts}: give one text for each image, or one "
             "for all"
         )
-    if not files:
-        return [Sample(f"text {k + 1}", None, "", line) for k, line in enumerate(lines)]
-    answers = lines * len(files) if len(lines) == 1 else lines or [None] * len(files)
-    samples, seen = [], Counter()
-    for file, answer in zip(files, answers):
-        seen[file.name] += 1  # files in several folders may have one name
-        name = file.name if seen[file.name] == 1 else f"{file.name} #{seen[file.name]}"
-        samples.append(Sample(name, file, "", answer))
-    return samples
+    answers = lines if len(lines) == len(files) else (lines or [None]) * len(files)
+    names = [file.name for file in files]
+    if len({*names}) < len(names):
+        names = [str(file) for file in files]
+    return [Sample(name, file, "", answer) for name, file, answer in zip(names, files, answers)]
 
 
 def task_samples(
@@ -217,15 +178,11 @@ def task_samples(
 
 
 def _lines(texts: Path) -> list[str]:
-    try:
-        content = read_text(texts, "give a UTF-8 file with a text per line")
-    except UserError as error:
-        raise UserError(f"--texts {error}") from None
+    content = read_text(texts, "give a UTF-8 file with a text per line")
     lines = [line.strip() for line in re.split(r"[\r\n]", content)]  # no other sign ends a line
-    lines = [line for line in lines if line]
-    if not lines:
+    if not any(lines):
         raise UserError(f"--texts {texts} holds no text: give a file with a text per line")
-    return lines
+    return [line for line in lines if line]
 
 
 def _image_files(path: Path) -> list[Path]:
@@ -282,7 +239,6 @@ class Source:
         layers, heads: those chosen; None for all.
         device: where the model runs.
         adapters: ``{layer: adapter}`` of an adapted model.
-        skipped: why images cannot be read that are left out, if any.
     """
 
     family: ModelFamily
@@ -292,13 +248,9 @@ class Source:
     heads: list[int] | None = None
     device: str = "cpu"
     adapters: dict[str, GraphAdapter] = field(default_factory=dict)
-    skipped: list[str] = field(default_factory=list)
 
     def __post_init__(self):
         self.family.model.to(self.device).eval()
-
-    def __len__(self) -> int:
-        return len(self.samples)
 
     @property
     def model(self) -> nn.Module:
@@ -316,7 +268,7 @@ class Source:
         Args:
             doing: what a progress bar says that is done with them; None for no bar.
         """
-        starts = range(0, len(self), self.batch_size)
+        starts = range(0, len(self.samples), self.batch_size)
         for start in Progress(starts, doing, leave=False, disable=doing is None):
             samples = [
                 sample if sample.image is None else replace(sample, image=open_image(sample.image))
@@ -351,8 +303,8 @@ class Source:
         except UserError as error:
             told = str(error).replace("layers=...", "--layers").replace("choose heads", "choose --heads")
             raise UserError(told) from None
-        except FAILURES as error:
-            if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+        except Exception as error:  # models, their processors and what reads them raise all kinds
+            if isinstance(error, MemoryError) or is_out_of_memory(error):
                 raise UserError(f"{self.title}: memory was short: make --batch smaller") from error
             raise UserError(
                 f"{self.title} cannot be read on these images and texts ({type(error).__name__}: "
@@ -373,20 +325,13 @@ class Source:
             kept = graph if adapter.top_k is None else graph.sparsify(top_k=adapter.top_k)
             return replace(kept, weight=adapter.scheme.reweight(kept))
 
-    def report_skipped(self) -> None:
-        """Say on screen which images were left out, if any."""
-        if self.skipped:
-            whole = len(self.samples) + len(self.skipped)
-            print(f"{len(self.skipped)} of {whole} images cannot be read and were left out:")
-            print("\n".join(self.skipped))
-
 
 def calls_as_examples(
     graphs: Mapping[str, AttentionGraph], inputs: Mapping[str, Tensor]
 ) -> dict[str, AttentionGraph]:
     """The graphs of a batch, with a single graph for each layer of an image encoder that was called for each
-    picture, or
-    for each window of a picture: the calls, in their order, are the graph's examples.
+    picture, or for each window of a picture: the calls, in their order, are the graph's examples, with
+    padding nodes where they are smaller than the largest.
 
     Args:
         graphs: ``{layer: graph}``; calls of one layer are called ``layer``, ``layer#2`` and so on.
@@ -399,31 +344,19 @@ def calls_as_examples(
     for name, graph in graphs.items():
         in_image_encoder = graph.query_modality == "image" and graph.kind == "self"
         calls.setdefault(name.partition("#")[0] if in_image_encoder else name, []).append(graph)
-    return {name: stack_graphs(graphs) for name, graphs in calls.items()}
+    return {name: parts[0] if len(parts) == 1 else _stacked(parts) for name, parts in calls.items()}
 
 
-def stack_graphs(graphs: Sequence[AttentionGraph]) -> AttentionGraph:
-    """Graphs of one layer as the examples of one batch, with padding nodes where they are smaller than the
-    largest."""
-    if len(graphs) == 1:
-        return graphs[0]
-    n, m = (max(graph.shape[2 + side] for graph in graphs) for side in (0, 1))
-
-    def filled(x: Tensor, *sizes: int) -> Tensor:
-        axes = range(1, len(sizes) + 1)
-        return pad(x, [size for axis in axes for size in (0, sizes[-axis] - x.shape[-axis])])
-
-    def mask(graph: AttentionGraph, side: int) -> Tensor:
-        own, shape = (graph.query_mask, graph.value_mask)[side], (graph.shape[0], graph.shape[2 + side])
-        own = torch.ones(shape, dtype=torch.bool, device=graph.query.device) if own is None else own
-        return filled(own, n, m) if own.dim() == 3 else filled(own, (n, m)[side])
-
-    d = graphs[0].shape[-1]
+def _stacked(graphs: Sequence[AttentionGraph]) -> AttentionGraph:
+    """Self-attention graphs without masks as the examples of one batch."""
+    sizes = torch.tensor([graph.shape[2] for graph in graphs], device=graphs[0].query.device)
+    missing = (sizes.max() - sizes).tolist()
+    there = torch.arange(int(sizes.max()), device=sizes.device) < sizes[:, None]
     return replace(
         graphs[0],
-        query=torch.cat([filled(graph.query, n, d) for graph in graphs]),
-        value=torch.cat([filled(graph.value, m, d) for graph in graphs]),
-        weight=torch.cat([filled(graph.weight, n, m) for graph in graphs]),
-        query_mask=torch.cat([mask(graph, 0) for graph in graphs]),
-        value_mask=torch.cat([mask(graph, 1) for graph in graphs]),
+        query=torch.cat([pad(graph.query, (0, 0, 0, k)) for graph, k in zip(graphs, missing)]),
+        value=torch.cat([pad(graph.value, (0, 0, 0, k)) for graph, k in zip(graphs, missing)]),
+        weight=torch.cat([pad(graph.weight, (0, k, 0, k)) for graph, k in zip(graphs, missing)]),
+        query_mask=there,
+        value_mask=there,
     )

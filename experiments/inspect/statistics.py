@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -42,15 +41,8 @@ REGIONS = ("contrast", "rotation_change", "distance_auc", "distractor_mass", "qu
 def measure(
     source: Source, labeller: Labeller, regions: Regions, statistics: Heterophily, state: str = ""
 ) -> None:
-    """Add the graphs of a source to the statistics: M, and M̄ where the layer has an adapter.
-
-    Args:
-        source: what to measure.
-        labeller: gives the nodes' classes.
-        regions: gives the queries' relevant values.
-        statistics: gets every graph.
-        state: of training, which goes into the weights' names.
-    """
+    """Add the graphs of a source to the statistics: M, and M̄ where the layer has an adapter. The ``state``
+    of training goes into the weights' names."""
     suffix = f" {state}" if state else ""
     for batch, graphs in source.graphs(f"measuring{suffix}"):
         for name, graph in graphs.items():
@@ -68,13 +60,6 @@ def differences(states: Iterable[str]) -> dict[str, tuple[str, str]]:
         for weights in ("M", "M̄"):
             pairs[f"{weights} {AFTER} − {BEFORE}"] = (f"{weights} {AFTER}", f"{weights} {BEFORE}")
     return pairs
-
-
-def with_own_heads(table: pd.DataFrame, heads: list[int] | None) -> pd.DataFrame:
-    """The table with the chosen heads' own numbers."""
-    if heads is None:
-        return table
-    return table.assign(head=[head if head == "all" else heads[head] for head in table["head"]])
 
 
 def screen(table: pd.DataFrame) -> str:
@@ -121,11 +106,6 @@ def draw_figures(table: pd.DataFrame, spectrum: pd.DataFrame, title: str, out: P
             if len(waves):
                 draw(spectra, waves, f"spectra-{name}.png", f"{title}: {series}, {weights}")
     return written
-
-
-def records(table: pd.DataFrame) -> list[dict]:
-    """The lines of a table for JSON, with null for what is not a number."""
-    return json.loads(table.to_json(orient="records", double_precision=10))
 
 
 def _tables(lines: pd.DataFrame) -> list[str]:

@@ -70,28 +70,22 @@ def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
         return None
     b, nodes, width = graph.shape[0], graph.shape[2 + side], len(text.tokens[0])
     image = graph.is_image()[side]
-    if image is None:
+    if image is None or image.all():
         return None
     is_token = ~image.cpu()
-    if not is_token.any():
+    whole = nodes == width
+    if not whole and (is_token.sum(1) != width).any():
         return None
-    if nodes == width:
-        in_text = is_token  # which tokens of the text are nodes
-    elif (is_token.sum(1) == width).all():
-        in_text = torch.ones(b, width, dtype=torch.bool)
-    else:
-        return None
-    tokens = np.full((b, nodes), "", dtype=object)
-    tokens[is_token.numpy()] = np.array(text.tokens, dtype=object).reshape(b, width)[in_text.numpy()]
+    in_text = is_token if whole else torch.ones(b, width, dtype=torch.bool)  # which tokens are nodes
 
     def on_nodes(of_tokens: Tensor, empty: int) -> Tensor:
-        of_tokens = of_tokens.cpu()
         on_all = torch.full((b, nodes), empty, dtype=of_tokens.dtype)
-        return on_all.masked_scatter(is_token, of_tokens[in_text])
+        return on_all.masked_scatter(is_token, of_tokens.cpu()[in_text])
 
-    token_ids, special = on_nodes(text.token_ids, -1), on_nodes(text.special, False)
-    padding = on_nodes(text.padding, False)
-    return Words(is_token, tokens, token_ids, special, padding, text.pieces, nodes == width)
+    tokens = np.full((b, nodes), "", dtype=object)
+    tokens[is_token.numpy()] = np.array(text.tokens, dtype=object).reshape(b, width)[in_text.numpy()]
+    ids, special = on_nodes(text.token_ids, -1), on_nodes(text.special, False)
+    return Words(is_token, tokens, ids, special, on_nodes(text.padding, False), text.pieces, whole)
 
 
 def in_decoder(batch: Batch, graph: AttentionGraph, side: int) -> bool:
@@ -100,13 +94,9 @@ def in_decoder(batch: Batch, graph: AttentionGraph, side: int) -> bool:
 
 
 def grids_of(batch: Batch, image: Tensor) -> list[tuple[int, int, int]] | None:
-    """Rows and columns of each picture's patches, and the number of image nodes before them; None where that
-    is unknown: pictures are cropped or tiled, or their patches are no grid.
-
-    Args:
-        batch: with the pictures.
-        image: ``(b, nodes)``, which nodes are of the image.
-    """
+    """Rows and columns of each picture's patches, and the number of image nodes before them, where ``image``
+    ``(b, nodes)`` says which are; None where that is unknown: pictures are cropped or tiled, or their patches
+    are no grid."""
     pictures = batch.pictures
     if pictures is None or pictures.grids is None or not pictures.whole or len(image) != len(batch.samples):
         return None
@@ -117,12 +107,9 @@ def grids_of(batch: Batch, image: Tensor) -> list[tuple[int, int, int]] | None:
 
 
 def patches_of(batch: Batch, graph: AttentionGraph, side: int) -> Tensor | None:
-    """What the image nodes among the query (0) or value nodes (1) show.
-
-    Returns:
-        Places in :data:`PATCH_NAMES` ``(b, nodes)``, -1 for other nodes ([CLS], text). None where that is
-        unknown: no scenes, or no patches of whole pictures in a square.
-    """
+    """What the image nodes among the query (0) or value nodes (1) show: places in :data:`PATCH_NAMES`
+    ``(b, nodes)``, -1 for other nodes ([CLS], text). None where that is unknown: no scenes, or no patches of
+    whole pictures in a square."""
     image, scenes = image_nodes(graph, side).cpu(), batch.scenes
     grids = None if scenes is None or not image.any() else grids_of(batch, image)
     if grids is None or any(rows != columns for rows, columns, _ in grids):
@@ -167,9 +154,8 @@ def word_spans(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list[
             previous = None
             continue
         if previous is None or begins(k):
-            words.append([k])
-        else:
-            words[-1].append(k)
+            words.append([])
+        words[-1].append(k)
         previous = k
     return [
         (range(word[0], word[-1] + 1), b"".join(texts[k] for k in word).decode(errors="replace").strip())

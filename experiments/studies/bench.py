@@ -13,9 +13,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import NamedTuple
 
-import pandas as pd
 import torch
 
 from experiments.runs.device import PeakMemory
@@ -23,8 +21,7 @@ from experiments.studies import bench_runs
 from experiments.studies.bench_runs import Run
 
 LEAST, ENOUGH = 3, 60.0  # a benchmark that takes more than so many seconds ends after so many repetitions
-SEED = 0  # of the random inputs
-HEAD = ("", "ms", "ratio", "target", "extra MB", "error")
+HEAD = ("", "ms", "ratio", "target", "extra MB")
 
 
 @dataclass(frozen=True)
@@ -33,43 +30,39 @@ class Benchmark:
 
     Args:
         title: for the table.
-        runs: makes the runs, by name, from options.
-        options: sizes.
-        quick: other sizes for a quick look, and to load what is loaded at first use.
+        runs: makes the runs, by name, from sizes.
+        sizes: its keyword arguments.
+        quick: others for a quick look, and to load what is loaded at first use.
         baseline: what the others are measured by.
         targets: ratios that runs should not exceed.
         memory: the runs whose memory is measured.
         memory_target: extra memory should not exceed this times the baseline's.
-        errors: relative errors of the runs.
     """
 
     title: str
-    runs: Callable[[dict], dict[str, Run]]
-    options: dict
+    runs: Callable[..., dict[str, Run]]
+    sizes: dict
     quick: dict
     baseline: str
     targets: Mapping[str, float] = field(default_factory=dict)
     memory: tuple[str, ...] = ()
     memory_target: float | None = None
-    errors: Callable[[dict], dict[str, float]] | None = None
 
 
 BASE = dict(h=12, n=40, m=577, d=64)
-SMALL = dict(h=2, n=8, m=60, d=16, compiled=False)  # compiling takes a minute
+SMALL = dict(h=2, n=8, m=60, d=16)
 STEP_MEMORY = (bench_runs.ATTENTION, bench_runs.OURS, bench_runs.OURS_CAUSAL, bench_runs.DENSE)
 
 
 def _long(n: int, causal: bool) -> Benchmark:
-    ending = ", causal" * causal
-    baseline, ours = f"{bench_runs.FUSED}{ending}", f"{bench_runs.TILED}{ending}"
     return Benchmark(
-        f"self-attention, N {n:,}{ending}, H 2, d 64",
+        f"self-attention, N {n:,}{', causal' * causal}, H 2, d 64",
         bench_runs.long,
         dict(h=2, d=64, n=n, causal=causal),
         dict(h=2, d=64, n=300, causal=causal),
-        baseline,
-        {ours: 5.0},
-        (baseline, ours),
+        bench_runs.FUSED,
+        {bench_runs.TILED: 5.0},
+        (bench_runs.FUSED, bench_runs.TILED),
         memory_target=2.0,
     )
 
@@ -103,8 +96,8 @@ BENCHMARKS = {
     "training": Benchmark(
         "training step of a BLIP-base decoder, B 8, 40 words, 577 image tokens",
         bench_runs.training,
-        dict(b=8, n=40, m=577, layers=12, width=768, heads=12, words=30524, join="blend"),
-        dict(b=1, n=6, m=20, layers=1, width=16, heads=2, words=50, join="blend"),
+        dict(b=8, n=40, m=577, layers=12, width=768, heads=12, words=30524),
+        dict(b=1, n=6, m=20, layers=1, width=16, heads=2, words=50),
         bench_runs.VANILLA,
         {bench_runs.P_ADAPTERS: 1.2},
         tuple(bench_runs.SCHEMES),
@@ -113,120 +106,84 @@ BENCHMARKS = {
     "long-4k-causal": _long(4096, True),
     "long-16k": _long(16384, False),
     "long-16k-causal": _long(16384, True),
-    "sparse": Benchmark(
-        "sparse top-k against the exact step (forward), B 2, H 12, N1 40, N2 577, d 64",
-        bench_runs.sparse,
-        BASE | dict(b=2),
-        SMALL | dict(b=1),
-        bench_runs.EXACT,
-        errors=bench_runs.sparse_errors,
-    ),
-    "statistics": Benchmark(
-        "heterophily statistics of a layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
-        bench_runs.statistics,
-        dict(b=8, h=12, n=30, m=577, d=64),
-        dict(b=1, h=2, n=6, m=20, d=8),
-        bench_runs.CROSS_ATTENTION,
-    ),
 }
 
 
 # ---- measuring ---------------------------------------------------------------------------------------------
 
 
-class Times(NamedTuple):
-    """Median seconds, and the median of the ratios to the baseline within the same repetition."""
-
-    seconds: float
-    ratio: float
-    repeats: int
-
-
 def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool) -> dict:
     """One benchmark's numbers, as JSON."""
-    small = benchmark.quick | {"seed": SEED}
-    options = small if quick else benchmark.options | {"seed": SEED}
-    runs = benchmark.runs(options)
-    times, failed = compare(runs, benchmark.baseline, repeats)
-    errors = benchmark.errors(options) if benchmark.errors else {}
-    measured: dict[str, dict] = {name: {"failed": why} for name, why in failed.items()}
-    for name, taken in times.items():
-        run = measured[name] = taken._asdict()
+    sizes = benchmark.quick if quick else benchmark.sizes
+    runs = benchmark.runs(**sizes)
+    measured = compare(runs, benchmark.baseline, repeats)
+    for name, run in measured.items():
         if name in benchmark.targets:
             run["target"] = benchmark.targets[name]
         if name in benchmark.memory:
-            run["extra_mb"] = extra_memory(benchmark.runs, name, options, small)
-        if name in errors:
-            run["error"] = errors[name]
+            run["extra_mb"] = extra_memory(benchmark.runs, name, sizes, benchmark.quick)
     return {
         "title": benchmark.title + (" (quick: other, tiny sizes)" if quick else ""),
         "baseline": benchmark.baseline,
-        "options": options,
+        "options": sizes,
         "memory_target": benchmark.memory_target,
-        "runs": {name: measured[name] for name in runs},
+        "runs": measured,
     }
 
 
-def compare(runs: dict[str, Run], baseline: str, repeats: int) -> tuple[dict[str, Times], dict[str, str]]:
+def compare(runs: Mapping[str, Run], baseline: str, repeats: int) -> dict[str, dict[str, float]]:
     """Run everything once to warm up, then in turn, ``repeats`` times, or less often if that takes too long.
 
     The machine may be slower at one time than at another; so ratios are taken between neighbours, and the
     order changes from one repetition to the next.
 
     Returns:
-        Times of what ran, and why the rest did not.
+        For each run: median ``seconds``; ``ratio``, the median of the ratios to the baseline within the same
+        repetition; and ``repeats``.
     """
-    failed = {}
-    for name, run in runs.items():
-        try:
-            run()
-        except Exception as error:  # no compiler, say: the others are measured still
-            if name == baseline:
-                raise
-            failed[name] = f"{type(error).__name__}: {error}".partition("\n")[0]
-    names = [name for name in runs if name not in failed]
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for run in runs.values():
+        run()
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     began = time.perf_counter()
     for repeat in range(repeats):
         if repeat >= LEAST and time.perf_counter() - began > ENOUGH:
             break
-        for name in names if repeat % 2 == 0 else reversed(names):
+        for name in runs if repeat % 2 == 0 else reversed(runs):
             gc.collect()
             start = time.perf_counter()
             runs[name]()
             seconds[name].append(time.perf_counter() - start)
     return {
-        name: Times(
-            statistics.median(taken),
-            statistics.median(a / b for a, b in zip(taken, seconds[baseline])),
-            len(taken),
-        )
+        name: {
+            "seconds": statistics.median(taken),
+            "ratio": statistics.median(a / b for a, b in zip(taken, seconds[baseline])),
+            "repeats": len(taken),
+        }
         for name, taken in seconds.items()
-    }, failed
+    }
 
 
-def extra_memory(runs: Callable[[dict], dict[str, Run]], name: str, options: dict, small: dict) -> float:
+def extra_memory(runs: Callable[..., dict[str, Run]], name: str, sizes: dict, small: dict) -> float:
     """Megabytes that a run needs at most beyond its inputs, measured in a process of its own.
 
-    There the run's inputs are made, a small run loads what is loaded at first use, and then the growth of the
+    There the runs' inputs are made, a small run loads what is loaded at first use, and then the growth of the
     peak of resident memory over one run counts (``VmHWM``, which Linux can reset; elsewhere the growth of
     ``ru_maxrss``).
 
     Args:
-        runs: a function of a module, which makes runs of options.
-        name: which of them; the options tell it too.
-        options: of the run.
-        small: options of the small run.
+        runs: a function of a module, which makes runs of sizes.
+        name: which of them.
+        sizes: of the run.
+        small: of the small run.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        both = [one | {"name": name} for one in (options, small)]
-        return process.submit(_growth, runs, name, *both, torch.get_num_threads()).result()
+        return process.submit(_growth, runs, name, sizes, small, torch.get_num_threads()).result()
 
 
-def _growth(runs: Callable[[dict], dict[str, Run]], name: str, options: dict, small: dict, threads: int):
+def _growth(runs: Callable[..., dict[str, Run]], name: str, sizes: dict, small: dict, threads: int) -> float:
     torch.set_num_threads(threads)
-    runs(small)[name]()
-    run = runs(options)[name]
+    runs(**small)[name]()
+    run = runs(**sizes)[name]
     gc.collect()
     peak = PeakMemory("cpu")
     before = peak.bytes()
@@ -237,15 +194,12 @@ def _growth(runs: Callable[[dict], dict[str, Run]], name: str, options: dict, sm
 # ---- tables ------------------------------------------------------------------------------------------------
 
 
-def rows(result: dict) -> list[list[str]]:
-    """A benchmark's lines: name, milliseconds, ratio to the baseline, target, extra memory, error."""
+def rows(result: dict) -> list[tuple[str, ...]]:
+    """A benchmark's lines, as :data:`HEAD` names them."""
     lines = []
     base = result["runs"][result["baseline"]]
     for name, run in result["runs"].items():
-        if "failed" in run:
-            lines.append([name, "—", "—", "", "", run["failed"]])
-            continue
-        met = memory = error = ""
+        met = memory = ""
         if "target" in run:
             over = run["ratio"] - run["target"]
             met = f"≤ {run['target']:g} " + ("met" if over <= 0 else f"missed by {over:.2f}")
@@ -255,28 +209,12 @@ def rows(result: dict) -> list[list[str]]:
             if limit and run is not base:
                 share = run["extra_mb"] / max(1e-9, base["extra_mb"])
                 memory += f" ({share:.2f} ×, ≤ {limit:g} {'met' if share <= limit else 'missed'})"
-        if "error" in run:
-            error = f"{run['error']:.2g}"
-        lines.append([name, f"{1000 * run['seconds']:.1f}", f"{run['ratio']:.2f}", met, memory, error])
+        lines.append((name, f"{1000 * run['seconds']:.1f}", f"{run['ratio']:.2f}", met, memory))
     return lines
 
 
-def text(result: dict) -> str:
-    """For the screen."""
-    table = pd.DataFrame(rows(result), columns=HEAD)
-    return f"{result['title']}\n{table.to_string(index=False)}\n"
-
-
-def markdown(results: dict) -> str:
-    """All tables, and what they were measured on."""
-    parts = [
-        f"Medians of {results['repeats']} interleaved repetitions (fewer where they took over a minute) on "
-        f"{results['machine']}; ratios are medians of the ratios to the first line within the same "
-        "repetition. Forward and backward unless it says otherwise. Extra MB: growth of the peak of resident "
-        "memory over one run in a process of its own."
-    ]
-    for result in results["benchmarks"].values():
-        parts.append(f"\n### {result['title'][0].upper() + result['title'][1:]}\n")
-        lines = [HEAD, ["---"] + ["---:"] * (len(HEAD) - 1), *rows(result)]
-        parts += [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join(parts) + "\n"
+def markdown(result: dict) -> str:
+    """A benchmark's table."""
+    lines = [HEAD, ["---"] + ["---:"] * (len(HEAD) - 1), *rows(result)]
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([f"### {result['title'][0].upper()}{result['title'][1:]}", "", *table, ""])

@@ -183,19 +183,11 @@ COLUMNS = ("ratio", "mass", "contrast", "row", "rate", "seed", "measured", "vali
 
 @dataclass(frozen=True)
 class Row:
-    """A scheme with its arguments.
-
-    Args:
-        title: for people.
-        scheme: its name in ``adapters.SCHEMES``.
-        arguments: where they differ from the scheme's defaults.
-        uses_distance: whether the weight of an edge depends on the distance between its own two nodes.
-    """
+    """A scheme by its name in ``adapters.SCHEMES``, with the arguments that differ from its defaults."""
 
     title: str
     scheme: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    uses_distance: bool = False
 
     def make(self) -> Scheme:
         """A new scheme."""
@@ -210,12 +202,12 @@ ROWS = {
     "p2": Row("p = 2", "pgnn", {"p": 2, "learn_p": False}),
     "tempering": Row("Tempering", "tempering"),
     "placebo": Row("Rotated queries", "rotated"),  # its name in earlier runs
-    "pgnn": Row("pGNN, μ 0.1", "pgnn", uses_distance=True),
-    "pgnn_mu1": Row("pGNN, μ 1", "pgnn", {"mu": 1}, uses_distance=True),
+    "pgnn": Row("pGNN, μ 0.1", "pgnn"),
+    "pgnn_mu1": Row("pGNN, μ 1", "pgnn", {"mu": 1}),
 }
 #: Rows that know nothing of distances; the best of them is what pGNN is compared with. Rotated
 #: queries are none of them: they know lengths, degrees and distances of another space.
-WITHOUT = tuple(name for name, row in ROWS.items() if not row.uses_distance and name != "placebo")
+WITHOUT = ("gcn", "appnp", "gcnii", "residual", "p2", "tempering")
 
 
 @dataclass(frozen=True)
@@ -223,8 +215,8 @@ class Study:
     """What is run: every row at every rate in every condition.
 
     Args:
-        ratios: N1/N2, of ``graphs.SHAPES``.
-        masses: on distractors, of ``graphs.MASSES``.
+        ratios: N1/N2, of :data:`SHAPES`.
+        masses: on distractors, of :data:`MASSES`.
         contrasts: c, in [-1, 1].
         rates: of Adam, the same for all rows; they fall to 0 in a straight line.
         steps: of Adam.
@@ -262,12 +254,7 @@ QUICK = Study(
 
 class Reader(nn.Module):
     """What one run trains: a scheme, a join with its bottleneck, and what follows an attention layer:
-    LayerNorm (without parameters) and a linear readout of the class.
-
-    Args:
-        row: the scheme and its arguments.
-        join: of ``adapters.joins.JOINS``.
-    """
+    LayerNorm (without parameters) and a linear readout of the class."""
 
     def __init__(self, row: Row, join: str):
         super().__init__()
@@ -284,15 +271,18 @@ class Reader(nn.Module):
 
 
 def run(study: Study, seeds: Sequence[int]) -> Iterator[pd.DataFrame]:
-    """Train everything; a table with :data:`COLUMNS` for each part, row and rate, as they come.
-
-    Args:
-        study: what is run.
-        seeds: of the graphs and of the initial parameters.
-    """
+    """Train everything; a table with :data:`COLUMNS` for each part, row and rate, as they come. The seeds are
+    of the graphs and of the initial parameters."""
     for ratio, mass in study.parts:
         data = drawn(study, ratio, mass, seeds)
-        measured = [[_measured(study, ratio, mass, seed, c) for c in study.contrasts] for seed in seeds]
+        tests = [draw(study.scored, ratio, mass, seed, "test") for seed in seeds]
+        measured = [
+            [
+                float(contrast_of_distances(one.graph(c), one.region()).contrast.mean())
+                for c in study.contrasts
+            ]
+            for one in tests
+        ]
         for name, row in ROWS.items():
             for rate in study.rates:
                 found = {"measured": measured, **train(study, row, rate, data, seeds)}
@@ -310,12 +300,6 @@ def run(study: Study, seeds: Sequence[int]) -> Iterator[pd.DataFrame]:
                     for k, c in enumerate(study.contrasts)
                 ]
                 yield pd.DataFrame(lines, columns=list(COLUMNS))
-
-
-def _measured(study: Study, ratio: Fraction, mass: float, seed: int, contrast: float) -> float:
-    """The contrast of distances of a seed's test graphs, at this c."""
-    graphs = draw(study.scored, ratio, mass, seed, "test")
-    return float(contrast_of_distances(graphs.graph(contrast), graphs.region()).contrast.mean())
 
 
 def drawn(study: Study, ratio: Fraction, mass: float, seeds: Sequence[int]) -> dict[str, Planted]:
@@ -339,8 +323,8 @@ def train(
         study: contrasts, join, steps, batch.
         row: the scheme and its arguments.
         rate: Adam's learning rate.
-        data: of :func:`drawn`.
-        seeds: of the initial parameters, the same as of the graphs.
+        data: of :func:`drawn`, for the same seeds.
+        seeds: of the initial parameters.
 
     Returns:
         Accuracies ``validation`` and ``test``, and the learned ``p``, each ``(seeds, contrasts)``.

@@ -8,7 +8,6 @@ their intervals are Student's, of 95 %.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,11 @@ from experiments.studies.planted_theory import predict
 CONDITION = ["ratio", "mass", "contrast"]
 COMPARED = ("pgnn", "pgnn_mu1", "placebo")  # rows whose gain over the best row without distances is reported
 LEVEL = 0.95
+TITLES = {name: row.title for name, row in ROWS.items()}
 
 
 def chosen(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs at each row's best rate in each condition.
-
-    Args:
-        runs: with the columns of ``planted.COLUMNS``.
-    """
+    """The runs, with the columns of ``planted.COLUMNS``, at each row's best rate in each condition."""
     means = runs.groupby([*CONDITION, "row", "rate"], as_index=False).validation.mean()
     best = means.loc[means.groupby([*CONDITION, "row"]).validation.idxmax()]
     return runs.merge(best[[*CONDITION, "row", "rate"]], on=[*CONDITION, "row", "rate"])
@@ -49,9 +45,6 @@ def interval(differences: np.ndarray) -> tuple[float, float, float]:
 
 def conditions(runs: pd.DataFrame) -> pd.DataFrame:
     """A line for each condition: what was expected, and what came.
-
-    Args:
-        runs: with the columns of ``planted.COLUMNS``.
 
     Returns:
         ``ratio``, ``mass``, ``contrast``; ``measured``, the contrast of distances, beside ``expected``;
@@ -96,129 +89,67 @@ def _gain(name: str, differences: pd.Series) -> dict[str, float]:
 
 
 def text(runs: pd.DataFrame, table: pd.DataFrame, about: str) -> str:
-    """The report.
-
-    Args:
-        runs: with the columns of ``planted.COLUMNS``.
-        table: of :func:`conditions`.
-        about: seeds, join, machine.
-    """
-    best = chosen(runs)
+    """The report: of runs, of the ``table`` of their :func:`conditions`, and ``about`` seeds and machine."""
+    best = chosen(runs).assign(title=lambda part: part.row.map(TITLES))
+    picked = best.drop_duplicates([*CONDITION, "row"])
     parts = [
         f"Planted graphs: {len(table)} conditions, {len(runs):,} runs; {about}",
         "Accuracies and gains in %; test graphs, each row at its best rate on validation graphs.",
-        "",
-        *_accuracies(best),
-        *_predicted(table),
-        *_verdict(table),
-        *_rates(best, sorted(runs.rate.unique())),
     ]
-    return "\n".join(parts)
-
-
-def _accuracies(best: pd.DataFrame) -> list[str]:
-    """All rows, a table for each ratio and mass: mean ± standard deviation over seeds."""
-    lines = []
     for (ratio, mass), part in best.groupby(["ratio", "mass"]):
-        lines.append(f"N1/N2 {ratio:g}, {mass:.0%} of the mass on distractors; c =")
-        contrasts = sorted(part.contrast.unique())
-        lines.append(f"{'':<16}" + "".join(f"{c:>13g}" for c in contrasts))
-        grouped = part.groupby(["row", "contrast"]).test
-        mean, deviation = 100 * grouped.mean(), 100 * grouped.std()
-        cells = {
-            row.title: [f"{mean[name, c]:6.1f} ± {deviation[name, c]:<4.1f}" for c in contrasts]
-            for name, row in ROWS.items()
-        }
-        expected = [predict(c, mass, ratio) for c in contrasts]
-        cells["theory: p = 2"] = [f"{100 * one.without:6.1f}".ljust(13) for one in expected]
-        cells["theory: best p"] = [f"{100 * one.best:6.1f}".ljust(13) for one in expected]
-        lines += [
-            f"{title:<16}" + "".join(f"{cell:>13}" for cell in row).rstrip() for title, row in cells.items()
-        ]
-        lines.append("")
-    return lines
+        parts.append(f"\nN1/N2 {ratio:g}, {mass:.0%} of the mass on distractors, by c")
+        parts.append(_accuracies(part, mass, ratio).to_string())
+    parts += ["", *_agreement(table)]
+    compared = {row: f"{TITLES[row]} against the best row without distances" for row in COMPARED}
+    for row, against in (compared | {"pgnn_gcn": f"{TITLES['pgnn']} against GCN"}).items():
+        parts.append(f"\n{against}: where the gain and its interval lie\n{_wins(table, row).to_string()}")
+    rates = pd.crosstab(picked.title, picked.rate).reindex(TITLES.values()).rename_axis(index=None)
+    parts.append(f"\nBest rates: in how many conditions\n{rates.to_string()}")
+    return "\n".join(parts) + "\n"
 
 
-def _predicted(table: pd.DataFrame) -> list[str]:
-    """Predicted beside seen, a line for each condition."""
-    lines = [
-        "Predicted and seen: contrast of distances; p of pGNN (μ 0.1); its gain over the best row without, "
-        "and over GCN",
-        f"{'N1/N2':>6}{'mass':>6}{'c':>6}   {'contrast':^15}   {'p':^15}   {'gain':^34}   pGNN − GCN",
-        f"{'':18}   {'predicted seen':^15}   {'predicted seen':^15}   {'predicted':>9} {'seen':<24}"
-        f"{'over':<12}seen",
-    ]
-    for line in table.itertuples():
-        seen, over_gcn = (
-            f"{100 * gain:+5.1f} [{100 * low:+5.1f}, {100 * high:+5.1f}]"
-            for gain, low, high in (
-                (line.pgnn_gain, line.pgnn_low, line.pgnn_high),
-                (line.pgnn_gcn_gain, line.pgnn_gcn_low, line.pgnn_gcn_high),
-            )
-        )
-        lines.append(
-            f"{line.ratio:>6g}{line.mass:>6g}{line.contrast:>6g}   "
-            f"{line.expected:>8.2f} {line.measured:>6.2f}   {line.theory_p:>8.2f} {line.pgnn_p:>6.2f}   "
-            f"{100 * line.theory_gain:>+9.1f} {seen:<24}"
-            f"{ROWS[line.without].title:<12}{over_gcn}"
-        )
-    return [*lines, ""]
+def _accuracies(part: pd.DataFrame, mass: float, ratio: float) -> pd.DataFrame:
+    """All rows of a mass and ratio, mean ± standard deviation over seeds; and theory's."""
+    tests = 100 * part.pivot_table(index="title", columns="contrast", values="test", aggfunc=["mean", "std"])
+    shown = tests["mean"].map("{:.1f}".format) + " ± " + tests["std"].map("{:.1f}".format)
+    shown = shown.reindex(TITLES.values())
+    expected = [predict(c, mass, ratio) for c in shown.columns]
+    shown.loc["theory: p = 2"] = [f"{100 * one.without:.1f}" for one in expected]
+    shown.loc["theory: best p"] = [f"{100 * one.best:.1f}" for one in expected]
+    return shown.rename_axis(index=None, columns=None)
 
 
-def _verdict(table: pd.DataFrame) -> list[str]:
-    """Agreement with theory, and where pGNN wins and loses."""
+def _agreement(table: pd.DataFrame) -> list[str]:
+    """Seen beside predicted."""
     signs = np.sign(table.pgnn_p - 2) == np.sign(table.theory_p - 2)
-    wrong = ", ".join(
-        f"N1/N2 {line.ratio:g}, mass {line.mass:g}, c {line.contrast:g}"
-        for line in table[~signs].itertuples()
-    )
-    lines = [
-        f"Sign of p − 2 as predicted in {signs.sum()} of {len(table)} conditions"
-        + (f"; not at {wrong}" if wrong else ""),
-    ]
-    if len(table) > 2:
-        for name, seen, expected in (
-            ("contrast of distances", table.measured, table.expected),
-            ("accuracy of pGNN", table.pgnn_test, table.theory_test),
-            ("gain of pGNN", table.pgnn_gain, table.theory_gain),
-        ):
-            r, rank = stats.pearsonr(seen, expected)[0], stats.spearmanr(seen, expected)[0]
-            off = float(np.abs(seen - expected).mean())
-            lines.append(
-                f"Seen against predicted {name}: r {r:.3f}, rank correlation {rank:.3f}, "
-                f"mean distance {off:.3f}"
-            )
-    for row in COMPARED:
-        lines += ["", f"{ROWS[row].title} against the best row without distances:", *_wins(table, row)]
-    rotated = (table.pgnn_gain - table.placebo_gain)[table.contrast != 0]
-    lines += ["", f"pGNN (μ 0.1) minus rotated queries where c is not 0: mean {100 * rotated.mean():+.1f}"]
-    above = (table.pgnn_gcn_gain > 0).sum()
-    lines += ["", f"pGNN, μ 0.1 against GCN: its mean lies above in {above} of {len(table)} conditions"]
-    return [*lines, *_wins(table, "pgnn_gcn"), ""]
-
-
-def _wins(table: pd.DataFrame, row: str) -> list[str]:
-    """Where a row's interval lies above 0, holds it, or lies below it, by the sign of c."""
-    lines = []
-    for name, sign in (("c < 0", -1), ("c = 0", 0), ("c > 0", 1)):
-        part = table[np.sign(table.contrast) == sign]
-        if len(part):
-            above, below = (part[f"{row}_low"] > 0).sum(), (part[f"{row}_high"] < 0).sum()
-            lines.append(
-                f"  {name}: above 0 in {above}, below in {below}, neither in {len(part) - above - below} of "
-                f"{len(part)} conditions; mean {100 * part[f'{row}_gain'].mean():+.1f}"
-            )
+    lines = [f"Sign of p − 2 as predicted in {signs.sum()} of {len(table)} conditions"]
+    for line in table[~signs].itertuples():
+        lines.append(f"  not at N1/N2 {line.ratio:g}, mass {line.mass:g}, c {line.contrast:g}")
+    for name, seen, expected in (
+        ("contrast of distances", table.measured, table.expected),
+        ("accuracy of pGNN", table.pgnn_test, table.theory_test),
+        ("gain of pGNN", table.pgnn_gain, table.theory_gain),
+    ):
+        r, rank = seen.corr(expected), seen.corr(expected, method="spearman")
+        lines.append(
+            f"Seen against predicted {name}: r {r:.3f}, rank correlation {rank:.3f}, mean distance "
+            f"{(seen - expected).abs().mean():.3f}"
+        )
     return lines
 
 
-def _rates(best: pd.DataFrame, rates: Sequence[float]) -> list[str]:
-    """How often each rate was the best."""
-    picked = best.drop_duplicates([*CONDITION, "row"])
-    counts = pd.crosstab(picked.row, picked.rate).reindex(index=list(ROWS), columns=rates, fill_value=0)
-    lines = ["Best rates (in how many conditions):", f"{'':<16}" + "".join(f"{rate:>8g}" for rate in rates)]
-    for name, row in ROWS.items():
-        lines.append(f"{row.title:<16}" + "".join(f"{counts.loc[name, rate]:>8}" for rate in rates))
-    return lines
+def _wins(table: pd.DataFrame, row: str) -> pd.DataFrame:
+    """In how many conditions a row's mean gain lies above 0, and its interval above or below, by the sign of
+    c; and the mean of its gains."""
+    gain = 100 * table[f"{row}_gain"]
+    each = {
+        "conditions": 1,
+        "mean above 0": gain > 0,
+        "interval above": table[f"{row}_low"] > 0,
+        "interval below": table[f"{row}_high"] < 0,
+    }
+    sign = np.sign(table.contrast).map({-1: "c < 0", 0: "c = 0", 1: "c > 0"}).rename(None)
+    return pd.DataFrame(each).groupby(sign).sum().assign(gain=gain.groupby(sign).mean().round(1))
 
 
 # ---- as a figure -------------------------------------------------------------------------------------------
@@ -229,12 +160,7 @@ _RATIO_MARKERS = ("v", "o", "^")
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """The gains of pGNN over contrast and mass, and predicted against learned accuracy and p, as a PNG.
-
-    Args:
-        table: of :func:`conditions`.
-        path: of the file.
-    """
+    """The gains of pGNN over contrast and mass, and predicted against learned accuracy and p, as a PNG."""
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(14, 13.5), dpi=120, facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)

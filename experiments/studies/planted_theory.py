@@ -56,21 +56,13 @@ _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(61)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is expected of one condition.
+    """What is expected of one condition."""
 
-    Args:
-        contrast: :math:`(R^2_{dis} - R^2_{rel})/(R^2_{dis} + R^2_{rel})`.
-        without: accuracy without distances: at p = 2.
-        tempered: the same with the best power of M.
-        best: accuracy at the best p.
-        p: the best p.
-    """
-
-    contrast: float
-    without: float
-    tempered: float
-    best: float
-    p: float
+    contrast: float  # of distances
+    without: float  # accuracy without distances: at p = 2
+    tempered: float  # the same with the best power of M
+    best: float  # accuracy at the best p
+    p: float  # the best p
 
     @property
     def gain(self) -> float:
@@ -79,12 +71,7 @@ class Prediction:
 
 
 def square_distances(contrast: float, ratio: float) -> tuple[float, float]:
-    """:math:`R^2` of relevant values and of distractors.
-
-    Args:
-        contrast: c, the cosine between a query and its relevant values' topic.
-        ratio: N1/N2, the degree of the values.
-    """
+    """:math:`R^2` of relevant values and of distractors; ``contrast`` is c, ``ratio`` N1/N2."""
     sizes = 1 + 1 / ratio
     return sizes - 2 * contrast * np.sqrt(TOPIC / ratio), sizes
 
@@ -128,13 +115,7 @@ def accuracy(distractors: float, mass: float, p: float) -> float:
 
 @cache
 def predict(contrast: float, mass: float, ratio: float) -> Prediction:
-    """The prediction of one condition, the best p to 0.05.
-
-    Args:
-        contrast: c.
-        mass: on distractors.
-        ratio: N1/N2.
-    """
+    """The prediction of one condition (c, mass on distractors, N1/N2), the best p to 0.05."""
     scores = [accuracy(distractor_mass(p, contrast, mass, ratio), mass, p) for p in _GRID]
     best = int(np.argmax(scores))
     return Prediction(

@@ -8,48 +8,42 @@ Every step draws new scenes and writes several texts about each
 from __future__ import annotations
 
 import math
-import os
-import platform
 import string
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 import torch
 import transformers
-from pydantic import ConfigDict, Field
-from safetensors import SafetensorError
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerBase
 
-from attngraph.errors import UserError
 from experiments.base.config import Config, read_config
 from experiments.base.files import write_json
-from experiments.base.messages import first_line
 from experiments.base.outputs import Outputs
 from experiments.base.progress import Progress
-from experiments.base.shipped import CHECKPOINTS, DEFAULT, SHIPPED
+from experiments.base.shipped import CHECKPOINTS, DEFAULT
 from experiments.models.batch import Sample, token_losses
 from experiments.models.blip import build_model
 from experiments.models.family import Decoding, ModelFamily
 from experiments.models.generation import IGNORED, decoder_logits, encode_images, sequence_batch
 from experiments.models.images import normalise
 from experiments.models.loading import load_family
-from experiments.models.mplug import question_batch
+from experiments.models.mplug import MPlug, question_batch
 from experiments.models.mplug.modeling import build_mini
 from experiments.models.weights import quiet_transformers
 from experiments.runs.data import begin_loader
 from experiments.runs.device import mixed_precision, training_precision
 from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw, patch_targets
-from experiments.scenes.scene import Scene, generator, scenes
+from experiments.scenes.scene import generator, scenes
 from experiments.scenes.words import all_words
 from experiments.studies.pretrain_texts import CAPTION_PROMPTS, KINDS, Prompt, pretraining_texts
 
@@ -62,8 +56,7 @@ LOG, SCORES = "training_log.csv", "scores.json"
 NAMES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json")
 NAMES += ("tokenizer_config.json", LOG, SCORES)
 SCENES, BATCH = 600, 200  # that are scored; answers at once
-TOLERANCE = 0.05  # of a new run of the recipe: the average score
-CHECK_TOLERANCE = 0.01  # of the same checkpoint scored on another machine: every score
+TOLERANCE = 0.01  # of the same checkpoint scored on another machine: every score
 
 
 # ---- the tokenizer -----------------------------------------------------------------------------------------
@@ -78,27 +71,21 @@ EASY_VQA_WORDS = """
 """.split()
 
 
-def build_vocabulary(words: Iterable[str]) -> dict[str, int]:
-    """Token -> id, in an order that depends on the set of words only.
+def build_tokenizer(words: Iterable[str]) -> BertTokenizerFast:
+    """BLIP's kind of tokenizer over ``words``: greedy WordPiece of lower-case texts, in which each of these
+    words and those of easy-VQA is one token. Any other lower-case ASCII word falls apart into known pieces
+    and characters, so no such text becomes [UNK] (short of words of more than 100 characters, BERT's limit).
 
     Args:
-        words: lower-case words; those with punctuation inside are left to the smaller pieces.
+        words: lower-case, in any order; those with punctuation inside are left to the smaller pieces.
     """
     characters = [c for c in map(chr, range(33, 127)) if not c.isupper()]
     continuations = ["##" + c for c in string.ascii_lowercase + string.digits]
     whole = sorted({w for w in (*words, *EASY_VQA_WORDS) if w.isalnum() and w.islower()})
     tokens = dict.fromkeys([*SPECIAL_TOKENS, *characters, *continuations, *whole])
-    return {token: index for index, token in enumerate(tokens)}
-
-
-def build_tokenizer(words: Iterable[str]) -> BertTokenizerFast:
-    """BLIP's kind of tokenizer over ``words``: greedy WordPiece of lower-case texts, in which each of these
-    words and those of easy-VQA is one token. Any other lower-case ASCII word falls apart into known pieces
-    and characters, so no such text becomes [UNK] (short of words of more than 100 characters, BERT's limit).
-    """
     # Given as vocab=, not vocab_file=: the latter silently yields an empty vocabulary in transformers 5.
     return BertTokenizerFast(
-        vocab=build_vocabulary(words),
+        vocab={token: index for index, token in enumerate(tokens)},
         do_lower_case=True,
         bos_token="[DEC]",
         model_max_length=MAX_TOKENS,
@@ -121,11 +108,11 @@ def pack(tokenizer: PreTrainedTokenizerBase, texts: Texts, row_length: int = ROW
         are 0 on padding. An answer of :math:`n` tokens weighs :math:`n^{-1/2}` per token, else captions, of
         mostly predictable wording, would drown the answers of one word.
     """
-    encode = partial(
-        tokenizer, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
-    )
     pairs = [pair for row in texts for pair in row]
-    prompts, answers = (iter(encode(list(part))["input_ids"]) for part in zip(*pairs, strict=True))
+    prompts, answers = (
+        iter(tokenizer(list(part), add_special_tokens=False)["input_ids"])
+        for part in zip(*pairs, strict=True)
+    )
     ids = np.full((len(texts), row_length), tokenizer.pad_token_id)
     labels = np.full_like(ids, IGNORED)
     positions, segments = np.zeros_like(ids), np.zeros_like(ids)
@@ -217,29 +204,17 @@ def read_rows(model: PreTrainedModel, states: Tensor, batch: dict[str, Tensor]) 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is drawn in each step and how it is learned.
-
-    Args:
-        steps: optimiser steps.
-        images: new images in each step; few, so that there are many steps.
-        texts: texts about each image, one of them a caption.
-        learning_rate: of AdamW, at its highest.
-        warmup_steps: of the learning rate, linear; a cosine down to 1 % follows.
-        betas: of AdamW.
-        weight_decay: on matrices, but not on embeddings.
-        clip: norm of the gradient.
-        patch_weight: of the auxiliary loss (:func:`patch_loss`).
-    """
+    """What is drawn in each step and how it is learned by AdamW."""
 
     steps: int = 8000
-    images: int = 16
-    texts: int = 8
-    learning_rate: float = 1e-3
-    warmup_steps: int = 300
+    images: int = 16  # new ones in each step; few, so that there are many steps
+    texts: int = 8  # about each image, one of them a caption
+    learning_rate: float = 1e-3  # at its highest
+    warmup_steps: int = 300  # linear; a cosine down to 1 % follows
     betas: tuple[float, float] = (0.9, 0.98)
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    patch_weight: float = 1.0
+    weight_decay: float = 0.05  # on matrices, but not on embeddings
+    clip: float = 1.0  # norm of the gradient
+    patch_weight: float = 1.0  # of the auxiliary loss (:func:`patch_loss`)
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
@@ -264,7 +239,6 @@ class Mini:
         name: of the shipped checkpoint, see :mod:`experiments.base.shipped`.
         recipe: by which the shipped checkpoint was trained.
         starts: the token that begins what the decoder writes.
-        prompts_captions: whether captions have a prompt.
         build: makes the model of a tokenizer, freshly initialised.
         arrange: makes tensors of the tokenizer and the texts about some images.
         read: from the model, the image encoder's states ``(images, nodes, width)`` and such tensors to the
@@ -274,7 +248,6 @@ class Mini:
     name: str
     recipe: Recipe
     starts: str
-    prompts_captions: bool
     build: Callable[[PreTrainedTokenizerBase], PreTrainedModel]
     arrange: Callable[[PreTrainedTokenizerBase, Texts], dict[str, Tensor]]
     read: Callable[[PreTrainedModel, Tensor, dict[str, Tensor]], Read]
@@ -294,8 +267,8 @@ class Mini:
 MINIS = {
     mini.name: mini
     for mini in (
-        Mini(DEFAULT, Recipe(), "[DEC]", True, build_model, pack, read_packed),
-        Mini("mini-mplug", Recipe(texts=5), "[CLS]", False, build_mini, rows, read_rows),
+        Mini(DEFAULT, Recipe(), "[DEC]", build_model, pack, read_packed),
+        Mini("mini-mplug", Recipe(texts=5), "[CLS]", build_mini, rows, read_rows),
     )
 }
 
@@ -337,13 +310,6 @@ class Steps(Dataset):
             torch.from_numpy(np.stack(targets)) for targets in zip(*map(patch_targets, drawn), strict=True)
         )
         return {"pixels": pixels, "patch_shapes": shapes, "patch_colors": colors, **self.arrange(texts)}
-
-
-def batches(data: Steps) -> Iterable[dict[str, Tensor]]:
-    """All steps, made ahead by one background process where there are two cores."""
-    if (os.cpu_count() or 1) == 1:
-        return DataLoader(data, batch_size=None)
-    return DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4, worker_init_fn=begin_loader)
 
 
 def text_loss(parts: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> Tensor:
@@ -395,7 +361,7 @@ def pretrain(mini: Mini, out: Path, steps: int | None, seed: int, device: str = 
         The scores, see :func:`skill_scores`.
 
     Raises:
-        UserError: the folder holds something else, or it cannot be written.
+        UserError: the folder holds something else.
     """
     recipe = mini.recipe if steps is None else replace(mini.recipe, steps=steps)
     settings = {"model": mini.name, "seed": seed, **asdict(recipe)}
@@ -406,26 +372,19 @@ def pretrain(mini: Mini, out: Path, steps: int | None, seed: int, device: str = 
         run = {
             **settings,
             "precision": training_precision(device),
-            "date": date.today().isoformat(),
             "minutes": round((time.monotonic() - began) / 60, 1),
-            "machine": f"{platform.machine()}, {device}, {torch.get_num_threads()} threads",
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "scenes": SCENES,
         }
         with outputs.writing() as folder:
             log.to_csv(folder / LOG, index=False)
-            try:
-                with quiet_transformers():
-                    tokenizer.save_pretrained(folder)
-                    model.cpu().half().save_pretrained(folder)
-            except SafetensorError as error:  # what safetensors raises where the disk is full
-                raise UserError(
-                    f"{out} cannot be saved to ({first_line(error)}); make room on the disk"
-                ) from error
+            with quiet_transformers():
+                tokenizer.save_pretrained(folder)
+                model.cpu().half().save_pretrained(folder)
             family = load_family(folder)  # the saved float16 weights are scored, not those in memory
             family.model.to(device)
-            scores = skill_scores(family, SCENES, mini.prompts_captions)
+            scores = skill_scores(family, SCENES)
             write_json(folder / SCORES, {"run": run, "scores": scores}, indent=2)
     return scores
 
@@ -444,7 +403,8 @@ def _trained(
         recipe.parameter_groups(trained), lr=recipe.learning_rate, betas=recipe.betas, fused=True
     )
     data = Steps(partial(mini.arrange, tokenizer), seed, recipe)
-    bar = Progress(batches(data), total=recipe.steps, desc="pretrain", unit="step", smoothing=0.02)
+    ahead = DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4, worker_init_fn=begin_loader)
+    bar = Progress(ahead, total=recipe.steps, desc="pretrain", unit="step", smoothing=0.02)
     began, running, log = time.monotonic(), None, []
     for step, batch in enumerate(bar):
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -468,13 +428,8 @@ def _trained(
 # ---- scores on held-out scenes -----------------------------------------------------------------------------
 
 
-def skill_scores(family: ModelFamily, count: int, prompts_captions: bool) -> dict[str, float]:
+def skill_scores(family: ModelFamily, count: int) -> dict[str, float]:
     """Scores on ``count`` held-out scenes, with one text of each kind about each scene that allows it.
-
-    Args:
-        family: the model.
-        count: of scenes.
-        prompts_captions: whether captions have a prompt.
 
     Returns:
         ``exact_<kind>``: share of generated answers that equal the true one, for each kind of prompt but
@@ -486,16 +441,16 @@ def skill_scores(family: ModelFamily, count: int, prompts_captions: bool) -> dic
     shown = list(scenes("validation", count, 0, "pretrain"))
     states = family.encode_images([draw(scene) for scene in shown])
     exact, caption_loss = {}, 0.0
-    for kind, indices, prompts, answers in Progress(
-        _texts_by_kind(shown), "scoring", len(KINDS), leave=False
-    ):
-        if kind == "caption" and not prompts_captions:
-            prompts = [""] * len(prompts)
-        samples = [
-            Sample(f"{kind} {index}", states[index], prompt, answer)
-            for index, prompt, answer in zip(indices, prompts, answers, strict=True)
+    for kind, write in Progress(sorted(KINDS.items()), "scoring", leave=False):
+        written = [
+            (state, write(scene, generator(7, k))) for k, (state, scene) in enumerate(zip(states, shown))
         ]
+        samples = [Sample(kind, state, *text) for state, text in written if text]
+        if not samples:
+            continue
         if kind == "caption":
+            if family.name == MPlug.name:  # whose captions have no prompt
+                samples = [replace(sample, prompt="") for sample in samples]
             caption_loss = _mean_loss(family, samples)
             continue
         guesses = []
@@ -503,22 +458,13 @@ def skill_scores(family: ModelFamily, count: int, prompts_captions: bool) -> dic
             guesses += family.generate(samples[start : start + BATCH], Decoding(max_new_tokens=32))
         # as the model would write them: through the tokenizer and back
         right = [
-            tokenizer.decode(tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in answers
+            tokenizer.decode(tokenizer(sample.answer, add_special_tokens=False)["input_ids"])
+            for sample in samples
         ]
         hits = [guess == answer for guess, answer in zip(guesses, right, strict=True)]
         exact[f"exact_{kind}"] = float(np.mean(hits))
     scores = {**exact, "exact_average": float(np.mean(list(exact.values()))), "caption_loss": caption_loss}
     return {name: round(value, 4) for name, value in scores.items()}
-
-
-def _texts_by_kind(shown: list[Scene]) -> Iterator[tuple[str, list[int], list[str], list[str]]]:
-    """Yields, for each kind of text: its name, indices of scenes, prompts and answers."""
-    for kind, write in sorted(KINDS.items()):
-        pairs = [(index, write(scene, generator(7, index))) for index, scene in enumerate(shown)]
-        written = [(index, *pair) for index, pair in pairs if pair]
-        if written:
-            indices, prompts, answers = map(list, zip(*written, strict=True))
-            yield kind, indices, prompts, answers
 
 
 @torch.no_grad()
@@ -528,22 +474,15 @@ def _mean_loss(family: ModelFamily, samples: list[Sample]) -> float:
     return (token_losses(family.logits(inputs), labels).sum() / (labels[:, 1:] != IGNORED).sum()).item()
 
 
-class _Run(Config):
-    model_config = ConfigDict(extra="allow")
-
-    model: Literal[tuple(SHIPPED)] = DEFAULT
-
-
 class _Saved(Config):
-    run: _Run = _Run()
+    run: Any = None
     scores: Annotated[dict[str, Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=1)]
 
 
-def saved_scores(folder: Path) -> tuple[str, dict[str, float]]:
-    """The model's name and the scores that were saved with a checkpoint.
+def saved_scores(folder: Path) -> dict[str, float]:
+    """The scores that were saved with a checkpoint.
 
     Raises:
         UserError: ``scores.json`` is missing or damaged.
     """
-    saved = read_config(folder / SCORES, _Saved, "give the folder of a finished `attngraph pretrain`")
-    return saved.run.model, saved.scores
+    return read_config(folder / SCORES, _Saved, "give the folder of a finished `attngraph pretrain`").scores

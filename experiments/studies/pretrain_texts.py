@@ -408,16 +408,15 @@ def _not(value: bool | None) -> bool | None:
     return None if value is None else not value
 
 
-def _says_exists(scene: Scene, rng: random.Random) -> Claim | None:
+def _says_exists(scene: Scene, rng: random.Random, wording: str = "says that one exists") -> Claim:
     present = rng.random() < 0.5
     words = _choose(scene, rng, _form(scene, rng), present)
-    return _ask(rng, "says that one exists", words), True if present else _unseen(scene)
+    return _ask(rng, wording, words), True if present else _unseen(scene)
 
 
-def _says_none(scene: Scene, rng: random.Random) -> Claim | None:
-    present = rng.random() < 0.5
-    words = _choose(scene, rng, _form(scene, rng), present)
-    return _ask(rng, "says that none exists", words), False if present else _not(_unseen(scene))
+def _says_none(scene: Scene, rng: random.Random) -> Claim:
+    text, exists = _says_exists(scene, rng, "says that none exists")
+    return text, _not(exists)
 
 
 def _says_count(scene: Scene, rng: random.Random) -> Claim | None:

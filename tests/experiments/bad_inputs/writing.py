@@ -36,8 +36,9 @@ STATES = {
     "table": ("two/results.json", "data/manifest.json"),
     "search": ("data/manifest.json",),
     "scenes": ("manifest.json",),
-    "bench": ("results.json",),
-    **dict.fromkeys(("planted", "attention", "tsne", "heterophily", "report", "score"), ("run.json",)),
+    **dict.fromkeys(
+        ("bench", "planted", "attention", "tsne", "heterophily", "report", "score"), ("run.json",)
+    ),
 }
 STATE_DAMAGES = {how: JSON_FILE[how] for how in JSON_FILE if how not in ("missing", "a link to itself")}
 

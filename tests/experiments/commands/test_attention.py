@@ -3,14 +3,10 @@
 import re
 from functools import wraps
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from PIL import Image
-from transformers import (
-    VisionEncoderDecoderModel,
-)
+from transformers import VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from attngraph import capture
@@ -44,19 +40,11 @@ def test_the_token_before_the_answer_looks_at_the_asked_object(results):
     assert summary.loc[("raw", "answer"), "excess_low"] > 0.1
     assert summary.loc[("gradient", "answer"), "excess_low"] > 0
     assert summary["mass"].between(0, 1).all() and summary["examples"].nunique() == 1
-    assert sorted(file.name for file in results.iterdir()) == [
-        "maps.csv",
-        "maps_answer.png",
-        "maps_first.png",
-        "mass.csv",
-        "mass.png",
-        "run.json",
-        "summary.csv",
-        "viewer.html",
-    ]
-    for name in ("maps_answer.png", "mass.png"):
-        picture = np.asarray(Image.open(results / name).convert("L"))
-        assert picture.shape[0] > 300 and picture.std() > 10
+    tables, figures = (
+        {"maps.csv", "mass.csv", "summary.csv"},
+        {"maps_answer.png", "maps_first.png", "mass.png"},
+    )
+    assert {file.name for file in results.iterdir()} == {*tables, *figures, "run.json", "viewer.html"}
     maps = pd.read_csv(results / "maps.csv")
     assert len(maps) == 2 * 3 * 2 * 64
     assert maps.groupby(["example", "method", "query"])["share"].sum().to_numpy() == pytest.approx(1)
@@ -115,42 +103,30 @@ def test_an_encoder_decoder_of_another_kind(captioner, tmp_path):
 
 
 def test_without_logits_there_is_no_gradient_map(captioner, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        VisionEncoderDecoderModel, "forward", without_logits(VisionEncoderDecoderModel.forward)
-    )
+    forward = VisionEncoderDecoderModel.forward
+
+    @wraps(forward)  # whose signature is read
+    def without_logits(*args, **kwargs):
+        return BaseModelOutput(forward(*args, **kwargs).logits)
+
+    monkeypatch.setattr(VisionEncoderDecoderModel, "forward", without_logits)
     run(tmp_path, *captioner, "--batch", 1)
     maps = pd.read_csv(tmp_path / "maps.csv")
     assert set(maps["method"]) == {"raw", "rollout"} and set(maps["example"]) == {"0.png", "1.png"}
-    told = "no gradient map: VisionEncoderDecoderModel (model) gives no logits for the tokens of its text"
-    assert told in capsys.readouterr().out
-
-
-def without_logits(forward):
-    @wraps(forward)
-    def run_without(*args, **kwargs):
-        return BaseModelOutput(forward(*args, **kwargs).logits)
-
-    return run_without
+    assert "no gradient map: VisionEncoderDecoderModel (model) gives no logits" in capsys.readouterr().out
 
 
 def test_an_adapted_model_shows_both_weights(tmp_path):
     """Whatever the backend of its messages: tiles never hold the weights that are differentiated."""
     summaries = []
     for backend in ("dense", "tiled"):
-        adapter = tmp_path / f"adapter-{backend}"
+        adapter, out = tmp_path / f"adapter-{backend}", tmp_path / backend
         save_adapter(adapter, gnn="pgnn", join="replace", backend=backend)
-        run(tmp_path / backend, "--adapter", adapter, "--examples", 4, "--pictures", 2)
-        summaries.append(
-            pd.read_csv(tmp_path / backend / "summary.csv").set_index(["method", "query"])["mass"]
-        )
+        run(out, "--adapter", adapter, "--examples", 4, "--pictures", 2)
+        summaries.append(pd.read_csv(out / "summary.csv").set_index(["method", "query"])["mass"])
     one, other = summaries
-    assert [method for method, query in one.index if query == "answer"] == [
-        "raw M",
-        "raw M\u0304",
-        "rollout M",
-        "rollout M\u0304",
-        "gradient",
-    ]
+    methods = ["raw M", "raw M\u0304", "rollout M", "rollout M\u0304", "gradient"]
+    assert [method for method, query in one.index if query == "answer"] == methods
     assert abs(one["raw M", "answer"] - one["raw M\u0304", "answer"]) > 1e-3
     assert '"weights":["M","M\u0304"]' in (tmp_path / "dense" / "viewer.html").read_text(encoding="utf-8")
     pd.testing.assert_series_equal(one, other, rtol=1e-4)

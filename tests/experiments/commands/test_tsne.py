@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from analysis import embedding
 from analysis.points import COLUMNS
 from experiments.base.arguments import asked
 from experiments.base.lock import sole_use
@@ -35,8 +36,11 @@ def run(out, *words):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     out = tmp_path_factory.mktemp("tsne")
-    words = ("--examples", 8, "--points", 150, "--perplexity", 5, 10, "--colour", "role", "class")
-    return out, words, *run(out, *words)
+    words = ("--examples", 8, "--points", 100, "--perplexity", 5, 10, "--colour", "role", "class")
+    with pytest.MonkeyPatch.context() as patch:
+        for steps in ("EXAGGERATED", "PLAIN"):
+            patch.setattr(embedding, steps, 50)
+        return out, words, *run(out, *words)
 
 
 def test_by_default_the_last_cross_attention_and_the_self_attention_before_it(first):
@@ -48,48 +52,27 @@ def test_by_default_the_last_cross_attention_and_the_self_attention_before_it(fi
     ]
     assert list(table.columns[: len(COLUMNS)]) == COLUMNS
     assert table.perplexity.unique().tolist() == [5, 10] and table.panel.nunique() == 4
-    assert sorted(file.name for file in out.iterdir()) == [
-        "coordinates.csv",
-        "quality.csv",
-        "run.json",
-        "tsne-class.png",
-        "tsne-class.svg",
-        "tsne-role.png",
-        "tsne-role.svg",
-    ]
-    told = [
-        tuple(row) for row in measures[measures.panel == 3][["measure", "label", "space"]].fillna("").values
-    ]
-    assert told == [
-        ("trustworthiness", "", "map"),
-        *(("purity", label, space) for label in ("role", "class") for space in ("features", "map")),
-    ]
+    figures = {f"tsne-{colour}.{kind}" for colour in ("class", "role") for kind in ("png", "svg")}
+    assert {file.name for file in out.iterdir()} == {"coordinates.csv", "quality.csv", "run.json", *figures}
+    told = measures[measures.panel == 3][["label", "space"]].fillna("").agg(" ".join, axis=1)
+    assert told.tolist() == [" map", "role features", "role map", "class features", "class map"]
     assert (measures[measures.measure == "trustworthiness"].value > 0.8).all()
 
 
 def test_labels_are_those_of_the_nodes(first):
     _, words, table, _ = first
-    source = open_source(parse(*words))
-    shown, tokens = {}, {}
-    for batch in source.batches():
-        for name, scene, *text in zip(
-            batch.names, batch.scenes, batch.text.tokens, batch.text.special, batch.text.padding
-        ):
-            shown[str(name)] = patch_targets(scene)[0]
-            tokens[str(name)] = [
-                (token, bool(special)) for token, special, padding in zip(*text) if not padding
-            ]
     assert table.example.nunique() == 8
-    for row in table.itertuples():
-        label = row[table.columns.get_loc("class") + 1]
-        if row.modality == "text":
-            token, special = tokens[str(row.example)][row.node]  # so no padding: an IndexError otherwise
-            assert (row.token, label) == (token, "special token" if special else "word")
-        else:
-            assert row.token == "" and row.role == "value" and row.kind == "cross"
-            assert label == (
-                PATCH_NAMES[shown[str(row.example)][row.node - 1]] if row.node else "image's [CLS]"
-            )
+    for batch in open_source(parse(*words)).batches():
+        for k, name in enumerate(batch.names):
+            rows = table[table.example.astype(str) == name]
+            text, image = rows[rows.modality == "text"], rows[rows.modality != "text"]
+            assert not batch.text.padding[k][text.node.tolist()].any()
+            assert text.token.tolist() == [batch.text.tokens[k][node] for node in text.node]
+            special = batch.text.special[k][text.node.tolist()].tolist()
+            assert text["class"].tolist() == [("word", "special token")[one] for one in special]
+            assert set(image.role) == {"value"} and set(image.kind) == {"cross"} and not image.token.any()
+            shown = ["image's [CLS]", *(PATCH_NAMES[one] for one in patch_targets(batch.scenes[k])[0])]
+            assert image["class"].tolist() == [shown[node] for node in image.node]
 
 
 def test_any_layers_and_heads(tmp_path):

@@ -1,6 +1,5 @@
 """Every kind of model that a command loads: the right words and patches, in any batch, in all commands."""
 
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-import attngraph.reading.calls
 from analysis.maps import patch_grid
 from analysis.relevance import image_nodes, route, valid_nodes
 from attngraph import capture
@@ -19,7 +17,7 @@ from experiments.cli import options_of
 from experiments.commands import attention, heterophily, tsne
 from experiments.inspect.words import words_of
 from tests.experiments.inspect.looking import source
-from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE, save
+from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE
 
 #: One of each way in which text and image meet; the others run among the slow tests.
 QUICK = ("bert", "t5", "clip", "vilt", "donut", "mplug", "blip-vqa", "llava", "qwen2.5-vl", "blip2", "siglip")
@@ -43,14 +41,11 @@ def given(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def options(tmp_path_factory, given):
+def options(saved, given):
     """``options(family)``: what a command is told, so that it runs this model on those."""
-    folders = {}
 
     def of(family: str) -> list[str]:
-        if family not in folders:
-            folders[family] = save(family, tmp_path_factory.mktemp(family))
-        words = ["--model", folders[family]]
+        words = ["--model", saved(family)]
         words += [] if family in TEXT_ALONE else ["--images", given / "0.png", given / "1.png"]
         words += [] if family in IMAGE_ALONE else ["--texts", given / "texts.txt"]
         return [str(word) for word in words]
@@ -160,46 +155,23 @@ QUICK_COMMANDS = {
 )
 def test_every_command_runs_whatever_the_batch(command, family, options, tmp_path, monkeypatch):
     module, file, more = COMMANDS[command]
-    tables = []
     quick = partial(heterophily.Settings, permutations=1, replicates=20)
-    for batch in ("1", "2"):
-        if (family, batch) != ("llava", "2"):  # figures take most of the time, and are of one kind
-            monkeypatch.setattr(heterophily, "draw_figures", lambda *_: [])
-            monkeypatch.setattr(tsne, "draw", lambda *_: None)
-            monkeypatch.setattr(attention, "draw_queries", lambda *_: [])
-        else:
-            monkeypatch.undo()
-        monkeypatch.setattr(heterophily, "Settings", quick)
-        args = asked(
-            options_of(command), [*options(family), *more, "--batch", batch, "--out", str(tmp_path / batch)]
-        )
-        if command == "attention" and family in TEXT_ALONE:
-            with pytest.raises(UserError, match="attention maps need images"):
-                module.run(args)
-            return
-        assert module.run(args) == 0
-        tables.append(pd.read_csv(tmp_path / batch / file))
-    one, two = tables
+    monkeypatch.setattr(heterophily, "Settings", quick)
+    monkeypatch.setattr(heterophily, "draw_figures", lambda *_: [])  # which take most of the time
+    monkeypatch.setattr(tsne, "draw", lambda *_: None)
+    monkeypatch.setattr(attention, "draw_queries", lambda *_: [])
+
+    def table(batch: str) -> pd.DataFrame:
+        words = [*options(family), *more, "--batch", batch, "--out", str(tmp_path / batch)]
+        assert module.run(asked(options_of(command), words)) == 0
+        return pd.read_csv(tmp_path / batch / file)
+
+    if command == "attention" and family in TEXT_ALONE:
+        with pytest.raises(UserError, match="attention maps need images"):
+            table("1")
+        return
+    one, two = table("1"), table("2")
     keys = [column for column in one.columns if one[column].dtype != float]
     pd.testing.assert_frame_equal(one[keys], two[keys])
     for column in one.columns.difference(keys):
         np.testing.assert_allclose(one[column], two[column], rtol=2e-3, atol=2e-4, err_msg=column)
-
-
-def test_rotated_queries_are_told(options, tmp_path, monkeypatch, capsys):
-    """Where the projection itself can't be read, both commands say so."""
-    taken = attngraph.reading.calls.Call.graph
-
-    def rotated(*args, **more):
-        return replace(taken(*args, **more), rotated=True)
-
-    monkeypatch.setattr(attngraph.reading.calls.Call, "graph", rotated)
-    monkeypatch.setattr(heterophily, "draw_figures", lambda *_: [])
-    notes = []
-    monkeypatch.setattr(tsne, "draw", lambda *args: notes.extend(args[-1]))
-    for module, more in ((heterophily, ["--clusters", "0"]), (tsne, ["--method", "pca"])):
-        name = module.__name__.rpartition(".")[2]
-        module.run(asked(options_of(name), [*options("llama"), *more, "--out", str(tmp_path / name)]))
-    told = "model.layers.*.self_attn: queries could be read only with rotary positions"
-    assert told in capsys.readouterr().out
-    assert any(note.startswith("model.layers.1.self_attn: queries could be read only") for note in notes)

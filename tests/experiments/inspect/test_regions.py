@@ -11,7 +11,6 @@ from experiments.inspect.regions import ASKED, NAMED, NO_WORD, Regions, ScenePar
 from experiments.models.batch import Sample
 from experiments.scenes.scene import Background, Scene, Thing
 from tests.experiments.inspect.looking import pictures, source
-from tests.experiments.tiny import save
 
 THINGS = (
     Thing("circle", "red", "small", 11, 11, 5),
@@ -30,7 +29,6 @@ PARTS = SceneParts(Scene(0, THINGS, Background("plain", (9, 9, 9), (9, 9, 9), 0)
         ("is the circle red", [[], [], [0, 1], [0, 2]], [0, 1, 2]),
         ("large blue cross", [[1, 2], [1], []], []),
         ("red blue circle", [[0, 2], [1], [1]], [0, 1, 2]),
-        ("how many things", [[], [], []], []),
     ],
 )
 def test_words_name_things(text, named, asked):
@@ -45,7 +43,6 @@ def test_masks_show_where_things_are():
     assert masks[1][3:5, 3:5].all() and not masks[1][:2].any()
     assert masks[2][6, 6] and not (masks[0] & masks[2]).any()
     assert PARTS.masks(8, 4) is None
-    assert masks.dtype == torch.bool
 
 
 def test_questions_about_scenes():
@@ -80,25 +77,13 @@ def test_questions_about_scenes():
     assert asked > 6 and named > 12 and not regions.notes()
 
 
-def test_captions_ask_for_nothing():
-    looked_at = source("--examples", 2, "--layers", "*crossattention*")
-    regions = Regions(looked_at.samples)
-    ((batch, graphs),) = looked_at.graphs()
-    assert {frozenset(regions(batch, name, graph)) for name, graph in graphs.items()} == {frozenset({NAMED})}
-
-
 @pytest.fixture(scope="module")
-def looked_at(tmp_path_factory):
+def looked_at(saved, tmp_path_factory):
     """``looked_at(family)``: two pictures of one's own with texts, by this model."""
     folder = tmp_path_factory.mktemp("own")
     files = pictures(folder, "0.png", "1.png", size=(24, 16))
     (folder / "texts").write_text("a red ball\na ball\n")
-
-    def by(family: str):
-        model = save(family, folder / family)
-        return source("--model", model, "--images", *files, "--texts", folder / "texts")
-
-    return by
+    return lambda family: source("--model", saved(family), "--images", *files, "--texts", folder / "texts")
 
 
 @pytest.mark.parametrize("family", ["captioner", "llava"])
@@ -173,21 +158,15 @@ def test_words_and_names(picture, tmp_path):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ({"one.png": [GOOD, 3]}, "one.png.1: "),
-        ({"one.png": [{"words": ["x"]}]}, "one.png.0.box: "),
+        ({"one.png": [{"words": ["x"]}]}, "one.png.0.box is missing"),
         ({"one.png": [{"box": [0, 0, 0, 9]}]}, "one.png.0.box.2: .*greater than 0"),
-        ({"one.png": [{"box": [0, 0, True, 9]}]}, "one.png.0.box.2: "),
         ({"one.png": [{"box": [72, 0, 9, 9]}]}, "one.png.0: the box leaves .* has 80 x 40 pixels"),
-        ({"one.png": [GOOD | {"mask": "mask.png"}]}, "one.png.0.mask: .*not permitted"),
-        ({"one.png": [GOOD | {"words": []}]}, "one.png.0.words: "),
         ({"two.png": [GOOD]}, "none of the pictures that are looked at"),
     ],
 )
 def test_what_is_wrong_is_named(content, message, picture, tmp_path):
-    with pytest.raises(UserError, match=message) as error:
+    with pytest.raises(UserError, match=f"^{tmp_path / 'regions.json'}: .*{message}"):
         read(tmp_path, content, picture)
-    assert str(error.value).startswith(f"{tmp_path / 'regions.json'}: ")
-    assert "\n" not in str(error.value)
 
 
 def test_pictures_of_one_name(picture, tmp_path):

@@ -8,9 +8,8 @@ from attngraph import capture
 from attngraph.errors import UserError
 from experiments.inspect.source import own_samples, put_in, settings_of
 from experiments.models import load_family
-from experiments.scenes.scene import Scene
 from tests.experiments.inspect.looking import parse, pictures, source
-from tests.experiments.tiny import adapted, save
+from tests.experiments.tiny import adapted
 
 LAYER = "text_decoder.bert.encoder.layer.1.crossattention.self"
 
@@ -19,19 +18,6 @@ LAYER = "text_decoder.bert.encoder.layer.1.crossattention.self"
 def three(tmp_path_factory):
     """A folder with three pictures."""
     return pictures(tmp_path_factory.mktemp("pictures"), "0.png", "1.png", "2.png")[0].parent
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    """``saved(family)``: a folder with this model."""
-    folders = {}
-
-    def one(family: str):
-        if family not in folders:
-            folders[family] = save(family, tmp_path_factory.mktemp(family))
-        return folders[family]
-
-    return one
 
 
 @pytest.fixture(scope="module")
@@ -45,16 +31,13 @@ def adapter(tmp_path_factory):
 
 
 def test_scenes_come_with_all_that_is_known():
-    batches = list(source("--examples", 3, "--batch", 2).batches())
-    assert [len(batch.names) for batch in batches] == [2, 1]
-    batch = batches[0]
+    batch, last = source("--examples", 3, "--batch", 2).batches()
+    assert [len(batch.names), len(last.names)] == [2, 1]
     text, start = batch.text, batch.text.prompt[0]
-    assert text.tokens[0][:3] == ["[DEC]", "what", "does"] and text.special[0, :2].tolist() == [True, False]
+    assert text.tokens[0][:2] == ["[DEC]", "what"] and text.special[0, :2].tolist() == [True, False]
     assert torch.equal(text.padding, batch.inputs["attention_mask"] == 0)
-    assert text.tokens[0][start - 1] == "?" and not text.special[0, start]
-    assert all(isinstance(scene, Scene) for scene in batch.scenes)
+    assert text.tokens[0][start - 1] == "?" and len(batch.scenes) == 2
     assert batch.pictures.grids == [(8, 8)] * 2 and batch.pictures.whole
-    assert batch.pictures.images[0].size == (64, 64)
 
 
 def test_the_seed_decides_which_examples():
@@ -69,7 +52,6 @@ def test_graphs_are_those_of_a_forward_pass():
     found = source("--examples", 2, "--layers", "*layer.0.crossattention*", "--heads", 1)
     ((batch, graphs),) = found.graphs()
     ((name, graph),) = graphs.items()
-    assert graph.shape[:2] == (2, 1) and graph.kind == "cross"
     torch.testing.assert_close(graph.weight, capture(load_family().model, batch.inputs)[name].weight[:, 1:2])
     assert found.reweighted(name, graph) is None
 
@@ -83,30 +65,18 @@ def test_images_of_ones_own_get_a_description_or_the_one_text(three, tmp_path):
     assert batch.text.tokens[0] == batch.text.tokens[2] == ["[DEC]", "a", "red", "circle", "[SEP]"]
 
 
-def test_unreadable_images_are_left_out_by_name_and_others_of_one_name_numbered(three, tmp_path, capsys):
+def test_an_unreadable_image_is_an_error_and_pictures_of_one_name_have_their_paths(three, tmp_path):
     (tmp_path / "0.png").write_bytes(three.joinpath("1.png").read_bytes())
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no picture")
-    found = source("--images", three, tmp_path)
-    names = [name for batch in found.batches() for name in batch.names]
-    assert names == ["0.png", "1.png", "2.png", "0.png #2"]
-    found.report_skipped()
-    assert f"1 of 5 images cannot be read and were left out:\n{broken}" in capsys.readouterr().out
-    with pytest.raises(UserError, match=f"none of 1 images can be read, first: {broken} cannot be read"):
-        source("--images", broken)
+    names = [name for batch in source("--images", three, tmp_path).batches() for name in batch.names]
+    assert names == [str(three / f"{k}.png") for k in range(3)] + [str(tmp_path / "0.png")]
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=f"^{tmp_path / 'broken.png'} cannot be read"):
+        source("--images", three, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("content", "lines"),
-    [
-        ("one\r\n\r\n  two\r\rthree\n", ["one", "two", "three"]),
-        ("\ufeffone\ntwo", ["one", "two"]),
-        ("a\u2028b\nc\x0cd\ne\x0bf\x85g\u2029h\x1ci", ["a\u2028b", "c\x0cd", "e\x0bf\x85g\u2029h\x1ci"]),
-    ],
-)
-def test_a_text_ends_where_a_line_ends(tmp_path, content, lines):
-    (tmp_path / "texts.txt").write_bytes(content.encode())
-    assert [sample.answer for sample in own_samples(None, tmp_path / "texts.txt")] == lines
+def test_a_text_ends_where_a_line_ends(tmp_path):
+    (tmp_path / "texts.txt").write_bytes("\ufeffone\r\n\r\n  two\r\ra\u2028b\n".encode())
+    assert [sample.answer for sample in own_samples([], tmp_path / "texts.txt")] == ["one", "two", "a\u2028b"]
 
 
 def test_what_does_not_fit_is_refused(saved, three, tmp_path):
@@ -115,27 +85,23 @@ def test_what_does_not_fit_is_refused(saved, three, tmp_path):
     for words, message in (
         (("--images", three, "--texts", texts), "3 images but 2 texts"),
         (("--texts", texts), "give --images"),
-        (("--model", saved("bert"), "--images", three), "BertModel looks at no images: leave out --images"),
-        (("--model", saved("vit"), "--texts", texts), "ViTModel reads no texts: leave out --texts"),
+        (("--model", saved("bert"), "--images", three), "looks at no images: leave out --images"),
+        (("--model", saved("vit"), "--texts", texts), "reads no texts: leave out --texts"),
         (("--images", three, "--data", tmp_path), "--data chooses among a task's data"),
-        (("--texts", texts, "--task", "vqa"), "--task chooses among a task's data"),
         (("--texts", texts, "--split", "test"), "--split chooses among a task's data"),
     ):
-        with pytest.raises(UserError, match=message) as error:
+        with pytest.raises(UserError, match=message):
             source(*words)
-        assert "\n" not in str(error.value)
 
 
 def test_settings_tell_what_decides_the_numbers(three):
-    """And two ways to say the same are the same: what is there from either is taken up by the other."""
     own, default = settings_of(parse("--images", three)), settings_of(parse())
     assert (own["task"], own["split"]) == (None, None)
     assert (default["task"], default["split"]) == ("caption", "validation")
-    assert settings_of(parse(), "another")["task"] == "another"
     assert settings_of(parse("--model", "mini-blip")) == default and default["model"] is None
     other = settings_of(parse("--model", "a/b"))
     assert other["model"] == other["weights"] == "a/b"
-    assert settings_of(parse("--heads", 1, 0, 1, "--batch", 3))["heads"] == [1, 0]
+    assert settings_of(parse("--batch", 3)) == default != settings_of(parse("--heads", 3))
 
 
 def test_faults_of_a_model_its_processor_and_the_reading_are_one_line(saved, tmp_path, monkeypatch):
@@ -176,12 +142,11 @@ def test_adapters_of_the_mini_blip(adapter, trained):
 
 
 def test_the_seed_decides_how_new_adapters_start(adapter):
-    def start(seed: int) -> torch.Tensor:
-        layers = put_in(load_family(), adapter[0], trained=False, seed=seed)
-        return next(iter(layers.values())).join.bottleneck.down.weight
-
-    first = start(1)
-    assert torch.equal(first, start(1)) and not torch.equal(first, start(2))
+    first, same, other = (
+        next(iter(put_in(load_family(), adapter[0], trained=False, seed=seed).values())).join.bottleneck.down
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first.weight, same.weight) and not torch.equal(first.weight, other.weight)
 
 
 def test_without_its_adapters_the_model_is_the_frozen_one(adapter):

@@ -2,6 +2,7 @@
 
 import random
 import string
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -21,13 +22,10 @@ from experiments.scenes.words import all_words
 from experiments.studies.pretrain import (
     EASY_VQA_WORDS,
     MINIS,
-    SPECIAL_TOKENS,
     Recipe,
     Steps,
-    batches,
     block_causal_mask,
     build_tokenizer,
-    build_vocabulary,
     pack,
     patch_loss,
     rows,
@@ -202,10 +200,8 @@ def test_no_question_is_cut_and_no_word_unknown(asked):
 def test_a_step_depends_on_seed_and_number_only(mini):
     arrange, recipe = partial(mini.arrange, mini.tokenizer()), Recipe(steps=4, images=3, texts=4)
     data = Steps(arrange, 0, recipe)
-    every = list(batches(data))
-    assert len(every) == 4
-    for name, value in data[2].items():
-        assert torch.equal(value, every[2][name]), name
+    other = Steps(arrange, 0, replace(recipe, steps=9))
+    assert all(torch.equal(value, other[2][name]) for name, value in data[2].items())
     assert not torch.equal(data[0]["pixels"], data[1]["pixels"])
     assert not torch.equal(data[0]["pixels"], Steps(arrange, 1, recipe)[0]["pixels"])
     assert normalise(data[0]["pixels"]).shape == (3, 3, 64, 64)
@@ -233,18 +229,12 @@ def test_words_are_whole_tokens_and_no_lower_case_ascii_text_is_unknown():
         assert few.unk_token_id not in few(text)["input_ids"], text
 
 
-def test_vocabulary_does_not_depend_on_the_order_of_the_words():
-    assert build_vocabulary(["red", "blue"]) == build_vocabulary(["blue", "red", "red"])
-    assert list(build_vocabulary([]))[: len(SPECIAL_TOKENS)] == SPECIAL_TOKENS
-
-
 def test_saved_tokenizer_gives_the_same_ids(tmp_path):
     tokenizer = build_tokenizer(all_words())
+    assert tokenizer.get_vocab() == build_tokenizer(reversed(all_words())).get_vocab()
     assert (tokenizer.pad_token_id, tokenizer.sep_token, tokenizer.bos_token) == (0, "[SEP]", "[DEC]")
-    assert tokenizer.decode(tokenizer("red circle")["input_ids"], skip_special_tokens=True) == "red circle"
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
-    assert loaded.get_vocab() == tokenizer.get_vocab()
     assert loaded.model_max_length == tokenizer.model_max_length
     assert loaded.bos_token_id == tokenizer.bos_token_id
     for text in TEXTS:
