@@ -12,8 +12,7 @@ from scipy.stats import norm, t
 
 from experiments.data.example import Example
 from experiments.metrics.statistics import Score
-from experiments.tables.render import aligned
-from experiments.tables.table import MISSING
+from experiments.tables.render import MISSING, aligned
 from experiments.tasks.task import Column, Task, TaskScores, kinds_of
 
 if TYPE_CHECKING:
@@ -68,9 +67,9 @@ class Scored:
         head = ("Column", "Score", f"{100 * LEVEL:.0f} % interval", "Examples", "")
         columns = [_cells(line) for line in self.lines if line.kind is None]
         kinds = [_cells(line) for line in self.lines if line.kind is not None]
+        lines = [head, *columns, ("",) * len(head), ("Kind", *head[1:3], "Number", ""), *kinds]
         return (
-            f"{self.title}: {self.examples} examples, {self.images} images\n\n"
-            f"{aligned([head, *columns, ('',) * len(head), ('Kind', *head[1:3], 'Number', ''), *kinds])}\n\n"
+            f"{self.title}: {self.examples} examples, {self.images} images\n\n{aligned(lines)}\n\n"
             f"Evaluator: {self.evaluator}. Scores × 100; intervals over new images.\n"
         )
 
@@ -78,7 +77,7 @@ class Scored:
         """One line for each score; ``kind`` is empty for all examples."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(line) for line in self.lines])
+        return pd.DataFrame(list(self.lines))
 
     def json(self) -> dict[str, Any]:
         """Everything, as values that JSON can hold."""
@@ -109,21 +108,16 @@ def score_predictions(
     for key, column in columns.items():
         ends = _interval(scores.statistics.get(key), images, column, seed)
         lines.append(ScoreLine(key, column.heading, None, scores.columns[key], *ends, len(examples)))
-    selects = next(column for column in task.columns if column.key == task.selects)
+    selects = columns[task.selects]
     statistics = scores.statistics.get(selects.key)
     for kind, (value, number) in scores.kinds.items():
         own = [k for k, of_example in enumerate(kinds) if kind in of_example]
-        of_kind = None if statistics is None else statistics[own]
-        if len(own) == number > 0 and of_kind is not None and _is(value, selects, of_kind):
-            ends = _interval(of_kind, [images[k] for k in own], selects, seed)
+        if len(own) == number > 0 and statistics is not None:
+            ends = _interval(statistics[own], [images[k] for k in own], selects, seed)
             lines.append(ScoreLine(selects.key, selects.heading, kind, value, *ends, number))
         else:  # what captions say of scenes, say
             lines.append(ScoreLine(None, "", kind, value, None, None, number))
     return Scored(task.name, task.title, scores.evaluator, len(examples), len(set(images)), tuple(lines))
-
-
-def _is(value: float, column: Column, statistics: np.ndarray) -> bool:
-    return math.isclose(value, float(column.score(statistics.sum(axis=0))), abs_tol=1e-9)
 
 
 def _interval(
@@ -131,10 +125,7 @@ def _interval(
 ) -> tuple[float | None, float | None]:
     if statistics is None or len(set(images)) < 2:
         return None, None
-    score, bounds = float(column.score(statistics.sum(axis=0))), (0.0, column.most)
-    if not math.isclose(score, np.clip(score, *bounds), abs_tol=1e-9):
-        bounds = (-math.inf, math.inf)  # the column of a task of one's own does not say where scores end
-    return bootstrap_interval(statistics, images, column.score, seed, bounds=bounds)
+    return bootstrap_interval(statistics, images, column.score, seed, bounds=(0.0, column.most))
 
 
 def _cells(line: ScoreLine) -> tuple[str, ...]:
