@@ -217,7 +217,11 @@ def _compared(
     seeds = [
         seed
         for seed in sorted({seed for _, _, seed in places})
-        if all((name, task, seed) in places for name in (row, baseline) for task in by_task)
+        if all(
+            (run := places.get((name, task, seed))) and all(c.key in run.result["scores"] for c, _ in of)
+            for name in (row, baseline)
+            for task, of in by_task.items()
+        )
     ]
     pairs = [[places[name, task, seed] for name in (row, baseline)] for task in by_task for seed in seeds]
     if all(one.identity == other.identity for one, other in pairs):

@@ -74,47 +74,36 @@ def scores_of(runs: Sequence[Run], tasks: Mapping[str, Task] | None = None) -> S
     if tasks is None:
         names = {run.task for run in runs}
         tasks = {name: task for name, task in TASKS.items() if name in names}
-    columns, frame = table_columns(tasks, runs), score_frame(runs)
+    frame = score_frame(runs)
+    columns = [c for c in table_columns(tasks) if not c.optional or c.key in frame]
     weights: dict[str, Weights] = {column.key: {column.key: 1.0} for column in columns}
     averaged = averaged_keys(columns)
     if AVERAGE in columns:
         frame[AVERAGE.key] = frame.reindex(columns=averaged).mean(axis=1, skipna=False)
         weights[AVERAGE.key] = {key: 1 / len(averaged) for key in averaged}
-    way, about = way_between(frame, columns)
-    if way:
+    of_way, offset, about = way_between(frame, columns)
+    if of_way:
         last = AVERAGE.key if AVERAGE in columns else averaged[-1]
-        place = [column.key for column in columns].index(last) + 1
-        columns = (*columns[:place], WAY, *columns[place:])
-        frame[WAY.key] = way.share(frame)
-        weights[WAY.key] = way.weights
-    return Scores(runs, columns, frame, weights, about)
+        columns.insert(list(weights).index(last) + 1, WAY)
+        frame[WAY.key] = sum(weight * frame[key] for key, weight in of_way.items()) - offset
+        weights[WAY.key] = of_way
+    return Scores(runs, tuple(columns), frame, weights, about)
 
 
 # ---- columns --------------------------------------------------------------------------------------------
 
 
-def table_columns(tasks: Mapping[str, Task], runs: Sequence[Run] | None = None) -> tuple[Column, ...]:
+def table_columns(tasks: Mapping[str, Task]) -> tuple[Column, ...]:
     """The columns of all tasks in their order, and the average of those that enter it, if at least two do,
     after the last of them. A heading that several columns share gives way to their keys.
-
-    Args:
-        tasks: name -> task.
-        runs: of the table: an optional column is left out unless every run of its task has the score.
     """
     columns = [column for task in tasks.values() for column in task.columns]
-    if runs is not None:
-        columns = [column for column in columns if not column.optional or _is_complete(column, runs)]
     headings = Counter(column.heading for column in columns)
     columns = [c if headings[c.heading] == 1 else replace(c, heading=c.key) for c in columns]
     averaged = [place for place, column in enumerate(columns) if column.averaged]
     if len(averaged) > 1:
         columns.insert(averaged[-1] + 1, AVERAGE)
     return tuple(columns)
-
-
-def _is_complete(column: Column, runs: Sequence[Run]) -> bool:
-    held = [column.key in run.result["scores"] for run in runs if run.task == task_of(column.key)]
-    return bool(held) and all(held)
 
 
 def averaged_keys(columns: Sequence[Column]) -> list[str]:
@@ -213,27 +202,18 @@ def rows_from_frame(frame: pd.DataFrame, columns: Sequence[Column]) -> list[Row]
 # ---- the way from the frozen model to the ceiling -------------------------------------------------------
 
 
-class Way(NamedTuple):
-    """Weights :math:`w_c` by column key and the offset :math:`o`."""
-
-    weights: Weights
-    offset: float
-
-    def share(self, scores: pd.DataFrame) -> pd.Series:
-        """How far each line's scores are on the way; NaN where one is missing."""
-        return sum(weight * scores[key] for key, weight in self.weights.items()) - self.offset
-
-
-def way_between(frame: pd.DataFrame, columns: Sequence[Column]) -> tuple[Way | None, str]:
-    """The way on which a table measures its rows, and a sentence that explains it or says why there is none.
+def way_between(frame: pd.DataFrame, columns: Sequence[Column]) -> tuple[Weights, float, str]:
+    """The weights :math:`w_c` and the offset :math:`o` of the way on which a table measures its rows, and a
+    sentence that explains it or says why there is none.
 
     Args:
         frame: as :func:`score_frame` makes it.
         columns: of the table.
 
     Returns:
-        None and an empty sentence where no column is averaged, or the table lacks the scores of the frozen
-        model or of a ceiling; None and a sentence where a ceiling is not far enough above the frozen model.
+        No weights and an empty sentence where no column is averaged, or the table lacks the scores of the
+        frozen model or of a ceiling; no weights and a sentence where a ceiling is not far enough above the
+        frozen model.
     """
     headings = {column.key: column.heading for column in columns if column.averaged}
     keys = list(headings)
@@ -241,18 +221,26 @@ def way_between(frame: pd.DataFrame, columns: Sequence[Column]) -> tuple[Way | N
     whole = [name for name, of_row in means.items() if not of_row.isna().any()]
     name = next((name for name in CEILINGS if name in whole), None)
     if not keys or FROZEN not in whole or name is None:
-        return None, ""
+        return {}, 0.0, ""
     frozen, title = means[FROZEN], METHODS[name].title
     gains = means[name] - frozen
     if low := [headings[key] for key in keys if gains[key] < MARGIN]:
-        return None, (
-            f"{WAY.heading} is not shown: {title} is not {100 * MARGIN:.0f} points above "
-            f"{METHODS[FROZEN].title} in {', '.join(low)}"
+        return (
+            {},
+            0.0,
+            (
+                f"{WAY.heading} is not shown: {title} is not {100 * MARGIN:.0f} points above "
+                f"{METHODS[FROZEN].title} in {', '.join(low)}"
+            ),
         )
     sizes = Counter(map(task_of, keys))
     weights = {key: float(1 / (len(sizes) * sizes[task_of(key)] * gains[key])) for key in keys}
-    way = Way(weights, float(sum(weight * frozen[key] for key, weight in weights.items())))
-    return way, (
-        f"{WAY.heading} = share of the way from {METHODS[FROZEN].title} (0) to {title} (100): mean over "
-        f"tasks, in each over its columns among {', '.join(headings.values())}"
+    offset = float(sum(weight * frozen[key] for key, weight in weights.items()))
+    return (
+        weights,
+        offset,
+        (
+            f"{WAY.heading} = share of the way from {METHODS[FROZEN].title} (0) to {title} (100): mean over "
+            f"tasks, in each over its columns among {', '.join(headings.values())}"
+        ),
     )

@@ -11,17 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-
 import attngraph
 from experiments.base.messages import check_known
-from experiments.base.progress import Progress
 from experiments.methods.method import METHODS, REFERENCE
 from experiments.runs.saved import SCORES
 from experiments.tables.compare import unlike
 from experiments.tables.details import details, significance
-from experiments.tables.render import COSTS, blocks_of, legend, scope
+from experiments.tables.render import content_of, rendered, scope
 from experiments.tables.runs import Run, saved_runs, versions_of
 from experiments.tables.table import ABLATION, make_table
 from experiments.tasks import TASKS
@@ -49,18 +45,10 @@ def page_of(folders: Sequence[Path], baseline: str | None = None) -> tuple[str, 
         every = [run for runs in tables.values() for run in runs]
         if baseline is not None:
             check_known([baseline], list(dict.fromkeys(run.row for run in every)), "row")
-        bar = Progress(list(tables.items()), desc="tables", leave=False, delay=2)
-        parts = [_part(name, runs, baseline) for name, runs in bar]
+        parts = [_part(name, runs, baseline) for name, runs in tables.items()]
         made = versions_of(every)
     about = f"Finished runs: {len(every)}, tables: {len(tables)}. Made by attngraph {attngraph.__version__}."
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("page.html.jinja")
-    return template.render(about=about, parts=parts, costs=COSTS, made=made), about
+    return rendered("page.html.jinja", about=about, parts=parts, made=made), about
 
 
 def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, Any]:
@@ -80,10 +68,7 @@ def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, An
     figure = draw_differences(table)
     why = said or f"no other row shares a seed with {table.baseline}"
     return {
-        "title": title,
-        "headings": list(table.headings.values()),
-        "blocks": blocks_of(table, _html_cell),
-        "legend": legend(table, "Bold"),
+        **content_of(table),
         "differences": figure and data_uri(figure),
         "scope": f"{scope(table.comparisons)} Holm's correction is over this table."
         if table.comparisons
@@ -91,7 +76,3 @@ def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, An
         "compared": significance(table.comparisons, table.headings),
         "details": details(runs, tasks),
     }
-
-
-def _html_cell(text: str, best: bool, differs: bool) -> Markup:
-    return (Markup("<b>{}</b>").format(text) if best else escape(text)) + Markup("&thinsp;†") * differs

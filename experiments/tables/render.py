@@ -1,14 +1,17 @@
 """A table as text, Markdown, LaTeX and CSV, and frames of texts as Markdown.
 
-All of them and the page show the same blocks of lines (:func:`blocks_of`) and the same legend.
+All of them and the page show the same cells and legend (:func:`content_of`), all but the text by a template.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments.tables.frame import AVERAGE, Row, Summary, averaged_keys
 from experiments.tables.table import LEVEL, Table
@@ -19,37 +22,63 @@ if TYPE_CHECKING:
 COSTS = ("Seeds", "Trainable", "Time", "Peak MB")
 MISSING = "–"
 
-Blocks = dict[str, list[list[str]]]  # heading -> lines: name, a cell for each column, one for each cost
+
+# ---- cells and words that all renderings share ----------------------------------------------------------
 
 
-# ---- lines and words that all renderings share ----------------------------------------------------------
+class Cell(NamedTuple):
+    """A text; whether it is the score of the best contender; whether its row differs from the baseline."""
+
+    text: str
+    best: bool = False
+    differs: bool = False
 
 
-def blocks_of(table: Table, marked: Callable[[str, bool, bool], str]) -> Blocks:
-    """All lines of a table, block by block, numbers from elsewhere at the end.
+def content_of(table: Table, best: str = "Bold") -> dict[str, Any]:
+    """What a template prints: ``title``, ``head``, ``blocks`` (heading -> lines of cells: the name, one for
+    each column, one for each cost; numbers from elsewhere at the end), and ``legend``.
 
     Args:
         table: the table.
-        marked: gives a score's text its marks: whether it is the best contender's, and whether the row
-            differs from the baseline.
+        best: how the best contender of a column looks.
     """
-    best = {key: table.best(key) for key in table.headings}
+    winners = {key: table.best(key) for key in table.headings}
     differs = [pair for pair, p in table.p_adjusted.items() if p < LEVEL]
-    blocks: Blocks = {}
-    for group, rows in table.groups.items():
-        blocks[group] = []
-        for row in rows:
-            cells = [
-                marked(number(row.scores.get(key)), row.name in names, (row.name, key) in differs)
-                for key, names in best.items()
+    blocks = {
+        group: [
+            [
+                Cell(row.name),
+                *(
+                    Cell(number(row.scores.get(key)), row.name in names, (row.name, key) in differs)
+                    for key, names in winners.items()
+                ),
+                *map(Cell, costs(row)),
             ]
-            blocks[group].append([row.name, *cells, *costs(row)])
-    for label, block in table.published.items():
-        blocks[label] = [
-            [name, *(marked(numbers.get(key, MISSING), False, False) for key in best), *[""] * len(COSTS)]
-            for name, numbers in block.items()
+            for row in rows
         ]
-    return blocks
+        for group, rows in table.groups.items()
+    }
+    for label, published in table.published.items():
+        blocks[label] = [
+            [Cell(name), *(Cell(numbers.get(key, MISSING)) for key in winners), *[Cell("")] * len(COSTS)]
+            for name, numbers in published.items()
+        ]
+    head = ["Method", *table.headings.values(), *COSTS]
+    return {"title": table.title, "head": head, "blocks": blocks, "legend": legend(table, best)}
+
+
+def rendered(template: str, **content: Any) -> str:
+    """The text of a template beside this file."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=template.endswith("html.jinja"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"markdown": escape, "latex": latex}
+    return environment.get_template(template).render(content)
 
 
 def number(score: Summary | None) -> str:
@@ -77,14 +106,8 @@ def costs(row: Row) -> list[str]:
     ]
 
 
-def legend(table: Table, best: str, different: str = "†") -> list[str]:
-    """Sentences under a table.
-
-    Args:
-        table: the table.
-        best: how the best contender of a column looks in this output.
-        different: what marks a difference from the baseline.
-    """
+def legend(table: Table, best: str) -> list[str]:
+    """Sentences under a table, in which the best contender of a column looks like ``best``."""
     if any(score.std is not None for row in table.rows for score in row.scores.values()):
         scale = "Scores × 100; mean ± standard deviation over seeds."
     else:
@@ -98,7 +121,7 @@ def legend(table: Table, best: str, different: str = "†") -> list[str]:
     if table.comparisons:
         compared = dict.fromkeys(str(line["row"]) for line in table.comparisons)
         lines.append(
-            f"{different} = differs from {table.baseline} (Holm-adjusted p < {LEVEL}); compared: "
+            f"† = differs from {table.baseline} (Holm-adjusted p < {LEVEL}); compared: "
             f"{'; '.join(compared)} (each on the seeds that both rows have). {scope(table.comparisons)}"
         )
     lines += [f"{row.name}: {row.note.rstrip('.')}." for row in table.rows if row.note]
@@ -126,9 +149,12 @@ def scope(comparisons: Sequence[Mapping[str, Any]]) -> str:
 
 def render_text(table: Table, width: int = 1000) -> str:
     """Aligned text, for terminals; columns that do not fit into the width go into further parts below."""
-    blocks = blocks_of(table, _text_cell)
-    head = ["Method", *(f"{heading}  " for heading in table.headings.values()), *COSTS]
-    body = {heading: [[f"  {name}", *cells] for name, *cells in lines] for heading, lines in blocks.items()}
+    content, scores = content_of(table, "*"), range(1, 1 + len(table.columns))
+    head = [name + "  " * (k in scores) for k, name in enumerate(content["head"])]
+    body = {
+        heading: [[_cell_text(cell, k, scores) for k, cell in enumerate(line)] for line in lines]
+        for heading, lines in content["blocks"].items()
+    }
     every = [head, *(line for lines in body.values() for line in lines)]
     widths = [max(map(len, column)) for column in zip(*every, strict=True)]
 
@@ -146,23 +172,15 @@ def render_text(table: Table, width: int = 1000) -> str:
             if any(line[i].strip() for line in lines for i in part):
                 printed += [*textwrap.wrap(heading, width), *map(line_of, lines)]
         printed += [rule, ""]
-    for sentence in legend(table, "*"):
+    for sentence in content["legend"]:
         printed += textwrap.wrap(sentence, width)
     return "\n".join(printed) + "\n"
 
 
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells with each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _text_cell(text: str, best: bool, differs: bool) -> str:
-    """Two characters after a score are for its marks."""
-    return text + ("*" * best + "†" * differs).ljust(2)
+def _cell_text(cell: Cell, place: int, scores: range) -> str:
+    """Names are indented; two characters after a score are for its marks."""
+    marks = ("*" * cell.best + "†" * cell.differs).ljust(2) if place in scores else ""
+    return "  " * (place == 0) + cell.text + marks
 
 
 def _parts(widths: Sequence[int], limit: int) -> list[list[int]]:
@@ -189,27 +207,14 @@ def escape(text: object) -> str:
 def markdown_grid(frame: pd.DataFrame, title: str = "") -> str:
     """A table of plain texts: the first column at the left, the others at the right; its title in bold."""
     above = [f"**{escape(title)}**", ""] if title else []
-    lines = [[escape(cell) for cell in line] for line in (frame.columns, *frame.to_numpy().tolist())]
-    return "\n".join([*above, *_markdown_lines(lines)]) + "\n"
+    head, *lines = (" | ".join(map(escape, line)) for line in (frame.columns, *frame.to_numpy().tolist()))
+    rule = " | ".join([":---", *["---:"] * (len(frame.columns) - 1)])
+    return "\n".join([*above, *(f"| {line} |" for line in (head, rule, *lines))]) + "\n"
 
 
 def render_markdown(table: Table) -> str:
     """The table in GitHub's Markdown; the best contender of a column in bold."""
-    lines = [["Method", *map(escape, table.headings.values()), *COSTS]]
-    for heading, block in blocks_of(table, _markdown_cell).items():
-        lines.append([f"**{escape(heading)}**", *[""] * (len(lines[0]) - 1)])
-        lines += [[escape(name), *cells] for name, *cells in block]
-    shown = [f"**{escape(table.title)}**", "", *_markdown_lines(lines), ""]
-    return "\n".join([*shown, *(f"- {escape(line)}" for line in legend(table, "Bold"))]) + "\n"
-
-
-def _markdown_cell(text: str, best: bool, differs: bool) -> str:
-    return (f"**{text}**" if best else text) + " †" * differs
-
-
-def _markdown_lines(lines: Sequence[Sequence[str]]) -> list[str]:
-    rule = [":---", *["---:"] * (len(lines[0]) - 1)]
-    return [f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:])]
+    return rendered("table.md.jinja", **content_of(table))
 
 
 # ---- LaTeX ----------------------------------------------------------------------------------------------
@@ -223,32 +228,12 @@ _SPECIAL = str.maketrans(
 
 def render_latex(table: Table) -> str:
     """A ``table`` environment for booktabs and graphicx; the best contender of a column in bold."""
-    head = ["Method", *table.headings.values(), *COSTS]
-    caption = " ".join([table.title.rstrip(".") + ".", *legend(table, "Bold")])
-    lines = [
-        r"% \usepackage{booktabs,graphicx}",
-        r"\begin{table}[t]",
-        r"\centering",
-        rf"\caption{{{latex(caption)}}}",
-        r"\resizebox{\linewidth}{!}{%",
-        rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
-        r"\toprule",
-        rf"{' & '.join(map(latex, head))} \\",
-    ]
-    for heading, block in blocks_of(table, _latex_cell).items():
-        lines += [r"\midrule", rf"\multicolumn{{{len(head)}}}{{l}}{{\emph{{{latex(heading)}}}}} \\"]
-        lines += [rf"{' & '.join([latex(name), *cells])} \\" for name, *cells in block]
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}}", r"\end{table}"]) + "\n"
+    return rendered("table.tex.jinja", **content_of(table))
 
 
 def latex(text: str) -> str:
     """Text with the characters escaped that LaTeX would read as commands."""
     return text.translate(_SPECIAL)
-
-
-def _latex_cell(text: str, best: bool, differs: bool) -> str:
-    shown = rf"\textbf{{{latex(text)}}}" if best else latex(text)
-    return shown + r"\textsuperscript{\textdagger}" * differs
 
 
 # ---- CSV ------------------------------------------------------------------------------------------------

@@ -164,9 +164,9 @@ def test_columns_of_one_task_share_the_images(tmp_path):
     for row, shift in (("gcn", 0.0), ("pgnn", 0.1)):
         scores = np.random.default_rng(len(row)).random(50)
         x, y = mean_statistics(scores), mean_statistics(1 - scores + 2 * shift)
-        runs.append(save_run(tmp_path, row, "a", 0, {"a.x": x, "a.y": y}, {"a.x": 0.0}))
-        runs.append(save_run(tmp_path, row, "b", 0, {"b.x": x}, {"b.x": 0.0}))
-        runs.append(save_run(tmp_path, row, "c", 0, {"c.x": y}, {"c.x": 0.0}))
+        runs.append(save_run(tmp_path, row, "a", 0, {"a.x": x, "a.y": y}, {"a.x": 0, "a.y": 0}))
+        runs.append(save_run(tmp_path, row, "b", 0, {"b.x": x}, {"b.x": 0}))
+        runs.append(save_run(tmp_path, row, "c", 0, {"c.x": y}, {"c.x": 0}))
     together = compared([run for run in runs if run.task == "a"], tasks={"a": task})[-1]
     apart = compared([run for run in runs if run.task != "a"], tasks=two)[-1]
     assert together["column"] == apart["column"] == "avg"
@@ -194,10 +194,13 @@ def test_every_column_its_seeds_and_checkpoints(tmp_path):
     )
 
 
-def test_only_shared_runs_are_compared_and_holm_counts_them_all(tmp_path):
+def test_only_shared_scores_are_compared_and_holm_counts_them_all(tmp_path):
     runs = runs_on(tmp_path, rows=("gcn", "pgnn", "appnp"))
     kept = [run for run in runs if (run.row, run.task, run.seed) not in {("gcn", "ve", 0), ("pgnn", "ve", 1)}]
     assert places(compared(kept)) == [("pGNN", "vqa.accuracy")]
+    scenes = runs_on(tmp_path / "scenes", ["caption"])
+    del scenes[0].result["scores"]["caption.scene"]
+    assert [line["seeds"] for line in compared(scenes, columns=["caption.cider", "caption.scene"])] == [2, 1]
     lines = compared(runs, ("pgnn", "gcn"), ("appnp", "gcn"))
     assert places(lines) == [
         (n, k) for n in ("pGNN", "APPNP") for k in ("vqa.accuracy", "ve.accuracy", "avg")
