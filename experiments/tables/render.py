@@ -177,6 +177,15 @@ def render_text(table: Table, width: int = 1000) -> str:
     return "\n".join(printed) + "\n"
 
 
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells with each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
 def _cell_text(cell: Cell, place: int, scores: range) -> str:
     """Names are indented; two characters after a score are for its marks."""
     marks = ("*" * cell.best + "†" * cell.differs).ljust(2) if place in scores else ""

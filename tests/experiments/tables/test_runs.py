@@ -62,10 +62,6 @@ def config_of(**settings):
     return lambda table: change(table / CELL / "config.json", "settings", **settings)
 
 
-def written(name, content):
-    return lambda table: (table / CELL / name).write_bytes(content)
-
-
 def as_table(cells):
     def change(table):
         (table / "results.json").write_text(cells)
@@ -78,8 +74,6 @@ def as_table(cells):
 DAMAGES = {
     "no folder": (shutil.rmtree, "is no folder"),
     "nothing finished": (lambda table: (table / CELL / "scores.json").unlink(), "holds no finished run"),
-    "scores damaged": (written("scores.json", b"[1"), f"{CELL}/scores.json is damaged"),
-    "a pickle": (written("statistics.npz", b"\x80\x04N."), "statistics.npz is damaged"),
     "a recipe of another form": (
         config_of(recipe={"steps": "many"}),
         "config.json: field recipe.*; delete the folder",

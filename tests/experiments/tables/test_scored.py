@@ -110,20 +110,6 @@ def test_a_resample_is_a_score_of_drawn_images():
     assert [low, high] == pytest.approx(expected, abs=0.05 * (high - low))
 
 
-def test_it_covers_the_truth():
-    """Few images, several questions on each: 95 of 100 intervals hold the mean."""
-    rng = np.random.default_rng(2)
-    held = 0
-    for run in range(200):
-        shares = rng.beta(2, 2, size=15)
-        scores = (rng.random((15, 4)) < shares[:, None]).astype(float)
-        low, high = bootstrap_interval(
-            mean_statistics(scores.ravel()), np.repeat(np.arange(15), 4), mean_score, run, resamples=400
-        )
-        held += low <= 0.5 <= high
-    assert 0.91 < held / 200 < 0.99
-
-
 def test_the_seed_decides_and_one_image_says_nothing():
     statistics = mean_statistics(np.arange(20) / 20)
     first = bootstrap_interval(statistics, range(20), mean_score, 3)
