@@ -33,9 +33,6 @@ from experiments.tasks.task import Column
 LEVEL = 0.95  # coverage of intervals
 
 
-# ---- one difference -------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Method A minus method B: for new images and, with several seeds, new seeds of these checkpoints.
@@ -151,9 +148,6 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     from statsmodels.stats.multitest import multipletests  # slow to import
 
     return multipletests(p_values, method="holm")[1] if len(p_values) else np.zeros(0)
-
-
-# ---- rows of a table --------------------------------------------------------------------------------------
 
 
 def contenders(runs: Sequence[Run]) -> list[str]:
@@ -276,9 +270,6 @@ def unlike(runs: Sequence[Run]) -> str:
                 "so give a seed the same --model in every row"
             )
     return ""
-
-
-# ---- all comparisons of saved runs -----------------------------------------------------------------------
 
 
 def recompute(

@@ -121,9 +121,6 @@ def _spread(values: pd.Series) -> str:
     return f"{mean:z.2f}" + ("" if std is None else f" ± {std:.2f}")
 
 
-# ---- significance ---------------------------------------------------------------------------------------
-
-
 def significance(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> pd.DataFrame:
     """The comparisons of a table.
 

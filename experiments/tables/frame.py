@@ -51,7 +51,7 @@ class Scores:
         columns: of their table, the average and Way after the last column that enters them.
         frame: as :func:`score_frame` makes it, with these two.
         weights: column key -> weights of the tasks' columns whose sum it is, up to a constant.
-        about_way: a sentence that explains Way or says why there is none; may be empty.
+        about_way: a sentence that explains Way; empty where there is none.
     """
 
     runs: Sequence[Run]
@@ -90,9 +90,6 @@ def scores_of(runs: Sequence[Run], tasks: Mapping[str, Task] | None = None) -> S
     return Scores(runs, tuple(columns), frame, weights, about)
 
 
-# ---- columns --------------------------------------------------------------------------------------------
-
-
 def table_columns(tasks: Mapping[str, Task]) -> tuple[Column, ...]:
     """The columns of all tasks in their order, and the average of those that enter it, if at least two do,
     after the last of them. A heading that several columns share gives way to their keys.
@@ -114,9 +111,6 @@ def averaged_keys(columns: Sequence[Column]) -> list[str]:
 def task_of(key: str) -> str:
     """The task that a column belongs to."""
     return key.rpartition(".")[0]
-
-
-# ---- rows -----------------------------------------------------------------------------------------------
 
 
 class Summary(NamedTuple):
@@ -199,48 +193,26 @@ def rows_from_frame(frame: pd.DataFrame, columns: Sequence[Column]) -> list[Row]
     return rows
 
 
-# ---- the way from the frozen model to the ceiling -------------------------------------------------------
-
-
 def way_between(frame: pd.DataFrame, columns: Sequence[Column]) -> tuple[Weights, float, str]:
     """The weights :math:`w_c` and the offset :math:`o` of the way on which a table measures its rows, and a
-    sentence that explains it or says why there is none.
-
-    Args:
-        frame: as :func:`score_frame` makes it.
-        columns: of the table.
-
-    Returns:
-        No weights and an empty sentence where no column is averaged, or the table lacks the scores of the
-        frozen model or of a ceiling; no weights and a sentence where a ceiling is not far enough above the
-        frozen model.
+    sentence that explains it. No weights where no column is averaged, where the table lacks the scores of the
+    frozen model or of a ceiling, or where the ceiling is not :data:`MARGIN` above the frozen model.
     """
-    headings = {column.key: column.heading for column in columns if column.averaged}
-    keys = list(headings)
+    keys = averaged_keys(columns)
     means = {name: frame.reindex(columns=keys)[frame["row"] == name].mean() for name in (FROZEN, *CEILINGS)}
     whole = [name for name, of_row in means.items() if not of_row.isna().any()]
     name = next((name for name in CEILINGS if name in whole), None)
     if not keys or FROZEN not in whole or name is None:
         return {}, 0.0, ""
-    frozen, title = means[FROZEN], METHODS[name].title
+    frozen = means[FROZEN]
     gains = means[name] - frozen
-    if low := [headings[key] for key in keys if gains[key] < MARGIN]:
-        return (
-            {},
-            0.0,
-            (
-                f"{WAY.heading} is not shown: {title} is not {100 * MARGIN:.0f} points above "
-                f"{METHODS[FROZEN].title} in {', '.join(low)}"
-            ),
-        )
+    if gains.min() < MARGIN:
+        return {}, 0.0, ""
     sizes = Counter(map(task_of, keys))
     weights = {key: float(1 / (len(sizes) * sizes[task_of(key)] * gains[key])) for key in keys}
     offset = float(sum(weight * frozen[key] for key, weight in weights.items()))
-    return (
-        weights,
-        offset,
-        (
-            f"{WAY.heading} = share of the way from {METHODS[FROZEN].title} (0) to {title} (100): mean over "
-            f"tasks, in each over its columns among {', '.join(headings.values())}"
-        ),
+    about = (
+        f"{WAY.heading} = share of the way from {METHODS[FROZEN].title} (0) to {METHODS[name].title} (100): "
+        "mean over tasks, in each over the columns that enter Avg"
     )
+    return weights, offset, about

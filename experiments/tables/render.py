@@ -23,9 +23,6 @@ COSTS = ("Seeds", "Trainable", "Time", "Peak MB")
 MISSING = "–"
 
 
-# ---- cells and words that all renderings share ----------------------------------------------------------
-
-
 class Cell(NamedTuple):
     """A text; whether it is the score of the best contender; whether its row differs from the baseline."""
 
@@ -88,20 +85,13 @@ def number(score: Summary | None) -> str:
     return f"{100 * score.mean:z.1f}" + ("" if score.std is None else f" ± {100 * score.std:.1f}")
 
 
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def costs(row: Row) -> list[str]:
     """A row's cells under :data:`COSTS`."""
     seeds = sorted({score.seeds for score in row.scores.values()})
     return [
         "–".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else MISSING,
         f"{row.parameters:,}",
-        duration(row.seconds),
+        f"{row.seconds / 60:.1f} min",
         f"{row.peak_mb:,.0f}",
     ]
 
@@ -142,9 +132,6 @@ def scope(comparisons: Sequence[Mapping[str, Any]]) -> str:
     if len(several) < len(comparisons):
         said += "; those of one seed for new images only"
     return said + ("." if checkpoints == 1 else ". What holds for new checkpoints too is given apart.")
-
-
-# ---- text -----------------------------------------------------------------------------------------------
 
 
 def render_text(table: Table, width: int = 1000) -> str:
@@ -202,9 +189,6 @@ def _parts(widths: Sequence[int], limit: int) -> list[list[int]]:
     return parts
 
 
-# ---- Markdown -------------------------------------------------------------------------------------------
-
-
 def escape(text: object) -> str:
     """A cell's or sentence's text, with the characters that Markdown would read as marks, links or HTML
     escaped.
@@ -245,9 +229,6 @@ def latex(text: str) -> str:
     return text.translate(_SPECIAL)
 
 
-# ---- CSV ------------------------------------------------------------------------------------------------
-
-
 def table_frame(table: Table) -> pd.DataFrame:
     """Raw numbers, one line per row: ``<column key>_mean``, ``_std`` (fractions), ``_n``, ``_p_adjusted``."""
     import pandas as pd
@@ -261,6 +242,4 @@ def table_frame(table: Table) -> pd.DataFrame:
             line |= {f"{key}_mean": mean, f"{key}_std": std, f"{key}_n": seeds, f"{key}_p_adjusted": adjusted}
         about = {name: getattr(row, name) for name in ("parameters", "seconds", "peak_mb", "note")}
         lines.append(line | about)
-    frame = pd.DataFrame(lines)
-    integers = [column for column in frame.columns if column.endswith("_n") or column == "parameters"]
-    return frame.astype(dict.fromkeys(integers, "Int64"))
+    return pd.DataFrame(lines)

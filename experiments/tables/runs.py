@@ -114,9 +114,6 @@ class Run:
             return {key: array.astype(np.float64) for key, array in arrays.items()}
 
 
-# ---- reading --------------------------------------------------------------------------------------------
-
-
 @contextmanager
 def saved_runs(*folders: Path) -> Iterator[list[Run]]:
     """The finished runs of folders; their files can be read while the block runs.
@@ -230,9 +227,6 @@ def unpack(archive: Path, folder: Path) -> None:
     except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise UserError(f"{archive} is damaged ({reason}): restore the file, or leave it out") from None
-
-
-# ---- what runs have in common ---------------------------------------------------------------------------
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:

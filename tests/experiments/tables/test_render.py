@@ -8,7 +8,7 @@ import pytest
 from experiments.tables.figure import draw_differences
 from experiments.tables.frame import Row, Summary
 from experiments.tables.make import save_table
-from experiments.tables.render import duration, escape, latex, markdown_grid, number, render_text, scope
+from experiments.tables.render import escape, latex, markdown_grid, number, render_text, scope
 from experiments.tables.table import Table, make_table
 from experiments.tasks import TASKS
 from tests.experiments.tables.made import COLUMNS, runs_on, table
@@ -57,10 +57,8 @@ def test_words_are_escaped():
     )
 
 
-def test_numbers_and_times():
-    """What rounding leaves below 0 is 0."""
+def test_a_score_that_rounding_leaves_below_0_is_0():
     assert number(Summary(-1e-17, 0.002, 7)) == "0.0 ± 0.2" and number(Summary(-0.06, None, 1)) == "-6.0"
-    assert [duration(time) for time in (99.4, 99.5, 5399, 5400)] == ["99 s", "1.7 min", "90.0 min", "1.5 h"]
 
 
 SEEDS = "p values speak for new seeds and images with"
