@@ -144,7 +144,6 @@ def _cider(latent: np.ndarray) -> np.ndarray:
 #: Column -> from latent ``(..., N)`` to statistics ``(..., N, K)``, and the score.
 KINDS = {
     "right or wrong": (_right, mean_score),
-    "graded": (lambda latent: mean_statistics((special.ndtr(latent) * 3).round() / 3), mean_score),
     "CIDEr": (_cider, mean_score),
     "BLEU@4": (_bleu, bleu4_from_counts),
     "mean of columns": ((_right, _cider), lambda a, b: (mean_score(a) + mean_score(b)) / 2),

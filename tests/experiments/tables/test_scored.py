@@ -79,20 +79,6 @@ def test_intervals_of_few_images_are_scores_that_there_can_be():
 # ---- intervals over images ----------------------------------------------------------------------------
 
 
-def test_the_width_is_that_of_the_mean_of_images():
-    """With equally many examples of each image, the score is the mean of images' means."""
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(60, 5)) + 2 * rng.normal(size=(60, 1))
-    images = np.repeat(np.arange(60), 5)
-    low, high = bootstrap_interval(mean_statistics(scores.ravel()), images, mean_score, resamples=5_000)
-    means = scores.mean(axis=1)
-    error = means.std(ddof=1) / math.sqrt(60)
-    assert (low + high) / 2 == pytest.approx(means.mean(), abs=0.1 * error)
-    assert high - low == pytest.approx(2 * t.ppf(0.975, 59) * error, rel=0.05)
-    one_by_one = bootstrap_interval(mean_statistics(scores.ravel()), range(300), mean_score)
-    assert one_by_one[1] - one_by_one[0] < 0.7 * (high - low), "questions about one picture go together"
-
-
 def test_a_resample_is_a_score_of_drawn_images():
     """Against a loop that draws whole images and scores them again."""
     rng = np.random.default_rng(1)
