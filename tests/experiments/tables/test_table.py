@@ -53,6 +53,7 @@ def test_best_is_among_adapters_only_and_ties_share():
 def test_a_grid_names_baseline_contenders_blocks_and_notes(tmp_path):
     tasks = {name: TASKS[name] for name in ("vqa", "ve")}
     runs = runs_on(tmp_path, tasks, rows=("frozen", "gcn", "pgnn", "full"), seeds=(0,), images=400)
+    runs[0].result["trained_on"] = 91  # on VQA
     grid = {"rows": {"All": ["gcn", "full"]}, "baseline": "pgnn", "contenders": ["full", "pgnn"]}
     made = make_table(runs, tasks, "t", ABLATION.model_copy(update=grid | {"notes": ["a note"]}), ["another"])
     assert {line["row"] for line in made.comparisons} == {"Full fine-tuning"}
@@ -62,7 +63,8 @@ def test_a_grid_names_baseline_contenders_blocks_and_notes(tmp_path):
         "All": ["GCN", "Full fine-tuning"],
         "GNN adapters": ["pGNN"],
     }
-    way, vqa, *_ = made.notes
+    way, vqa, ve, *_ = made.notes
     assert way.startswith("Way = share of the way") and made.notes[3:5] == ["a note", "another"]
-    assert vqa == f"{tasks['vqa'].title}: 90 training and 400 test examples"
+    assert vqa == f"{tasks['vqa'].title}: 91 training and 400 test examples"
+    assert ve == f"{tasks['ve'].title}: 90 training and 400 test examples"
     assert make_table(runs, tasks, "t", compare=False).comparisons == ()
