@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,10 @@ import numpy as np
 import pandas as pd
 
 from experiments.base.files import write_text
-from experiments.methods import method_named
-from experiments.tables.compare import Weights, compare_pairs
-from experiments.tables.frame import WAY, score_frame, scored, table_columns, way_between
+from experiments.tables.compare import compare_pairs
+from experiments.tables.frame import WAY, Weights, scores_of
 from experiments.tables.render import markdown_grid
 from experiments.tables.runs import Run, saved_runs
-from experiments.tasks import TASKS
 
 PLANNED = ("vqa.accuracy", "ve.accuracy", "caption.cider", "easy_vqa.accuracy")
 PAIRS = (
@@ -73,22 +72,20 @@ def summaries(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The summary and Way of every pair, as lines of :func:`~experiments.tables.compare.compare_pairs`
     without corrected p-values, and with ``flips_checkpoints`` and ``flips_seeds``.
     """
-    tasks = {name: TASKS[name] for name in TASKS if name in {run.task for run in runs}}
-    shown, frame = scored(tasks, runs), score_frame(runs)
-    columns = table_columns(shown)
-    way, _ = way_between(frame, columns)
+    scores = scores_of(runs)
+    frame = scores.frame.set_index("seed")
     checkpoints = {run.seed: run.checkpoint for run in runs}
+    keys = [column.key for column in scores.columns]
     lines = []
     for pair in PAIRS:
-        first, second = (frame[frame["name"] == method_named(name).title].set_index("seed") for name in pair)
-        keys = [column.key for column in columns if column.key in frame]
-        differences = (first[keys] - second[keys]).dropna().sort_index()
+        first, second = (frame[frame["row"] == name][keys] for name in pair)
+        differences = (first - second).dropna().sort_index()
         groups = [checkpoints[seed] for seed in differences.index]
         weights: dict[str, Weights] = {SUMMARY: standardised(differences[list(PLANNED)], groups)}
         invariant: dict[str, Weights] = {SUMMARY: by_mean_square(differences[list(PLANNED)])}
-        if way:
-            weights[WAY.key] = invariant[WAY.key] = way.weights
-        for line in compare_pairs(runs, shown, [pair], columns=list(weights), means=weights):
+        if WAY.key in scores.weights:
+            weights[WAY.key] = invariant[WAY.key] = scores.weights[WAY.key]
+        for line in compare_pairs(replace(scores, weights=weights), [pair]):
             chosen = invariant[line["column"]]
             mean = sum(weight * differences[key] for key, weight in chosen.items())
             line = {key: value for key, value in line.items() if not key.endswith("p_holm")}
@@ -100,8 +97,7 @@ def summaries(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def q1_alone(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The four comparisons of Q1, Holm-corrected among themselves."""
-    tasks = {name: TASKS[name] for name in TASKS if name in {run.task for run in runs}}
-    return compare_pairs(runs, scored(tasks, runs), PAIRS[:1], columns=PLANNED)
+    return compare_pairs(scores_of(runs), PAIRS[:1], PLANNED)
 
 
 def standardised(differences: pd.DataFrame, groups: Sequence[Any]) -> dict[str, float]:

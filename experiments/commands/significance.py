@@ -24,13 +24,13 @@ def run(options: SignificanceOptions) -> int:
         outputs = Outputs(options.out, "significance", {"folder": str(options.source), **asked}, NAMES)
         outputs.check()
     with saved_runs(options.source) as runs:
-        lines, headings, about = recompute(runs, options.baseline, options.rows, options.columns)
+        lines, headings = recompute(runs, options.baseline, options.rows, options.columns)
     grid = significance(lines, headings)
-    print(f"{f'{scope(lines)} {about}'.strip()}\n\n{aligned([list(grid), *grid.to_numpy().tolist()])}")
+    print(f"{scope(lines)}\n\n{aligned([list(grid), *grid.to_numpy().tolist()])}")
     if outputs is not None:
         with outputs.alone(), outputs.writing() as part:
             with whole(part / TABLE) as file:
                 pd.DataFrame(lines).to_csv(file, index=False)
-            write_text(part / TEXT, significance_markdown(lines, headings, about))
+            write_text(part / TEXT, significance_markdown(lines, headings))
         note(f"saved: {options.out / TABLE}, {options.out / TEXT}")
     return 0

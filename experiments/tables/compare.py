@@ -13,7 +13,7 @@ Efron and Stein, The jackknife estimate of variance (1981).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,27 +25,12 @@ from experiments.base.progress import Progress
 from experiments.methods import method_named
 from experiments.methods.method import ADAPTERS
 from experiments.metrics.statistics import Score, mean_score
-from experiments.tables.frame import (
-    AVERAGE,
-    WAY,
-    averaged_columns,
-    score_frame,
-    scored,
-    table_columns,
-    way_between,
-)
-from experiments.tables.runs import Run, cannot_differ
+from experiments.tables.frame import Scores, scores_of, task_of
+from experiments.tables.runs import Run
 from experiments.tables.variance import Variance, variances
-from experiments.tasks import TASKS
-from experiments.tasks.task import Column, Task
+from experiments.tasks.task import Column
 
 LEVEL = 0.95  # coverage of intervals
-IMAGES, SEEDS = "images", "seeds and images"  # what a comparison speaks for
-BASELINE = "gcn"
-Weights = Mapping[str, float]  # column key -> weight in a mean of columns
-
-
-# ---- one difference -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -58,7 +43,7 @@ class Comparison:
         p: two-sided, of "no difference".
         seeds, images: how many of each were paired; images of the smallest test set.
         checkpoints: how many pre-trained checkpoints these seeds started from.
-        speaks_for: :data:`SEEDS`, or with one seed :data:`IMAGES`; always with these checkpoints.
+        speaks_for: "seeds and images", or with one seed "images"; always with these checkpoints.
         by_checkpoint: the mean difference with each checkpoint, in the order in which they occur.
         new_low, new_high, new_p: the same for new checkpoints too; None with one checkpoint.
     """
@@ -114,7 +99,7 @@ def paired_comparison(
         seeds,
         examples,
         len(groups),
-        SEEDS if seeds > 1 else IMAGES,
+        "seeds and images" if seeds > 1 else "images",
         [float(per_seed[group].mean()) for group in groups],
         *(() if new is None else _interval(difference, new)),
     )
@@ -165,46 +150,26 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return multipletests(p_values, method="holm")[1] if len(p_values) else np.zeros(0)
 
 
-# ---- rows of a table --------------------------------------------------------------------------------------
-
-
-def compare_with_baseline(
-    runs: Sequence[Run],
-    tasks: Mapping[str, Task],
-    baseline: str = BASELINE,
-    means: Mapping[str, Weights] | None = None,
-) -> list[dict[str, Any]]:
-    """The :func:`contenders` against the baseline in every column, as :func:`compare_pairs` returns it."""
-    pairs = [(row, baseline) for row in contenders(runs) if row != baseline]
-    return compare_pairs(runs, tasks, pairs, means=means)
-
-
 def contenders(runs: Sequence[Run]) -> list[str]:
     """The rows that are compared in one family where none are named: the GNN adapters and pGNN's controls."""
     methods = {run.row: run.method for run in runs}
-    return [row for row in methods if methods[row].group == ADAPTERS or methods[row].control]
+    return [row for row, method in methods.items() if method.group == ADAPTERS or method.control]
 
 
 def compare_pairs(
-    runs: Sequence[Run],
-    tasks: Mapping[str, Task],
-    pairs: Sequence[tuple[str, str]],
-    *,
-    columns: Sequence[str] | None = None,
-    means: Mapping[str, Weights] | None = None,
+    scores: Scores, pairs: Sequence[tuple[str, str]], columns: Sequence[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Paired comparisons over seeds and images, Holm-corrected over all of them. Columns in which both rows
-    cannot differ (:func:`same_runs`) are left out.
+    """Paired comparisons over seeds and images, Holm-corrected over all of them. Columns in which two rows
+    differ in nothing but their names are left out: a difference would be one of machines or code, and no
+    finding.
 
-    A mean of columns is made of one test set per task: the columns of one task share the resampled images.
+    A mean of columns is made of one test set per task: the columns of one task share the images.
 
     Args:
-        runs: of the whole table; only the seeds that both methods ran on all tasks of a column are compared.
-        tasks: of the table, in its order.
+        scores: of the whole table; only the seeds that both methods ran on all tasks of a column are
+            compared.
         pairs: names of a method and of the one that is subtracted.
         columns: keys of the columns to compare; None for all.
-        means: key -> weights of the columns whose weighted sum it is, beside the average. A constant
-            offset, as of a frozen model's score, leaves differences as they are.
 
     Returns:
         One dictionary for each pair and column: ``row`` and ``baseline`` (titles), ``column`` (key), the
@@ -214,63 +179,77 @@ def compare_pairs(
         UserError: runs of one seed start from different checkpoints, runs were scored on different examples,
             or files of theirs cannot be read.
     """
-    pool, same = _Pool(runs, tasks), same_runs(runs, pairs)
-    shown = table_columns(tasks)
-    by_key, averaged = {column.key: column for column in shown}, averaged_columns(shown)
-    weights: dict[str, Weights] = {column.key: {column.key: 1.0} for column in shown}
-    if AVERAGE in shown:
-        weights[AVERAGE.key] = {column.key: 1 / len(averaged) for column in averaged}
-    weights.update(means or {})
-    asked = [
-        (pair, key)
-        for pair in pairs
-        for key in weights
-        if (columns is None or key in columns) and not pool.tasks_of(weights[key]) <= same[pair]
-    ]
-    lines = []
-    for (row, baseline), key in Progress(asked, desc="comparisons", unit="", leave=False, delay=5):
-        line = pool.compare(row, baseline, [(by_key[one], weight) for one, weight in weights[key].items()])
-        if line:
+    places = {(run.row, run.task, run.seed): run for run in scores.runs}
+    every = {column.key: column for column in scores.columns}
+    keys = [key for key in scores.weights if columns is None or key in columns]
+    asked = [(row, baseline, key) for row, baseline in pairs for key in keys]
+    lines: list[dict[str, Any]] = []
+    for row, baseline, key in Progress(asked, desc="comparisons", unit="", leave=False, delay=5):
+        members = [(every[one], weight) for one, weight in scores.weights[key].items()]
+        if found := _compared(places, row, baseline, members):
             titles = {"row": method_named(row).title, "baseline": method_named(baseline).title}
-            lines.append({**titles, "column": key, **line})
-    adjusted = holm([line["p"] for line in lines])
-    adjusted_new = iter(holm([line["new_p"] for line in lines if line["new_p"] is not None]))
-    return [
-        {
-            **line,
-            "p_holm": float(p),
-            "new_p_holm": None if line["new_p"] is None else float(next(adjusted_new)),
-        }
-        for line, p in zip(lines, adjusted, strict=True)
+            lines.append({**titles, "column": key, **asdict(found), "p_holm": None, "new_p_holm": None})
+    for name in ("p", "new_p"):
+        held = [line for line in lines if line[name] is not None]
+        for line, p in zip(held, holm([line[name] for line in held]), strict=True):
+            line[f"{name}_holm"] = float(p)
+    return lines
+
+
+def _compared(
+    places: Mapping[tuple[str, str, int], Run],
+    row: str,
+    baseline: str,
+    members: Sequence[tuple[Column, float]],
+) -> Comparison | None:
+    """The comparison of a weighted sum of columns; None where the two methods share no seed, or differ in
+    nothing but their names.
+    """
+    by_task: dict[str, list[tuple[Column, float]]] = {}
+    for column, weight in members:
+        by_task.setdefault(task_of(column.key), []).append((column, weight))
+    seeds = [
+        seed
+        for seed in sorted({seed for _, _, seed in places})
+        if all(
+            (run := places.get((name, task, seed))) and all(c.key in run.result["scores"] for c, _ in of)
+            for name in (row, baseline)
+            for task, of in by_task.items()
+        )
+    ]
+    pairs = [[places[name, task, seed] for name in (row, baseline)] for task in by_task for seed in seeds]
+    if all(one.identity == other.identity for one, other in pairs):
+        return None
+    if said := unlike([run for pair in pairs for run in pair]):
+        raise UserError(said)
+    # the columns of a task stand side by side: its images are drawn for all of them at once
+    sides = [
+        [
+            np.stack(
+                [
+                    np.concatenate([places[name, task, seed].statistics[c.key] for c, _ in of], axis=-1)
+                    for seed in seeds
+                ]
+            )
+            for task, of in by_task.items()
+        ]
+        for name in (row, baseline)
+    ]
+    ends = [
+        np.cumsum([places[row, task, seeds[0]].statistics[c.key].shape[-1] for c, _ in of])
+        for task, of in by_task.items()
     ]
 
-
-def same_runs(runs: Sequence[Run], pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], set[str]]:
-    """The tasks on which two rows differ in nothing but their names, for each pair of rows. A difference of
-    their scores would be one of machines, or of code, and no finding.
-    """
-    by_place = {(run.row, run.task, run.seed): run for run in runs}
-    same: dict[tuple[str, str], set[str]] = {}
-    for row, baseline in pairs:
-        shared = [
-            (run, by_place[baseline, run.task, run.seed])
-            for run in runs
-            if run.row == row and (baseline, run.task, run.seed) in by_place
+    def score(*totals: np.ndarray) -> np.ndarray:
+        scores = [
+            weight * column.score(part)
+            for total, end, of in zip(totals, ends, by_task.values(), strict=True)
+            for (column, weight), part in zip(of, np.split(total, end[:-1], axis=-1), strict=True)
         ]
-        different = {one.task for one, other in shared if not cannot_differ(one, other)}
-        same[row, baseline] = {one.task for one, _ in shared} - different
-    return same
+        return sum(scores[1:], scores[0])
 
-
-def about_same_runs(same: Mapping[tuple[str, str], set[str]], tasks: Mapping[str, Task]) -> str:
-    """What is to be said of them; empty where there are none."""
-    listed = "; ".join(
-        f"{method_named(row).title} = {method_named(baseline).title} "
-        f"({', '.join(task.title for name, task in tasks.items() if name in names)})"
-        for (row, baseline), names in same.items()
-        if names
-    )
-    return f"Not compared, since only their names differ: {listed}." if listed else ""
+    checkpoints = [one.checkpoint for one, _ in pairs[: len(seeds)]]
+    return paired_comparison(*sides, score, checkpoints=checkpoints)
 
 
 def unlike(runs: Sequence[Run]) -> str:
@@ -280,89 +259,17 @@ def unlike(runs: Sequence[Run]) -> str:
     of_task: dict[str, Run] = {}
     of_seed: dict[int, Run] = {}
     for run in runs:
-        first = of_task.setdefault(run.task, run)
-        if run.examined != first.examined:
+        if run.examined != (other := of_task.setdefault(run.task, run)).examined:
             return (
-                f"{first.folder} and {run.folder} were scored on different examples, so they cannot be "
-                "compared: give runs of one table; if pictures were missing in one of them, remove its "
-                "folder and run it again"
+                f"{other} and {run} were scored on different examples, so they cannot be compared: give runs "
+                "of one table; if pictures were missing in one of them, remove its folder and run it again"
             )
-        first = of_seed.setdefault(run.seed, run)
-        if run.checkpoint != first.checkpoint:
+        if run.checkpoint != (other := of_seed.setdefault(run.seed, run)).checkpoint:
             return (
-                f"{first.folder} and {run.folder} started from different weights: runs of one seed are "
-                "compared as pairs, so give a seed the same --model in every row"
+                f"{other} and {run} started from different weights: runs of one seed are compared as pairs, "
+                "so give a seed the same --model in every row"
             )
     return ""
-
-
-class _Pool:
-    """Runs by row, task and seed, with their statistics, read once."""
-
-    def __init__(self, runs: Sequence[Run], tasks: Mapping[str, Task]) -> None:
-        self.runs = {(run.row, run.task, run.seed): run for run in runs}
-        self.seeds = sorted({run.seed for run in runs})
-        self.owner = {column.key: name for name, task in tasks.items() for column in task.columns}
-        self.arrays: dict[tuple[str, str, int], dict[str, np.ndarray]] = {}
-
-    def tasks_of(self, columns: Iterable[str]) -> set[str]:
-        """The tasks of some columns."""
-        return {self.owner[key] for key in columns}
-
-    def compare(
-        self, row: str, baseline: str, members: Sequence[tuple[Column, float]]
-    ) -> dict[str, Any] | None:
-        """The comparison of a weighted sum of columns; None where the two methods share no seed."""
-        by_task: dict[str, list[tuple[Column, float]]] = {}
-        for column, weight in members:
-            by_task.setdefault(self.owner[column.key], []).append((column, weight))
-        seeds = [
-            seed
-            for seed in self.seeds
-            if all((name, task, seed) in self.runs for name in (row, baseline) for task in by_task)
-        ]
-        if not seeds:
-            return None
-        pairs = [
-            self.runs[name, task, seed] for task in by_task for seed in seeds for name in (row, baseline)
-        ]
-        if said := unlike(pairs):
-            raise UserError(said)
-        # the columns of a task stand side by side: its images are drawn for all of them at once
-        sides = [
-            [
-                np.stack([np.concatenate(self._statistics(name, task, seed, of), axis=-1) for seed in seeds])
-                for task, of in by_task.items()
-            ]
-            for name in (row, baseline)
-        ]
-        ends = [
-            np.cumsum([array.shape[-1] for array in self._statistics(baseline, task, seeds[0], of)])
-            for task, of in by_task.items()
-        ]
-
-        def score(*totals: np.ndarray) -> np.ndarray:
-            scores = [
-                weight * column.score(part)
-                for total, end, of in zip(totals, ends, by_task.values(), strict=True)
-                for (column, weight), part in zip(of, np.split(total, end[:-1], axis=-1), strict=True)
-            ]
-            return sum(scores[1:], scores[0])
-
-        checkpoints = [self.runs[row, next(iter(by_task)), seed].checkpoint for seed in seeds]
-        return asdict(paired_comparison(sides[0], sides[1], score, checkpoints=checkpoints))
-
-    def _statistics(
-        self, row: str, task: str, seed: int, members: Sequence[tuple[Column, float]]
-    ) -> list[np.ndarray]:
-        place = (row, task, seed)
-        if place not in self.arrays:
-            keys = [key for key, owner in self.owner.items() if owner == task]
-            self.arrays[place] = dict(zip(keys, self.runs[place].statistics(keys), strict=True))
-        return [self.arrays[place][column.key] for column, _ in members]
-
-
-# ---- all comparisons of saved runs -----------------------------------------------------------------------
 
 
 def recompute(
@@ -370,42 +277,30 @@ def recompute(
     baselines: Sequence[str],
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
-) -> tuple[list[dict[str, Any]], Mapping[str, str], str]:
-    """All comparisons with some baselines, the heading of each column, and a sentence on rows that
-    differ in nothing but their names and so are not compared.
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """All comparisons with some baselines, and the heading of each column.
 
     Args:
         runs: as :func:`experiments.tables.runs.saved_runs` reads them.
         baselines: names of rows.
-        rows: names of the rows that are compared with each of them; None for the GNN adapters and pGNN's
-            controls.
+        rows: names of the rows that are compared with each of them; None for :func:`contenders`.
         columns: keys of columns; None for all.
 
     Raises:
         UserError: a row or column is not among the runs, or nothing can be compared.
     """
     held = list(dict.fromkeys(run.row for run in runs))
-    check_known(baselines, held, "row")
-    if rows is None:
-        rows = contenders(runs)
-    else:
-        check_known(rows, held, "row")
-    names = {run.task for run in runs}
-    every = {name: task for name, task in TASKS.items() if name in names}
-    tasks: dict[str, Task] = scored(every, runs)
-    shown = table_columns(tasks)
-    way, _ = way_between(score_frame(runs), shown)
-    means = {WAY.key: way.weights} if way else {}
-    headings = {column.key: column.heading for column in (*shown, *((WAY,) if way else ()))}
+    rows = contenders(runs) if rows is None else rows
+    check_known([*baselines, *rows], held, "row")
+    scores = scores_of(runs)
+    headings = {column.key: column.heading for column in scores.columns}
     if columns is not None:
         check_known(columns, list(headings), "column")
     pairs = [(row, baseline) for baseline in baselines for row in rows if row != baseline]
-    lines = compare_pairs(runs, tasks, pairs, columns=columns, means=means)
-    about = about_same_runs(same_runs(runs, pairs), tasks)
+    lines = compare_pairs(scores, pairs, columns)
     if not lines:
-        reason = about[:1].lower() + about[1:-1] if about else "they share no seed, or none is a GNN adapter"
         raise UserError(
-            f"no row can be compared with {', '.join(baselines)}: {reason}; name rows with --rows, of "
-            f"{', '.join(held)}"
+            f"no row can be compared with {', '.join(baselines)}: they share no seed, differ in nothing but "
+            f"their names, or none is a GNN adapter; name rows with --rows, of {', '.join(held)}"
         )
-    return lines, headings, about
+    return lines, headings

@@ -9,15 +9,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from adapters.peft.learned import short_names
-from experiments.tables.frame import score_frame, summarise
-from experiments.tables.render import markdown_grid, scope
+from experiments.tables.frame import scores_of, summarise
+from experiments.tables.render import MISSING, markdown_grid, number, scope
 from experiments.tables.runs import Run, distinct
-from experiments.tables.table import MISSING, Table, number
-from experiments.tasks.task import Column, Task
+from experiments.tables.table import Table
+from experiments.tasks.task import Task
 
 #: Heading -> field of :class:`adapters.effects.Effect`.
 EFFECTS = {
@@ -35,20 +34,19 @@ SIGNIFICANCE_HEAD = (
 )  # fmt: skip
 
 
-def details_markdown(runs: Sequence[Run], tasks: Mapping[str, Task], table: Table) -> str:
-    """All details of a table. A run that two rows show is listed once.
-
-    Args:
-        runs: of the table.
-        tasks: of the table.
-        table: as :func:`experiments.tables.table.make_table` makes it of them.
-    """
+def details(runs: Sequence[Run], tasks: Mapping[str, Task]) -> dict[str, pd.DataFrame]:
+    """Title -> frame, without those that are empty. A run that two rows show is listed once."""
     runs = distinct(runs)
-    grids = {f"{task.title}: scores by kind": by_kind(runs, task) for task in tasks.values()}
-    grids["How the methods were trained"] = trained(runs, tasks)
-    grids["Every seed"] = every_seed(runs, table.columns)
-    grids |= {f"{task.title}: {ABOUT_EFFECTS}": effects(runs, task) for task in tasks.values()}
-    parts = [markdown_grid(frame, title) for title, frame in grids.items() if len(frame)]
+    frames = {f"{task.title}: scores by kind": by_kind(runs, task) for task in tasks.values()}
+    frames["How the methods were trained"] = trained(runs, tasks)
+    frames["Every seed"] = every_seed(runs, tasks)
+    frames |= {f"{task.title}: {ABOUT_EFFECTS}": effects(runs, task) for task in tasks.values()}
+    return {title: frame for title, frame in frames.items() if len(frame)}
+
+
+def details_markdown(runs: Sequence[Run], tasks: Mapping[str, Task], table: Table) -> str:
+    """The :func:`details` and the comparisons of a table."""
+    parts = [markdown_grid(frame, title) for title, frame in details(runs, tasks).items()]
     if table.comparisons:
         parts.append(significance_markdown(table.comparisons, table.headings))
     return "\n".join(parts)
@@ -57,16 +55,14 @@ def details_markdown(runs: Sequence[Run], tasks: Mapping[str, Task], table: Tabl
 def by_kind(runs: Sequence[Run], task: Task) -> pd.DataFrame:
     """Scores by kind of example, one column for each method."""
     lines = [
-        {"Kind": kind, "method": run.method.title, "score": score}
+        (kind, run.method.title, score)
         for run in runs
         if run.task == task.name
         for kind, (score, _) in run.result["kinds"].items()
     ]
-    if not lines:
-        return pd.DataFrame()
-    methods = list(dict.fromkeys(line["method"] for line in lines))
-    frame = pd.DataFrame(lines).groupby(["Kind", "method"])["score"].agg(lambda of: number(summarise(of)))
-    return frame.unstack(fill_value=MISSING)[methods].reset_index()
+    frame = pd.DataFrame(lines, columns=["Kind", "method", "score"])
+    cells = frame.groupby(["Kind", "method"])["score"].agg(lambda of: number(summarise(of)))
+    return cells.unstack(fill_value=MISSING)[list(frame["method"].unique())].reset_index()
 
 
 def trained(runs: Sequence[Run], tasks: Mapping[str, Task]) -> pd.DataFrame:
@@ -76,13 +72,13 @@ def trained(runs: Sequence[Run], tasks: Mapping[str, Task]) -> pd.DataFrame:
     lines = []
     for run in runs:
         if (recipe := run.settings.get("recipe")) is not None:
-            join, arguments = adapter_cells(run.settings.get("settings") or {})
+            own = run.settings.get("settings") or {}
             lines.append(
                 {
                     "Method": run.method.title,
                     "Task": tasks[run.task].title,
-                    "Join": join,
-                    "Arguments": arguments,
+                    "Join": own.get("join", MISSING),
+                    "Arguments": json.dumps(own["gnn_args"]) if own.get("gnn_args") else MISSING,
                     "Rate": f"{recipe['learning_rate']:g}",
                     "Steps": f"{recipe['steps']:,}",
                     "Examples in a step": f"{recipe['batch_size']:,}",
@@ -92,19 +88,13 @@ def trained(runs: Sequence[Run], tasks: Mapping[str, Task]) -> pd.DataFrame:
     return pd.DataFrame(lines).drop_duplicates()
 
 
-def adapter_cells(settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Join and arguments of a graph adapter by the settings of its method; dashes where it has none."""
-    arguments = settings.get("gnn_args")
-    return str(settings.get("join", MISSING)), json.dumps(arguments) if arguments else MISSING
-
-
-def every_seed(runs: Sequence[Run], columns: Sequence[Column]) -> pd.DataFrame:
+def every_seed(runs: Sequence[Run], tasks: Mapping[str, Task]) -> pd.DataFrame:
     """Every seed's scores."""
-    frame = score_frame(runs)
-    shown = pd.DataFrame({"Method": frame["name"], "Seed": frame["seed"]})
-    for column in (column for column in columns if column.key in frame):
-        scores = frame[column.key]
-        shown[column.heading] = [MISSING if np.isnan(one) else f"{100 * one:z.2f}" for one in scores]
+    scores = scores_of(runs, tasks)
+    shown = scores.frame[["name", "seed"]].rename(columns={"name": "Method", "seed": "Seed"})
+    for column in scores.columns:
+        values = scores.frame.reindex(columns=[column.key])[column.key]
+        shown[column.heading] = [MISSING if pd.isna(one) else f"{100 * one:z.2f}" for one in values]
     return shown
 
 
@@ -118,9 +108,7 @@ def effects(runs: Sequence[Run], task: Task) -> pd.DataFrame:
         for name, effect in zip(short_names(list(of_run)), of_run.values(), strict=True):
             kind = re.sub(r"\d+", "*", name)  # layers whose names differ in numbers only
             lines.append({"Method": run.method.title, "Layers": kind, "seed": run.seed, **effect})
-    if not lines:
-        return pd.DataFrame()
-    frame = pd.DataFrame(lines).reindex(columns=["Method", "Layers", "seed", *EFFECTS.values()])
+    frame = pd.DataFrame(lines, columns=["Method", "Layers", "seed", *EFFECTS.values()])
     means = frame.groupby(["Method", "Layers", "seed"], sort=False).mean()
     shown = means.groupby(["Method", "Layers"], sort=False).agg(_spread)
     return shown.rename(columns={field: heading for heading, field in EFFECTS.items()}).reset_index()
@@ -131,9 +119,6 @@ def _spread(values: pd.Series) -> str:
         return MISSING
     mean, std, _ = summarise(values.dropna())
     return f"{mean:z.2f}" + ("" if std is None else f" ± {std:.2f}")
-
-
-# ---- significance ---------------------------------------------------------------------------------------
 
 
 def significance(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> pd.DataFrame:
@@ -147,38 +132,20 @@ def significance(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str
     for line in comparisons:
         new = [MISSING] * 4
         if line["new_p"] is not None:
-            new = [
-                " ".join(f"{100 * difference:+.2f}" for difference in line["by_checkpoint"]),
-                _interval(line["new_low"], line["new_high"]),
-                f"{line['new_p']:.4f}",
-                f"{line['new_p_holm']:.3f}",
-            ]
-        own = [
-            f"{line['row']} − {line['baseline']}",
-            headings[line["column"]],
-            f"{100 * line['difference']:+.2f}",
-            _interval(line["low"], line["high"]),
-            f"{line['p']:.4f}",
-            f"{line['p_holm']:.3f}",
-            str(line["seeds"]),
-        ]
-        lines.append([*own, *new])
+            by_checkpoint = " ".join(f"{100 * difference:+.2f}" for difference in line["by_checkpoint"])
+            new = [by_checkpoint, *_interval_and_p(line, "new_")]
+        difference = f"{100 * line['difference']:+.2f}"
+        names = [f"{line['row']} − {line['baseline']}", headings[line["column"]]]
+        lines.append([*names, difference, *_interval_and_p(line, ""), str(line["seeds"]), *new])
     return pd.DataFrame(lines, columns=SIGNIFICANCE_HEAD)
 
 
-def significance_markdown(
-    comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str], about: str = ""
-) -> str:
-    """:func:`significance` with what its p values speak for.
+def _interval_and_p(line: Mapping[str, Any], new: str) -> list[str]:
+    interval = f"{100 * line[f'{new}low']:+.2f} to {100 * line[f'{new}high']:+.2f}"
+    return [interval, f"{line[f'{new}p']:.4f}", f"{line[f'{new}p_holm']:.3f}"]
 
-    Args:
-        comparisons, headings: of :func:`significance`.
-        about: a sentence on what is not compared.
-    """
-    said = f"{scope(comparisons)} {about}".strip()
-    title = f"**Significance.** {said} Holm's correction is over this table."
+
+def significance_markdown(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> str:
+    """:func:`significance` with what its p values speak for."""
+    title = f"**Significance.** {scope(comparisons)} Holm's correction is over this table."
     return f"{title}\n\n{markdown_grid(significance(comparisons, headings))}"
-
-
-def _interval(low: float, high: float) -> str:
-    return f"{100 * low:+.2f} to {100 * high:+.2f}"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
 
 import matplotlib
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -17,6 +15,7 @@ from experiments.tables.table import LEVEL, Table
 
 STYLE = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}
 _PANEL, _MOST = 2.4, 4  # inches: width of a panel; panels beside each other
+_COLOUR = "#0b5fa5"
 
 
 def draw_differences(table: Table) -> Figure | None:
@@ -26,40 +25,33 @@ def draw_differences(table: Table) -> Figure | None:
     if not table.comparisons:
         return None
     lines = pd.DataFrame(list(table.comparisons))
-    names = list(dict.fromkeys(lines["row"]))
+    names = list(lines["row"].unique())
     columns = [key for key in table.headings if key in set(lines["column"])]
-    height = 0.9 + 0.28 * len(names)
+    across = min(len(columns), _MOST)
+    down = math.ceil(len(columns) / across)
+    size = (1.6 + _PANEL * across, (0.9 + 0.28 * len(names)) * down)
     with matplotlib.rc_context(STYLE):
-        figure, grid = _panels(len(columns), height)
+        figure = Figure(figsize=size, dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
+        for axes in grid[len(columns) :]:
+            axes.remove()
         for axes, key in zip(grid, columns):
             for line in lines[lines["column"] == key].to_dict("records"):
                 low, mean, high = (100 * line[end] for end in ("low", "difference", "high"))
-                face = "#0b5fa5" if line["p_holm"] < LEVEL else "white"
+                face = _COLOUR if line["p_holm"] < LEVEL else "white"
                 axes.errorbar(
                     mean, names.index(line["row"]), xerr=[[mean - low], [high - mean]], fmt="o",
-                    color="#0b5fa5", markerfacecolor=face, markersize=5, capsize=2.5, elinewidth=1.3,
+                    color=_COLOUR, markerfacecolor=face, markersize=5, capsize=2.5, elinewidth=1.3,
                 )  # fmt: skip
             axes.axvline(0, color="#888888", linewidth=0.9, linestyle=":")
             axes.set_title(table.headings[key], fontsize=9.5, loc="left")
             axes.set_yticks(range(len(names)), names)
             axes.set_ylim(len(names) - 0.5, -0.5)
             axes.set_xlabel(f"points above {table.baseline} (95 % interval)", fontsize=8)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(labelsize=8)
     return figure
-
-
-def _panels(count: int, height: float) -> tuple[Figure, Sequence[Axes]]:
-    """Panels in lines of at most :data:`_MOST`; those of a line share the names at the left."""
-    across = min(count, _MOST)
-    down = math.ceil(count / across)
-    figure = Figure(figsize=(1.6 + _PANEL * across, height * down), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(down, across, sharey=True, squeeze=False).ravel()
-    for axes in grid[count:]:
-        axes.remove()
-    for axes in grid[:count]:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    return figure, grid[:count]
 
 
 def data_uri(figure: Figure) -> str:

@@ -29,7 +29,7 @@ from experiments.tables.grid import Grid
 from experiments.tables.plan import Plan, Wanted, check_checkpoints
 from experiments.tables.render import render_latex, render_markdown, render_text, table_frame
 from experiments.tables.runs import RESULTS, Run, distinct, runs_of, versions_of
-from experiments.tables.table import Table, below_frozen, make_table, published_in
+from experiments.tables.table import Table, make_table, published_in
 from experiments.tasks.task import Task
 
 SIGNIFICANCE, DETAILS = "significance.json", "details.md"
@@ -105,7 +105,7 @@ def _make(options: GridOptions, work: Work, execution: Execution) -> int:
     ]
     check_one_checkpoint(made)
     runs = [run for _, run in made]
-    table = make_table(runs, plan.tasks, work.title, work.grid, [_borrowed(work), below_frozen(runs)])
+    table = make_table(runs, plan.tasks, work.title, work.grid, [_borrowed(work)])
     about = {"model": model_of(options), "made_with": versions_of(runs), **execution.conditions()}
     paths = save_results(runs, plan.tasks, table, work.folder, about, work.stem)
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))

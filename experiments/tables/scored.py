@@ -12,8 +12,7 @@ from scipy.stats import norm, t
 
 from experiments.data.example import Example
 from experiments.metrics.statistics import Score
-from experiments.tables.render import aligned
-from experiments.tables.table import MISSING
+from experiments.tables.render import MISSING, aligned
 from experiments.tasks.task import Column, Task, TaskScores, kinds_of
 
 if TYPE_CHECKING:
@@ -68,9 +67,9 @@ class Scored:
         head = ("Column", "Score", f"{100 * LEVEL:.0f} % interval", "Examples", "")
         columns = [_cells(line) for line in self.lines if line.kind is None]
         kinds = [_cells(line) for line in self.lines if line.kind is not None]
+        lines = [head, *columns, ("",) * len(head), ("Kind", *head[1:3], "Number", ""), *kinds]
         return (
-            f"{self.title}: {self.examples} examples, {self.images} images\n\n"
-            f"{aligned([head, *columns, ('',) * len(head), ('Kind', *head[1:3], 'Number', ''), *kinds])}\n\n"
+            f"{self.title}: {self.examples} examples, {self.images} images\n\n{aligned(lines)}\n\n"
             f"Evaluator: {self.evaluator}. Scores × 100; intervals over new images.\n"
         )
 
@@ -78,7 +77,7 @@ class Scored:
         """One line for each score; ``kind`` is empty for all examples."""
         import pandas as pd
 
-        return pd.DataFrame([asdict(line) for line in self.lines])
+        return pd.DataFrame(list(self.lines))
 
     def json(self) -> dict[str, Any]:
         """Everything, as values that JSON can hold."""
@@ -89,7 +88,6 @@ def score_predictions(
     task: Task,
     examples: Sequence[Example],
     predictions: Mapping[str, Any],
-    seed: int = 0,
     scores: TaskScores | None = None,
 ) -> Scored:
     """Score predictions with a task's own metric.
@@ -98,43 +96,28 @@ def score_predictions(
         task: whose columns are scored.
         examples: all of a split.
         predictions: one for each example id.
-        seed: of the intervals' draws.
         scores: what the metric gave, where it was asked already.
     """
     scores = scores or task.score(predictions, examples)
     images = [example.image for example in examples]
     kinds = [kinds_of(example) for example in examples]
+
+    def line(column: Column, kind: str | None, score: float, chosen: Sequence[int]) -> ScoreLine:
+        low = high = None
+        if column.key in scores.statistics:
+            statistics, of = scores.statistics[column.key][chosen], [images[k] for k in chosen]
+            low, high = bootstrap_interval(statistics, of, column.score, bounds=(0.0, column.most))
+        return ScoreLine(column.key, column.heading, kind, score, low, high, len(chosen))
+
     columns = {column.key: column for column in task.columns if column.key in scores.columns}
-    lines = []
-    for key, column in columns.items():
-        ends = _interval(scores.statistics.get(key), images, column, seed)
-        lines.append(ScoreLine(key, column.heading, None, scores.columns[key], *ends, len(examples)))
-    selects = next(column for column in task.columns if column.key == task.selects)
-    statistics = scores.statistics.get(selects.key)
+    lines = [line(column, None, scores.columns[key], range(len(examples))) for key, column in columns.items()]
     for kind, (value, number) in scores.kinds.items():
-        own = [k for k, of_example in enumerate(kinds) if kind in of_example]
-        of_kind = None if statistics is None else statistics[own]
-        if len(own) == number > 0 and of_kind is not None and _is(value, selects, of_kind):
-            ends = _interval(of_kind, [images[k] for k in own], selects, seed)
-            lines.append(ScoreLine(selects.key, selects.heading, kind, value, *ends, number))
+        chosen = [k for k, of_example in enumerate(kinds) if kind in of_example]
+        if len(chosen) == number > 0:
+            lines.append(line(columns[task.selects], kind, value, chosen))
         else:  # what captions say of scenes, say
             lines.append(ScoreLine(None, "", kind, value, None, None, number))
     return Scored(task.name, task.title, scores.evaluator, len(examples), len(set(images)), tuple(lines))
-
-
-def _is(value: float, column: Column, statistics: np.ndarray) -> bool:
-    return math.isclose(value, float(column.score(statistics.sum(axis=0))), abs_tol=1e-9)
-
-
-def _interval(
-    statistics: np.ndarray | None, images: Sequence[object], column: Column, seed: int
-) -> tuple[float | None, float | None]:
-    if statistics is None or len(set(images)) < 2:
-        return None, None
-    score, bounds = float(column.score(statistics.sum(axis=0))), (0.0, column.most)
-    if not math.isclose(score, np.clip(score, *bounds), abs_tol=1e-9):
-        bounds = (-math.inf, math.inf)  # the column of a task of one's own does not say where scores end
-    return bootstrap_interval(statistics, images, column.score, seed, bounds=bounds)
 
 
 def _cells(line: ScoreLine) -> tuple[str, ...]:
@@ -151,7 +134,7 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
     bounds: tuple[float, float] = (-math.inf, math.inf),
-) -> tuple[float, float]:
+) -> tuple[float, float] | tuple[None, None]:
     r"""The ends of a score's interval over new images.
 
     Images are drawn, not examples: the questions about one picture are right or wrong together. Percentiles
@@ -170,12 +153,12 @@ def bootstrap_interval(
             there, which an interval over few images would leave otherwise.
 
     Returns:
-        Low and high; both NaN with fewer than two images.
+        Low and high; both None with fewer than two images.
     """
     codes = {image: number for number, image in enumerate(dict.fromkeys(images))}
     n = len(codes)
     if n < 2:
-        return math.nan, math.nan
+        return None, None
     sums = np.zeros((n, statistics.shape[1]))
     np.add.at(sums, [codes[image] for image in images], statistics)
     rng, totals, block = np.random.default_rng(seed), [], max(1, 4_000_000 // n)  # bounds memory

@@ -105,7 +105,7 @@ def make_world(folder: Path) -> World:
         save(name, world.model(name))
     save_checkpoint(world.original.parent, "caption")
     save_adapter(world.adapter, gnn="pgnn")
-    write_archives(save_cells(world.run, {"vqa": TASKS["vqa"]}, images=6), world.archives)
+    write_archives(save_cells(world.run, "vqa", images=6), world.archives)
     shutil.copytree(world.run / "cells" / "gcn" / "vqa" / "seed0", world.cell)
     settings = {"label": "gcn", "method": "majority", "task": "vqa", "seed": 0, "settings": {}}
     settings |= {"weights": weights_digest(), "train_examples": None}

@@ -67,7 +67,6 @@ def test_the_table_stands_in_the_terminal_and_on_disk(small):
     for suffix in ("csv", "md", "tex", "png", "txt"):
         assert (out / f"ablation.{suffix}").stat().st_size > 100
     assert "scores by kind" in (out / "details.md").read_text()
-    assert "of 4 trained runs end below the frozen model" in (out / "ablation.md").read_text()
     columns = set(pd.read_csv(out / "ablation.csv").columns)
     assert {"vqa.accuracy_mean", "caption.bleu4_mean", "caption.cider_mean"} <= columns
 

@@ -13,19 +13,16 @@ import pandas as pd
 from experiments.metrics.captions import bleu4_from_counts
 from experiments.metrics.scene import scene_f1
 from experiments.metrics.statistics import mean_statistics
-from experiments.models.weights import weights_digest
 from experiments.tables.frame import rows_from_frame, table_columns
-from experiments.tables.runs import FILES, Run
-from experiments.tables.table import ADAPTERS, REFERENCE, Published, Table
+from experiments.tables.runs import Run
+from experiments.tables.table import ADAPTERS, Table
 from experiments.tasks import TASKS
 from experiments.tasks.task import Column, Task, TaskScores
 from tests.experiments.drawn import DRAWN
 
 COLUMNS = table_columns(DRAWN)
 NAMES = {"gcn": "GCN", "appnp": "APPNP", "gcnii": "GCNII", "pgnn": "pGNN"}
-ELSEWHERE = {"GCN": {"vqa.accuracy": "69.53", "caption.cider": "128.8", "avg": "79.02"}}
-PUBLISHED = [Published("Published elsewhere", ELSEWHERE)]
-STEPS = 40  # of the runs of `save_table`
+FILES = ("config.json", "scores.json", "statistics.npz", "predictions.json")  # of a run
 
 
 class SmallTask(Task):
@@ -50,181 +47,121 @@ def captioning(name: str) -> SmallTask:
     )
 
 
-def frame(seeds: int = 3) -> pd.DataFrame:
-    """The scores of four adapters and of a reference that ran on two tasks only."""
+def table(seeds: int = 3, **options) -> Table:
+    """Four adapters, and a reference that ran on two tasks only; pGNN differs from GCN in VQA."""
     lines = []
     for k, (row, name) in enumerate(NAMES.items()):
         for seed in range(seeds):
-            scores = {
-                "vqa.accuracy": 0.50 + 0.02 * k + 0.01 * seed,
-                "ve.accuracy": 0.6,
-                "caption.bleu4": 0.3 + 0.01 * k,
-                "caption.cider": 1.2 + 0.1 * k,
-                "caption.scene": 0.6,
-                "easy_vqa.accuracy": 0.7,
-            }
-            costs = {"parameters": 41664 + (k == 3), "seconds": 75.0, "peak_mb": 812.3}
             about = {"row": row, "name": name, "group": ADAPTERS, "seed": seed, "note": ""}
-            lines.append(about | scores | costs)
-    majority = {"row": "majority", "name": "Majority class", "group": REFERENCE, "seed": 0, "parameters": 0}
+            about |= {"parameters": 41664 + (k == 3), "seconds": 75.0, "peak_mb": 812.3}
+            scores = (
+                0.50 + 0.02 * k + 0.01 * seed,
+                0.6,
+                0.3 + 0.01 * k,
+                1.2 + 0.1 * k,
+                0.652 + 0.03 * k,
+                0.6,
+                0.7,
+            )
+            lines.append(about | {column.key: score for column, score in zip(COLUMNS, scores, strict=True)})
+    majority = {"row": "majority", "name": "Majority class", "group": "Reference", "seed": 0, "parameters": 0}
     majority |= {"note": "the most frequent answer", "seconds": 1.0, "peak_mb": 400.0}
-    return pd.DataFrame([*lines, majority | {"vqa.accuracy": 0.25, "ve.accuracy": 0.33}])
-
-
-def table(seeds: int = 3, **options) -> Table:
-    """The table of :func:`frame`; pGNN differs from GCN in VQA."""
+    frame = pd.DataFrame([*lines, majority | {"vqa.accuracy": 0.25, "ve.accuracy": 0.33}])
     numbers = {"column": "vqa.accuracy", "difference": 0.01, "low": -0.01, "high": 0.03}
-    comparisons = [{"row": "pGNN", "p_holm": 0.01, **numbers}, {"row": "APPNP", "p_holm": 0.2, **numbers}]
-    defaults = {"comparisons": comparisons, "published": PUBLISHED}
-    return Table("GNN ablation", rows_from_frame(frame(seeds), COLUMNS), COLUMNS, **(defaults | options))
+    numbers |= {"seeds": seeds, "checkpoints": 1}
+    compared = [{"row": "pGNN", "p_holm": 0.01, **numbers}, {"row": "APPNP", "p_holm": 0.2, **numbers}]
+    return Table(
+        "GNN ablation", rows_from_frame(frame, COLUMNS), COLUMNS, **({"comparisons": compared} | options)
+    )
 
 
-def bleu_counts(rng: np.random.Generator, images: int) -> np.ndarray:
-    """Counts ``(images, 10)`` as of captions of 8 to 12 words."""
-    length = rng.integers(8, 13, images)
-    ngrams = np.stack([length - k for k in range(4)], axis=-1)
-    matches = np.floor(ngrams * (0.9 - 0.15 * np.arange(4)) * (0.7 + 0.3 * rng.random((images, 1))))
-    return np.concatenate([matches, ngrams, length[:, None], np.full((images, 1), 10)], axis=-1).astype(float)
+# ---- runs -----------------------------------------------------------------------------------------------
 
 
-def tuple_counts(rng: np.random.Generator, images: int) -> np.ndarray:
-    """Counts ``(images, 12)`` as of captions of scenes: right, claimed, found, asked of each kind."""
-    claimed = rng.integers(1, 6, (images, 3, 1))
-    right = np.floor(claimed * rng.random((images, 3, 1)))
-    return np.concatenate([right, claimed, right, claimed + 1], axis=-1).reshape(images, 12).astype(float)
-
-
-STATISTICS = {bleu4_from_counts: bleu_counts, scene_f1: tuple_counts}  # of scores that are no means
+STATISTICS = {bleu4_from_counts: 10, scene_f1: 12}  # of scores that are no means: how many counts they have
 
 
 def save_run(
-    folder: Path,
+    out: Path,
     row: str,
     task: str,
     seed: int,
-    statistics: dict[str, np.ndarray],
-    scores: dict[str, float],
+    statistics: Mapping[str, np.ndarray],
+    scores: Mapping[str, float],
     checkpoints: int = 1,
 ) -> Run:
-    """A finished run in a folder of its own."""
-    path = folder / row / task / f"seed{seed}"
-    path.mkdir(parents=True)
-    np.savez(path / "statistics.npz", **statistics)
-    config = {"settings": {"weights": f"weights {seed % checkpoints}"}}
-    (path / "config.json").write_text(json.dumps(config))
-    result = {
-        "row": row,
-        "task": task,
-        "seed": seed,
-        "split": "test",
-        "scores": scores,
-        "kinds": {"count": [next(iter(scores.values())), 10]},
-        "examples": 60,
-        "trained_on": 90,
-        "parameters": 1234,
-        "loss": 0.5,
-        "learned": {"p": 1.5 + seed} if row == "pgnn" else {},
-        "train_seconds": 10.0,
-        "eval_seconds": 2.0,
-        "peak_mb": 100.0 + seed,
-    }
-    return Run(row, task, seed, result, path)
+    """A finished run of a table, with all its files."""
+    folder = out / "cells" / row / task / f"seed{seed}"
+    folder.mkdir(parents=True)
+    images = len(next(iter(statistics.values())))
+    settings = {"label": row, "method": row, "task": task, "seed": seed, "settings": {"gnn": row}}
+    settings |= {"recipe": {"learning_rate": 0.01, "steps": 40, "batch_size": 64}, "split": "test"}
+    settings |= {"data": "the same", "eval_examples": None, "weights": f"weights {seed % checkpoints}"}
+    result = {"row": row, "task": task, "seed": seed, "split": "test", "scores": scores, "loss": 0.5}
+    result |= {"kinds": {"count": [next(iter(scores.values())), 10]}, "examples": images, "trained_on": 90}
+    result |= {"parameters": 1234, "learned": {}}
+    result |= {"train_seconds": 10.0, "eval_seconds": 2.0, "peak_mb": 100.0 + seed}
+    config = {"settings": settings, "versions": {"attngraph": "0.0.1", "torch": "2.0"}}
+    answers = {f"example {k}": f"{row} says {k * k % 97}" for k in range(images)}
+    np.savez(folder / "statistics.npz", **statistics)
+    for name, content in (("config", config), ("scores", result), ("predictions", answers)):
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
+    return Run(row, task, seed, result, folder)
+
+
+def change(file: Path, part: str | None = None, **values: Any) -> None:
+    """Changes values of a file in JSON, or of one of its parts."""
+    content = json.loads(file.read_text())
+    (content if part is None else content[part]).update(values)
+    file.write_text(json.dumps(content))
 
 
 def runs_on(
-    folder: Path, tasks: dict[str, Task], rows=("gcn", "pgnn"), seeds=(0, 1), images=30, checkpoints=1
+    out: Path,
+    tasks: Mapping[str, Task] | Iterable[str] = ("vqa", "ve"),
+    rows=("gcn", "pgnn"),
+    seeds=(0, 1),
+    images=30,
+    checkpoints=1,
 ) -> list[Run]:
     """Runs whose scores are those of their statistics, different in every row, task, seed and column."""
+    tasks = tasks if isinstance(tasks, Mapping) else {name: TASKS[name] for name in tasks}
     runs = []
     for r, row in enumerate(rows):
         for t, (name, task) in enumerate(tasks.items()):
             for seed in seeds:
                 rng = np.random.default_rng([r, t, seed])
                 statistics = {
-                    column.key: STATISTICS[column.score](rng, images)
+                    column.key: rng.integers(1, 9, (images, STATISTICS[column.score])).astype(float)
                     if column.score in STATISTICS
                     else mean_statistics(rng.random(images) + 0.1 * r)
                     for column in task.columns
                 }
                 scores = {c.key: float(c.score(statistics[c.key].sum(axis=0))) for c in task.columns}
-                runs.append(save_run(folder, row, name, seed, statistics, scores, checkpoints))
+                runs.append(save_run(out, row, name, seed, statistics, scores, checkpoints))
     return runs
 
 
-def save_cells(
-    out: Path, tasks: dict[str, Task], rows=("gcn", "pgnn"), seeds=(0, 1), images=30, same=False, **options
-) -> Path:
-    """A table's folder with finished cells; with ``same`` their answers are those of the first row."""
-    for run in runs_on(out / "cells", tasks, rows, seeds, images, **options):
-        model = rows[0] if same else run.row
-        answers = {f"example {k}": f"{model} says {k * k % 97}" for k in range(images)}
-        (run.folder / "predictions.json").write_text(json.dumps(answers))
-        (run.folder / "scores.json").write_text(json.dumps(run.result | {"examples": images}, indent=1))
-        if same and run.row != model:
-            first = out / "cells" / model / run.task / run.folder.name
-            for name in ("statistics.npz", "scores.json"):
-                content = (first / name).read_bytes()
-                (run.folder / name).write_bytes(content.replace(b'"gcn"', f'"{run.row}"'.encode()))
+def save_cells(out: Path, *tasks: str, **options: Any) -> Path:
+    """A table's folder with the runs that :func:`runs_on` makes of the options."""
+    runs_on(out, tasks or ("vqa", "ve"), **options)
     return out
 
 
-def save_table(
-    out: Path,
-    rows=("gcn", "pgnn"),
-    seeds=(0, 1),
-    tasks: Iterable[str] = ("vqa", "ve"),
-    images: int = 30,
-    recipe: Mapping[str, Any] = {},
-    **settings: Any,
-) -> Path:
-    """A table's folder: scores and settings.
-
-    Args:
-        out: the folder.
-        rows, seeds, tasks, images: of it; the same ones have the same scores.
-        recipe: what is changed of how its runs train.
-        settings: what is changed of its runs' settings.
-    """
-    save_cells(out, {name: TASKS[name] for name in tasks}, rows, seeds, images)
-    for cell in sorted(out.glob("cells/*/*/seed*")):
-        row, task, seed = cell.parts[-3], cell.parts[-2], int(cell.name.removeprefix("seed"))
-        describe(cell, row, task, seed, recipe, **settings)
-    return out
-
-
-def describe(
-    cell: Path, row: str, task: str, seed: int, recipe: Mapping[str, Any] = {}, **settings: Any
-) -> None:
-    """Write a run's ``config.json``."""
-    content = {
-        "label": row,
-        "method": row,
-        "settings": {"gnn": row, "gnn_args": {}, "join": "blend", "reduction": 4},
-        "task": task,
-        "seed": seed,
-        "recipe": {"learning_rate": 0.01, "steps": STEPS, "batch_size": 64, "warmup": 0.06} | dict(recipe),
-        "data": "the same",
-        "split": "test",
-        "eval_examples": None,
-        "train_examples": None,
-        "weights": weights_digest(),
-    }
-    about = {"device": "cpu", "threads": 1, "versions": {"attngraph": "0.0.1", "torch": "2.0"}}
-    (cell / "config.json").write_text(json.dumps({"settings": content | settings, **about}))
-
-
-def write_archives(run: Path, out: Path) -> list[Path]:
-    """An archive of every finished cell for each seed, as those that ship."""
-    by_seed: dict[int, list[Path]] = {}
-    for file in sorted(run.glob("cells/*/*/seed*/scores.json")):
-        by_seed.setdefault(int(file.parent.name[4:]), []).append(file.parent)
+def write_archives(table: Path, out: Path) -> list[Path]:
+    """An archive of every finished cell for each seed, as those that ship: statistics in single precision."""
+    by_seed: dict[str, dict[str, bytes]] = {}
+    for folder in sorted(file.parent for file in table.glob("cells/*/*/seed*/scores.json")):
+        for name in FILES:
+            content = (folder / name).read_bytes()
+            if name.endswith("npz"):
+                buffer = io.BytesIO()
+                with np.load(folder / name) as arrays:
+                    np.savez(buffer, **{key: np.float32(array) for key, array in arrays.items()})
+                content = buffer.getvalue()
+            by_seed.setdefault(folder.name[4:], {})[f"{folder.relative_to(table)}/{name}"] = content
     out.mkdir(parents=True)
-    for seed, cells in by_seed.items():
-        members = {
-            f"{cell.relative_to(run)}/{name}": _packed(cell / name) for cell in cells for name in FILES
-        }
-        write_archive(out / f"seed-{seed:02}.tar.xz", members)
-    return sorted(out.iterdir())
+    return [write_archive(out / f"seed-{int(seed):02}.tar.xz", held) for seed, held in by_seed.items()]
 
 
 def write_archive(path: Path, members: Mapping[str, bytes]) -> Path:
@@ -234,14 +171,3 @@ def write_archive(path: Path, members: Mapping[str, bytes]) -> Path:
             about.size = len(content)
             tar.addfile(about, io.BytesIO(content))
     return path
-
-
-def _packed(file: Path) -> bytes:
-    if file.suffix != ".npz":
-        return file.read_bytes()
-    buffer = io.BytesIO()
-    with np.load(file) as arrays:
-        small = {key: np.float32(arrays[key]) for key in arrays.files}
-    whole = {key: np.array_equal(array, array.round()) for key, array in small.items()}
-    np.savez(buffer, **{key: array.astype(np.int16) if whole[key] else array for key, array in small.items()})
-    return buffer.getvalue()

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 from experiments.metrics.captions import bleu4_from_counts
 from experiments.metrics.statistics import mean_score, mean_statistics
@@ -26,14 +26,12 @@ class Study:
     """A made-up comparison. Standard deviations are those of a seed's score, in points.
 
     Args:
-        about: which of them matter.
         seeds, checkpoints: seed s starts from checkpoint ``s % checkpoints``.
         c, s, e, f, n: of checkpoints, seeds, images, images by checkpoint, images by seed.
         images: of the test set.
         kind: ``normal``, or the name of a scored column.
     """
 
-    about: str
     seeds: int
     checkpoints: int
     c: float = 0.0
@@ -50,39 +48,28 @@ class Study:
         return [seed % self.checkpoints for seed in range(self.seeds)]
 
 
-MIXES = {
-    "noise alone": {"n": 1.0},
-    "images": {"e": 1.0, "n": 0.3},
-    "seeds a little": {"s": 0.5, "e": 0.5, "n": 0.5},
-    "seeds dominate": {"s": 1.0, "e": 0.2, "n": 0.3},
-}
-CHECKPOINTS = {"": {}, ", checkpoints a little": {"c": 0.5, "f": 0.2}, ", checkpoints dominate": {"c": 2.0}}
+MIXES = (  # noise alone; images; seeds a little; seeds dominate
+    {"n": 1.0},
+    {"e": 1.0, "n": 0.3},
+    {"s": 0.5, "e": 0.5, "n": 0.5},
+    {"s": 1.0, "e": 0.2, "n": 0.3},
+)
+NONE, *OF_CHECKPOINTS = {}, {"c": 0.5, "f": 0.2}, {"c": 2.0}  # a little; they dominate
+COUNTS = ((1, 1), (2, 1), (5, 1), (6, 1), (21, 1), (5, 3), (6, 3), (21, 3), (7, 7), (21, 7))
 
 
 def studies() -> Iterator[Study]:
     """Studies without a difference."""
-    for seeds, count in (
-        (1, 1),
-        (2, 1),
-        (5, 1),
-        (6, 1),
-        (21, 1),
-        (5, 3),
-        (6, 3),
-        (21, 3),
-        (7, 7),
-        (21, 7),
-    ):
-        for mix, parts in MIXES.items():
-            for more, extra in CHECKPOINTS.items() if count > 1 else (("", {}),):
-                yield Study(mix + more, seeds, count, **parts, **extra)
+    for seeds, count in COUNTS:
+        for mix in MIXES:
+            for extra in (NONE, *OF_CHECKPOINTS) if count > 1 else (NONE,):
+                yield Study(seeds, count, **mix, **extra)
     for kind in KINDS:
         for seeds, count in ((1, 1), (6, 1), (6, 3), (21, 3), (21, 7)):
-            about, s = ("all", 0.15) if seeds > 1 else ("images", 0.0)
-            study = Study(about, seeds, count, s=s, e=0.5, n=0.5, images=PICTURES, kind=kind)
+            study = Study(seeds, count, s=0.15 * (seeds > 1), e=0.5, n=0.5, images=PICTURES, kind=kind)
             yield study
             if count > 1:
-                yield replace(study, about="all, checkpoints", c=0.2, f=0.3)
+                yield replace(study, c=0.2, f=0.3)
 
 
 def normal_studies(
@@ -106,22 +93,6 @@ def normal_studies(
     drawn = drawn @ np.swapaxes(drawn, 1, 2) / freedom
     own = effect.mean(-1) if seeds > 1 else (effect + of_seeds)[:, 0]
     return effect + by_checkpoint + of_seeds + images, drawn, own
-
-
-def plain_p_values(
-    differences: np.ndarray, covariance: np.ndarray, distances: np.ndarray, images: int
-) -> np.ndarray:
-    """p values by Satterthwaite, without a lower bound and without checkpoints."""
-    seeds = differences.shape[-1]
-    if seeds == 1:
-        of_seeds, shared = np.zeros(len(differences)), covariance[:, 0, 0]
-    else:
-        of_seeds = differences.var(-1, ddof=1) / seeds
-        off = covariance.sum((-2, -1)) - np.trace(covariance, axis1=-2, axis2=-1)
-        shared = (off / (seeds * (seeds - 1))).clip(0)
-    variance = of_seeds + shared
-    freedom = variance**2 / (of_seeds**2 / max(seeds - 1, 1) + shared**2 / (images - 1))
-    return 2 * stats.t.sf(np.abs(distances) / variance**0.5, freedom)
 
 
 def scored_p_values(study: Study, runs: int, rng: np.random.Generator) -> tuple[list[float], ...]:
@@ -173,7 +144,6 @@ def _cider(latent: np.ndarray) -> np.ndarray:
 #: Column -> from latent ``(..., N)`` to statistics ``(..., N, K)``, and the score.
 KINDS = {
     "right or wrong": (_right, mean_score),
-    "graded": (lambda latent: mean_statistics((special.ndtr(latent) * 3).round() / 3), mean_score),
     "CIDEr": (_cider, mean_score),
     "BLEU@4": (_bleu, bleu4_from_counts),
     "mean of columns": ((_right, _cider), lambda a, b: (mean_score(a) + mean_score(b)) / 2),

@@ -1,6 +1,5 @@
 """Paired comparisons over seeds and examples: known errors, calibration, power; those of a table's rows."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,53 +7,19 @@ import pytest
 from scipy import stats
 
 from attngraph.errors import UserError
-from experiments.methods import METHODS
-from experiments.metrics.captions import bleu4_from_counts, caption_scores
+from experiments.metrics.captions import bleu4_from_counts
 from experiments.metrics.statistics import mean_score, mean_statistics
 from experiments.tables.compare import (
-    about_same_runs,
     compare_pairs,
-    compare_with_baseline,
+    contenders,
     holm,
+    image_covariance,
     paired_comparison,
     recompute,
-    same_runs,
 )
-from experiments.tasks import TASKS
+from experiments.tables.frame import scores_of
 from experiments.tasks.task import Column
-from tests.experiments.tables.made import SmallTask, runs_on, save_run
-
-
-def simulate(runs, seeds, examples, seed_std=0.0, example_std=0.0, noise_std=0.0, shift=0.0):
-    """p values and coverage over simulated experiments with known sources of variation of A - B."""
-    rng = np.random.default_rng(0)
-    p_values, covered = [], []
-    for _ in range(runs):
-        b = rng.normal(size=(seeds, examples))
-        a = (
-            b
-            + shift
-            + seed_std * rng.normal(size=(seeds, 1))
-            + example_std * rng.normal(size=(1, examples))
-            + noise_std * rng.normal(size=(seeds, examples))
-        )
-        result = paired_comparison(mean_statistics(a), mean_statistics(b))
-        p_values.append(result.p)
-        covered.append(result.low <= shift <= result.high)
-    return np.array(p_values), np.mean(covered)
-
-
-@pytest.mark.parametrize(
-    "seed_std, example_std, noise_std, least",
-    [
-        (0.3, 0.0, 0.3, 0.02),  # the seeds decide
-        (0.0, 0.5, 0.05, 0.02),  # the examples decide
-    ],
-)
-def test_false_alarms_under_the_null(seed_std, example_std, noise_std, least):
-    p_values, coverage = simulate(250, 5, 80, seed_std, example_std, noise_std)
-    assert least <= np.mean(p_values < 0.05) <= 0.08
-    assert coverage == 1 - np.mean(p_values < 0.05)
+from tests.experiments.tables.made import SmallTask, change, runs_on, save_run
 
 
 def error(result, freedom) -> float:
@@ -62,10 +27,10 @@ def error(result, freedom) -> float:
     return (result.high - result.low) / 2 / stats.t.isf(0.025, freedom)
 
 
-def test_interval_covers_a_true_difference_and_finds_it():
-    p_values, coverage = simulate(200, 5, 100, 0.03, 0.3, 0.5, shift=0.3)
-    assert coverage > 0.9
-    assert np.mean(p_values < 0.05) > 0.95
+def test_the_jackknife_of_means_is_their_covariance_over_images():
+    a, b = np.random.default_rng(0).normal(size=(2, 3, 50))
+    covariance = image_covariance([mean_statistics(np.stack([a, b]))], mean_score)
+    assert covariance == pytest.approx(np.cov(a - b) / 50)
 
 
 def test_one_seed_is_the_standard_error_of_a_paired_mean():
@@ -85,7 +50,6 @@ def test_same_examples_every_seed_apart_is_the_t_test_over_seeds():
     b = np.random.default_rng(0).random((5, 50))
     result = paired_comparison(mean_statistics(b + shifts[:, None]), mean_statistics(b))
     expected = stats.ttest_1samp(shifts, 0)
-    assert error(result, 4) == pytest.approx(shifts.std(ddof=1) / 5**0.5, rel=1e-3)
     assert result.p == pytest.approx(expected.pvalue, rel=1e-3)
     assert (result.low, result.high) == pytest.approx(tuple(expected.confidence_interval()), abs=1e-4)
 
@@ -104,30 +68,23 @@ def test_what_a_comparison_speaks_for():
     assert dealt.new_p > dealt.p
 
 
-def captions(seeds, damage, examples=60):
-    words = "a red blue circle square above below the two three".split()
-    rng = np.random.default_rng(0)
-    references = {str(k): [" ".join(rng.choice(words, size=8)) for _ in range(3)] for k in range(examples)}
-    runs = []
-    for seed in range(seeds):
-        rng = np.random.default_rng(100 + seed)
-        predictions = {}
-        for id, texts in references.items():
-            predictions[id] = " ".join(
-                rng.choice(words) if rng.random() < damage else word for word in texts[0].split()
-            )
-        runs.append(caption_scores(predictions, references, use_java=False))
-    return runs
+def bleu_counts(rng, seeds, examples, quality):
+    """Counts ``(S, N, 10)`` of captions of 8 to 12 words, of which a share is right."""
+    ngrams = rng.integers(8, 13, (seeds, examples, 1)) - np.arange(4)
+    matches = rng.binomial(ngrams, quality)
+    return np.concatenate([matches, ngrams, ngrams[..., :1], 0 * matches[..., :1] + 10], axis=-1).astype(
+        float
+    )
 
 
 def test_corpus_bleu_and_an_average_of_columns():
-    good, bad = captions(3, 0.2), captions(3, 0.5)
-    counts = [np.stack([run.bleu_counts for run in runs]) for runs in (good, bad)]
+    rng = np.random.default_rng(0)
+    counts = [bleu_counts(rng, 3, 60, quality) for quality in (0.8, 0.5)]
     bleu = paired_comparison(*counts, bleu4_from_counts)
-    expected = np.mean([one.bleu4 - other.bleu4 for one, other in zip(good, bad, strict=True)])
-    assert bleu.difference == pytest.approx(expected)
+    good, bad = (bleu4_from_counts(side.sum(axis=1)) for side in counts)
+    assert bleu.difference == pytest.approx(np.mean(good - bad))
     assert bleu.low > 0 and bleu.p < 0.05
-    picks = np.random.default_rng(0).integers(60, size=(4000, 60))
+    picks = rng.integers(60, size=(4000, 60))
     drawn = [bleu4_from_counts(side[0][picks].sum(axis=1)) for side in counts]
     one = paired_comparison(*(side[:1] for side in counts), bleu4_from_counts)
     assert error(one, 59) == pytest.approx(np.std(drawn[0] - drawn[1]), rel=0.1)
@@ -158,131 +115,102 @@ def test_holm_by_hand(p_values, adjusted):
 # ---- rows of a table --------------------------------------------------------------------------------------
 
 
-def test_columns_of_one_task_share_the_resampled_images(tmp_path):
-    """The second column mirrors the first: the error of their mean is 0 only if both see the same draws."""
+def compared(runs, *pairs, columns=None, tasks=None):
+    return compare_pairs(scores_of(runs, tasks), pairs or [("pgnn", "gcn")], columns)
+
+
+def places(lines):
+    return [(line["row"], line["column"]) for line in lines]
+
+
+def test_columns_of_one_task_share_the_images(tmp_path):
+    """The second column mirrors the first: the error of their mean is 0 only if both see the same images."""
     task = SmallTask("a", Column("a.x", "X", averaged=True), Column("a.y", "Y", averaged=True))
     two = {name: SmallTask(name, Column(f"{name}.x", "X", averaged=True)) for name in ("b", "c")}
     runs = []
     for row, shift in (("gcn", 0.0), ("pgnn", 0.1)):
         scores = np.random.default_rng(len(row)).random(50)
-        mirrored = 1 - scores + 2 * shift
-        x, y = mean_statistics(scores), mean_statistics(mirrored)
-        runs.append(save_run(tmp_path, row, "a", 0, {"a.x": x, "a.y": y}, {"a.x": 0.0}))
-        runs.append(save_run(tmp_path, row, "b", 0, {"b.x": x}, {"b.x": 0.0}))
-        runs.append(save_run(tmp_path, row, "c", 0, {"c.x": y}, {"c.x": 0.0}))
-    together = compare_with_baseline([run for run in runs if run.task == "a"], {"a": task})[-1]
-    apart = compare_with_baseline([run for run in runs if run.task != "a"], two)[-1]
+        x, y = mean_statistics(scores), mean_statistics(1 - scores + 2 * shift)
+        runs.append(save_run(tmp_path, row, "a", 0, {"a.x": x, "a.y": y}, {"a.x": 0, "a.y": 0}))
+        runs.append(save_run(tmp_path, row, "b", 0, {"b.x": x}, {"b.x": 0}))
+        runs.append(save_run(tmp_path, row, "c", 0, {"c.x": y}, {"c.x": 0}))
+    together = compared([run for run in runs if run.task == "a"], tasks={"a": task})[-1]
+    apart = compared([run for run in runs if run.task != "a"], tasks=two)[-1]
     assert together["column"] == apart["column"] == "avg"
     assert together["difference"] == apart["difference"] == pytest.approx(0.1)
     assert together["high"] - together["low"] < 1e-9 < 0.05 < apart["high"] - apart["low"]
 
 
-def test_the_same_runs_under_two_names_are_not_compared(tmp_path):
-    """Their difference is 0 by construction; it is no test, and none that Holm's correction counts."""
-    tasks = {name: TASKS[name] for name in ("vqa", "ve")}
-    runs = runs_on(tmp_path, tasks, rows=("gcn", "gcn_gated", "pgnn", "decoder", "full"))
-    scores = {(run.task, run.seed): run.result["scores"] for run in runs if run.row == "gcn"}
-    for number, run in enumerate(runs):
-        adapter = {"gnn": run.row[:4].rstrip("_"), "join": "gated"} if run.row[:3] in ("gcn", "pgn") else {}
-        if run.row == "gcn_gated" and run.task == "ve":
-            adapter["join"] = "blend"
-        settings = {"label": run.row, "method": run.row, "settings": adapter, "weights": "w"}
-        (run.folder / "config.json").write_text(json.dumps({"settings": settings}))
-        if run.row == "gcn_gated":
-            runs[number] = replace(run, result=run.result | {"scores": scores[run.task, run.seed]})
-    pairs = [("gcn_gated", "gcn"), ("pgnn", "gcn"), ("pgnn", "pgnn"), ("full", "decoder")]
-    lines = compare_pairs(runs, tasks, pairs, columns=["vqa.accuracy", "ve.accuracy"])
-    assert [(line["row"], line["column"]) for line in lines] == [
-        ("GCN, gated", "ve.accuracy"),
-        ("pGNN", "vqa.accuracy"),
-        ("pGNN", "ve.accuracy"),
-        ("Full fine-tuning", "vqa.accuracy"),
-        ("Full fine-tuning", "ve.accuracy"),
-    ]
-    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
-    vqa, ve = (task.title for task in tasks.values())
-    assert about_same_runs(same_runs(runs, pairs), tasks) == (
-        f"Not compared, since only their names differ: GCN, gated = GCN ({vqa}); pGNN = pGNN ({vqa}, {ve})."
-    )
-    with pytest.raises(UserError, match="compared with gcn: not compared, since only their names differ"):
-        recompute(runs, ["gcn"], ["gcn_gated"], ["vqa.accuracy"])
-    *_, about = recompute(runs, ["gcn"], ["gcn_gated"])
-    assert about.endswith(f"GCN, gated = GCN ({vqa}).") and recompute(runs, ["gcn"], ["pgnn"])[-1] == ""
-
-
-def test_equal_settings_with_other_scores_differ_in_name_only(tmp_path):
-    """As where they ran on two machines: that is no difference of methods. Other weights are."""
-    tasks = {name: TASKS[name] for name in ("vqa", "ve")}
-    runs = runs_on(tmp_path, tasks, rows=("gcn", "gcn_gated", "rate"))
-    for run in runs:
-        weights = "other" if (run.row, run.task, run.seed) == ("gcn_gated", "ve", 1) else "w"
-        settings = {"settings": {"gnn": "gcn"}, "weights": weights}
-        (run.folder / "config.json").write_text(json.dumps({"settings": settings}))
-    pair = ("gcn_gated", "gcn")
-    assert same_runs(runs, [pair]) == {pair: {"vqa"}}
-
-
-def test_checkpoints_are_those_of_the_runs(tmp_path):
-    tasks = {"vqa": TASKS["vqa"]}
-    runs = runs_on(tmp_path, tasks, seeds=range(6), checkpoints=3)
-    (line,) = compare_with_baseline(runs, tasks)
+def test_every_column_its_seeds_and_checkpoints(tmp_path):
+    runs = runs_on(tmp_path, ["vqa"], seeds=range(6), checkpoints=3)
+    (line,) = compared(runs)
     stacked = [
-        np.stack([run.statistics(["vqa.accuracy"])[0] for run in runs if run.row == row])
+        np.stack([run.statistics["vqa.accuracy"] for run in runs if run.row == row])
         for row in ("pgnn", "gcn")
     ]
     expected = paired_comparison(*stacked, checkpoints=[0, 1, 2, 0, 1, 2])
-    assert (line["checkpoints"], line["speaks_for"]) == (3, "seeds and images")
-    assert line["p"] == expected.p and line["by_checkpoint"] == list(expected.by_checkpoint)
+    assert (line["row"], line["baseline"], line["checkpoints"]) == ("pGNN", "GCN", 3)
+    assert line["p"] == line["p_holm"] == expected.p and line["by_checkpoint"] == expected.by_checkpoint
     assert line["new_p"] == line["new_p_holm"] == expected.new_p
-    (one,) = compare_with_baseline(runs_on(tmp_path / "one", tasks, seeds=[0]), tasks)
-    assert (one["checkpoints"], one["speaks_for"], one["new_p"]) == (1, "images", None)
-
-
-def test_one_seed_has_one_checkpoint(tmp_path):
-    tasks = {"vqa": TASKS["vqa"]}
-    runs = runs_on(tmp_path, tasks, rows=("gcn",)) + runs_on(
-        tmp_path / "other", tasks, rows=("pgnn",), seeds=(1, 2), checkpoints=3
+    (one,) = compared(runs_on(tmp_path / "one", ["vqa"], seeds=[0]))
+    assert (one["checkpoints"], one["speaks_for"], one["new_p"], one["new_p_holm"]) == (
+        1,
+        "images",
+        None,
+        None,
     )
-    with pytest.raises(UserError, match="started from different weights"):
-        compare_with_baseline(runs, tasks)
 
 
-@pytest.mark.parametrize("setting, number", [("data", 0), ("eval_examples", 3)])
-def test_only_runs_on_the_same_examples_are_compared(setting, number, tmp_path):
-    """Pairs of a seed, and seeds of a row: rows of the arrays are the same images."""
-    tasks = {"vqa": TASKS["vqa"]}
-    runs = runs_on(tmp_path, tasks)
-    file = runs[number].folder / "config.json"
-    config = json.loads(file.read_text())
-    config["settings"][setting] = 7
-    file.write_text(json.dumps(config))
-    with pytest.raises(UserError, match="were scored on different examples"):
-        compare_with_baseline(runs, tasks)
-    runs = runs_on(tmp_path / "lacking", tasks)
-    runs[3] = replace(runs[3], result={**runs[3].result, "examples": 59})
-    with pytest.raises(UserError, match="different examples.*if pictures were missing.*run it again"):
-        compare_with_baseline(runs, tasks)
-
-
-def test_only_shared_runs_are_compared(tmp_path):
-    tasks = {name: TASKS[name] for name in ("vqa", "ve")}
-    runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "rate"))
-    lacking = [
-        run for run in runs if (run.row, run.task, run.seed) not in {("gcn", "ve", 0), ("pgnn", "ve", 1)}
+def test_only_shared_scores_are_compared_and_holm_counts_them_all(tmp_path):
+    runs = runs_on(tmp_path, rows=("gcn", "pgnn", "appnp"))
+    kept = [run for run in runs if (run.row, run.task, run.seed) not in {("gcn", "ve", 0), ("pgnn", "ve", 1)}]
+    assert places(compared(kept)) == [("pGNN", "vqa.accuracy")]
+    scenes = runs_on(tmp_path / "scenes", ["caption"])
+    del scenes[0].result["scores"]["caption.scene"]
+    assert [line["seeds"] for line in compared(scenes, columns=["caption.cider", "caption.scene"])] == [2, 1]
+    lines = compared(runs, ("pgnn", "gcn"), ("appnp", "gcn"))
+    assert places(lines) == [
+        (n, k) for n in ("pGNN", "APPNP") for k in ("vqa.accuracy", "ve.accuracy", "avg")
     ]
-    lines = compare_with_baseline(lacking, tasks)
-    assert [(line["row"], line["column"], line["seeds"]) for line in lines] == [("pGNN", "vqa.accuracy", 2)]
-    assert compare_with_baseline([run for run in runs if run.row != "gcn"], tasks) == []
-    swapped = compare_with_baseline(runs, tasks, baseline="pgnn")
-    assert {line["row"] for line in swapped} == {"GCN"}
-    assert swapped[0]["difference"] == pytest.approx(-compare_with_baseline(runs, tasks)[0]["difference"])
+    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
+    (swapped,) = compared(runs, ("gcn", "pgnn"), columns=["avg"])
+    assert swapped["difference"] == pytest.approx(-lines[2]["difference"])
 
 
 def test_controls_are_of_one_family_with_the_gnns(tmp_path):
-    """Where no rows are named, and Holm's correction counts them; other rows of attribution are not."""
-    tasks = {"vqa": TASKS["vqa"]}
-    runs = runs_on(tmp_path, tasks, rows=("gcn", "pgnn", "tempering", "placebo", "rate"))
-    lines = compare_with_baseline(runs, tasks)
-    compared = ("pgnn", "tempering", "placebo")
-    assert [line["row"] for line in lines] == [METHODS[name].title for name in compared]
-    assert [line["p_holm"] for line in lines] == pytest.approx(holm([line["p"] for line in lines]))
+    runs = runs_on(
+        tmp_path, ["vqa"], rows=("gcn", "pgnn", "tempering", "placebo", "rate", "full"), seeds=(0,)
+    )
+    assert contenders(runs) == ["gcn", "pgnn", "tempering", "placebo"]
+
+
+def test_rows_that_differ_in_nothing_but_their_names_are_not_compared(tmp_path):
+    """Whatever their scores are: that is a difference of machines. Other weights or joins are one of rows."""
+    runs = runs_on(tmp_path, rows=("gcn", "gcn_gated", "pgnn", "decoder", "full"))
+    for run in runs:
+        kind = {"gnn": run.row[:4].rstrip("_")} if run.row[:3] in ("gcn", "pgn") else {}
+        join = {"join": "gated" if (run.row, run.task, run.seed) == ("gcn_gated", "ve", 1) else "blend"}
+        change(run.folder / "config.json", "settings", settings=kind and kind | join)
+    lines = compared(runs, ("gcn_gated", "gcn"), ("pgnn", "gcn"), ("pgnn", "pgnn"), ("full", "decoder"))
+    shown = {name: [key for row, key in places(lines) if row == name] for name, _ in places(lines)}
+    every = ["vqa.accuracy", "ve.accuracy", "avg"]
+    assert shown == {"GCN, gated": every[1:], "pGNN": every, "Full fine-tuning": every}
+    with pytest.raises(UserError, match="compared with gcn: .* differ in nothing but their names"):
+        recompute(runs, ["gcn"], ["gcn_gated"], ["vqa.accuracy"])
+    twice = [*runs, *(replace(run, row="learned_p") for run in runs if run.row == "pgnn")]
+    assert compared(twice, ("learned_p", "pgnn")) == []
+
+
+def test_only_runs_on_the_same_examples_and_weights_are_compared(tmp_path):
+    """Pairs of a seed, and seeds of a row: rows of the arrays are the same images."""
+    for number, (setting, said) in enumerate(
+        [("data", "different examples"), ("eval_examples", "different examples"), ("weights", "weights")]
+    ):
+        runs = runs_on(tmp_path / setting, ["vqa"])
+        change(runs[number].folder / "config.json", "settings", **{setting: 7})
+        with pytest.raises(UserError, match=said):
+            compared(runs)
+    runs = runs_on(tmp_path / "lacking", ["vqa"])
+    runs[3] = replace(runs[3], result={**runs[3].result, "examples": 59})
+    with pytest.raises(UserError, match="different examples.*if pictures were missing"):
+        compared(runs)

@@ -23,34 +23,29 @@ RIGHT = [float(k % 4 != 0) for k in range(12)]
 
 
 def test_columns_and_kinds_have_intervals_over_images():
-    scored = score_predictions(TASKS["vqa"], EXAMPLES, SAID, seed=5)
+    """Text, JSON and table say the same."""
+    scored = score_predictions(TASKS["vqa"], EXAMPLES, SAID)
     (column, *kinds) = scored.lines
     images = [example.image for example in EXAMPLES]
     assert (scored.examples, scored.images, scored.evaluator) == (12, 6, "VQA v2's evaluator (March 2021)")
     assert (column.column, column.kind, column.score, column.number) == ("vqa.accuracy", None, 0.75, 12)
-    bounds = (0, 1)
-    whole = bootstrap_interval(mean_statistics(RIGHT), images, mean_score, 5, bounds=bounds)
+    whole = bootstrap_interval(mean_statistics(RIGHT), images, mean_score, bounds=(0, 1))
     assert (column.low, column.high) == whole
     assert [(line.kind, line.number) for line in kinds] == [("color", 8), ("count", 4)]
     own = [k for k in range(12) if k % 3]
     expected = bootstrap_interval(
-        mean_statistics([RIGHT[k] for k in own]), [images[k] for k in own], mean_score, 5, bounds=bounds
+        mean_statistics([RIGHT[k] for k in own]), [images[k] for k in own], mean_score, bounds=(0, 1)
     )
     assert (kinds[0].low, kinds[0].high) == expected
-
-
-def test_text_json_and_table_say_the_same():
-    scored = score_predictions(TASKS["vqa"], EXAMPLES, SAID)
     text, content, frame = scored.text(), json.loads(json.dumps(scored.json())), scored.frame()
     assert text.count("75.00") == 3 and "12 examples, 6 images" in text and "VQA v2's evaluator" in text
     assert [line["score"] for line in content["lines"]] == list(frame["score"]) == [0.75] * 3
     assert content["interval"] == {"level": 0.95, "resamples": 1000, "over": "images"}
-    column = scored.lines[0]
     assert f"{100 * column.low:.2f} to {100 * column.high:.2f}" in text
 
 
 class Ranked(Task):
-    """A task with a column that is no function of sums, and kinds that tell something else."""
+    """A task with a column that is no function of sums, and kinds that are not of examples."""
 
     name, title = "ranked", "Ranked"
     columns = (Column("ranked.f1", "F1"), Column("ranked.precision", "AP"))
@@ -61,43 +56,27 @@ class Ranked(Task):
     def score(self, predictions, examples):
         columns = {"ranked.f1": 0.75, "ranked.precision": 0.4}
         statistics = {"ranked.f1": mean_statistics(RIGHT)}
-        return TaskScores(columns, statistics, {"color": (0.9, 8), "objects": (0.3, 40), "none": (0.0, 0)})
+        return TaskScores(columns, statistics, {"objects": (0.3, 40), "none": (0.0, 0)})
 
 
 def test_what_has_no_statistics_has_no_interval():
     scored = score_predictions(Ranked(), EXAMPLES, SAID)
     f1, precision, *kinds = scored.lines
     assert f1.low < 0.75 < f1.high and (precision.low, precision.high) == (None, None)
-    assert [(line.column, line.low) for line in kinds] == [(None, None)] * 3
-    assert scored.evaluator == "the task's own metric"
+    assert [(line.column, line.low) for line in kinds] == [(None, None)] * 2
     assert scored.frame()["low"].notna().sum() == 1 and "–" in scored.text()
 
 
 def test_intervals_of_few_images_are_scores_that_there_can_be():
     """CIDEr ends at 10, all others at 1."""
     few = EXAMPLES[:4]  # two pictures
-    said = {"0": "no", "1": "no", "2": "yes", "3": "yes"}
-    accuracy = score_predictions(TASKS["vqa"], few, said).lines[0]
+    accuracy = score_predictions(TASKS["vqa"], few, {"0": "no", "1": "no", "2": "yes", "3": "yes"}).lines[0]
     assert (accuracy.score, accuracy.low, accuracy.high) == (0.5, 0, 1)
-    assert {column.most for task in TASKS.values() for column in task.columns} == {1, 10}
-    assert all((column.most == 10) == column.key.endswith(".cider") for column in TASKS["coco"].columns)
+    for column in (column for task in TASKS.values() for column in task.columns):
+        assert column.most == (10 if column.key.endswith(".cider") else 1)
 
 
 # ---- intervals over images ----------------------------------------------------------------------------
-
-
-def test_the_width_is_that_of_the_mean_of_images():
-    """With equally many examples of each image, the score is the mean of images' means."""
-    rng = np.random.default_rng(0)
-    scores = rng.normal(size=(60, 5)) + 2 * rng.normal(size=(60, 1))
-    images = np.repeat(np.arange(60), 5)
-    low, high = bootstrap_interval(mean_statistics(scores.ravel()), images, mean_score, resamples=5_000)
-    means = scores.mean(axis=1)
-    error = means.std(ddof=1) / math.sqrt(60)
-    assert (low + high) / 2 == pytest.approx(means.mean(), abs=0.1 * error)
-    assert high - low == pytest.approx(2 * t.ppf(0.975, 59) * error, rel=0.05)
-    one_by_one = bootstrap_interval(mean_statistics(scores.ravel()), range(300), mean_score)
-    assert one_by_one[1] - one_by_one[0] < 0.7 * (high - low), "questions about one picture go together"
 
 
 def test_a_resample_is_a_score_of_drawn_images():
@@ -117,24 +96,10 @@ def test_a_resample_is_a_score_of_drawn_images():
     assert [low, high] == pytest.approx(expected, abs=0.05 * (high - low))
 
 
-def test_it_covers_the_truth():
-    """Few images, several questions on each: 95 of 100 intervals hold the mean."""
-    rng = np.random.default_rng(2)
-    held = 0
-    for run in range(200):
-        shares = rng.beta(2, 2, size=15)
-        scores = (rng.random((15, 4)) < shares[:, None]).astype(float)
-        low, high = bootstrap_interval(
-            mean_statistics(scores.ravel()), np.repeat(np.arange(15), 4), mean_score, run, resamples=400
-        )
-        held += low <= 0.5 <= high
-    assert 0.91 < held / 200 < 0.99
-
-
 def test_the_seed_decides_and_one_image_says_nothing():
     statistics = mean_statistics(np.arange(20) / 20)
     first = bootstrap_interval(statistics, range(20), mean_score, 3)
     assert first == bootstrap_interval(statistics, range(20), mean_score, 3)
     assert first != bootstrap_interval(statistics, range(20), mean_score, 4)
-    assert all(map(math.isnan, bootstrap_interval(statistics, ["a"] * 20, mean_score)))
+    assert bootstrap_interval(statistics, ["a"] * 20, mean_score) == (None, None)
     assert bootstrap_interval(mean_statistics(np.ones(9)), range(9), mean_score) == (1, 1)
