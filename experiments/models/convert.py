@@ -340,6 +340,8 @@ def _renamed(tensors: Tensors, names: dict[str, str], left_out: str) -> Tensors:
     state: Tensors = {}
     for name, tensor in tensors.items():
         if not re.fullmatch(left_out, name):
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} holds other than finite numbers")
             for old, new in names.items():
                 name = name.replace(old, new)
             state[name] = tensor

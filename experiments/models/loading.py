@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from transformers import AutoConfig
+import transformers
+from transformers import AutoConfig, GenerationConfig
 
 from attngraph.errors import UserError
 from experiments.base.messages import first_line
@@ -85,6 +86,7 @@ def _from_transformers(place: str | None, download: bool, name: str, remedy: str
         with quiet_transformers(download):
             folder = place or str(shipped_folder(None))
             config = AutoConfig.from_pretrained(folder, local_files_only=not download)
+            _check_config(config, Path(folder))
             kind = next(family for family in reversed(FAMILIES.values()) if family.accepts(config))
             family = kind.load(Checkpoint(place, config, download))
     except UserError as error:
@@ -97,3 +99,17 @@ def _from_transformers(place: str | None, download: bool, name: str, remedy: str
             f"--model {name}: its tokenizer knows no words: give the tokenizer's files (tokenizer.json) too"
         )
     return family
+
+
+def _check_config(config: transformers.PretrainedConfig, folder: Path) -> None:
+    """What transformers takes in silence: a class of model of another type than the configuration's, and a
+    ``generation_config.json`` that cannot be read."""
+    for name in config.architectures or ():
+        own = getattr(getattr(transformers, name, None), "config_class", None)
+        if own is not None and not isinstance(config, own):
+            raise UserError(
+                f"config.json has the model_type {config.model_type}, whose models are no {name}, which its "
+                "architectures name: restore it"
+            )
+    if (folder / "generation_config.json").exists():
+        GenerationConfig.from_pretrained(folder)

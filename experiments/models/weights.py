@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
@@ -19,6 +20,7 @@ from experiments.base.progress import is_quiet
 from experiments.base.shipped import shipped_folder
 from experiments.models.family import Checkpoint
 
+OLD_BUFFERS = {"inv_freq", "masked_bias", "position_ids"}  # former versions of transformers saved them
 VOCABULARY = ("vocab.txt", "tokenizer.json")  # BERT's, a word a line; transformers' own
 
 
@@ -27,12 +29,14 @@ def load_weights(
 ) -> PreTrainedModel:
     """A model in float32 and evaluation mode.
 
-    Weights that the file lacks would be drawn at random, without an error. Poolers may be missing, which
-    published image encoders often lack and attention does not need; unless the model is to be ``complete``,
-    weights outside of the base model, such as a head of its own, may be, too.
+    Args:
+        kind: its class.
+        checkpoint: where its weights are.
+        complete: refuse a checkpoint that lacks the weights of a head, too.
+        options: of ``from_pretrained``.
 
     Raises:
-        UserError: weights are missing, or of another shape.
+        UserError: the weights are not those of the configuration; see :func:`misfits`.
     """
     model, report = kind.from_pretrained(
         checkpoint.place,
@@ -42,21 +46,54 @@ def load_weights(
         **checkpoint.options,
         **options,
     )
-    base = "" if complete or model.base_model is model else f"{model.base_model_prefix}."
-    missing = [x for x in report["missing_keys"] if x.startswith(base) and "pooler" not in x.split(".")]
-    wrong = sorted([*missing, *map(str, report["mismatched_keys"])])
+    wrong = misfits(model, report, complete)
     if wrong:
         raise UserError(
-            f"{len(wrong)} weights are missing or of another shape, first {wrong[0]}: give a checkpoint "
-            "whose config.json and weights belong together"
+            f"{len(wrong)} weights are missing, of another shape, or of layers that config.json does not "
+            f"describe, first {wrong[0]}: give a checkpoint whose config.json and weights belong together"
         )
     return model.eval()
+
+
+def misfits(model: PreTrainedModel, report: dict[str, Any], complete: bool = True) -> list[str]:
+    """The names of weights in which a file and a model differ.
+
+    Weights that the file lacks would be drawn at random, and layers that only the file has would be left out,
+    both without an error. What transformers itself ignores counts neither way (tied weights, buffers), nor do
+    poolers, which published image encoders often lack and attention does not need. Weights of the file
+    outside of the model's numbered layers are another task's head. Unless the model is to be ``complete``,
+    weights outside of the base model, such as a head of its own, may be missing.
+
+    Args:
+        model: as it was loaded.
+        report: transformers' loading information.
+        complete: see above.
+    """
+    prefix = f"{model.base_model_prefix}."
+    base = "" if complete or model.base_model is model else prefix
+    missing = [x for x in report["missing_keys"] if x.startswith(base) and "pooler" not in x.split(".")]
+    lists = [
+        f"{name}."
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.ModuleList, nn.Sequential))
+    ]
+    # A base model and one with a head load each other's files.
+    lists = tuple(other for name in lists for other in (name, prefix + name, name.removeprefix(prefix)))
+    unused = [
+        key
+        for key in report["unexpected_keys"]
+        if key.startswith(lists) and key.rpartition(".")[2] not in OLD_BUFFERS
+    ]
+    return sorted([*missing, *map(str, report["mismatched_keys"]), *unused])
 
 
 @contextmanager
 def quiet_transformers(download: bool = False) -> Iterator[None]:
     """Shows bars of progress for downloads, and none while weights are read from the disk or written; errors
     in these are reported in our words alone.
+
+    Args:
+        download: whether the hub may be asked.
     """
     shown = logging.is_progress_bar_enabled()
     verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()

@@ -79,6 +79,13 @@ def without_a_weight(file):
     save_file(state, file, {"format": "pt"})
 
 
+def with_a_bias(file):
+    """Part of a layer that the configuration switched off."""
+    state = load_file(file)
+    key = next(key for key in state if key.endswith("layers.0.self_attn.q_proj.weight"))
+    save_file(state | {key.replace("weight", "bias"): torch.zeros(8)}, file, {"format": "pt"})
+
+
 #: Which model's file, what is done to it, and what is said.
 DAMAGES = {
     "no config": ("blip", "config.json", Path.unlink, "no folder with a config.json"),
@@ -91,6 +98,19 @@ DAMAGES = {
         "config.json",
         lambda file: change(file, model_type="x"),
         "check the folder's files",
+    ),
+    "another type": (
+        "blip-vqa",
+        "config.json",
+        lambda file: change(file, model_type="bert"),
+        "config.json has the model_type bert, whose models are no BlipForQuestionAnswering.*: restore it",
+    ),
+    "cut generation": ("llava", "generation_config.json", cut, "generation_config.json.*check the folder's"),
+    "fewer layers": (
+        "gpt2",
+        "config.json",
+        lambda file: change(file, n_layer=1),
+        r"\d+ weights are missing, of another shape, or of layers .*, first .*\d",
     ),
     "more layers": (
         "t5",
@@ -105,12 +125,18 @@ DAMAGES = {
         without_a_weight,
         "1 weights are .*1.attention.self.query",
     ),
+    "part of a layer": (
+        "llava",
+        "model.safetensors",
+        with_a_bias,
+        "1 weights are .* first .*layers.0.self_attn.q_proj.bias",
+    ),
 }
 
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_damaged_folder_is_one_line(how, tmp_path):
-    """transformers draws missing weights at random, in silence."""
+    """transformers leaves a file's further layers out, and draws missing ones at random, both in silence."""
     name, file, damage, match = DAMAGES[how]
     folder = save(name, tmp_path)
     damage(folder / file)

@@ -75,6 +75,7 @@ REFUSED = {
         "or not known, first fusion_encoder.layer.1.extra",
     ),
     "another shape": ("blip", {KEY: torch.zeros(128, 64)}, "give another checkpoint"),
+    "no number": ("blip", {KEY: torch.full((128, 128), torch.nan)}, "other than finite numbers"),
     "no sizes": ("blip", {"visual_encoder.patch_embed": None}, r"proj.weight is missing"),
     "no layers": ("mplug", {"text_encoder.encoder": None}, r"text_encoder.encoder.layer.\* are missing"),
     "nobody's": ("blip", {"visual_encoder": None}, r"those of no checkpoint known here \(blip, mplug\)"),
