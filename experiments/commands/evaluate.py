@@ -32,7 +32,8 @@ def run(options: EvaluateOptions) -> int:
     asked = with_changes({}, changes, Answers, "--set", REMEDY)
     cell = finished(options.folder)
     check_answering(cell.task, asked.answering)
-    task, split, model = cell.task, options.split or cell.result["split"], cell.model(options.model)
+    task, split = cell.task, options.split or cell.result["split"]
+    model = options.model or cell.experiment.model
     data = cell.data(options.data)
     check_task_data(task, data)
     if data is not None:

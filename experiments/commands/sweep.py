@@ -8,9 +8,9 @@ from __future__ import annotations
 from experiments.base.outputs import check_folder
 from experiments.commands.options import SweepOptions
 from experiments.methods import method_named
-from experiments.runs.execution import execution_of, in_folder
+from experiments.runs.execution import execution_of
 from experiments.tables.grid import load_table
-from experiments.tables.make import OWNER, check_named, folder_of, rows_in, wanted_of
+from experiments.tables.make import OWNER, check_named, folder_of, rows_in
 from experiments.tables.plan import plan_table
 from experiments.tables.tune import Tuner, check_tuned, sweep
 
@@ -23,8 +23,17 @@ def run(options: SweepOptions) -> int:
     grid = load_table(options.name, options.size, options.changes)
     trained = [name for name in grid.counts if method_named(name).trains]
     rows = rows_in(options.rows, trained) or trained
-    wanted = wanted_of(options, rows, range(1))
-    tuner = Tuner(grid, wanted, plan_table(grid, wanted, out / "data"), execution_of(options, out))
+    plan = plan_table(
+        grid,
+        out / "data",
+        rows=rows,
+        tasks=options.tasks,
+        seeds=range(1),
+        model=options.model,
+        data=options.data,
+    )
+    execution = execution_of(options, out)
+    tuner = Tuner(grid, plan, execution, options.download)
     rates = {method: grid.rates_of(method_named(method)) for method, _ in tuner.cells}
     if not options.dry_run:
         check_named(options, grid)
@@ -36,9 +45,7 @@ def run(options: SweepOptions) -> int:
             print(f"{method_named(method).title:<28} {task:<12} {cell.recipe.steps} steps at {tried}")
         return 0
 
-    def work() -> int:
-        sweep(tuner, options.download)
+    with execution.alone():
+        sweep(tuner)
         tuner.save(STEM)
-        return 0
-
-    return in_folder(tuner.execution, work)
+    return 0

@@ -12,7 +12,7 @@ from attngraph.errors import UserError
 from experiments.commands.options import TableOptions
 from experiments.runs.cells import IMAGE_STATES
 from experiments.tables.grid import load_table
-from experiments.tables.make import Work, check_named, folder_of, make, model_of, rows_in, wanted_of
+from experiments.tables.make import folder_of, make, model_of, rows_in
 from experiments.tables.plan import plan_table
 
 SHARED = ("cells", "data", IMAGE_STATES)  # folders of --out in which runs keep something
@@ -26,9 +26,14 @@ def run(options: TableOptions) -> int:
         raise UserError(
             f"{options.name}: runs keep something else in {out / name}: give the file another name"
         )
-    wanted = wanted_of(options, rows_in(options.rows, list(grid.counts)), options.seeds)
-    plan = plan_table(grid, wanted, out / "data")
-    if not options.dry_run:
-        check_named(options, grid)
+    plan = plan_table(
+        grid,
+        out / "data",
+        rows=rows_in(options.rows, list(grid.counts)),
+        tasks=options.tasks,
+        seeds=options.seeds,
+        model=options.model,
+        data=options.data,
+    )
     title = f"{grid.title}, size {size}, {model_of(options)}"
-    return make(options, Work(title, plan, out, out / name, grid, name), options.dry_run)
+    return make(options, grid, plan, title, out, out / name, name, options.dry_run)

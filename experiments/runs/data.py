@@ -8,13 +8,13 @@ read pictures.
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -212,20 +212,6 @@ def begin_loader(worker: int) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns that it was forked
 
 
-@contextmanager
-def errors_of_loaders() -> Iterator[None]:
-    """Errors of users in a loader come out in their own words, without the traceback that PyTorch puts before
-    them.
-    """
-    try:
-        yield
-    except UserError as error:
-        if "DataLoader worker process" not in str(error):
-            raise
-        name = f"{UserError.__module__}.{UserError.__qualname__}: "
-        raise UserError(str(error).rpartition(name)[2].strip()) from None
-
-
 # ---- cached states of pictures -----------------------------------------------------------------------------
 
 
@@ -318,7 +304,9 @@ def _fill(file: Path, array: np.memmap, paths: Sequence[Path], family: ModelFami
     that others have done, so that several share the work; chunks are the same always, and so are the states.
     """
     starts = range(0, len(paths), CHUNK)
-    with Progress(total=len(paths), desc="image states", unit="image", leave=False, delay=1) as bar:
+    is_worker = multiprocessing.parent_process() is not None  # one bar is enough
+    about: dict[str, Any] = {"desc": "image states", "unit": "image", "leave": False, "delay": 1}
+    with Progress(total=len(paths), disable=is_worker, **about) as bar:
         for start in random.Random(os.getpid()).sample(starts, len(starts)):
             chunk = paths[start : start + CHUNK]
             if array["done"][start : start + CHUNK].all():

@@ -39,9 +39,10 @@ from experiments.base.files import write_text
 from experiments.base.messages import first_line
 from experiments.base.progress import note
 from experiments.base.stopping import SIGNALS, end_with_parent
-from experiments.runs.cells import Cell, run_cell
+from experiments.runs.cells import run_cell
 from experiments.runs.device import check_device, keep_freed_memory
-from experiments.runs.execution import LOCAL, RAY, SLURM, Execution, jobs_for
+from experiments.runs.execution import LOCAL, RAY, SLURM, Execution
+from experiments.runs.experiment import Cell
 from experiments.runs.plugins import load_plugins
 
 Outcome = dict[str, Any] | UserError  # the content of a cell's scores.json, or what went wrong
@@ -150,45 +151,42 @@ class Job:
 @contextmanager
 def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
     """A process for each cell: its peak memory is its own, and nothing of one run reaches the next."""
-    most = min(jobs_for(run.device, run.jobs, run.threads), len(jobs))
+    most = min(run.jobs, len(jobs))
     context, lock, is_over = _context(), threading.Lock(), threading.Event()
     running: set[Any] = set()
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(most):
         slots.put(slot)
 
-    def in_process(job: Job, slot: int) -> Outcome:
-        reading, writing = context.Pipe(duplex=False)
-        # No daemon: it may start loaders.
-        process = context.Process(target=_work, args=(job, placed(run.device, slot), writing))
-        with lock:  # multiprocessing asks about processes of all threads when one starts
-            if is_over.is_set():
-                return UserError("the command has ended")
-            process.start()
-            running.add(process)
-        writing.close()
-        outcome = None
-        with suppress(EOFError, OSError):  # it died, perhaps in the middle of a message
-            outcome = reading.recv()
-        multiprocessing.connection.wait([process.sentinel])
-        with lock:
-            process.join()
-            running.discard(process)
-        return outcome or UserError(
-            f"its worker died (exit code {process.exitcode}; out of memory?): run the same command again to "
-            "go on, perhaps with --on jobs=1"
-        )
-
-    def in_slot(job: Job) -> Outcome:
+    def in_process(job: Job) -> Outcome:
         slot = slots.get()
         try:
-            return in_process(job, slot)
+            reading, writing = context.Pipe(duplex=False)
+            # No daemon: it may start loaders.
+            process = context.Process(target=_work, args=(job, placed(run.device, slot), writing))
+            with lock:  # multiprocessing asks about processes of all threads when one starts
+                if is_over.is_set():
+                    return UserError("the command has ended")
+                process.start()
+                running.add(process)
+            writing.close()
+            outcome = None
+            with suppress(EOFError, OSError):  # it died, perhaps in the middle of a message
+                outcome = reading.recv()
+            multiprocessing.connection.wait([process.sentinel])
+            with lock:
+                process.join()
+                running.discard(process)
+            return outcome or UserError(
+                f"its worker died (exit code {process.exitcode}; out of memory?): run the same command again "
+                "to go on, perhaps with --on jobs=1"
+            )
         finally:
             slots.put(slot)
 
     pool = ThreadPoolExecutor(most)
     try:
-        yield [pool.submit(in_slot, job) for job in jobs]
+        yield [pool.submit(in_process, job) for job in jobs]
     finally:
         with lock:
             is_over.set()
@@ -285,7 +283,7 @@ def _submitter(folder: Path, run: Execution) -> Any:
     executor = submitit.SlurmExecutor(folder, max_num_timeout=AGAIN)
     executor.update_parameters(
         time=1,  # so every request to be run again is counted
-        array_parallelism=jobs_for(run.device, run.jobs, run.threads, here=False),
+        array_parallelism=run.jobs,
         srun_args=[f"--cpus-per-task={options['cpus_per_task']}"],  # which it does not inherit
         additional_parameters=options,
     )
@@ -348,7 +346,6 @@ def _cancel(names: Sequence[str]) -> None:
 
 # ---- tasks of Ray ----------------------------------------------------------------------------------------
 
-RUNNING = "auto"  # Ray's word for the cluster that runs on this machine
 RETRIES = 3  # of a cell whose worker or machine is lost
 
 
@@ -357,9 +354,9 @@ def ray(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
     """Tasks of a Ray cluster, which ``ray start`` has made of one or several machines. Ray runs as many as it
     has room for, and runs a task again whose worker or machine is lost.
     """
-    each = {"num_cpus": int(run.cluster.get("cpus", run.threads))}
-    each["num_gpus"] = float(run.cluster.get("gpus", 1)) if run.device == "cuda" else 0
-    library = _joined(run.cluster.get("address", RUNNING))
+    each = {"num_cpus": run.cluster.get("cpus", run.threads)}
+    each["num_gpus"] = run.cluster.get("gpus", 1) if run.device == "cuda" else 0
+    library = _joined(run.cluster.get("address", "auto"))
     machines = [node["Resources"] for node in library.nodes() if node["Alive"]]
     if not any(
         has.get("CPU", 0) >= each["num_cpus"] and has.get("GPU", 0) >= each["num_gpus"] for has in machines

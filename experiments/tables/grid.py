@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, PlainValidator, model_validator
 
 from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
-from experiments.base.config import Config, checked, file_named, read_config, read_yaml
+from experiments.base.config import Config, file_named, read_config, read_yaml
 from experiments.base.messages import check_known
 from experiments.base.shipped import CONFIGS, names_of
 from experiments.methods import METHODS, GraphAdapter, Method
@@ -29,7 +29,15 @@ ADAPTERS = "adapters"  # in a grid's rates: all graph adapters
 MOST_SEEDS = 1000  # of a row
 REMEDY = "give a file as attngraph search and attngraph sweep write it"
 
-Count = Annotated[int, Field(ge=0, le=MOST_SEEDS)]
+CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
+
+
+def _seeds(value: Any) -> Any:
+    """Checks a number for all rows, or one for each."""
+    counts = value.values() if isinstance(value, dict) else [value or None]
+    if not all(type(count) is int and 0 <= count <= MOST_SEEDS for count in counts):
+        raise ValueError(f"give a whole number from 1 to {MOST_SEEDS}, or one for each method")
+    return value
 
 
 class Grid(Config):
@@ -62,7 +70,7 @@ class Grid(Config):
     about: str
     title: str = ""
     rows: dict[str, list[str]] = Field(default_factory=dict)
-    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] | dict[str, Count] = 1
+    seeds: Annotated[int | dict[str, int], PlainValidator(_seeds)] = 1
     tasks: list[str] | None = None
     runs: Part = Part()
     by_task: dict[str, Part | None] = Field(default_factory=dict)
@@ -113,6 +121,13 @@ class Grid(Config):
     def own_settings(self) -> Settings:
         """Those that were chosen, as a file has them."""
         return chosen_settings() if self.settings is None else self.settings
+
+    def model_of(self, seed: int) -> str | None:
+        """The model that a seed's runs start from: seeds are dealt over the checkpoints in turn. The first is
+        the shipped one (None), checkpoint k that of pre-training seed k.
+        """
+        number = seed % self.checkpoints
+        return str(CHECKPOINTS / f"seed{number}") if number else None
 
     def part(self, task: Task) -> dict[str, Any]:
         """What is said of a task's runs."""
@@ -179,7 +194,7 @@ def load_table(table: str, size: str, words: Sequence[str] = ()) -> Grid:
     content = {what: read_yaml(file, _remedy(what)) for what, file in files.items()}
     for what, file in files.items():
         if not isinstance(content[what], dict):
-            checked(content[what], Grid, lambda field, file=file: f"{file}", _remedy(what))
+            raise UserError(f"{file}: it must hold fields with values (name: value); {_remedy(what)}")
     both = {"settings": {}, **content["size"], **content["table"]}
     if twice := [name for name in content["table"] if name in content["size"] and name != "about"]:
         raise UserError(f"{files['size']}: {files['table']} says {twice[0]} too: leave it out of one of them")
@@ -205,21 +220,20 @@ def _checked_names(grid: Grid, where: str) -> Grid:
 
 
 def _check_names(
-    settings: Settings, where: str, rates: Iterable[str] = (), compared: Sequence[str] = ()
+    settings: Settings, where: str, rates: Iterable[str] = (), compared: Iterable[str] = ()
 ) -> None:
     """Raise UserError where a file (``where``) names an unknown method or task, which would change nothing,
     in silence.
     """
     methods = [*dict.fromkeys([*METHODS, *SCHEMES])]
     tasks = [task for of_task in settings.methods.values() for task in of_task]
-    try:
-        for names, known, what in (
-            ([*settings.methods], methods, "method"),
-            (tasks, [*TASKS], "task"),
-            ([*rates], [*methods, ADAPTERS], "method"),
-            (compared, methods, "method"),
-        ):
+    for names, known, what in (
+        ([*settings.methods, *compared], methods, "method"),
+        (tasks, [*TASKS], "task"),
+        ([*rates], [*methods, ADAPTERS], "method"),
+    ):
+        try:
             if names:
                 check_known(names, known, what)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
