@@ -29,7 +29,7 @@ def run(options: SearchOptions) -> int:
     execution = execution_of(options, options.out)
     tuner = Tuner(grid, plan, execution, options.download, VALIDATION_EXAMPLES)
     check_folder(options.out, STEM)
-    check_tuned(options.out, STEM, tuner.cells)
+    check_tuned(options.out, STEM)
     with execution.alone():
         search(tuner)
         tuner.save(STEM)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from attngraph.errors import UserError
+from experiments.base.shipped import DEFAULT
 from experiments.commands.options import TableOptions
 from experiments.runs.cells import IMAGE_STATES
 from experiments.tables.grid import load_table
-from experiments.tables.make import folder_of, make, model_of, rows_in
+from experiments.tables.make import folder_of, make
 from experiments.tables.plan import plan_table
 
 SHARED = ("cells", "data", IMAGE_STATES)  # folders of --out in which runs keep something
@@ -29,11 +30,11 @@ def run(options: TableOptions) -> int:
     plan = plan_table(
         grid,
         out / "data",
-        rows=rows_in(options.rows, list(grid.counts)),
+        rows=options.rows,
         tasks=options.tasks,
         seeds=options.seeds,
         model=options.model,
         data=options.data,
     )
-    title = f"{grid.title}, size {size}, {model_of(options)}"
+    title = f"{grid.title}, size {size}, {Path(options.model or DEFAULT).name}"
     return make(options, grid, plan, title, out, out / name, name, options.dry_run)

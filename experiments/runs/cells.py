@@ -29,7 +29,6 @@ from experiments.runs.saved import (
     PREDICTIONS,
     SCORES,
     STATISTICS,
-    applied,
     made_with,
     read_config,
     read_result,
@@ -139,7 +138,7 @@ def _train_and_score(cell: Cell, run: Execution, on_step: Callable[[int], None])
     family = load_family(cell.model, side=cell.side)
     family.model.to(run.device)
     check_room(way, family)
-    tuned = applied(method, family, cell.settings)
+    tuned = method.apply(family, cell.settings)
     started = tuned.scalars()
     training = examples_of("train", cell.train_examples)
     examples = examples_of(cell.split, cell.eval_examples)

@@ -93,17 +93,12 @@ class Job:
 
     def __call__(self, device: str | None = None) -> Outcome:
         """Run the cell, on this device where the command names several."""
-        try:
+        with suppress(OSError):
             os.chdir(self.place)
-        except OSError as error:
-            return UserError(
-                f"{socket.gethostname()} sees no {self.place} ({error.strerror}): start the command in a "
-                "folder that all machines share"
-            )
         if not self.file("lock").parent.is_dir():
             return UserError(
-                f"{socket.gethostname()} sees no {self.run.out.absolute()}: put --out on a file system that "
-                "all machines share"
+                f"{socket.gethostname()} sees no {self.run.out.absolute()}: start the command, and put "
+                "--out, in a folder that all machines share"
             )
         prepare_process()
         try:
@@ -114,7 +109,7 @@ class Job:
                 return run_cell(self.cell, run, self._counter())
         except UserError as error:
             return error
-        except Timeout:
+        except Timeout:  # one that has noticed nothing of the end of an earlier command
             return UserError("a worker of an earlier command still runs it: end that, or give another --out")
         except OSError as error:
             return UserError(f"{error}: check the room on the disk and your rights, then run again")
@@ -133,8 +128,7 @@ class Job:
             nonlocal written
             if time.monotonic() - written >= EVERY:
                 written = time.monotonic()
-                with suppress(OSError):  # a full disk shows where it matters
-                    self.file("step").write_text(str(step))
+                self.file("step").write_text(str(step))
 
         return count
 
@@ -163,7 +157,8 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
         try:
             reading, writing = context.Pipe(duplex=False)
             # No daemon: it may start loaders.
-            process = context.Process(target=_work, args=(job, placed(run.device, slot), writing))
+            device = f"cuda:{slot % torch.cuda.device_count()}" if run.device == "cuda" else run.device
+            process = context.Process(target=_work, args=(job, device, writing))
             with lock:  # multiprocessing asks about processes of all threads when one starts
                 if is_over.is_set():
                     return UserError("the command has ended")
@@ -212,11 +207,6 @@ def begin_imports() -> None:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's
         forkserver.ensure_running()
         signal.signal(signal.SIGINT, before)
-
-
-def placed(device: str, slot: int) -> str:
-    """``cuda`` spreads the cells over all GPUs."""
-    return f"cuda:{slot % torch.cuda.device_count()}" if device == "cuda" else device
 
 
 def _work(job: Job, device: str, writing: Any) -> None:
@@ -323,9 +313,9 @@ def _result(job: Any, why: str = "") -> Outcome:
             return job.result()
         except Exception as error:  # of many kinds
             why = first_line(error)
-    said = [line for line in (job.stderr() or "").splitlines() if line.strip()]
-    last = f"; it said last: {said[-1]}" if said else ""
-    return UserError(f"Slurm's job {job.job_id} failed ({why}{last}): run the same command again to go on")
+    last = (job.stderr() or "").strip().rpartition("\n")[2]
+    said = f"{why}; it said last: {last}" if last else why
+    return UserError(f"Slurm's job {job.job_id} failed ({said}): run the same command again to go on")
 
 
 def cancel_earlier(out: Path) -> None:
@@ -386,14 +376,12 @@ def _joined(address: str) -> Any:
     """
     import ray as library  # an extra
 
-    if library.is_initialized():
-        return library
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     host, _, port = address.rpartition(":")
     try:
         if port.isdigit() and "/" not in host:  # Ray itself would try for many minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        library.init(address=address, log_to_driver=False, logging_level="ERROR")
+        library.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     except Exception as error:  # of many kinds
         raise UserError(
             f"--on address={address}: no Ray cluster answers ({first_line(error)}): run `ray start` on "

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from attngraph.errors import UserError
 from experiments.base.config import Config, file_named, read_yaml
@@ -26,7 +26,7 @@ from experiments.data.layouts import Amounts
 from experiments.models.family import Answering
 from experiments.models.weights import weights_digest
 from experiments.runs.answering import described, way_of
-from experiments.runs.changes import read_changes, with_changes
+from experiments.runs.changes import with_changes
 from experiments.tasks import TASKS
 from experiments.tasks.task import MANIFEST, SPLITS, Task, holds_scenes
 
@@ -39,19 +39,11 @@ REMEDY = (
 VALIDATED = "validation"  # the split by which the best state of a run is chosen
 
 
-def no_switch(value: Any) -> Any:
-    """The value, unless it is true or false, which pass for numbers."""
-    if isinstance(value, bool):
-        raise ValueError("give a number, not true or false")
-    return value
-
-
-Whole = Annotated[int, Field(gt=0, le=10**9), BeforeValidator(no_switch)]  # steps or examples
-Natural = Annotated[int, Field(ge=0, le=10**9), BeforeValidator(no_switch)]
-Number = Annotated[FiniteFloat, BeforeValidator(no_switch)]
-Positive = Annotated[Number, Field(gt=0)]
-Share = Annotated[Number, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(no_switch)]
+Whole = Annotated[int, Field(gt=0, le=10**9)]  # steps or examples
+Natural = Annotated[int, Field(ge=0, le=10**9)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Counts = tuple[Whole, Whole, Whole]
 
 MOST_BEAMS = 100
@@ -88,11 +80,11 @@ class Recipe(Config):
 
     learning_rate: Positive | None = None
     steps: Whole | None = None
-    epochs: Annotated[Number, Field(gt=0, le=100_000)] | None = None
+    epochs: Annotated[FiniteFloat, Field(gt=0, le=100_000)] | None = None
     batch_size: Whole | None = None
     accumulation: Whole = 1
     warmup: Share = 0.06
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
+    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.05
     label_smoothing: Share = 0.1
     clip: Positive = 1.0
     augment: bool | None = None
@@ -382,9 +374,8 @@ def load_experiment(name: str | None, words: list[str]) -> Experiment:
     Raises:
         UserError: no such experiment, a damaged file, or changes that do not fit it.
     """
-    changes = read_changes(words, Experiment)
     if name is None:
         remedy = "change it with --set NAME=VALUE, or give a file"
-        return with_changes(None, changes, Experiment, "an experiment without a file", remedy)
+        return with_changes(None, words, Experiment, "an experiment without a file", remedy)
     file = file_named(name, FOLDER, experiment_names(), "experiment")
-    return with_changes(read_yaml(file, REMEDY), changes, Experiment, f"{file}", REMEDY)
+    return with_changes(read_yaml(file, REMEDY), words, Experiment, f"{file}", REMEDY)

@@ -19,6 +19,7 @@ import transformers
 from attngraph.errors import UserError
 from experiments.base.messages import first_line
 from experiments.base.progress import Progress, note
+from experiments.methods import method_named
 from experiments.models import load_family
 from experiments.runs.cells import check_folder_of, has_scores, read_scores, remove_states, run_cell
 from experiments.runs.device import agreed, half_precision, processes
@@ -77,6 +78,8 @@ def run_cells(
         for name, error in failed.items()
         if not (may_diverge and isinstance(error, Diverged))
     }
+    if fatal and len(cells) == 1:
+        raise outcomes[cells[0]]
     if fatal:
         said = "; ".join(fatal.values())
         raise UserError(f"{len(failed)} of {len(cells)} cells failed, the others are finished: {said}")
@@ -92,12 +95,14 @@ def _found(cells: Sequence[Cell], run: Execution, download: bool, may_diverge: b
         if run.is_local:
             half_precision(run.device, recipe.precision)
         recipe.per_process(count, recipe.batch_size)
-    for name, side in dict.fromkeys((cell.model, cell.side) for cell in todo):
-        if not load_family(name, download, side).trains:
+    for cell in {(cell.model, cell.side): cell for cell in reversed(todo)}.values():
+        family = load_family(cell.model, download, cell.side)
+        if not family.trains:
             raise UserError(
-                f"--model {name} writes no answers, so it can't be trained on a task: give an "
+                f"--model {cell.model} writes no answers, so it can't be trained on a task: give an "
                 "image-and-text model that writes text"
             )
+        method_named(cell.method).apply(family, cell.settings)  # an error of the user's in them
     for folder in (cell.folder(run.out) for cell in cells):
         if folder.is_dir() and any(folder.iterdir()):
             read_config(folder)  # an error where it is damaged, before anything is written

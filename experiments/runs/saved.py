@@ -27,9 +27,9 @@ from experiments.base.config import read_config as read_yaml
 from experiments.base.messages import check_known, first_line
 from experiments.data.example import Example
 from experiments.methods import METHODS, method_named
-from experiments.methods.method import Method, Tuned
+from experiments.methods.method import Tuned
 from experiments.models import load_family
-from experiments.models.family import LENGTH, Answering, Decoding, ModelFamily
+from experiments.models.family import LENGTH, Answering, Decoding
 from experiments.models.weights import weights_digest
 from experiments.runs.answering import GENERATE, described, predict, way_of
 from experiments.runs.data import TaskData, subset
@@ -150,21 +150,6 @@ def _undamaged(file: Path) -> Iterator[None]:
 # ---- a finished run, put together again --------------------------------------------------------------------
 
 
-def applied(method: Method, family: ModelFamily, settings: dict[str, Any]) -> Tuned:
-    """A method applied to a freshly loaded model.
-
-    Raises:
-        UserError: the method cannot take its settings.
-    """
-    try:
-        return method.apply(family, settings)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"settings: {method.name} cannot take them ({type(error).__name__}: {first_line(error)}): "
-            "correct them, or leave them out"
-        ) from None
-
-
 @dataclass(frozen=True)
 class Finished:
     """A finished run.
@@ -220,7 +205,14 @@ class Finished:
             )
         family = load_family(model, download, self.experiment.side)
         family.model.to(device)
-        tuned = applied(method_named(self.experiment.method), family, self.settings["settings"])
+        try:
+            tuned = method_named(self.experiment.method).apply(family, self.settings["settings"])
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.folder / CONFIG}: settings that {self.experiment.method} cannot take "
+                f"({type(error).__name__}: {first_line(error)}): take the version that made the run, or "
+                "run again"
+            ) from error
         if type(tuned).observe is not Tuned.observe:
             content = self.task.content(data, self.result["split"])
             if content != self.settings.get("data", content):

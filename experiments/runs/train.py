@@ -8,7 +8,6 @@ last states stay.
 from __future__ import annotations
 
 import math
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,15 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import gather_object, reduce, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from adapters.peft import optimizer_groups
@@ -34,10 +31,17 @@ from experiments.base.messages import first_line
 from experiments.methods.method import Tuned
 from experiments.models.batch import IGNORED, Sample, token_losses
 from experiments.models.family import ModelFamily
-from experiments.runs.data import StepSampler, TaskData, begin_loader, loader_options
+from experiments.runs.data import Place, TaskData, loader_options, places_of
 from experiments.runs.device import agreed, is_out_of_memory, mixed_precision
 from experiments.runs.experiment import Diverged, Recipe
-from experiments.runs.validation import Validation, load_weights, weights_of, write_table
+from experiments.runs.validation import (
+    Validation,
+    load_weights,
+    random_state,
+    set_random_state,
+    weights_of,
+    write_table,
+)
 
 METRICS = "metrics.csv"  # in a run's folder: a line for each step
 LAST = 20  # steps whose mean loss sums up a run
@@ -116,7 +120,7 @@ def train(
         state.load(saved)
     batches = iter(_loader(data, recipe, seed, device, begin=state.step))
     if saved is not None:
-        state.restore_random()  # after the loader has drawn from it
+        set_random_state(state.random)  # after the loader has drawn from it
     is_over = state.step == recipe.steps or (validation is not None and validation.is_over)
     with _errors_in_words(folder, recipe, len(data)):
         while not is_over:
@@ -167,14 +171,18 @@ def _loader(data: TaskData, recipe: Recipe, seed: int, device: torch.device, beg
     """This process's batches, one for each pass, from a step on."""
     process = PartialState()
     size = recipe.per_process(process.num_processes, len(data))
-    places = StepSampler(len(data), recipe.batch_size, seed, recipe.steps, begin)
-    batches = BatchSampler(places, size, drop_last=False)
+
+    def batches() -> Iterator[list[Place]]:
+        for step in range(begin, recipe.steps):
+            places = places_of(len(data), recipe.batch_size, seed, step)
+            parts = [places[start : start + size] for start in range(0, len(places), size)]
+            yield from parts[process.process_index :: process.num_processes]
+
     return DataLoader(
         data,
-        batch_sampler=BatchSamplerShard(batches, process.num_processes, process.process_index),
+        batch_sampler=batches(),
         collate_fn=partial(_inputs, data.family),
         pin_memory=device.type == "cuda",
-        worker_init_fn=begin_loader,
         **loader_options(data.reads_pictures, device),
     )
 
@@ -276,7 +284,7 @@ class State:
         content = {
             "weights": weights_of(self.tuned),
             "parts": [part.state_dict() for part in self.parts],
-            "random": gather_object([_random_state()]),
+            "random": gather_object([random_state()]),
             "lines": self.lines,
             "seconds": self.earlier + time.perf_counter() - self.began,
         }
@@ -316,27 +324,6 @@ class State:
                 f"{file} cannot be read ({type(error).__name__}: {first_line(error)}): delete that file and "
                 "run again; the run goes on from the state before it, or starts anew"
             ) from error
-
-    def restore_random(self) -> None:
-        """Put random generators back to where they were."""
-        version, numbers, gauss = self.random["python"]
-        random.setstate((version, tuple(numbers), gauss))
-        kind, keys, *rest = self.random["numpy"]
-        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-        torch.set_rng_state(self.random["torch"])
-        if self.random["cuda"] is not None:
-            torch.cuda.set_rng_state(self.random["cuda"])
-
-
-def _random_state() -> dict[str, Any]:
-    """The state of this process's random generators, as :func:`torch.load` takes it without pickles."""
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": [kind, keys.tolist(), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
 
 
 def last_state(folder: Path) -> Path | None:

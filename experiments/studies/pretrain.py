@@ -46,7 +46,6 @@ from experiments.models.loading import load_family
 from experiments.models.mplug import question_batch
 from experiments.models.mplug.modeling import build_mini
 from experiments.models.weights import quiet_transformers
-from experiments.runs.data import begin_loader
 from experiments.runs.device import mixed_precision, training_precision
 from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw, patch_targets
 from experiments.scenes.scene import Scene, generator, scenes
@@ -343,7 +342,7 @@ def batches(data: Steps) -> Iterable[dict[str, Tensor]]:
     """All steps, made ahead by one background process where there are two cores."""
     if (os.cpu_count() or 1) == 1:
         return DataLoader(data, batch_size=None)
-    return DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4, worker_init_fn=begin_loader)
+    return DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4)
 
 
 def text_loss(parts: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> Tensor:

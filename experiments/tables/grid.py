@@ -20,7 +20,7 @@ from experiments.base.messages import check_known
 from experiments.base.shipped import CONFIGS, names_of
 from experiments.methods import METHODS, GraphAdapter, Method
 from experiments.methods.settings import Settings, chosen_settings
-from experiments.runs.changes import read_changes, with_changes
+from experiments.runs.changes import with_changes
 from experiments.runs.experiment import Experiment, Part, Scenes, laid_over
 from experiments.runs.plan import written_out
 from experiments.tasks import TASKS, Task
@@ -113,13 +113,8 @@ class Grid(Config):
         return dict(self.seeds)
 
     @property
-    def chosen(self) -> Settings:
-        """The settings that its runs take, :func:`written_out`."""
-        return written_out(self.own_settings)
-
-    @property
     def own_settings(self) -> Settings:
-        """Those that were chosen, as a file has them."""
+        """The settings that were chosen for its runs, as a file has them."""
         return chosen_settings() if self.settings is None else self.settings
 
     def model_of(self, seed: int) -> str | None:
@@ -174,9 +169,9 @@ def load_preset(preset: str, words: Sequence[str] = ()) -> Grid:
     Raises:
         UserError: no such preset, or a damaged file.
     """
-    file, changes = _file("preset", preset), read_changes(words, Grid)
+    file = _file("preset", preset)
     content = read_yaml(file, _remedy("preset"))
-    grid = with_changes(content, changes, Grid, f"{file}", _remedy("preset"))
+    grid = with_changes(content, words, Grid, f"{file}", _remedy("preset"))
     return _checked_names(grid, f"preset {preset}")
 
 
@@ -202,7 +197,7 @@ def load_table(table: str, size: str, words: Sequence[str] = ()) -> Grid:
     def source(field: str) -> str:
         return f"{files['size' if field.partition('.')[0] in content['size'] else 'table']}"
 
-    grid = with_changes(both, read_changes(words, Grid), Grid, source, _remedy("size"))
+    grid = with_changes(both, words, Grid, source, _remedy("size"))
     return _checked_names(grid, f"size {size}")
 
 

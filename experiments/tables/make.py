@@ -9,13 +9,11 @@ from typing import Any
 
 from attngraph.errors import UserError
 from experiments.base.files import check_files, published, write_bytes, write_json, write_text
-from experiments.base.messages import check_known
 from experiments.base.options import GridOptions
 from experiments.base.outputs import check_folder
 from experiments.base.shipped import DEFAULT
 from experiments.methods import method_named
-from experiments.methods.method import canonical
-from experiments.runs.cells import Cell, has_scores
+from experiments.runs.cells import has_scores
 from experiments.runs.device import processes
 from experiments.runs.execution import execution_of
 from experiments.runs.runner import run_cells
@@ -73,16 +71,16 @@ def make(
         results = run_cells(plan.cells, execution, options.download)
         if not is_main:
             return 0
-        made = [
-            (cell, Run(row, cell.task, cell.seed, results[cell], cell.folder(out)))
+        runs = [
+            Run(row, cell.task, cell.seed, results[cell], cell.folder(out))
             for row, cells in plan.rows.items()
             for cell in cells
         ]
-        check_one_checkpoint(made)
-        runs = [run for _, run in made]
-        notes = [_borrowed(plan, grid), below_frozen(runs)]
-        table = make_table(runs, plan.tasks, title, grid, notes)
-        about = {"model": model_of(options), "made_with": versions_of(runs), **execution.conditions()}
+        table = make_table(runs, plan.tasks, title, grid, [below_frozen(runs)])
+        about = {
+            "model": Path(options.model or DEFAULT).name,
+            "made_with": versions_of(runs),
+        } | execution.conditions()
         paths = save_results(runs, plan.tasks, table, folder, about, stem)
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
     print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
@@ -146,39 +144,9 @@ def check_named(options: GridOptions, grid: Grid) -> None:
             raise UserError(f"{option} is missing: give {what}, or list the runs with --dry-run")
 
 
-def rows_in(given: Sequence[str] | None, known: Sequence[str]) -> list[str] | None:
-    """The rows that are asked for, also by the names that papers give them (``adapter``); None for all.
-
-    Raises:
-        UserError: one is not known.
-    """
-    if given is None:
-        return None
-    names = list(dict.fromkeys(map(canonical, given)))
-    check_known(names, known, "row")
-    return names
-
-
-def model_of(options: GridOptions) -> str:
-    """The name of the model of a table: that of ``--model``, or the default."""
-    return Path(options.model or DEFAULT).name
-
-
 def folder_of(out: Path | None, size: str) -> Path:
     """The folder of the cells of a size's tables: ``--out``, or that of ``--size``."""
     return out or Path("runs") / f"tables-{Path(size).stem}"
-
-
-def _borrowed(plan: Plan, grid: Grid) -> str:
-    """A sentence where tasks take the settings that were chosen for others; empty where none does."""
-    own, found = grid.own_settings, {}
-    for cell in plan.cells:
-        task, names = plan.tasks[cell.task], (cell.method, method_named(cell.method).leader)
-        if cell.recipe is None or task.like is None or any(own.choice(name, task.name) for name in names):
-            continue
-        if any(own.choice(name, task.like) for name in names):
-            found[task.name] = f"{task.title} those of {task.like}"
-    return f"No settings were searched for these tasks yet: {', '.join(found.values())}" if found else ""
 
 
 def _list(plan: Plan, out: Path) -> None:
@@ -214,17 +182,3 @@ def check_table(plan: Plan, folder: Path, stem: str) -> None:
             f"{folder} holds a table with {len(more)} runs that this one would leave out, such as "
             f"{' '.join(map(str, sorted(more)[0]))}: give another --out"
         )
-
-
-def check_one_checkpoint(made: Sequence[tuple[Cell, Run]]) -> None:
-    """Raise UserError where runs that belong to one checkpoint started from different weights, such as on
-    machines that made it for themselves.
-    """
-    first: dict[str | None, Run] = {}
-    for cell, run in made:
-        if cell.checkpoint and run.checkpoint != first.setdefault(cell.model, run).checkpoint:
-            raise UserError(
-                f"{run.folder} started from other weights than {first[cell.model].folder}, both under "
-                f"the name {cell.model}: take the runs from one of the two away, and run them again from the "
-                "other"
-            )

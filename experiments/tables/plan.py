@@ -16,7 +16,7 @@ from experiments.methods.method import REFERENCE, canonical
 from experiments.models.ranking import Ranking
 from experiments.runs.answering import GENERATE, RANK, check_answering
 from experiments.runs.experiment import Cell, Experiment, ListRanking, Scenes, TextDecoding
-from experiments.runs.plan import cell_of
+from experiments.runs.plan import cell_of, written_out
 from experiments.tables.grid import MOST_SEEDS, Grid
 from experiments.tasks import TASKS, Task, tasks_named
 
@@ -119,7 +119,7 @@ def plan_table(
         raise UserError("the file runs nothing: give a method at least one seed (seeds: {gcn: 1})")
     if rows is not None:
         named = list(map(canonical, rows))
-        check_known(named, list(dict.fromkeys([*METHODS, *SCHEMES])), "method")
+        check_known(named, list(counts) if grid.rows else list(dict.fromkeys([*METHODS, *SCHEMES])), "method")
         if grid.rows:
             counts = {name: count for name, count in counts.items() if name in named}
         else:
@@ -144,7 +144,7 @@ class _Planner:
 
     def __init__(self, grid: Grid, drawn: Path, seeds: range | None, model: str | None, data: Path | None):
         self.grid, self.drawn, self.seeds, self.model, self.data = grid, drawn, seeds, model, data
-        self.chosen = grid.chosen
+        self.chosen = written_out(grid.own_settings)
         self.made: dict[tuple[str, str, int], Cell] = {}
         self.counted: dict[str, int] = {}
 

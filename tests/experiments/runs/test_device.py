@@ -38,23 +38,16 @@ def test_the_precision_in_words():
     assert not uses_bfloat16("mps")
 
 
-def test_half_precision_is_not_refused_from_afar(monkeypatch):
-    """The command that submits jobs may run where no GPU is. A GPU without bfloat16 emulates it, slowly."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert half_precision("cuda", "bfloat16") == "bfloat16" and half_precision("cuda", "float16") == "float16"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_half_precision_is_refused_where_it_is_emulated(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert half_precision("cuda:7", "float16") == "float16" and half_precision("cuda:7") is None
-    for device, precision, said in (
-        ("cuda:7", "bfloat16", "bfloat16 is not computed by the GPU cuda:7: choose float16 or"),
-        ("mps", "bfloat16", "bfloat16 is not trained on mps"),
-        ("cpu", "float16", "float16 is not trained on cpu: choose float32"),
-    ):
-        with pytest.raises(UserError, match=said):
-            half_precision(device, precision)
+    assert half_precision("cpu", "bfloat16") and not half_precision("cpu", "float32")
+    assert not half_precision("cuda:7")
+    for device in ("cuda:7", "mps"):
+        with pytest.raises(UserError, match=f"bfloat16 is not computed by {device}: choose"):
+            half_precision(device, "bfloat16")
 
 
-@pytest.mark.parametrize("device", ["meta", "toaster", "cpu:1", "cuda:99"])
+@pytest.mark.parametrize("device", ["meta", "toaster", "cpu:1"])
 def test_a_device_that_is_not_there(device):
     with pytest.raises(UserError, match=f"--device {device}.*: use cpu") as error:
         check_device(device)
