@@ -28,7 +28,7 @@ from experiments.models.weights import weights_digest
 from experiments.runs.answering import described, way_of
 from experiments.runs.changes import with_changes
 from experiments.tasks import TASKS
-from experiments.tasks.task import MANIFEST, SPLITS, Task, holds_scenes
+from experiments.tasks.task import MANIFEST, Task, holds_scenes
 
 EXPERIMENT = "experiment.yaml"  # in a run's folder
 FOLDER = Path(__file__).parents[1] / "configs" / "experiments"
@@ -72,7 +72,6 @@ class Recipe(Config):
         schedule: how the learning rate goes down.
         precision: of the forward and backward pass; weights stay float32. ``auto`` is bfloat16 where it pays.
         checkpointing: whether activations are computed again in the backward pass, to save memory.
-        compile: whether the model is compiled by ``torch.compile``.
         validate_every: steps between scores on validation data, after which the best state so far is kept,
             by the column that the task names; None for the state after the last step.
         patience: how many validations without a better score end the training; None for never.
@@ -91,7 +90,6 @@ class Recipe(Config):
     schedule: Literal["linear", "cosine"] = "linear"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpointing: bool = False
-    compile: bool = False
     validate_every: Whole | None = None
     patience: Whole | None = None
 
@@ -229,28 +227,20 @@ class Scenes(Config):
         """Whether they stand for data sets in official files."""
         return self.layouts is not None or bool(self.published)
 
-    @property
-    def sizes(self) -> Sizes:
-        """As the generator takes them."""
-        return Sizes(self.questions, self.hypotheses, self.captions)
-
-    def count(self, task: Task, split: str) -> int | None:
-        """How many examples a split of a task has (of layouts about as many: fewer where official test
-        annotations are missing); None for a task whose data are not drawn.
-        """
-        place = SPLITS.index(split)
+    def count(self, task: Task) -> int | None:
+        """How many training examples a task has; None for a task whose data are not drawn."""
         if self.published:
-            return self.published[task.name][split != "train"]
+            return self.published[task.name][0]
         if self.layouts is not None:
-            return Amounts.of(self.layouts)[place]
-        return getattr(self, task.drawn)[place] if task.drawn is not None else None
+            return Amounts.of(self.layouts)[0]
+        return None if task.drawn is None else getattr(self, task.drawn)[0]
 
     def draw(self, folder: Path) -> None:
         """Write them, or reuse what is there of the same settings."""
         if self.layouts is not None:
             make_scenes(folder, self.seed, self.layouts)
         elif not self.published:
-            write_scenes(folder, self.seed, self.sizes)
+            write_scenes(folder, self.seed, Sizes(self.questions, self.hypotheses, self.captions))
 
     @staticmethod
     def found(data: Path) -> Scenes | None:

@@ -58,7 +58,8 @@ def _recipe(given: Recipe, rate: float, cell: Cell, counted: dict[str, int]) -> 
     steps = given.steps or task.budget.steps
     if given.epochs is not None:
         if task.name not in counted:
-            counted[task.name] = example_count(task, "train", cell.scenes, cell.data)
+            drawn = None if cell.scenes is None else cell.scenes.count(task)
+            counted[task.name] = len(task.examples(cell.data, "train")) if drawn is None else drawn
         examples = min(counted[task.name], cell.train_examples or counted[task.name])
         # what does not fill a batch is left out of an epoch, see experiments.runs.data
         steps = max(1, round(given.epochs * (examples // min(batch_size, examples))))
@@ -67,12 +68,6 @@ def _recipe(given: Recipe, rate: float, cell: Cell, counted: dict[str, int]) -> 
         raise UserError("recipe: patience counts validations: give validate_every too")
     decided = dict(learning_rate=rate, steps=steps, epochs=None, batch_size=batch_size, augment=augment)
     return given.model_copy(update=decided)
-
-
-def example_count(task: Task, split: str, scenes: Scenes | None, data: Path) -> int:
-    """How many examples a split of a task has; of data to be drawn, before they are drawn."""
-    drawn = None if scenes is None else scenes.count(task, split)
-    return len(task.examples(data, split)) if drawn is None else drawn
 
 
 def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> Cell:

@@ -48,7 +48,6 @@ LAST = 20  # steps whose mean loss sums up a run
 SAVE_EVERY = 200  # steps between states from which an interrupted run goes on
 STATES = "states"  # their folder, in a run's folder
 KEPT = 2  # states
-COMPILER = "inductor"  # backend of torch.compile
 
 
 class LossModule(nn.Module):
@@ -96,7 +95,7 @@ def train(
     Raises:
         Diverged: the loss or a weight is not finite.
         UserError: a pass does not fit in memory; the saved state is damaged, or a state cannot be saved; the
-            model cannot be compiled, or cannot compute activations again.
+            model cannot compute activations again.
     """
     process, device = PartialState(), tuned.family.device
     if device.type == "cuda":
@@ -105,8 +104,6 @@ def train(
     if recipe.checkpointing:
         compute_again(tuned.family.model)
     module = LossModule(tuned, recipe.label_smoothing).train()
-    if recipe.compile:
-        module.compile(backend=COMPILER)
     model: nn.Module = module
     if process.num_processes > 1:  # parameters may have no gradient in a step
         devices = [device] if device.type == "cuda" else None
@@ -204,8 +201,8 @@ def _inputs(family: ModelFamily, samples: Sequence[Sample]) -> dict[str, Tensor]
 
 @contextmanager
 def _errors_in_words(folder: Path, recipe: Recipe, examples: int) -> Iterator[None]:
-    """A block in which errors of the compiler and of allocators come out in our words, and those of users in
-    loaders without the traceback that PyTorch puts before them.
+    """A block in which errors of allocators come out in our words, and those of users in loaders without the
+    traceback that PyTorch puts before them.
     """
     try:
         yield
@@ -215,11 +212,6 @@ def _errors_in_words(folder: Path, recipe: Recipe, examples: int) -> Iterator[No
         name = f"{UserError.__module__}.{UserError.__qualname__}: "
         raise UserError(str(error).rpartition(name)[2].strip()) from None
     except RuntimeError as error:
-        if recipe.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
-            raise UserError(
-                f"the model cannot be compiled here ({type(error).__name__}: {first_line(error)}): leave out "
-                "compile"
-            ) from error
         if not is_out_of_memory(error):
             raise
         size = recipe.per_process(PartialState().num_processes, examples)

@@ -212,20 +212,3 @@ def test_a_label_that_nothing_predicts_is_refused(tmp_path):
     family.training_inputs = shifted
     with pytest.raises(UserError, match="training_inputs has a label at the first place"):
         train_small(tmp_path, family=family)
-
-
-# ---- compiled passes --------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("method", ["full", "pgnn", "lora"])
-def test_a_compiled_run_is_the_same(method, tmp_path):
-    torch._dynamo.reset()
-    recipe = recipe_of(steps=3)
-    plain = train_small(tmp_path / "plain", method, recipe)
-    compiled = train_small(tmp_path / "compiled", method, recipe_of(steps=3, compile=True))
-    each = [[float(x.split(",")[1]) for x in run.metrics.splitlines()[1:]] for run in (plain, compiled)]
-    assert each[0] == pytest.approx(each[1], abs=2e-5)
-    assert all(torch.allclose(p, compiled.weights[name], atol=1e-5) for name, p in plain.weights.items())
-    assert plain.predictions == compiled.predictions

@@ -9,7 +9,6 @@ from experiments.data.drawn import make_scenes
 from experiments.methods import METHODS
 from experiments.methods.settings import Choice, Settings, chosen_settings
 from experiments.runs.experiment import Part, Recipe, Scenes
-from experiments.runs.plan import example_count
 from experiments.tables.grid import Grid, load_table
 from experiments.tables.plan import check_checkpoints, plan_table, tasks_of
 from experiments.tasks import TASKS
@@ -101,12 +100,17 @@ def test_wrong_requests(grid, wrong, said):
         plan(PRESET.model_copy(update=grid), **wrong)
 
 
-def test_how_many_examples_a_task_has(six):
-    splits = ("train", "validation", "test")
-    assert [example_count(TASKS["vqa"], split, PRESET.scenes, DATA) for split in splits] == [60, 20, 15]
-    assert example_count(TASKS["easy_vqa"], "test", PRESET.scenes, DATA) == 9673
-    counted = example_count(TASKS["snli_ve"], "test", None, six)
-    assert counted == len(TASKS["snli_ve"].examples(six, "test")) > 0
+def test_how_many_examples_a_task_trains_on(six):
+    """Of data that are drawn, before they are drawn."""
+    found = [PRESET.scenes.count(TASKS[name]) for name in ("vqa", "easy_vqa")]
+    assert found == [60, None] and Scenes(published={"vqa2": (7, 3)}).count(TASKS["vqa2"]) == 7
+    grid = PRESET.model_copy(
+        update={"runs": Part(recipe=Recipe(epochs=2, batch_size=5)), "seeds": {"gcn": 1}}
+    )
+    (drawn,) = plan(grid, tasks=["vqa"]).cells
+    (given,) = plan(grid, tasks=["snli_ve"], data=six).cells
+    examples = len(TASKS["snli_ve"].examples(six, "train"))
+    assert (drawn.recipe.steps, given.recipe.steps) == (2 * 60 // 5, 2 * (examples // 5))
 
 
 def test_seeds_are_dealt_over_checkpoints():

@@ -87,12 +87,10 @@ def run_race(rates, budget, score) -> Race:
     [
         ([1e-3, 3e-3], 3e-3, 1e-2),  # half powers of ten
         ([1e-3, 3e-3], 1e-3, 3e-4),
-        ([1e-3], 1e-3, 3e-3),
         ([1e-3, 3e-3, 1e-2], 3e-3, None),  # inside
         ([1.0, 3.0], 3.0, None),  # the grid ends
         ([5e-3, 1e-2], 1e-2, 2e-2),  # as far as the neighbour
         ([5e-3, 1e-2], 5e-3, 2.5e-3),
-        ([1.3e-3, 4e-3, 1.2e-2], 1.2e-2, 3.6e-2),
         ([5e-3], 5e-3, None),
     ],
 )
@@ -228,15 +226,11 @@ def of(cells, method, task="vqa") -> list:
     return [cell for cell in cells if (cell.method, cell.task) == (method, task)]
 
 
-def test_only_validation_data_are_scored_and_no_trial_runs_twice(found):
-    cells, _ = found
-    assert {(cell.split, cell.eval_examples) for cell in cells} == {("validation", 1000)}
-    assert len({(cell.label, cell.task, cell.seed) for cell in cells}) == len(cells)
-
-
 def test_every_gnn_has_the_same_budget(found):
     """Joins, arguments and rates are screened together; what is left are seeds on several checkpoints."""
     cells, _ = found
+    assert {(cell.split, cell.eval_examples) for cell in cells} == {("validation", 1000)}
+    assert len({cell.name for cell in cells}) == len(cells), "no trial runs twice"
     for task in DRAWN:
         spent = Counter(cell.method for cell in cells if cell.task == task)
         assert all(JOINT.trials - JOINT.finalists < spent[name] <= JOINT.trials for name in GNNS), spent
