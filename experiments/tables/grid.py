@@ -169,48 +169,39 @@ def load_preset(preset: str, words: Sequence[str] = ()) -> Grid:
     Raises:
         UserError: no such preset, or a damaged file.
     """
-    file = _file("preset", preset)
-    content = read_yaml(file, _remedy("preset"))
-    grid = with_changes(content, words, Grid, f"{file}", _remedy("preset"))
-    return _checked_names(grid, f"preset {preset}")
+    return _loaded({"preset": preset}, words)
 
 
 def load_table(table: str, size: str, words: Sequence[str] = ()) -> Grid:
-    """A table of a size, each by its name or by the path of a YAML file of one's own.
-
-    Args:
-        table, size: which.
-        words: changes of their values, as ``--set`` takes them.
+    """A table of a size, each as :func:`load_preset` takes it.
 
     Raises:
         UserError: no such table or size, or a damaged file; they say different things of one field.
     """
-    files = {"table": _file("table", table), "size": _file("size", size)}
-    content = {what: read_yaml(file, _remedy(what)) for what, file in files.items()}
-    for what, file in files.items():
-        if not isinstance(content[what], dict):
-            raise UserError(f"{file}: it must hold fields with values (name: value); {_remedy(what)}")
-    both = {"settings": {}, **content["size"], **content["table"]}
-    if twice := [name for name in content["table"] if name in content["size"] and name != "about"]:
-        raise UserError(f"{files['size']}: {files['table']} says {twice[0]} too: leave it out of one of them")
+    return _loaded({"table": table, "size": size}, words)
+
+
+def _loaded(named: dict[str, str], words: Sequence[str]) -> Grid:
+    content: dict[str, Any] = {}
+    origin: dict[str, Path] = {}
+    for what, name in named.items():
+        file = file_named(name, CONFIGS / f"{what}s", names_of(what), what)
+        remedy = f"see experiments/configs/{what}s for examples"
+        said = read_yaml(file, remedy)
+        if not isinstance(said, dict):
+            raise UserError(f"{file}: it must hold fields with values (name: value); {remedy}")
+        if twice := [field for field in said if field in content and field != "about"]:
+            raise UserError(f"{file}: {origin[twice[0]]} says {twice[0]} too: leave it out of one of them")
+        content, origin = {**said, **content}, {**dict.fromkeys(said, file), **origin}
+    if "size" in named:
+        content.setdefault("settings", {})
 
     def source(field: str) -> str:
-        return f"{files['size' if field.partition('.')[0] in content['size'] else 'table']}"
+        return f"{origin.get(field.partition('.')[0], file)}"
 
-    grid = with_changes(both, words, Grid, source, _remedy("size"))
-    return _checked_names(grid, f"size {size}")
-
-
-def _file(what: str, name: str) -> Path:
-    return file_named(name, CONFIGS / f"{what}s", names_of(what), what)
-
-
-def _remedy(what: str) -> str:
-    return f"see experiments/configs/{what}s for examples"
-
-
-def _checked_names(grid: Grid, where: str) -> Grid:
-    _check_names(grid.settings or Settings(), where, grid.rates, [grid.baseline, *(grid.contenders or [])])
+    grid = with_changes(content, words, Grid, source, remedy)
+    compared = [grid.baseline, *(grid.contenders or [])]
+    _check_names(grid.settings or Settings(), f"{file}", grid.rates, compared)
     return grid
 
 

@@ -19,16 +19,9 @@ from experiments.tasks import TASKS
 from tests.experiments.runs import small
 from tests.experiments.runs.small import SmallTask, recipe_of, small_cell, small_examples
 
-FINISHED = {
-    "experiment.yaml",
-    "config.json",
-    "metrics.csv",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "predictions.json",
-    "statistics.npz",
-    "scores.json",
-}
+ADAPTER_FILES = {"metrics.csv", "adapter_config.json", "adapter_model.safetensors"}
+OTHERS = {"experiment.yaml", "config.json", "predictions.json", "statistics.npz", "scores.json"}
+FINISHED = ADAPTER_FILES | OTHERS
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +119,7 @@ def test_methods_without_training(cell, tmp_path):
         assert result["effects"] == result["started"] == {}
         assert result["loss"] is None and result["parameters"] == 0 and result["examples"] == 6
         names = {file.name for file in untrained.folder(tmp_path).iterdir()}
-        assert names == FINISHED - {"metrics.csv", "adapter_config.json", "adapter_model.safetensors"}
+        assert names == OTHERS
     predictions = json.loads((untrained.folder(tmp_path) / "predictions.json").read_text())
     assert set(predictions.values()) == {"yes"}
 
@@ -165,56 +158,40 @@ def test_a_cell_is_computed_with_the_threads_that_it_says(cell, tmp_path, monkey
     assert threads == [before + 1] and torch.get_num_threads() == before
 
 
-DAMAGE = {
-    "config.json": ['{"settings": null}', "[" * 100_000, b"\xff", None],
-    "scores.json": ["", '{"scores": {"small.accuracy": null}}'],
-    "statistics.npz": [b"PK\x03\x04 no archive", {}, {"small.accuracy": np.full((4, 2), np.nan)}],
-    "predictions.json": ['{"e0": null}', None],
-}
+DAMAGE = [
+    ("config.json", '{"settings": null}', "no settings"),
+    ("config.json", "[" * 100_000, "RecursionError"),
+    ("config.json", b"\xff", "UnicodeDecodeError"),
+    ("config.json", None, "No such file"),
+    ("scores.json", "", "Invalid JSON"),
+    ("scores.json", {"scores": {"other": 0.5}}, "no small.accuracy"),
+    ("scores.json", {"row": "gcn"}, "of gcn small seed 3"),
+    ("scores.json", {"loss": "low"}, "loss: Input should be a valid number"),
+    ("statistics.npz", b"PK\x03\x04 no archive", "BadZipFile"),
+    ("statistics.npz", np.full((4, 2), np.nan), "not rows of finite numbers"),
+    ("statistics.npz", np.ones((4, 2)), "they give 1, scores.json says 0"),
+    ("predictions.json", '{"e0": null}', "not 8 texts"),
+]
 
 
-def spoil(file, content):
-    """Write something else into a file; None removes it, a dictionary is written as arrays."""
+@pytest.mark.parametrize("name, content, said", DAMAGE)
+def test_damaged_files_and_scores_that_others_contradict_are_named(
+    name, content, said, cell, finished, tmp_path
+):
+    file = finished / name
     if content is None:
         file.unlink()
     elif isinstance(content, dict):
-        np.savez(file, **content)
+        file.write_text(json.dumps(json.loads(file.read_text()) | content))
+    elif isinstance(content, np.ndarray):
+        np.savez(file, **{"small.accuracy": content})
     else:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def test_damaged_files_are_named_with_the_remedy(cell, finished, tmp_path):
-    for file, contents in DAMAGE.items():
-        whole = (finished / file).read_bytes()
-        for content in contents:
-            spoil(finished / file, content)
-            with pytest.raises(UserError) as error:
-                check_folder_of(cell, Execution(tmp_path))
-                read_scores(cell, tmp_path)
-            assert str(error.value).startswith(f"{finished / file} is damaged ("), content
-            assert str(error.value).endswith(f"): delete the folder {finished} and run again"), content
-            assert "\n" not in str(error.value) and len(str(error.value)) < 600
-        (finished / file).write_bytes(whole)
-
-
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        (
-            {"scores": {"small.accuracy": 0.125}},
-            "statistics.npz is damaged .*they give .*, scores.json says 0.125",
-        ),
-        ({"scores": {"other": 0.5}}, "no small.accuracy"),
-        ({"row": "gcn"}, "of gcn small seed 3"),
-        ({"examples": 7}, "predictions.json is damaged .*not 7 texts"),
-        ({"loss": "low"}, "loss: Input should be a valid number"),
-    ],
-)
-def test_scores_that_the_other_files_contradict_are_not_taken(change, said, cell, finished, tmp_path):
-    scores = json.loads((finished / "scores.json").read_text())
-    (finished / "scores.json").write_text(json.dumps({**scores, **change}))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=said) as error:
+        check_folder_of(cell, Execution(tmp_path))
         read_scores(cell, tmp_path)
+    assert str(error.value).startswith(f"{file} is damaged (") and "\n" not in str(error.value)
+    assert str(error.value).endswith(f"): delete the folder {finished} and run again")
 
 
 def test_results_of_earlier_versions_are_read(cell, finished, tmp_path):
@@ -255,28 +232,11 @@ def test_descriptions_of_drawn_data_stay_as_they_were(tmp_path):
     (tmp_path / "manifest.json").write_text('{"version": 1, "seed": 0}')
     recipe = Recipe(learning_rate=0.01, steps=500, batch_size=32, augment=False)
     drawn = small.cell("gcn", settings={"gnn": "gcn"}, seed=1, recipe=recipe, data=tmp_path)
-    assert drawn.description() == {
-        "label": "gcn",
-        "method": "gcn",
-        "settings": {"gnn": "gcn"},
-        "task": "vqa",
-        "seed": 1,
-        "recipe": {
-            "learning_rate": 0.01,
-            "steps": 500,
-            "batch_size": 32,
-            "accumulation": 1,
-            "warmup": 0.06,
-            "weight_decay": 0.05,
-            "label_smoothing": 0.1,
-            "clip": 1.0,
-        },
-        "data": {"version": 1, "seed": 0},
-        "split": "test",
-        "train_examples": None,
-        "eval_examples": None,
-        "weights": weights_digest(),
-    }
+    expected = dict(learning_rate=0.01, steps=500, batch_size=32, accumulation=1, warmup=0.06)
+    expected |= dict(weight_decay=0.05, label_smoothing=0.1, clip=1.0)
+    about = dict(label="gcn", method="gcn", settings={"gnn": "gcn"}, task="vqa", seed=1, recipe=expected)
+    about |= dict(data={"version": 1, "seed": 0}, split="test", train_examples=None, eval_examples=None)
+    assert drawn.description() == {**about, "weights": weights_digest()}
     added = {"schedule": "cosine", "validate_every": 5, "patience": 2, "checkpointing": True, "augment": True}
     more = recipe.model_copy(update=added)
     assert more.description() == {**recipe.description(), **added}

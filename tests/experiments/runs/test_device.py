@@ -1,8 +1,6 @@
 """The machine: what it has, where bfloat16 pays, what becomes of freed memory."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -78,27 +76,3 @@ def test_each_allocator_is_understood_and_nothing_else_is_taken_for_it():
     assert is_out_of_memory(torch.OutOfMemoryError("no room")) and not is_out_of_memory(
         RuntimeError("shapes")
     )
-
-
-FAULTS = """
-import resource, sys, torch
-from experiments.runs.device import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-torch.set_num_threads(1)
-for _ in range(2):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    sum(float(torch.ones(2**24)[0]) for _ in range(4))  # 64 MB, which glibc gives back otherwise
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_freed_arrays_are_used_again_without_new_pages():
-    faults = {}
-    for word in ("keep", "leave"):
-        command = [sys.executable, "-c", FAULTS, word]
-        faults[word] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert faults["keep"] < 100 < faults["leave"]

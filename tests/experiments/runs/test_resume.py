@@ -2,8 +2,6 @@
 
 import os
 import resource
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -88,20 +86,6 @@ def test_after_an_interrupt(place, tmp_path):
     again = []
     check_equal(train_small(tmp_path / "halves", method, recipe, 0.3, on_step=again.append), expected)
     assert again == [], "the last state is enough"
-
-
-@pytest.mark.slow  # a process
-def test_after_a_kill(tmp_path):
-    """With what a killed save leaves, too."""
-    words = [sys.executable, "-m", "tests.experiments.runs.killed", tmp_path, torch.get_num_threads()]
-    place = {**os.environ, "PYTHONPATH": str(ROOT)}
-    killed = subprocess.run([str(word) for word in words], cwd=ROOT, env=place)
-    assert killed.returncode == -signal.SIGKILL
-    (tmp_path / "run" / STATES / ".attngraph-step-6.pt").write_bytes(b"half")
-    steps = []
-    outcome = train_small(tmp_path, dropout=0.3, on_step=steps.append)
-    assert steps[0] == 4
-    check_equal(outcome, train_small(tmp_path / "whole", dropout=0.3))
 
 
 def test_a_damaged_state_is_named_with_the_remedy(tmp_path):

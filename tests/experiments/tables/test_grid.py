@@ -162,7 +162,7 @@ def test_damaged_grids_are_named(text, said, tmp_path):
         ("main", "papr", "unknown size 'papr' .*did you mean paper"),
         ("main", "- a", r"own\.yaml: it must hold fields"),
         ("main", "about: a\ntasks: [coco]\n", r"main\.yaml says tasks too: leave it out of one of them"),
-        ("main", "about: a\nrates: {lorra: [0.1, 0.2]}\n", r"size .*own\.yaml: unknown method 'lorra'"),
+        ("main", "about: a\nrates: {lorra: [0.1, 0.2]}\n", r"own\.yaml: unknown method 'lorra'"),
         (
             "main",
             "about: a\nsettings: {methods: {pgn: {vqa2: {learning_rate: 1}}}}\n",
