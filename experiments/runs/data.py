@@ -223,7 +223,7 @@ class FeatureCache:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"{_digest(family, paths)}.npy"
-        with FileLock(self.folder / ".lock"):
+        with FileLock(self.folder / "lock"):
             if not file.exists() and not self._fill(file, family, paths):
                 return None
         return Features(paths, np.load(file, mmap_mode="r"))
