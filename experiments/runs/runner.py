@@ -63,9 +63,9 @@ def run_cells(
         KeyboardInterrupt: Ctrl-C; finished cells stay, running ones continue from their last saved state next
             time.
     """
+    state = processes(run.device)
     outcomes: dict[Cell, Outcome] = agreed(lambda: _found(cells, run, download, may_diverge))
     todo = [cell for cell in cells if cell not in outcomes]
-    state = processes(run.device)
     if state.is_main_process:
         there = f", {len(outcomes)} of them finished already" * bool(outcomes)
         note(f"{run.out}: {len(cells)} cells{there} (Ctrl-C is safe, the same command goes on)")

@@ -10,7 +10,7 @@ from experiments.runs import runner
 from experiments.runs.cells import run_cell
 from experiments.runs.engines import ENGINES, FOLDER
 from experiments.runs.execution import Execution
-from experiments.runs.experiment import Diverged
+from experiments.runs.experiment import Diverged, TextDecoding
 from experiments.runs.runner import EVAL_STEPS, longest_first, run_cells, weight
 from tests.experiments.runs.small import cell, recipe_of, small_cell, small_family
 from tests.experiments.runs.standins import untrained, write_data
@@ -78,7 +78,7 @@ def test_the_bar_counts_steps_of_running_cells_and_scoring(monkeypatch, tmp_path
 
 def test_failing_cells_are_told_and_finished_ones_are_not_run_again(data, tmp_path, capfd):
     """In worker processes: two cells with one fault, which is told once, and a cell that is fine."""
-    wrong = {"method": "pgnn", "settings": {"gnn": "none"}, "recipe": recipe_of(steps=1)}
+    wrong = {"decoding": TextDecoding(max_new_tokens=999)}
     bad = [untrained(label, data).model_copy(update=wrong) for label in ("bad", "worse")]
     good, run = untrained("good", data), Execution(tmp_path / "out", jobs=2)
     with pytest.raises(
@@ -123,10 +123,17 @@ def test_a_diverged_cell_is_not_run_again_where_it_may_diverge(together, tmp_pat
     for _ in range(2):
         assert run_cells([wild], run, may_diverge=True) == {} and len(begun) == 1
     assert "is not finite" in (wild.folder(tmp_path) / "diverged.json").read_text()
-    with pytest.raises(UserError, match="1 of 1 cells failed, .*is not finite"):
+    with pytest.raises(UserError, match="the loss is not finite at step 1"):
         run_cells([wild], run)
     assert len(begun) == 2, "a table's cell is tried again"
     tame = wild.model_copy(update={"label": "tame", "recipe": recipe_of(steps=4, batch_size=4)})
     assert list(run_cells([wild, tame], run, may_diverge=True)) == [tame], "the others are not lost"
     with pytest.raises(UserError, match="holds another experiment"):
         run_cells([wild.model_copy(update={"train_examples": 4})], run, may_diverge=True)
+
+
+def test_settings_that_a_method_cannot_take_are_told_before_anything_is_drawn(data, tmp_path):
+    wrong = {"method": "pgnn", "settings": {"gnn": "none"}, "recipe": recipe_of(steps=1)}
+    with pytest.raises(UserError, match="^unknown gnn 'none'"):
+        run_cells([untrained("a", data).model_copy(update=wrong)], Execution(tmp_path))
+    assert list(tmp_path.iterdir()) == []

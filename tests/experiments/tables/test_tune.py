@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from attngraph.errors import UserError
-from experiments.methods import METHODS, GraphAdapter
+from experiments.methods import METHODS
 from experiments.methods.settings import Choice, chosen_settings
 from experiments.runs.execution import Execution
 from experiments.tables import tune
-from experiments.tables.grid import Grid, load_preset, load_table, names_of
+from experiments.tables.grid import Grid, load_preset
 from experiments.tables.plan import plan_table
 from experiments.tables.tune import (
     DIVERGED,
@@ -172,6 +172,12 @@ def test_a_sweep_changes_rates_alone_and_never_chooses_one_that_diverged(tmp_pat
     assert list(pd.read_csv(tmp_path / "sweep.csv")["rate"]) == [5e-3, 1e-2, 2e-2] * 2
 
 
+def test_rates_of_a_row_without_any():
+    assert TABLE.rates_of(METHODS["gcn"]) == TABLE.rates_of(METHODS["pgnn"]) == [5e-3, 1e-2, 2e-2]
+    with pytest.raises(UserError, match="names no rates for prefix: add rates"):
+        TABLE.rates_of(METHODS["prefix"])
+
+
 def test_files_of_somebody_else_are_not_lost(tmp_path, monkeypatch):
     tuner = World(tmp_path, monkeypatch, rate_of).tuner(TABLE)
     sweep(tuner)
@@ -180,17 +186,6 @@ def test_files_of_somebody_else_are_not_lost(tmp_path, monkeypatch):
     (tmp_path / "sweep.csv").write_text("mine")
     with pytest.raises(UserError, match="no sweep has written it: move it away"):
         check_tuned(tmp_path, "sweep")
-
-
-def test_all_adapters_begin_with_the_same_rates():
-    """Else two rows could end on different hills of a curve that has several."""
-    for name in names_of("size"):
-        size = load_table("main", name)
-        adapters = [method for method in METHODS.values() if isinstance(method, GraphAdapter)]
-        assert len({tuple(size.rates_of(method)) for method in adapters}) == 1
-        assert size.rates_of(METHODS["full"]) == size.rates_of(METHODS["decoder"])
-    with pytest.raises(UserError, match="names no rates for prefix: add rates"):
-        TABLE.rates_of(METHODS["prefix"])
 
 
 # ---- a search -------------------------------------------------------------------------------------------
