@@ -12,7 +12,7 @@ from experiments.methods import Tuned
 from experiments.models import Decoding, Ranking
 from experiments.models.blip import BlipCaptioner
 from experiments.runs import answering
-from experiments.runs.answering import check_room, described, in_words, predict, way_of
+from experiments.runs.answering import described, in_words, predict, way_of
 from experiments.runs.data import TaskData
 from experiments.runs.saved import Finished
 from experiments.tasks import TASKS
@@ -48,16 +48,6 @@ def test_what_the_user_changes_goes_before(mplug):
     assert way("coco", mplug, released) == CAPTION, "it is BLIP's, and so are the limits"
     with pytest.raises(UserError, match="at most max_new_tokens"):
         way("coco", mplug, {"max_new_tokens": 5})
-
-
-def test_more_tokens_than_positions_are_refused():
-    family = small_family()
-    check_room(Decoding(family.longest), family)
-    check_room(Ranking(("yes", "no")), family)
-    with pytest.raises(
-        UserError, match=f"max_new_tokens is {family.longest + 1}, and .* has {family.longest}"
-    ):
-        check_room(Decoding(family.longest + 1), family)
 
 
 def test_a_finished_run_answers_as_it_did(tmp_path):
