@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.commands.options import AblationOptions
 from experiments.tables.grid import load_preset
-from experiments.tables.make import Work, check_named, make, wanted_of
+from experiments.tables.make import make
 from experiments.tables.plan import plan_table
 
 
@@ -15,7 +15,14 @@ def run(options: AblationOptions) -> int:
     grid = load_preset(options.preset, options.changes)
     name = Path(options.preset).stem
     out = options.out or Path("runs") / f"ablation-{name}"
-    plan = plan_table(grid, wanted_of(options, options.rows, options.seeds), out / "data")
-    if not options.dry_run:
-        check_named(options, grid)
-    return make(options, Work(f"GNN ablation, preset {name}", plan, out, out, grid), options.dry_run)
+    plan = plan_table(
+        grid,
+        out / "data",
+        rows=options.rows,
+        tasks=options.tasks,
+        seeds=options.seeds,
+        model=options.model,
+        data=options.data,
+    )
+    title = f"GNN ablation, preset {name}"
+    return make(options, grid, plan, title, out, out, dry_run=options.dry_run)

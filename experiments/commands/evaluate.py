@@ -13,7 +13,7 @@ from experiments.base.progress import note
 from experiments.commands.options import EvaluateOptions
 from experiments.runs.answering import changed_way, check_answering, described, in_words, way_of
 from experiments.runs.cells import per_image
-from experiments.runs.changes import read_changes, with_changes
+from experiments.runs.changes import with_changes
 from experiments.runs.data import subset
 from experiments.runs.device import check_device, cpu_threads
 from experiments.runs.experiment import REMEDY, Answers
@@ -28,11 +28,11 @@ NAMES = (TABLE, SCORES, STATISTICS, PREDICTIONS)
 def run(options: EvaluateOptions) -> int:
     """Load, answer, score and write."""
     check_device(options.device)
-    changes = read_changes(options.changes, Answers)
-    asked = with_changes({}, changes, Answers, "--set", REMEDY)
+    asked = with_changes({}, options.changes, Answers, "--set", REMEDY)
     cell = finished(options.folder)
     check_answering(cell.task, asked.answering)
-    task, split, model = cell.task, options.split or cell.result["split"], cell.model(options.model)
+    task, split = cell.task, options.split or cell.result["split"]
+    model = options.model or cell.experiment.model
     data = cell.data(options.data)
     check_task_data(task, data)
     if data is not None:

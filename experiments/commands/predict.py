@@ -68,7 +68,7 @@ def _split(options: PredictOptions, cell: Finished) -> int:
     examples = task.asked(data, split, options.format)
     ids = [example.id for example in examples]
     with outputs.alone(), cpu_threads(cell.threads):
-        tuned = cell.tuned(cell.model(options.model), options.device, data, options.download)
+        tuned = cell.tuned(options.model, options.device, data, options.download)
         predictions = cell.answers(tuned, examples, cell.way(data))
         with outputs.writing() as part:
             write_predictions(part / RESULTS, task.file_format, predictions, ids)
@@ -95,7 +95,7 @@ def _asked(options: PredictOptions, cell: Finished) -> int:
     with cpu_threads(cell.threads):
         try:
             way = cell.way(data)
-            tuned = cell.tuned(cell.model(options.model), options.device, data, options.download)
+            tuned = cell.tuned(options.model, options.device, data, options.download)
         except UserError as error:
             if options.data is None and cell.data(None) is None and not cell.task.packaged:
                 raise UserError(f"{error} (this run may need its data to answer: give --data)") from None

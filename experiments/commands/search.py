@@ -6,9 +6,8 @@ from __future__ import annotations
 
 from experiments.base.outputs import check_folder
 from experiments.commands.options import SearchOptions
-from experiments.runs.execution import execution_of, in_folder
+from experiments.runs.execution import execution_of
 from experiments.tables.grid import load_preset
-from experiments.tables.make import wanted_of
 from experiments.tables.plan import plan_table
 from experiments.tables.tune import Tuner, check_tuned, search
 
@@ -19,15 +18,19 @@ VALIDATION_EXAMPLES = 1000
 def run(options: SearchOptions) -> int:
     """Run the races; a second call continues."""
     grid = load_preset(options.preset, options.changes)
-    wanted = wanted_of(options, None, range(1))
-    plan = plan_table(grid, wanted, options.out / "data")
-    tuner = Tuner(grid, wanted, plan, execution_of(options, options.out), VALIDATION_EXAMPLES)
+    plan = plan_table(
+        grid,
+        options.out / "data",
+        tasks=options.tasks,
+        seeds=range(1),
+        model=options.model,
+        data=options.data,
+    )
+    execution = execution_of(options, options.out)
+    tuner = Tuner(grid, plan, execution, options.download, VALIDATION_EXAMPLES)
     check_folder(options.out, STEM)
-    check_tuned(options.out, STEM, tuner.cells)
-
-    def work() -> int:
-        search(tuner, options.download)
+    check_tuned(options.out, STEM)
+    with execution.alone():
+        search(tuner)
         tuner.save(STEM)
-        return 0
-
-    return in_folder(tuner.execution, work)
+    return 0

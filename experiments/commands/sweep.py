@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+from experiments.base.messages import check_known
 from experiments.base.outputs import check_folder
 from experiments.commands.options import SweepOptions
 from experiments.methods import method_named
-from experiments.runs.execution import execution_of, in_folder
+from experiments.methods.method import canonical
+from experiments.runs.execution import execution_of
 from experiments.tables.grid import load_table
-from experiments.tables.make import OWNER, check_named, folder_of, rows_in, wanted_of
+from experiments.tables.make import OWNER, check_named, folder_of
 from experiments.tables.plan import plan_table
 from experiments.tables.tune import Tuner, check_tuned, sweep
 
@@ -22,23 +24,31 @@ def run(options: SweepOptions) -> int:
     out = folder_of(options.out, options.size)
     grid = load_table(options.name, options.size, options.changes)
     trained = [name for name in grid.counts if method_named(name).trains]
-    rows = rows_in(options.rows, trained) or trained
-    wanted = wanted_of(options, rows, range(1))
-    tuner = Tuner(grid, wanted, plan_table(grid, wanted, out / "data"), execution_of(options, out))
+    rows = [canonical(name) for name in options.rows or trained]
+    check_known(rows, trained, "row")
+    plan = plan_table(
+        grid,
+        out / "data",
+        rows=rows,
+        tasks=options.tasks,
+        seeds=range(1),
+        model=options.model,
+        data=options.data,
+    )
+    execution = execution_of(options, out)
+    tuner = Tuner(grid, plan, execution, options.download)
     rates = {method: grid.rates_of(method_named(method)) for method, _ in tuner.cells}
     if not options.dry_run:
         check_named(options, grid)
     check_folder(out, OWNER)
-    check_tuned(out, STEM, tuner.cells)
+    check_tuned(out, STEM)
     if options.dry_run:
         for (method, task), cell in tuner.cells.items():
             tried = ", ".join(f"{rate:g}" for rate in rates[method])
             print(f"{method_named(method).title:<28} {task:<12} {cell.recipe.steps} steps at {tried}")
         return 0
 
-    def work() -> int:
-        sweep(tuner, options.download)
+    with execution.alone():
+        sweep(tuner)
         tuner.save(STEM)
-        return 0
-
-    return in_folder(tuner.execution, work)
+    return 0

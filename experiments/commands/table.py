@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from attngraph.errors import UserError
+from experiments.base.shipped import DEFAULT
 from experiments.commands.options import TableOptions
 from experiments.runs.cells import IMAGE_STATES
 from experiments.tables.grid import load_table
-from experiments.tables.make import Work, check_named, folder_of, make, model_of, rows_in, wanted_of
+from experiments.tables.make import folder_of, make
 from experiments.tables.plan import plan_table
 
 SHARED = ("cells", "data", IMAGE_STATES)  # folders of --out in which runs keep something
@@ -26,9 +27,14 @@ def run(options: TableOptions) -> int:
         raise UserError(
             f"{options.name}: runs keep something else in {out / name}: give the file another name"
         )
-    wanted = wanted_of(options, rows_in(options.rows, list(grid.counts)), options.seeds)
-    plan = plan_table(grid, wanted, out / "data")
-    if not options.dry_run:
-        check_named(options, grid)
-    title = f"{grid.title}, size {size}, {model_of(options)}"
-    return make(options, Work(title, plan, out, out / name, grid, name), options.dry_run)
+    plan = plan_table(
+        grid,
+        out / "data",
+        rows=options.rows,
+        tasks=options.tasks,
+        seeds=options.seeds,
+        model=options.model,
+        data=options.data,
+    )
+    title = f"{grid.title}, size {size}, {Path(options.model or DEFAULT).name}"
+    return make(options, grid, plan, title, out, out / name, name, options.dry_run)

@@ -10,21 +10,13 @@ from dataclasses import replace
 
 from attngraph.errors import UserError
 from experiments.base.outputs import check_folder
-from experiments.base.progress import note
 from experiments.commands.options import TrainOptions
 from experiments.methods.settings import chosen_settings
-from experiments.models import load_family
-from experiments.runs.cells import Cell, has_scores
-from experiments.runs.device import agreed, processes
-from experiments.runs.execution import Execution, execution_of, in_folder
-from experiments.runs.experiment import (
-    EXPERIMENT,
-    Scenes,
-    experiment_of,
-    load_experiment,
-)
+from experiments.runs.device import processes
+from experiments.runs.execution import execution_of
+from experiments.runs.experiment import EXPERIMENT, load_experiment
 from experiments.runs.plan import decided
-from experiments.runs.runner import check_recipes, prepare, run_cells, trained_in_words
+from experiments.runs.runner import run_cells
 from experiments.runs.trackers import trackers_of
 from experiments.tables.render import aligned
 from experiments.tasks import TASKS
@@ -39,30 +31,14 @@ def run(options: TrainOptions) -> int:
         raise UserError(f"--on {idle[0]} changes nothing, since there is one run: leave it out")
     execution = replace(execution_of(options, out), jobs=1, trackers=trackers_of(options.track))
     check_folder(out, "ablation")  # a folder of cells, as a table's is
+    cell = decided(experiment, out / "data", chosen_settings())
     is_main = processes(options.device).is_main_process
-    cell, scenes = agreed(lambda: decided(experiment, out / "data", chosen_settings()))
-    agreed(lambda: check_recipes([cell], options.device))
     if options.dry_run:
-        agreed(lambda: trained_in_words(cell, load_family(cell.model, options.download, cell.side)))
         if is_main:
-            print(experiment_of(cell, scenes).yaml(), end="")
+            print(cell.yaml(), end="")
         return 0
-    return in_folder(execution, lambda: _run(options, cell, scenes, execution))
-
-
-def _run(options: TrainOptions, cell: Cell, scenes: Scenes | None, execution: Execution) -> int:
-    out, is_main = execution.out, processes(options.device).is_main_process
-
-    def tried() -> str:
-        return trained_in_words(cell, load_family(cell.model, options.download, cell.side))
-
-    about = None if has_scores(cell, out) else agreed(tried)
-    prepare([cell], execution, scenes, options.download)
-    if is_main:
-        if about is not None:
-            note(about)
-        note(f"into {cell.folder(out)} (Ctrl-C is safe, the same command goes on)")
-    result = run_cells([cell], execution)[cell]
+    with execution.alone():
+        result = run_cells([cell], execution, options.download)[cell]
     if is_main:
         task = TASKS[cell.task]
         shown = [

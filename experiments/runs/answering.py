@@ -15,7 +15,6 @@ from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache
 
 from attngraph.errors import UserError
-from experiments.base.progress import note
 from experiments.methods.method import Tuned
 from experiments.models.family import BLIP, LENGTH, Answering, Decoding, ModelFamily
 from experiments.models.loading import type_of
@@ -150,17 +149,10 @@ def predict(tuned: Tuned, data: TaskData, way: Answering) -> dict[str, str]:
         part = own[len(texts) : len(texts) + size]
         try:
             texts += zip(part, tuned.answer([data.sample(k) for k in part], way))
-            continue
         except RuntimeError as error:
-            if not is_out_of_memory(error):
+            if size == 1 or not is_out_of_memory(error):
                 raise
-        if size == 1:
-            raise UserError(
-                f"{data.task.title}: out of memory with a single example to answer: choose fewer beams or a "
-                "smaller side"
-            )
-        size = (min(size, len(own)) + 1) // 2
-        note(f"{data.task.title}: out of memory, {size} examples are answered at a time from now on")
-        clear_device_cache(garbage_collection=True)
+            size = (min(size, len(own)) + 1) // 2
+            clear_device_cache(garbage_collection=True)
     found = dict(gather_object(texts))
     return {example.id: found[k] for k, example in enumerate(data.examples)}

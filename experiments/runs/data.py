@@ -8,28 +8,28 @@ read pictures.
 from __future__ import annotations
 
 import hashlib
+import math
+import multiprocessing
 import os
 import random
 import shutil
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
 from attngraph.errors import UserError
 from experiments.base.files import whole
 from experiments.base.messages import first_line
-from experiments.base.progress import Progress, note
-from experiments.base.stopping import SIGNALS, end_with_parent
+from experiments.base.progress import Progress
 from experiments.data.example import Example
 from experiments.data.tables import Examples
 from experiments.methods.method import Vision
@@ -38,7 +38,7 @@ from experiments.models.family import ModelFamily
 from experiments.models.images import TrainingTransform, names_sides, open_image
 from experiments.tasks.task import Task
 
-FORMAT = 3  # of cached states: raise it whenever the same pictures are read in another way
+FORMAT = 4  # of cached states: raise it whenever the same pictures are read in another way
 CHUNK = 64  # pictures that are encoded at a time
 LIMIT_GB = 32.0  # of a folder of cached states
 LOADERS = 4  # processes that read pictures for a GPU
@@ -57,12 +57,8 @@ def subset(examples: Sequence[Example], count: int | None) -> Sequence[Example]:
 
 
 class Place(NamedTuple):
-    """Where a run is.
-
-    Args:
-        position: of an example.
-        draw: uniform, for its target.
-        seed: of the changes of its picture.
+    """What a run sees next: the position of an example, a uniform draw for its target, and the seed of the
+    changes of its picture.
     """
 
     position: int
@@ -70,45 +66,23 @@ class Place(NamedTuple):
     seed: int = 0
 
 
-def batch_positions(examples: int, batch_size: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
-    """Positions of a step's examples, and a uniform draw for each. Every epoch is a new permutation; examples
-    that do not fill a batch are left out of it."""
+def places_of(examples: int, batch_size: int, seed: int, step: int) -> list[Place]:
+    """The places of a step's examples. Every epoch is a new permutation; examples that do not fill a batch
+    are left out of it.
+    """
     batch_size = min(batch_size, examples)
-    per_epoch = examples // batch_size
-    epoch, k = divmod(step, per_epoch)
+    epoch, k = divmod(step, examples // batch_size)
     order = torch.randperm(examples, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
     draws = torch.rand(batch_size, generator=torch.Generator().manual_seed(7_368_787 * seed + 31 + step))
-    return order[k * batch_size : (k + 1) * batch_size], draws
+    positions = order[k * batch_size : (k + 1) * batch_size].tolist()
+    return [
+        Place(position, draw, _picture_seed(seed, step, number))
+        for number, (position, draw) in enumerate(zip(positions, draws.tolist()))
+    ]
 
 
-def picture_seed(seed: int, step: int, k: int) -> int:
-    """The seed of the changes of the picture of a step's k-th example."""
-    return int.from_bytes(hashlib.blake2b(f"{seed} {step} {k}".encode(), digest_size=7).digest())
-
-
-class StepSampler(Sampler[Place]):
-    """The places of all steps of a run, one after the other.
-
-    Args:
-        examples: how many there are.
-        batch_size: examples per step.
-        seed: of the order and of the draws.
-        steps: of the run.
-        begin: how many of them are done already.
-    """
-
-    def __init__(self, examples: int, batch_size: int, seed: int, steps: int, begin: int = 0):
-        self.examples, self.batch_size = examples, min(batch_size, examples)
-        self.seed, self.steps, self.begin = seed, steps, begin
-
-    def __len__(self) -> int:
-        return (self.steps - self.begin) * self.batch_size
-
-    def __iter__(self) -> Iterator[Place]:
-        for step in range(self.begin, self.steps):
-            positions, draws = batch_positions(self.examples, self.batch_size, self.seed, step)
-            for k, (position, draw) in enumerate(zip(positions.tolist(), draws.tolist())):
-                yield Place(position, draw, picture_seed(self.seed, step, k))
+def _picture_seed(seed: int, step: int, number: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed} {step} {number}".encode(), digest_size=7).digest())
 
 
 # ---- samples ---------------------------------------------------------------------------------------------
@@ -204,28 +178,6 @@ def loader_options(reads_pictures: bool, device: torch.device) -> dict[str, Any]
     return {"num_workers": workers, "multiprocessing_context": "fork"}
 
 
-def begin_loader(worker: int) -> None:
-    """What a loader does first: it ends whenever the run ends, and leaves signals to it."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
-    end_with_parent()
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns that it was forked
-
-
-@contextmanager
-def errors_of_loaders() -> Iterator[None]:
-    """Errors of users in a loader come out in their own words, without the traceback that PyTorch puts before
-    them.
-    """
-    try:
-        yield
-    except UserError as error:
-        if "DataLoader worker process" not in str(error):
-            raise
-        name = f"{UserError.__module__}.{UserError.__qualname__}: "
-        raise UserError(str(error).rpartition(name)[2].strip()) from None
-
-
 # ---- cached states of pictures -----------------------------------------------------------------------------
 
 
@@ -247,10 +199,9 @@ class Features:
 class FeatureCache:
     """A folder of states of a frozen image encoder that many runs share: computed once, never all in memory.
 
-    The states of a set of pictures lie in one file, an array that is mapped into memory: for each picture its
-    state and a mark that says whether it is there. The file's name is a digest of the encoder, of how it is
-    computed, and of each picture's path, size and time: whatever differs has another file. Several processes
-    may fill one file at the same time, since they write the same numbers to the same places.
+    The states of a set of pictures lie in one file, an array that is mapped into memory. The file's name is a
+    digest of the encoder, of how it is computed, and of each picture's path, size and time: whatever differs
+    has another file. One process at a time fills the folder; others wait.
 
     Args:
         folder: made when something is saved.
@@ -262,81 +213,46 @@ class FeatureCache:
         self.folder, self.limit = folder, limit_gb * 1e9
 
     def features(self, family: ModelFamily, paths: Sequence[Path]) -> Features | None:
-        """The states of pictures, computed unless the cache holds them.
-
-        Args:
-            family: the model, on its device.
-            paths: pictures, each once.
-
-        Returns:
-            None where the family computes no states, or where they find no room.
+        """The states of pictures, each of which is given once; None where the family computes no states, or
+        where they find no room.
 
         Raises:
             UserError: a picture cannot be read, or the disk is full.
         """
         if not family.caches_features or self.limit <= 0:
             return None
+        self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"{_digest(family, paths)}.npy"
-        while (array := self._array(file, family, len(paths))) is not None:
-            if array["done"].all():
-                return Features(paths, array["state"])
-            _fill(file, array, paths, family)  # and look again: another command may have replaced it
-        return None
+        with FileLock(self.folder / "lock"):
+            if not file.exists() and not self._fill(file, family, paths):
+                return None
+        return Features(paths, np.load(file, mmap_mode="r"))
 
-    def _array(self, file: Path, family: ModelFamily, count: int) -> np.memmap | None:
-        """The array in a file, new if there is none; None where a new one finds no room."""
-        if (array := _opened(file, count)) is not None:
-            return array
+    def _fill(self, file: Path, family: ModelFamily, paths: Sequence[Path]) -> bool:
+        """Computes and writes states, not through a map: there a full disk would end the process. Whether
+        they find room.
+        """
         shape = tuple(family.encode_images([Image.new("RGB", (64, 64))])[0].shape)
-        record = np.dtype([("state", "<f4", shape), ("done", "<u4")])
-        others = [other for other in self.folder.glob("*.npy") if not other.name.startswith(".")]
-        if sum(other.stat().st_size for other in others) + record.itemsize * count > self.limit:
-            return None
-        with whole(file) as part:  # a file of zeros, which most disks do not store
-            np.lib.format.open_memmap(part, mode="w+", dtype=record, shape=(count,))
-        return _opened(file, count)
-
-
-def _opened(file: Path, count: int) -> np.memmap | None:
-    """The array in a file, read-only; None where there is none, or a damaged one, which is removed."""
-    if not file.exists():
-        return None
-    try:
-        array = np.lib.format.open_memmap(file, mode="r")
-        if array.dtype.names != ("state", "done") or array.shape != (count,):
-            raise ValueError("another array")
-        return array
-    except Exception as error:  # whatever is wrong with it
-        note(f"{file} is damaged ({first_line(error)}): its image states are computed anew")
-        file.unlink(missing_ok=True)
-        return None
-
-
-def _fill(file: Path, array: np.memmap, paths: Sequence[Path], family: ModelFamily) -> None:
-    """Compute states, and write each with its mark behind it. They are not written through the map: there a
-    full disk would end the process. Each process goes its own way through the chunks and leaves out those
-    that others have done, so that several share the work; chunks are the same always, and so are the states.
-    """
-    starts = range(0, len(paths), CHUNK)
-    with Progress(total=len(paths), desc="image states", unit="image", leave=False, delay=1) as bar:
-        for start in random.Random(os.getpid()).sample(starts, len(starts)):
-            chunk = paths[start : start + CHUNK]
-            if array["done"][start : start + CHUNK].all():
-                continue
-            states = family.encode_images(chunk).float().cpu().numpy()
+        about = {"descr": "<f4", "fortran_order": False, "shape": (len(paths), *shape)}
+        held = sum(other.stat().st_size for other in self.folder.glob("[!.]*.npy"))
+        if held + 4 * math.prod(about["shape"]) > self.limit:
+            return False
+        options: dict[str, Any] = {"desc": "image states", "unit": "image", "leave": False, "delay": 1}
+        is_worker = multiprocessing.parent_process() is not None  # the command has a bar of its own
+        with Progress(total=len(paths), disable=is_worker, **options) as bar:
             try:
-                with file.open("r+b") as out:
-                    out.seek(array.offset + start * array.itemsize)
-                    for state in states:
-                        out.write(np.array((state, 1), array.dtype).tobytes())
-            except FileNotFoundError:
-                return  # another command has removed it
+                with whole(file) as part, part.open("wb") as out:
+                    np.lib.format.write_array_header_1_0(out, about)
+                    for start in range(0, len(paths), CHUNK):
+                        chunk = paths[start : start + CHUNK]
+                        out.write(family.encode_images(chunk).float().cpu().numpy().tobytes())
+                        bar.update(len(chunk))
             except OSError as error:
                 raise UserError(
                     f"{file}: image states cannot be saved ({first_line(error)}): make room on the disk, "
                     "give another --out, or encode images in every step with --on cache_gb=0"
                 ) from error
-            bar.update(len(chunk))
+        return True
 
 
 def _digest(family: ModelFamily, paths: Sequence[Path]) -> str:

@@ -84,8 +84,8 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     return known or any(word in str(error) for word in words)
 
 
-def half_precision(device: str, precision: str = "auto") -> str | None:
-    """The half precision of training's forward and backward passes; None for float32.
+def half_precision(device: str, precision: str = "auto") -> bool:
+    """Whether training's forward and backward passes are in bfloat16.
 
     Args:
         device: where the run computes.
@@ -95,29 +95,23 @@ def half_precision(device: str, precision: str = "auto") -> str | None:
         UserError: the device cannot train in this precision.
     """
     if precision == "auto":
-        return "bfloat16" if uses_bfloat16(device) else None
-    if precision == "float32":
-        return None
+        return uses_bfloat16(device)
     kind = torch.device(device).type
-    if kind not in (("cuda",) if precision == "float16" else ("cpu", "cuda")):
-        raise UserError(f"{precision} is not trained on {device}: choose float32")
-    if precision == "bfloat16" and kind == "cuda" and torch.cuda.is_available() and not uses_bfloat16(device):
-        raise UserError(f"bfloat16 is not computed by the GPU {device}: choose float16 or float32")
-    return precision
+    has_it = kind == "cpu" or (kind == "cuda" and uses_bfloat16(device))
+    if precision == "bfloat16" and not has_it:
+        raise UserError(f"bfloat16 is not computed by {device}: choose recipe.precision=float32")
+    return precision == "bfloat16"
 
 
 def mixed_precision(device: str | torch.device, precision: str = "auto") -> torch.autocast:
-    """Forward passes in :func:`half_precision`, where there is one. Weights stay float32."""
+    """Forward passes in :func:`half_precision`, where that is wanted. Weights stay float32."""
     half = half_precision(str(device), precision)
-    return torch.autocast(
-        torch.device(device).type, getattr(torch, half or "bfloat16"), enabled=half is not None
-    )
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half)
 
 
 def training_precision(device: str, precision: str = "auto") -> str:
     """:func:`half_precision` in words."""
-    half = half_precision(device, precision)
-    return "float32" if half is None else f"{half} autocast"
+    return "bfloat16 autocast" if half_precision(device, precision) else "float32"
 
 
 @cache

@@ -39,9 +39,10 @@ from experiments.base.files import write_text
 from experiments.base.messages import first_line
 from experiments.base.progress import note
 from experiments.base.stopping import SIGNALS, end_with_parent
-from experiments.runs.cells import Cell, run_cell
+from experiments.runs.cells import run_cell
 from experiments.runs.device import check_device, keep_freed_memory
-from experiments.runs.execution import LOCAL, RAY, SLURM, Execution, jobs_for
+from experiments.runs.execution import LOCAL, RAY, SLURM, Execution
+from experiments.runs.experiment import Cell
 from experiments.runs.plugins import load_plugins
 
 Outcome = dict[str, Any] | UserError  # the content of a cell's scores.json, or what went wrong
@@ -92,17 +93,12 @@ class Job:
 
     def __call__(self, device: str | None = None) -> Outcome:
         """Run the cell, on this device where the command names several."""
-        try:
+        with suppress(OSError):
             os.chdir(self.place)
-        except OSError as error:
-            return UserError(
-                f"{socket.gethostname()} sees no {self.place} ({error.strerror}): start the command in a "
-                "folder that all machines share"
-            )
         if not self.file("lock").parent.is_dir():
             return UserError(
-                f"{socket.gethostname()} sees no {self.run.out.absolute()}: put --out on a file system that "
-                "all machines share"
+                f"{socket.gethostname()} sees no {self.run.out.absolute()}: start the command, and put "
+                "--out, in a folder that all machines share"
             )
         prepare_process()
         try:
@@ -113,7 +109,7 @@ class Job:
                 return run_cell(self.cell, run, self._counter())
         except UserError as error:
             return error
-        except Timeout:
+        except Timeout:  # one that has noticed nothing of the end of an earlier command
             return UserError("a worker of an earlier command still runs it: end that, or give another --out")
         except OSError as error:
             return UserError(f"{error}: check the room on the disk and your rights, then run again")
@@ -132,8 +128,7 @@ class Job:
             nonlocal written
             if time.monotonic() - written >= EVERY:
                 written = time.monotonic()
-                with suppress(OSError):  # a full disk shows where it matters
-                    self.file("step").write_text(str(step))
+                self.file("step").write_text(str(step))
 
         return count
 
@@ -152,45 +147,43 @@ class Job:
 @contextmanager
 def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
     """A process for each cell: its peak memory is its own, and nothing of one run reaches the next."""
-    most = min(jobs_for(run.device, run.jobs, run.threads), len(jobs))
+    most = min(run.jobs, len(jobs))
     context, lock, is_over = _context(), threading.Lock(), threading.Event()
     running: set[Any] = set()
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(most):
         slots.put(slot)
 
-    def in_process(job: Job, slot: int) -> Outcome:
-        reading, writing = context.Pipe(duplex=False)
-        # No daemon: it may start loaders.
-        process = context.Process(target=_work, args=(job, placed(run.device, slot), writing))
-        with lock:  # multiprocessing asks about processes of all threads when one starts
-            if is_over.is_set():
-                return UserError("the command has ended")
-            process.start()
-            running.add(process)
-        writing.close()
-        outcome = None
-        with suppress(EOFError, OSError):  # it died, perhaps in the middle of a message
-            outcome = reading.recv()
-        multiprocessing.connection.wait([process.sentinel])
-        with lock:
-            process.join()
-            running.discard(process)
-        return outcome or UserError(
-            f"its worker died (exit code {process.exitcode}; out of memory?): run the same command again to "
-            "go on, perhaps with --on jobs=1"
-        )
-
-    def in_slot(job: Job) -> Outcome:
+    def in_process(job: Job) -> Outcome:
         slot = slots.get()
         try:
-            return in_process(job, slot)
+            reading, writing = context.Pipe(duplex=False)
+            # No daemon: it may start loaders.
+            device = f"cuda:{slot % torch.cuda.device_count()}" if run.device == "cuda" else run.device
+            process = context.Process(target=_work, args=(job, device, writing))
+            with lock:  # multiprocessing asks about processes of all threads when one starts
+                if is_over.is_set():
+                    return UserError("the command has ended")
+                process.start()
+                running.add(process)
+            writing.close()
+            outcome = None
+            with suppress(EOFError, OSError):  # it died, perhaps in the middle of a message
+                outcome = reading.recv()
+            multiprocessing.connection.wait([process.sentinel])
+            with lock:
+                process.join()
+                running.discard(process)
+            return outcome or UserError(
+                f"its worker died (exit code {process.exitcode}; out of memory?): run the same command again "
+                "to go on, perhaps with --on jobs=1"
+            )
         finally:
             slots.put(slot)
 
     pool = ThreadPoolExecutor(most)
     try:
-        yield [pool.submit(in_slot, job) for job in jobs]
+        yield [pool.submit(in_process, job) for job in jobs]
     finally:
         with lock:
             is_over.set()
@@ -216,11 +209,6 @@ def begin_imports() -> None:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's
         forkserver.ensure_running()
         signal.signal(signal.SIGINT, before)
-
-
-def placed(device: str, slot: int) -> str:
-    """``cuda`` spreads the cells over all GPUs."""
-    return f"cuda:{slot % torch.cuda.device_count()}" if device == "cuda" else device
 
 
 def _work(job: Job, device: str, writing: Any) -> None:
@@ -287,7 +275,7 @@ def _submitter(folder: Path, run: Execution) -> Any:
     executor = submitit.SlurmExecutor(folder, max_num_timeout=AGAIN)
     executor.update_parameters(
         time=1,  # so every request to be run again is counted
-        array_parallelism=jobs_for(run.device, run.jobs, run.threads, here=False),
+        array_parallelism=run.jobs,
         srun_args=[f"--cpus-per-task={options['cpus_per_task']}"],  # which it does not inherit
         additional_parameters=options,
     )
@@ -327,9 +315,9 @@ def _result(job: Any, why: str = "") -> Outcome:
             return job.result()
         except Exception as error:  # of many kinds
             why = first_line(error)
-    said = [line for line in (job.stderr() or "").splitlines() if line.strip()]
-    last = f"; it said last: {said[-1]}" if said else ""
-    return UserError(f"Slurm's job {job.job_id} failed ({why}{last}): run the same command again to go on")
+    last = (job.stderr() or "").strip().rpartition("\n")[2]
+    said = f"{why}; it said last: {last}" if last else why
+    return UserError(f"Slurm's job {job.job_id} failed ({said}): run the same command again to go on")
 
 
 def cancel_earlier(out: Path) -> None:
@@ -350,7 +338,6 @@ def _cancel(names: Sequence[str]) -> None:
 
 # ---- tasks of Ray ----------------------------------------------------------------------------------------
 
-RUNNING = "auto"  # Ray's word for the cluster that runs on this machine
 RETRIES = 3  # of a cell whose worker or machine is lost
 
 
@@ -359,9 +346,9 @@ def ray(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
     """Tasks of a Ray cluster, which ``ray start`` has made of one or several machines. Ray runs as many as it
     has room for, and runs a task again whose worker or machine is lost.
     """
-    each = {"num_cpus": int(run.cluster.get("cpus", run.threads))}
-    each["num_gpus"] = float(run.cluster.get("gpus", 1)) if run.device == "cuda" else 0
-    library = _joined(run.cluster.get("address", RUNNING))
+    each = {"num_cpus": run.cluster.get("cpus", run.threads)}
+    each["num_gpus"] = run.cluster.get("gpus", 1) if run.device == "cuda" else 0
+    library = _joined(run.cluster.get("address", "auto"))
     machines = [node["Resources"] for node in library.nodes() if node["Alive"]]
     if not any(
         has.get("CPU", 0) >= each["num_cpus"] and has.get("GPU", 0) >= each["num_gpus"] for has in machines
@@ -391,14 +378,12 @@ def _joined(address: str) -> Any:
     """
     import ray as library  # an extra
 
-    if library.is_initialized():
-        return library
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     host, _, port = address.rpartition(":")
     try:
         if port.isdigit() and "/" not in host:  # Ray itself would try for many minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        library.init(address=address, log_to_driver=False, logging_level="ERROR")
+        library.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
     except Exception as error:  # of many kinds
         raise UserError(
             f"--on address={address}: no Ray cluster answers ({first_line(error)}): run `ray start` on "

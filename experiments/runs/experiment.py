@@ -1,8 +1,9 @@
 """What a run is: how it trains, and the whole of it as a YAML file.
 
-A :class:`Recipe` says how a run trains. An :class:`Experiment` names a method and a task; everything else it
-may leave open. A :class:`Part` is what a table says of several runs at once: all fields of a run that do not
-tell one run of a table from another.
+An :class:`Experiment` is such a file: it names a method and a task, and may leave everything else open. A
+:class:`Cell` is an experiment in which all is decided; what it says is the identity of a finished run. A
+:class:`Part` is what a table says of several runs at once: all fields that do not tell one of its runs from
+another.
 """
 
 from __future__ import annotations
@@ -10,21 +11,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, FiniteFloat, create_model, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from attngraph.errors import UserError
 from experiments.base.config import Config, file_named, read_yaml
 from experiments.base.shipped import shipped_folder
 from experiments.data.drawn import LEAST, MOST, VERSION, Sizes, make_scenes, write_scenes
 from experiments.data.layouts import Amounts
-from experiments.runs.changes import read_changes, with_changes
+from experiments.models.family import Answering
+from experiments.models.weights import weights_digest
+from experiments.runs.answering import described, way_of
+from experiments.runs.changes import with_changes
 from experiments.tasks import TASKS
-from experiments.tasks.task import MANIFEST, SPLITS, Task, holds_scenes
+from experiments.tasks.task import MANIFEST, Task, holds_scenes
 
 EXPERIMENT = "experiment.yaml"  # in a run's folder
 FOLDER = Path(__file__).parents[1] / "configs" / "experiments"
@@ -32,38 +36,32 @@ REMEDY = (
     'see the page "Training one experiment" of the docs, or experiments/configs/experiments, for what a file '
     "holds"
 )
+VALIDATED = "validation"  # the split by which the best state of a run is chosen
 
 
-def no_switch(value: Any) -> Any:
-    """The value, unless it is true or false, which pass for numbers."""
-    if isinstance(value, bool):
-        raise ValueError("give a number, not true or false")
-    return value
-
-
-Whole = Annotated[int, Field(gt=0, le=10**9), BeforeValidator(no_switch)]  # steps or examples
-Natural = Annotated[int, Field(ge=0, le=10**9), BeforeValidator(no_switch)]
-Number = Annotated[FiniteFloat, BeforeValidator(no_switch)]
-Positive = Annotated[Number, Field(gt=0)]
-Share = Annotated[Number, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31), BeforeValidator(no_switch)]
+Whole = Annotated[int, Field(gt=0, le=10**9)]  # steps or examples
+Natural = Annotated[int, Field(ge=0, le=10**9)]
+Positive = Annotated[FiniteFloat, Field(gt=0)]
+Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Counts = tuple[Whole, Whole, Whole]
 
+MOST_BEAMS = 100
 FIRST = "learning_rate steps batch_size accumulation warmup weight_decay label_smoothing clip".split()
-OPEN = ("learning_rate", "steps", "batch_size", "augment")  # fields of a recipe that a file may leave open
 
 
 class Diverged(UserError):
     """The loss of a run is not finite."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train.
+class Recipe(Config):
+    """How to train. Null stands for what was chosen on validation data (``learning_rate``), or what the task
+    says; a :class:`Cell` has no such field left, and steps in the place of epochs.
 
     Args:
         learning_rate: peak of the schedule (warm-up, then down to 0).
         steps: optimiser steps.
+        epochs: passes over the training examples, in the place of steps.
         batch_size: examples per step, over all processes.
         accumulation: forward and backward passes that a step is divided into.
         warmup: share of the steps to warm up.
@@ -74,41 +72,42 @@ class Recipe:
         schedule: how the learning rate goes down.
         precision: of the forward and backward pass; weights stay float32. ``auto`` is bfloat16 where it pays.
         checkpointing: whether activations are computed again in the backward pass, to save memory.
-        compile: whether the model is compiled by ``torch.compile``.
         validate_every: steps between scores on validation data, after which the best state so far is kept,
             by the column that the task names; None for the state after the last step.
         patience: how many validations without a better score end the training; None for never.
     """
 
-    learning_rate: Positive
-    steps: Whole
-    batch_size: Whole = 64
+    learning_rate: Positive | None = None
+    steps: Whole | None = None
+    epochs: Annotated[FiniteFloat, Field(gt=0, le=100_000)] | None = None
+    batch_size: Whole | None = None
     accumulation: Whole = 1
     warmup: Share = 0.06
-    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
+    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.05
     label_smoothing: Share = 0.1
     clip: Positive = 1.0
-    augment: bool = False
+    augment: bool | None = None
     schedule: Literal["linear", "cosine"] = "linear"
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
     checkpointing: bool = False
-    compile: bool = False
     validate_every: Whole | None = None
     patience: Whole | None = None
 
-    def __post_init__(self):
-        if self.patience is not None and self.validate_every is None:
-            raise UserError("patience counts validations: give validate_every too")
+    @model_validator(mode="after")
+    def _one_length(self):
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"give steps or epochs, not both ({self.steps} and {self.epochs:g}): set one of them to null"
+            )
+        return self
 
     def description(self) -> dict[str, Any]:
         """What decides a run's result, as plain values. What was added later is left out at its default:
         runs that were made before there was such a thing are the same runs still.
         """
-        return {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name in FIRST or getattr(self, field.name) != field.default
-        }
+        default = Recipe()
+        later = {name: value for name, value in self if value and value != getattr(default, name)}
+        return {name: getattr(self, name) for name in FIRST} | later
 
     def factor(self, step: int) -> float:
         r"""The share of its peak that a learning rate has in a step, counted from 0: a linear warm-up, then
@@ -137,40 +136,11 @@ class Recipe:
         return size // parts
 
 
-def _recipe_fields() -> dict[str, Any]:
-    """Those of a recipe, and epochs."""
-    hints = get_type_hints(Recipe, include_extras=True)
-    found = {
-        field.name: (hints[field.name] | None, None)
-        if field.name in OPEN
-        else (hints[field.name], field.default)
-        for field in fields(Recipe)
-    }
-    first = {name: found.pop(name) for name in ("learning_rate", "steps")}
-    epochs = (Annotated[Number, Field(gt=0, le=100_000)] | None, None)
-    return {**first, "epochs": epochs, **found}
-
-
-class _Training(Config):
-    @model_validator(mode="after")
-    def _one_length(self):
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError(
-                f"give steps or epochs, not both ({self.steps} and {self.epochs:g}): set one of them to null"
-            )
-        return self
-
-
-#: How to train: the fields of :class:`Recipe`, and ``epochs`` in the place of ``steps``. Null stands for what
-#: was chosen on validation data (``learning_rate``), or what the task says.
-Training = create_model("Training", __base__=_Training, **_recipe_fields())
-
-
 class TextDecoding(Config):
     """How texts are generated, see :class:`experiments.models.family.Decoding`; null as the task says."""
 
     max_new_tokens: Whole | None = None
-    num_beams: Whole | None = None
+    num_beams: Annotated[Whole, Field(le=MOST_BEAMS)] | None = None
     min_new_tokens: Natural | None = None
     length_penalty: Literal["length", "gnmt"] | None = None
     as_released: Literal["blip", "p_adapter"] | None = None
@@ -212,7 +182,7 @@ class Part(Answers):
     """
 
     side: Annotated[Whole, Field(le=4096)] | None = None
-    recipe: Training = Training()  # type: ignore[valid-type]
+    recipe: Recipe = Recipe()
     train_examples: Whole | None = None
 
     def said(self) -> dict[str, Any]:
@@ -257,28 +227,20 @@ class Scenes(Config):
         """Whether they stand for data sets in official files."""
         return self.layouts is not None or bool(self.published)
 
-    @property
-    def sizes(self) -> Sizes:
-        """As the generator takes them."""
-        return Sizes(self.questions, self.hypotheses, self.captions)
-
-    def count(self, task: Task, split: str) -> int | None:
-        """How many examples a split of a task has (of layouts about as many: fewer where official test
-        annotations are missing); None for a task whose data are not drawn.
-        """
-        place = SPLITS.index(split)
+    def count(self, task: Task) -> int | None:
+        """How many training examples a task has; None for a task whose data are not drawn."""
         if self.published:
-            return self.published[task.name][split != "train"]
+            return self.published[task.name][0]
         if self.layouts is not None:
-            return Amounts.of(self.layouts)[place]
-        return getattr(self, task.drawn)[place] if task.drawn is not None else None
+            return Amounts.of(self.layouts)[0]
+        return None if task.drawn is None else getattr(self, task.drawn)[0]
 
     def draw(self, folder: Path) -> None:
         """Write them, or reuse what is there of the same settings."""
         if self.layouts is not None:
             make_scenes(folder, self.seed, self.layouts)
         elif not self.published:
-            write_scenes(folder, self.seed, self.sizes)
+            write_scenes(folder, self.seed, Sizes(self.questions, self.hypotheses, self.captions))
 
     @staticmethod
     def found(data: Path) -> Scenes | None:
@@ -304,30 +266,87 @@ class Experiment(Part):
         seed: of the trainable weights and of the order of the examples.
         settings: the method's, in the place of those that were chosen on validation data.
         split: the one that is scored.
-        scenes: which are drawn.
+        scenes: which are drawn; null for the default.
     """
 
     method: str
     task: str
-    data: str | None = None
+    data: Path | None = None
     model: str | None = None
     seed: Seed = 0
     settings: dict[str, Any] = Field(default_factory=dict)
     split: Literal["validation", "test"] = "test"
-    scenes: Scenes = Scenes()
+    scenes: Scenes | None = None
 
-    @model_validator(mode="after")
-    def _nothing_idle(self):
-        if self.data is not None and self.scenes != Scenes():
-            raise ValueError(f"scenes changes nothing, since data names {self.data}: leave one out")
-        return self
+
+class Cell(Experiment):
+    """One run: an experiment in which everything is decided.
+
+    Args:
+        label: names its folder: the method, and in a search what is tried.
+        recipe: how to train; None for methods without training.
+        data: folder of the data sets.
+        scenes: that are drawn into it; None where it is there, or nothing is read from it.
+        checkpoint: whether the model is one of those that a grid's seeds are dealt over. A finished run
+            counts where this machine does not have its checkpoint.
+    """
+
+    label: str
+    recipe: Recipe | None  # type: ignore[assignment]
+    data: Path  # type: ignore[assignment]
+    checkpoint: bool = False
+
+    def __hash__(self) -> int:  # its settings have none
+        return hash(self.name)
+
+    @property
+    def name(self) -> str:
+        """In messages; that of no other run of a table."""
+        return f"{self.label} {self.task} seed {self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """Where the run is saved."""
+        return out / "cells" / self.label / self.task / f"seed{self.seed}"
+
+    def way(self) -> Answering:
+        """How the model answers."""
+        return way_of(TASKS[self.task], self.data, self.answering, self.model, self.details())
+
+    def description(self) -> dict[str, Any]:
+        """What decides the result, as plain values. How the model answers is a part where the user chose
+        it, and for tasks on official files, whose lists may change with the data.
+        """
+        task = TASKS[self.task]
+        names = ("label", "method", "settings", "task", "seed", "split", "train_examples", "eval_examples")
+        content = {name: getattr(self, name) for name in names}
+        content["recipe"] = self.recipe and self.recipe.description()
+        content["data"] = task.content(self.data, self.split)
+        content["weights"] = weights_digest(self.model)
+        if self.side is not None:
+            content["side"] = self.side
+        if self.recipe and self.recipe.validate_every is not None:
+            content["validation"] = task.content(self.data, VALIDATED)
+        if self.answering is not None or task.data_set is not None or self.details():
+            content["answering"] = described(self.way())
+        # lists and texts in the place of tuples and paths
+        return json.loads(json.dumps(content, default=str))
 
     def yaml(self) -> str:
-        """The file, whole."""
-        content = self.model_dump(mode="json")
-        content["scenes"] = {name: content["scenes"][name] for name in ("seed", *asdict(Sizes()))}
+        """The file of an experiment that is this run: all that decides its result is named in it."""
+        task, drawn = TASKS[self.task], self.scenes
+        if drawn is not None and drawn.is_official:  # which only a table draws
+            drawn = None
+        has_data = drawn is None and not task.packaged and self.data.is_dir()
+        is_folder = shipped_folder(self.model) is None and Path(str(self.model)).is_dir()
         first = ("method", "task", "data", "model", "side", "seed", "settings", "recipe")
-        return yaml.safe_dump({name: content[name] for name in (*first, *content)}, sort_keys=False)
+        content = dict.fromkeys(first) | self.model_dump(mode="json", exclude={"label", "checkpoint"})
+        content["data"] = str(self.data.absolute()) if has_data else None
+        content["model"] = str(Path(str(self.model)).absolute()) if is_folder else self.model
+        content["recipe"] = (self.recipe or Recipe()).model_dump(mode="json")
+        content["scenes"] = (drawn or Scenes()).model_dump(mode="json", include={"seed", *asdict(Sizes())})
+        if not task.ranks:
+            content["answering"] = None  # a table's own holds for all of its tasks
+        return yaml.safe_dump(content, sort_keys=False)
 
 
 def experiment_names() -> list[str]:
@@ -345,41 +364,8 @@ def load_experiment(name: str | None, words: list[str]) -> Experiment:
     Raises:
         UserError: no such experiment, a damaged file, or changes that do not fit it.
     """
-    changes = read_changes(words, Experiment)
     if name is None:
         remedy = "change it with --set NAME=VALUE, or give a file"
-        return with_changes(None, changes, Experiment, "an experiment without a file", remedy)
+        return with_changes(None, words, Experiment, "an experiment without a file", remedy)
     file = file_named(name, FOLDER, experiment_names(), "experiment")
-    return with_changes(read_yaml(file, REMEDY), changes, Experiment, f"{file}", REMEDY)
-
-
-def experiment_of(cell: Any, scenes: Scenes | None = None) -> Experiment:
-    """The experiment that a cell is: all that decides its result is named in it.
-
-    Args:
-        cell: an :class:`experiments.runs.cells.Cell`, of a table or of ``attngraph train``.
-        scenes: that are drawn for it; None where its folder of data tells.
-    """
-    task = TASKS[cell.task]
-    if scenes is None and task.drawn is not None:
-        scenes = Scenes.found(cell.data)
-    has_data = scenes is None and not task.packaged and cell.data.is_dir()
-    is_folder = shipped_folder(cell.model) is None and Path(str(cell.model)).is_dir()
-    ranked = {name: cell.decoding[name] for name in ListRanking.model_fields if name in cell.decoding}
-    return Experiment(
-        method=cell.method,
-        task=cell.task,
-        data=str(cell.data.absolute()) if has_data else None,
-        model=str(Path(str(cell.model)).absolute()) if is_folder else cell.model,
-        side=cell.side,
-        seed=cell.seed,
-        settings=cell.settings,
-        recipe=Training(**asdict(cell.recipe)) if cell.recipe else Training(),
-        split=cell.split,
-        train_examples=cell.train_examples,
-        eval_examples=cell.eval_examples,
-        answering=cell.answering if task.ranks else None,  # a table's own holds for all of its tasks
-        decoding=TextDecoding(**{name: x for name, x in cell.decoding.items() if name not in ranked}),
-        ranking=ListRanking(**ranked),
-        scenes=scenes or Scenes(),
-    )
+    return with_changes(read_yaml(file, REMEDY), words, Experiment, f"{file}", REMEDY)

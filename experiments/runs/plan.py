@@ -13,55 +13,65 @@ from experiments.base.messages import check_known
 from experiments.methods import METHODS, Method, method_named
 from experiments.methods.settings import Choice, Settings
 from experiments.runs.answering import check_answering
-from experiments.runs.cells import Cell
-from experiments.runs.experiment import Experiment, Recipe, Scenes, Training
+from experiments.runs.experiment import Cell, Experiment, Recipe, Scenes
 from experiments.tasks import TASKS, Task
 
 
 def cell_of(
-    experiment: Experiment,
-    drawn: Path,
-    chosen: Settings,
-    counted: dict[str, int] | None = None,
+    experiment: Experiment, drawn: Path, chosen: Settings, counted: dict[str, int] | None = None
 ) -> Cell:
     """The cell of an experiment: what the file leaves open is decided here.
 
     Args:
         experiment: as the user gave it, or as a table says.
         drawn: folder for drawn data.
-        chosen: settings chosen on validation data, :func:`~experiments.runs.plan.written_out`.
+        chosen: settings chosen on validation data, :func:`written_out`.
         counted: task -> its training examples, of an earlier call on the same data; gets those counted here.
 
     Raises:
         UserError: a recipe that cannot be followed.
     """
     method, task = method_named(experiment.method), TASKS[experiment.task]
-    data = drawn if experiment.data is None else Path(experiment.data)
-    train_examples = experiment.train_examples or task.budget.train_examples
-    recipe = None
-    if method.trains:
-        rate = experiment.recipe.learning_rate or method.rate(chosen, task.name)
-        recipe = _recipe(experiment, rate, task, data, train_examples, {} if counted is None else counted)
-    return Cell(
-        method.name,
-        method.name,
-        settings_of(method, method.settings(chosen, task.name), experiment.settings),
-        task.name,
-        experiment.seed,
-        recipe,
-        data,
-        experiment.model,
-        split=experiment.split,
-        train_examples=train_examples,
-        eval_examples=experiment.eval_examples or task.budget.eval_examples,
-        answering=experiment.answering,
-        side=experiment.side,
-        decoding=experiment.details(),
-    )
+    is_drawn = experiment.data is None and not task.packaged
+    more: dict[str, Any] = {
+        "label": method.name,
+        "method": method.name,
+        "settings": settings_of(method, method.settings(chosen, task.name), experiment.settings),
+        "data": experiment.data or drawn,
+        "scenes": (experiment.scenes or Scenes()) if is_drawn else None,
+        "recipe": None,
+        "train_examples": experiment.train_examples or task.budget.train_examples,
+        "eval_examples": experiment.eval_examples or task.budget.eval_examples,
+    }
+    cell = Cell(**{**dict(experiment), **more})
+    if not method.trains:
+        return cell
+    rate = experiment.recipe.learning_rate or method.rate(chosen, task.name)
+    recipe = _recipe(experiment.recipe, rate, cell, {} if counted is None else counted)
+    return cell.model_copy(update={"recipe": recipe})
 
 
-def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> tuple[Cell, Scenes | None]:
-    """The cell of a user's experiment, and the scenes that are drawn for it; None where it has other data.
+def _recipe(given: Recipe, rate: float, cell: Cell, counted: dict[str, int]) -> Recipe:
+    """How a cell trains; passes over the training examples become steps."""
+    task = TASKS[cell.task]
+    batch_size = given.batch_size or task.budget.batch_size
+    steps = given.steps or task.budget.steps
+    if given.epochs is not None:
+        if task.name not in counted:
+            drawn = None if cell.scenes is None else cell.scenes.count(task)
+            counted[task.name] = len(task.examples(cell.data, "train")) if drawn is None else drawn
+        examples = min(counted[task.name], cell.train_examples or counted[task.name])
+        # what does not fill a batch is left out of an epoch, see experiments.runs.data
+        steps = max(1, round(given.epochs * (examples // min(batch_size, examples))))
+    augment = task.budget.augment if given.augment is None else given.augment
+    if given.patience is not None and given.validate_every is None:
+        raise UserError("recipe: patience counts validations: give validate_every too")
+    decided = dict(learning_rate=rate, steps=steps, epochs=None, batch_size=batch_size, augment=augment)
+    return given.model_copy(update=decided)
+
+
+def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> Cell:
+    """The cell of a user's experiment.
 
     Args:
         experiment: as the user gave it.
@@ -74,10 +84,10 @@ def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> tuple[Cell
     method = method_named(experiment.method)
     if method.repeats is not None:
         raise UserError(f"method {method.name} shows the runs of {method.repeats} again: give that one")
-    if not method.trains and experiment.recipe != Training():
+    if not method.trains and experiment.recipe != Recipe():
         raise UserError(f"recipe changes nothing, since {method.name} trains nothing: leave it out")
     check_known([experiment.task], list(TASKS), "task")
-    task, data = TASKS[experiment.task], experiment.data
+    task, data, scenes = TASKS[experiment.task], experiment.data, experiment.scenes or Scenes()
     if data is None:
         if task.data_set is not None:
             raise UserError(
@@ -85,19 +95,20 @@ def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> tuple[Cell
             )
     elif task.packaged:
         raise UserError(f"data {data}: the examples of {task.name} come with a package: leave data out")
-    elif not Path(data).is_dir():
+    elif not data.is_dir():
         raise UserError(f"data {data} is no folder: give the one that holds the data sets")
-    if experiment.scenes.is_official:
+    elif scenes != Scenes():
+        raise UserError(f"scenes changes nothing, since data names {data}: leave one out")
+    if scenes.is_official:
         raise UserError(
             "scenes: layouts and published are a table's: draw data sets with attngraph data make"
         )
-    task.check(None if data is None else Path(data))
+    task.check(data)
     check_answering(task, experiment.answering)
     cell = cell_of(experiment, drawn, written_out(chosen))
-    scenes = experiment.scenes if data is None and task.drawn is not None else None
-    if scenes is None or not task.ranks:
+    if cell.scenes is None or not task.ranks:
         cell.way()  # an error where what was said of it does not fit
-    return cell, scenes
+    return cell
 
 
 def settings_of(method: Method, own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,40 +135,6 @@ def settings_of(method: Method, own: Mapping[str, Any], given: Mapping[str, Any]
 
 def _over(own: Any, given: Any) -> Any:
     return {**own, **given} if isinstance(own, Mapping) and isinstance(given, Mapping) else given
-
-
-def _recipe(
-    experiment: Experiment, rate: float, task: Task, data: Path, most: int | None, counted: dict[str, int]
-) -> Recipe:
-    """How an experiment trains; passes over the training examples become steps."""
-    given: Any = experiment.recipe
-    budget, said = task.budget, given.model_dump()
-    batch_size = given.batch_size or budget.batch_size
-    steps = given.steps or budget.steps
-    if (epochs := said.pop("epochs")) is not None:
-        if task.name not in counted:
-            scenes = experiment.scenes if experiment.data is None else None
-            counted[task.name] = example_count(task, "train", scenes, data)
-        steps = steps_of(epochs, min(counted[task.name], most or counted[task.name]), batch_size)
-    augment = budget.augment if given.augment is None else given.augment
-    decided = dict(learning_rate=rate, steps=steps, batch_size=batch_size, augment=augment)
-    try:
-        return Recipe(**{**said, **decided})
-    except UserError as error:
-        raise UserError(f"recipe: {error}") from None
-
-
-def example_count(task: Task, split: str, scenes: Scenes | None, data: Path) -> int:
-    """How many examples a split of a task has; of data to be drawn, before they are drawn."""
-    drawn = None if scenes is None else scenes.count(task, split)
-    return len(task.examples(data, split)) if drawn is None else drawn
-
-
-def steps_of(epochs: float, examples: int, batch_size: int) -> int:
-    """Optimiser steps that see every example ``epochs`` times; what does not fill a batch is left out of an
-    epoch, see :mod:`experiments.runs.data`.
-    """
-    return max(1, round(epochs * (examples // min(batch_size, examples))))
 
 
 def written_out(settings: Settings, given: Settings | None = None) -> Settings:
@@ -193,9 +170,3 @@ def check_task_data(task: Task, data: Path | None) -> None:
         raise UserError(f"--data {data}: the examples of {task.name} come with a package: leave out --data")
     if not task.packaged and data is None:
         raise UserError(f"--data is missing: give the folder with the data of {task.name}")
-
-
-def check_data(data: Path | None) -> None:
-    """Raise :class:`~attngraph.UserError` where ``--data`` names no folder."""
-    if data is not None and not data.is_dir():
-        raise UserError(f"--data {data} is no folder: give the one that holds the data sets")

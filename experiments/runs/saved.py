@@ -6,7 +6,6 @@ A table is made from these files. So a damaged one is named, and never takes par
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -14,8 +13,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,43 +41,16 @@ DIVERGED = "diverged.json"  # of a run whose loss or weights were not finite, in
 AT_RATE = "@"  # between row and rate in the names of the runs of `attngraph sweep`, which are no table's
 TOLERANCE = 1e-6  # of a score against the one that its statistics give
 DATA = "data"  # of a table or experiment that draws its own
-CODE = ("attngraph", "adapters", "analysis", "experiments")
 PACKAGES = ("torch", "transformers", "peft", "numpy", "pillow")
-
-
-# ---- with what a run is made -------------------------------------------------------------------------------
 
 
 def made_with() -> dict[str, Any]:
     """Versions and machine, for ``config.json``."""
-    own = {"attngraph": attngraph.__version__, "code": DIGEST, "python": platform.python_version()}
+    own = {"attngraph": attngraph.__version__, "python": platform.python_version()}
     return {
-        "versions": own | {name: _version(name) for name in PACKAGES},
+        "versions": own | {name: version(name) for name in PACKAGES},
         "machine": f"{platform.system()} {platform.machine()}",
     }
-
-
-def code_digest() -> str:
-    """Tells one state of attngraph's own Python files from every other, wherever they are installed."""
-    digest = hashlib.sha256()
-    for name in CODE:
-        for folder in map(Path, find_spec(name).submodule_search_locations):
-            for file in sorted(folder.rglob("*.py")):
-                if file.is_file():
-                    place = file.relative_to(folder).as_posix()
-                    digest.update(f"{name}/{place}\0".encode() + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:12]
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # another one stands in for it
-        return "unknown"
-
-
-#: Of the code that is loaded now: worker processes are forked from one that has loaded it.
-DIGEST = code_digest()
 
 
 # ---- files of a run ----------------------------------------------------------------------------------------
@@ -188,44 +159,36 @@ class Finished:
         experiment: the file that runs it again.
         settings: what decided its result, of ``config.json``.
         result: its ``scores.json``.
-        used: CPU threads that it computed with, of ``config.json``.
+        threads: CPU threads that it computed with, as far as this machine has so many cores.
     """
 
     folder: Path
     experiment: Experiment
     settings: dict[str, Any]
     result: dict[str, Any]
-    used: int = 1
+    threads: int = 1
 
     @property
     def task(self) -> Task:
         """Its task."""
         return TASKS[self.experiment.task]
 
-    @property
-    def threads(self) -> int:
-        """CPU threads that it computed with, as far as this machine has so many cores."""
-        return max(1, min(self.used, os.cpu_count() or 1))
-
-    def model(self, given: str | None) -> str | None:
-        """The checkpoint that it started from: as given, or as its file says."""
-        return self.experiment.model if given is None else given
-
     def data(self, given: Path | None) -> Path | None:
         """The folder of its data: as given, or as its file says; None where that is not on this machine."""
         if given is not None:
             return given
-        if self.experiment.data is not None:
-            return Path(self.experiment.data) if Path(self.experiment.data).is_dir() else None
+        experiment = self.experiment
+        if experiment.data is not None:
+            return experiment.data if experiment.data.is_dir() else None
         drawn = (self.folder / "../../../.." / DATA).resolve()  # of OUT/cells/METHOD/TASK/seedN
-        is_same = self.task.drawn is not None and Scenes.found(drawn) == self.experiment.scenes
+        is_same = self.task.drawn is not None and Scenes.found(drawn) == (experiment.scenes or Scenes())
         return drawn if is_same else None
 
     def tuned(self, model: str | None, device: str, data: Path, download: bool = False) -> Tuned:
         """The trained model.
 
         Args:
-            model: the checkpoint that it started from; None for the mini-BLIP that ships with the package.
+            model: the checkpoint that it started from, in place of the one that its file names.
             device: where to put it.
             data: folder of the data sets; only a method that counts training answers reads them.
             download: fetch a model that is not on this machine.
@@ -234,6 +197,7 @@ class Finished:
             UserError: the run started from other weights, its own do not fit, or its settings are none that
                 the method knows.
         """
+        model = model or self.experiment.model
         if weights_digest(model) != self.settings["weights"]:
             raise UserError(
                 f"{self.folder} started from other weights than {model or 'the mini-BLIP of this version'}: "
@@ -306,15 +270,14 @@ def finished(folder: Path) -> Finished:
             "`attngraph train` or of a table's cell, such as runs/six/cells/gcn/vqa2/seed0"
         )
     experiment, config = read_yaml(folder / EXPERIMENT, Experiment, REMEDY), read_config(folder)
-    settings, used = config["settings"], config.get("threads", 1)
-    if missing := [name for name in ("label", "settings", "weights") if name not in settings]:
-        raise UserError(f"{folder / CONFIG} is damaged (no {missing[0]}): run again, or restore it")
-    if not isinstance(used, int):
-        raise UserError(f"{folder / CONFIG} is damaged (threads: {used!r}): run again, or restore it")
+    with _undamaged(folder / CONFIG):
+        settings = config["settings"]
+        label, _, _ = (settings[name] for name in ("label", "settings", "weights"))
+        threads = max(1, min(int(config.get("threads", 1)), os.cpu_count() or 1))
     try:
         check_known([experiment.method], list(METHODS), "method")
         check_known([experiment.task], list(TASKS), "task")
     except UserError as error:
         raise UserError(f"{folder}: {error}, or load its file with --plugin FILE") from None
-    result = read_result(folder, settings["label"], TASKS[experiment.task], experiment.seed)
-    return Finished(folder, experiment, settings, result, used)
+    result = read_result(folder, label, TASKS[experiment.task], experiment.seed)
+    return Finished(folder, experiment, settings, result, threads)

@@ -8,24 +8,20 @@ last states stay.
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.data_loader import BatchSamplerShard
 from accelerate.utils import gather_object, reduce, send_to_device, set_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from adapters.peft import optimizer_groups
@@ -35,18 +31,23 @@ from experiments.base.messages import first_line
 from experiments.methods.method import Tuned
 from experiments.models.batch import IGNORED, Sample, token_losses
 from experiments.models.family import ModelFamily
-from experiments.runs.data import StepSampler, TaskData, begin_loader, errors_of_loaders, loader_options
-from experiments.runs.device import agreed, half_precision, is_out_of_memory, mixed_precision
+from experiments.runs.data import Place, TaskData, loader_options, places_of
+from experiments.runs.device import agreed, is_out_of_memory, mixed_precision
 from experiments.runs.experiment import Diverged, Recipe
-from experiments.runs.trackers import Tracking
-from experiments.runs.validation import Validation, load_weights, weights_of, write_table
+from experiments.runs.validation import (
+    Validation,
+    load_weights,
+    random_state,
+    set_random_state,
+    weights_of,
+    write_table,
+)
 
 METRICS = "metrics.csv"  # in a run's folder: a line for each step
 LAST = 20  # steps whose mean loss sums up a run
 SAVE_EVERY = 200  # steps between states from which an interrupted run goes on
 STATES = "states"  # their folder, in a run's folder
 KEPT = 2  # states
-COMPILER = "inductor"  # backend of torch.compile
 
 
 class LossModule(nn.Module):
@@ -63,21 +64,13 @@ class LossModule(nn.Module):
         return token_losses(self.family.logits(inputs), labels, self.label_smoothing).sum() / tokens
 
 
-@dataclass(frozen=True)
-class Trained:
-    """What a training run leaves.
-
-    Args:
-        loss: mean of the last steps.
-        earlier_seconds: that interrupted calls took before.
-        best_step: whose state was the best on validation data; None for a run without validations.
-        validations: how many there were.
+class Trained(NamedTuple):
+    """What a training run leaves: the mean loss of its last steps, and the seconds that interrupted calls
+    took before.
     """
 
     loss: float
     earlier_seconds: float
-    best_step: int | None = None
-    validations: int = 0
 
 
 def train(
@@ -88,7 +81,7 @@ def train(
     folder: Path,
     on_step: Callable[[int], None] = lambda step: None,
     validation: Validation | None = None,
-    tracking: Tracking | None = None,
+    show: Callable[[int, Mapping[str, float]], None] = lambda step, numbers: None,
 ) -> Trained:
     """Train what a method declared trainable; go on where an interrupted call stopped. Of several processes
     all call this together.
@@ -97,20 +90,20 @@ def train(
         folder: the run's folder; gets ``metrics.csv``, and ``states`` until the caller removes it.
         on_step: told after every step.
         validation: scores the run while it trains; the model gets the best weights in the end.
-        tracking: shows the run's numbers elsewhere.
+        show: given the numbers of a step.
 
     Raises:
         Diverged: the loss or a weight is not finite.
         UserError: a pass does not fit in memory; the saved state is damaged, or a state cannot be saved; the
-            model cannot be compiled, or cannot compute activations again.
+            model cannot compute activations again.
     """
     process, device = PartialState(), tuned.family.device
     if device.type == "cuda":
         torch.cuda.set_device(device)
     set_seed(seed)
+    if recipe.checkpointing:
+        compute_again(tuned.family.model)
     module = LossModule(tuned, recipe.label_smoothing).train()
-    if recipe.compile:
-        module.compile(backend=COMPILER)
     model: nn.Module = module
     if process.num_processes > 1:  # parameters may have no gradient in a step
         devices = [device] if device.type == "cuda" else None
@@ -119,22 +112,15 @@ def train(
         optimizer_groups(module, recipe.learning_rate, recipe.weight_decay, tuned.rates())
     )
     schedule = LambdaLR(optimizer, recipe.factor)
-    is_scaled = half_precision(str(device), recipe.precision) == "float16"
-    scaler = torch.amp.GradScaler(device.type, enabled=is_scaled)
-    state = State(tuned, [optimizer, schedule, scaler], validation)
+    state = State(tuned, [optimizer, schedule], validation)
     if (saved := last_state(folder)) is not None:
         state.load(saved)
     batches = iter(_loader(data, recipe, seed, device, begin=state.step))
     if saved is not None:
-        state.restore_random()  # after the loader has drawn from it
-    tracking = tracking or Tracking((), folder, "", {})
-    tracking.start(state.step)
-    with (
-        closing(tracking),
-        _errors_in_words(folder, recipe, len(data)),
-        checkpointed(tuned.family.model, recipe.checkpointing),
-    ):
-        while state.step < recipe.steps and not (validation and validation.is_over):
+        set_random_state(state.random)  # after the loader has drawn from it
+    is_over = state.step == recipe.steps or (validation is not None and validation.is_over)
+    with _errors_in_words(folder, recipe, len(data)):
+        while not is_over:
             passes = [next(batches) for _ in range(recipe.accumulation)]
             counts = [(inputs["labels"][:, 1:] != IGNORED).sum() for inputs in passes]
             tokens = reduce(sum(counts).to(device), "sum")
@@ -144,24 +130,21 @@ def train(
                 with nullcontext() if model is module or is_last else model.no_sync():
                     with mixed_precision(device, recipe.precision):
                         part = model(tokens=tokens, **send_to_device(inputs, device, non_blocking=True))
-                    scaler.scale(part * process.num_processes).backward()  # gradients are averaged
+                    (part * process.num_processes).backward()  # gradients are averaged
                 loss += part.detach()
             value = reduce(loss, "sum").item()  # so that all processes end together
             if not math.isfinite(value):
                 raise diverged(folder, "the loss", state.step, recipe)
-            scaler.unscale_(optimizer)
             norm = nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
-            rate, scale = schedule.get_last_lr()[0], scaler.get_scale()
-            scaler.step(optimizer)
-            scaler.update()
-            if scaler.get_scale() >= scale:  # else the step was left out: its gradients overflowed in float16
-                schedule.step()
+            rate = schedule.get_last_lr()[0]
+            optimizer.step()
+            schedule.step()
             optimizer.zero_grad()
             state.lines.append({"loss": value, "learning_rate": rate, "gradient_norm": norm.item()})
-            tracking.tell(state.step, {f"train/{name}": x for name, x in state.lines[-1].items()})
+            show(state.step, {f"train/{name}": x for name, x in state.lines[-1].items()})
             if validation and validation.is_due(state.step):
                 scores = validation.validate(state.step)
-                tracking.tell(state.step, {f"validation/{column}": x for column, x in scores.items()})
+                show(state.step, {f"validation/{column}": x for column, x in scores.items()})
             on_step(state.step)
             is_over = state.step == recipe.steps or (validation is not None and validation.is_over)
             if is_over or state.step % SAVE_EVERY == 0:
@@ -178,22 +161,25 @@ def train(
         )
         write_table(folder / METRICS, ["step", *state.lines[0]], lines)
     last = [line["loss"] for line in state.lines[-LAST:]]
-    validated = (validation.best_step, len(validation.done)) if validation else (None, 0)
-    return Trained(sum(last) / len(last), state.earlier, *validated)
+    return Trained(sum(last) / len(last), state.earlier)
 
 
 def _loader(data: TaskData, recipe: Recipe, seed: int, device: torch.device, begin: int) -> DataLoader:
     """This process's batches, one for each pass, from a step on."""
     process = PartialState()
     size = recipe.per_process(process.num_processes, len(data))
-    places = StepSampler(len(data), recipe.batch_size, seed, recipe.steps, begin)
-    batches = BatchSampler(places, size, drop_last=False)
+
+    def batches() -> Iterator[list[Place]]:
+        for step in range(begin, recipe.steps):
+            places = places_of(len(data), recipe.batch_size, seed, step)
+            parts = [places[start : start + size] for start in range(0, len(places), size)]
+            yield from parts[process.process_index :: process.num_processes]
+
     return DataLoader(
         data,
-        batch_sampler=BatchSamplerShard(batches, process.num_processes, process.process_index),
+        batch_sampler=batches(),
         collate_fn=partial(_inputs, data.family),
         pin_memory=device.type == "cuda",
-        worker_init_fn=begin_loader,
         **loader_options(data.reads_pictures, device),
     )
 
@@ -215,48 +201,36 @@ def _inputs(family: ModelFamily, samples: Sequence[Sample]) -> dict[str, Tensor]
 
 @contextmanager
 def _errors_in_words(folder: Path, recipe: Recipe, examples: int) -> Iterator[None]:
-    """A block in which errors of users in loaders come out in their own words, and those of the compiler and
-    of allocators in ours.
+    """A block in which errors of allocators come out in our words, and those of users in loaders without the
+    traceback that PyTorch puts before them.
     """
     try:
-        with errors_of_loaders():
-            yield
+        yield
+    except UserError as error:
+        if "DataLoader worker process" not in str(error):
+            raise
+        name = f"{UserError.__module__}.{UserError.__qualname__}: "
+        raise UserError(str(error).rpartition(name)[2].strip()) from None
     except RuntimeError as error:
-        if recipe.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException):
-            raise UserError(
-                f"the model cannot be compiled here ({type(error).__name__}: {first_line(error)}): leave out "
-                "compile"
-            ) from error
         if not is_out_of_memory(error):
             raise
         size = recipe.per_process(PartialState().num_processes, examples)
-        passes = [recipe.accumulation * parts for parts in range(2, size + 1) if size % parts == 0]
-        remedy = "let recipe.checkpointing, a smaller side or half precision save memory"
-        if passes:
-            remedy = f"set recipe.accumulation={passes[0]} (in another --out), which computes the same step"
         raise UserError(
-            f"{folder}: out of memory with {size} examples at a time ({first_line(error)}): {remedy}"
+            f"{folder}: out of memory with {size} examples at a time ({first_line(error)}): raise "
+            f"recipe.accumulation, now {recipe.accumulation}, in another --out, which computes the same "
+            "step, or let recipe.checkpointing or a smaller side save memory"
         ) from None
 
 
-@contextmanager
-def checkpointed(model: PreTrainedModel, wanted: bool) -> Iterator[None]:
-    """A block in which activations are computed again in the backward pass instead of being kept, layer by
-    layer, where that is wanted.
+def compute_again(model: PreTrainedModel) -> None:
+    """Lets a model compute activations again in the backward pass instead of keeping them, layer by layer.
 
     Raises:
-        UserError: the model cannot.
+        UserError: it cannot.
     """
-    if not wanted:
-        yield
-        return
     if not model.supports_gradient_checkpointing:
         raise UserError(f"{type(model).__name__} cannot compute activations again: leave out checkpointing")
     model.gradient_checkpointing_enable({"use_reentrant": False})  # layers below the first trained one, too
-    try:
-        yield
-    finally:
-        model.gradient_checkpointing_disable()
 
 
 def diverged(folder: Path, what: str, step: int, recipe: Recipe) -> Diverged:
@@ -302,7 +276,7 @@ class State:
         content = {
             "weights": weights_of(self.tuned),
             "parts": [part.state_dict() for part in self.parts],
-            "random": gather_object([_random_state()]),
+            "random": gather_object([random_state()]),
             "lines": self.lines,
             "seconds": self.earlier + time.perf_counter() - self.began,
         }
@@ -343,31 +317,16 @@ class State:
                 "run again; the run goes on from the state before it, or starts anew"
             ) from error
 
-    def restore_random(self) -> None:
-        """Put random generators back to where they were."""
-        version, numbers, gauss = self.random["python"]
-        random.setstate((version, tuple(numbers), gauss))
-        kind, keys, *rest = self.random["numpy"]
-        np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
-        torch.set_rng_state(self.random["torch"])
-        if self.random["cuda"] is not None:
-            torch.cuda.set_rng_state(self.random["cuda"])
-
-
-def _random_state() -> dict[str, Any]:
-    """The state of this process's random generators, as :func:`torch.load` takes it without pickles."""
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": [kind, keys.tolist(), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
 
 def last_state(folder: Path) -> Path | None:
     """The last state in a run's folder."""
     return max(_states(folder), key=_step_of, default=None)
+
+
+def last_step(folder: Path) -> int:
+    """The step after which the last state was saved; 0 without any."""
+    state = last_state(folder)
+    return 0 if state is None else _step_of(state)
 
 
 def _states(folder: Path) -> list[Path]:

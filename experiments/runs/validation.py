@@ -102,18 +102,36 @@ def load_weights(tuned: Tuned, weights: Mapping[str, Tensor]) -> None:
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """A block with the model in evaluation mode, after which random generators and modes are as before."""
-    modes = {module: module.training for module in model.modules()}
-    plain, numbers = random.getstate(), np.random.get_state()
-    gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(gpus):
-        model.eval()
-        try:
-            yield
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-            random.setstate(plain)
-            np.random.set_state(numbers)
+    modes, generators = {module: module.training for module in model.modules()}, random_state()
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+        set_random_state(generators)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of this process's random generators, as :func:`torch.load` takes it without pickles."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [kind, keys.tolist(), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put random generators back to where they were."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def write_table(file: Path, heading: Sequence[str], lines: Iterable[Sequence[float]]) -> None:

@@ -40,7 +40,6 @@ from experiments.models.loading import load_family
 from experiments.models.mplug import MPlug, question_batch
 from experiments.models.mplug.modeling import build_mini
 from experiments.models.weights import quiet_transformers
-from experiments.runs.data import begin_loader
 from experiments.runs.device import mixed_precision, training_precision
 from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw, patch_targets
 from experiments.scenes.scene import generator, scenes
@@ -403,7 +402,7 @@ def _trained(
         recipe.parameter_groups(trained), lr=recipe.learning_rate, betas=recipe.betas, fused=True
     )
     data = Steps(partial(mini.arrange, tokenizer), seed, recipe)
-    ahead = DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4, worker_init_fn=begin_loader)
+    ahead = DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4)
     bar = Progress(ahead, total=recipe.steps, desc="pretrain", unit="step", smoothing=0.02)
     began, running, log = time.monotonic(), None, []
     for step, batch in enumerate(bar):

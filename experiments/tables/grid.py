@@ -11,16 +11,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, PlainValidator, model_validator
 
 from adapters.scheme import SCHEMES
 from attngraph.errors import UserError
-from experiments.base.config import Config, checked, file_named, read_config, read_yaml
+from experiments.base.config import Config, file_named, read_config, read_yaml
 from experiments.base.messages import check_known
 from experiments.base.shipped import CONFIGS, names_of
 from experiments.methods import METHODS, GraphAdapter, Method
 from experiments.methods.settings import Settings, chosen_settings
-from experiments.runs.changes import read_changes, with_changes
+from experiments.runs.changes import with_changes
 from experiments.runs.experiment import Experiment, Part, Scenes, laid_over
 from experiments.runs.plan import written_out
 from experiments.tasks import TASKS, Task
@@ -29,7 +29,15 @@ ADAPTERS = "adapters"  # in a grid's rates: all graph adapters
 MOST_SEEDS = 1000  # of a row
 REMEDY = "give a file as attngraph search and attngraph sweep write it"
 
-Count = Annotated[int, Field(ge=0, le=MOST_SEEDS)]
+CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
+
+
+def _seeds(value: Any) -> Any:
+    """Checks a number for all rows, or one for each."""
+    counts = value.values() if isinstance(value, dict) else [value or None]
+    if not all(type(count) is int and 0 <= count <= MOST_SEEDS for count in counts):
+        raise ValueError(f"give a whole number from 1 to {MOST_SEEDS}, or one for each method")
+    return value
 
 
 class Grid(Config):
@@ -62,7 +70,7 @@ class Grid(Config):
     about: str
     title: str = ""
     rows: dict[str, list[str]] = Field(default_factory=dict)
-    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] | dict[str, Count] = 1
+    seeds: Annotated[int | dict[str, int], PlainValidator(_seeds)] = 1
     tasks: list[str] | None = None
     runs: Part = Part()
     by_task: dict[str, Part | None] = Field(default_factory=dict)
@@ -105,14 +113,16 @@ class Grid(Config):
         return dict(self.seeds)
 
     @property
-    def chosen(self) -> Settings:
-        """The settings that its runs take, :func:`written_out`."""
-        return written_out(self.own_settings)
-
-    @property
     def own_settings(self) -> Settings:
-        """Those that were chosen, as a file has them."""
+        """The settings that were chosen for its runs, as a file has them."""
         return chosen_settings() if self.settings is None else self.settings
+
+    def model_of(self, seed: int) -> str | None:
+        """The model that a seed's runs start from: seeds are dealt over the checkpoints in turn. The first is
+        the shipped one (None), checkpoint k that of pre-training seed k.
+        """
+        number = seed % self.checkpoints
+        return str(CHECKPOINTS / f"seed{number}") if number else None
 
     def part(self, task: Task) -> dict[str, Any]:
         """What is said of a task's runs."""
@@ -159,67 +169,57 @@ def load_preset(preset: str, words: Sequence[str] = ()) -> Grid:
     Raises:
         UserError: no such preset, or a damaged file.
     """
-    file, changes = _file("preset", preset), read_changes(words, Grid)
-    content = read_yaml(file, _remedy("preset"))
-    grid = with_changes(content, changes, Grid, f"{file}", _remedy("preset"))
-    return _checked_names(grid, f"preset {preset}")
+    return _loaded({"preset": preset}, words)
 
 
 def load_table(table: str, size: str, words: Sequence[str] = ()) -> Grid:
-    """A table of a size, each by its name or by the path of a YAML file of one's own.
-
-    Args:
-        table, size: which.
-        words: changes of their values, as ``--set`` takes them.
+    """A table of a size, each as :func:`load_preset` takes it.
 
     Raises:
         UserError: no such table or size, or a damaged file; they say different things of one field.
     """
-    files = {"table": _file("table", table), "size": _file("size", size)}
-    content = {what: read_yaml(file, _remedy(what)) for what, file in files.items()}
-    for what, file in files.items():
-        if not isinstance(content[what], dict):
-            checked(content[what], Grid, lambda field, file=file: f"{file}", _remedy(what))
-    both = {"settings": {}, **content["size"], **content["table"]}
-    if twice := [name for name in content["table"] if name in content["size"] and name != "about"]:
-        raise UserError(f"{files['size']}: {files['table']} says {twice[0]} too: leave it out of one of them")
+    return _loaded({"table": table, "size": size}, words)
+
+
+def _loaded(named: dict[str, str], words: Sequence[str]) -> Grid:
+    content: dict[str, Any] = {}
+    origin: dict[str, Path] = {}
+    for what, name in named.items():
+        file = file_named(name, CONFIGS / f"{what}s", names_of(what), what)
+        remedy = f"see experiments/configs/{what}s for examples"
+        said = read_yaml(file, remedy)
+        if not isinstance(said, dict):
+            raise UserError(f"{file}: it must hold fields with values (name: value); {remedy}")
+        if twice := [field for field in said if field in content and field != "about"]:
+            raise UserError(f"{file}: {origin[twice[0]]} says {twice[0]} too: leave it out of one of them")
+        content, origin = {**said, **content}, {**dict.fromkeys(said, file), **origin}
+    if "size" in named:
+        content.setdefault("settings", {})
 
     def source(field: str) -> str:
-        return f"{files['size' if field.partition('.')[0] in content['size'] else 'table']}"
+        return f"{origin.get(field.partition('.')[0], file)}"
 
-    grid = with_changes(both, read_changes(words, Grid), Grid, source, _remedy("size"))
-    return _checked_names(grid, f"size {size}")
-
-
-def _file(what: str, name: str) -> Path:
-    return file_named(name, CONFIGS / f"{what}s", names_of(what), what)
-
-
-def _remedy(what: str) -> str:
-    return f"see experiments/configs/{what}s for examples"
-
-
-def _checked_names(grid: Grid, where: str) -> Grid:
-    _check_names(grid.settings or Settings(), where, grid.rates, [grid.baseline, *(grid.contenders or [])])
+    grid = with_changes(content, words, Grid, source, remedy)
+    compared = [grid.baseline, *(grid.contenders or [])]
+    _check_names(grid.settings or Settings(), f"{file}", grid.rates, compared)
     return grid
 
 
 def _check_names(
-    settings: Settings, where: str, rates: Iterable[str] = (), compared: Sequence[str] = ()
+    settings: Settings, where: str, rates: Iterable[str] = (), compared: Iterable[str] = ()
 ) -> None:
     """Raise UserError where a file (``where``) names an unknown method or task, which would change nothing,
     in silence.
     """
     methods = [*dict.fromkeys([*METHODS, *SCHEMES])]
     tasks = [task for of_task in settings.methods.values() for task in of_task]
-    try:
-        for names, known, what in (
-            ([*settings.methods], methods, "method"),
-            (tasks, [*TASKS], "task"),
-            ([*rates], [*methods, ADAPTERS], "method"),
-            (compared, methods, "method"),
-        ):
+    for names, known, what in (
+        ([*settings.methods, *compared], methods, "method"),
+        (tasks, [*TASKS], "task"),
+        ([*rates], [*methods, ADAPTERS], "method"),
+    ):
+        try:
             if names:
                 check_known(names, known, what)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
 from experiments.base.files import check_files, published, write_bytes, write_json, write_text
-from experiments.base.messages import check_known
 from experiments.base.options import GridOptions
 from experiments.base.outputs import check_folder
-from experiments.base.progress import note
 from experiments.base.shipped import DEFAULT
 from experiments.methods import method_named
-from experiments.methods.method import canonical
-from experiments.runs.answering import RANK
-from experiments.runs.cells import Cell, has_scores
-from experiments.runs.changes import changed, read_changes
+from experiments.runs.cells import has_scores
 from experiments.runs.device import processes
-from experiments.runs.execution import Execution, execution_of, in_folder
-from experiments.runs.plan import check_data
-from experiments.runs.runner import prepare, run_cells
+from experiments.runs.execution import execution_of
+from experiments.runs.runner import run_cells
 from experiments.tables.details import details_markdown
 from experiments.tables.grid import Grid
-from experiments.tables.plan import Plan, Wanted, check_checkpoints
+from experiments.tables.plan import Plan, check_checkpoints
 from experiments.tables.render import render_latex, render_markdown, render_text, table_frame
 from experiments.tables.runs import RESULTS, Run, distinct, runs_of, versions_of
 from experiments.tables.table import Table, make_table, published_in
@@ -37,77 +30,58 @@ STEM = "ablation"  # of the names of a table's files
 OWNER = "ablation"  # of the folders of tables, for experiments.base.outputs: tables share their cells
 
 
-@dataclass(frozen=True)
-class Work:
-    """A table to be made.
-
-    Args:
-        title: printed on top.
-        plan: its cells.
-        out: folder of the cells.
-        folder: for the table's own files; several tables may share the cells of ``out``.
-        grid: how it presents the runs.
-        stem: of its files' names.
-    """
-
-    title: str
-    plan: Plan
-    out: Path
-    folder: Path
-    grid: Grid
-    stem: str = STEM
-
-
-def make(options: GridOptions, work: Work, dry_run: bool) -> int:
+def make(
+    options: GridOptions,
+    grid: Grid,
+    plan: Plan,
+    title: str,
+    out: Path,
+    folder: Path,
+    stem: str = STEM,
+    dry_run: bool = False,
+) -> int:
     """List the runs of a table (``--dry-run``), or run what is missing, print and save it; returns the exit
     code.
 
     Args:
         options: of the command.
-        work: what is made.
+        grid: how it presents the runs.
+        plan: its cells.
+        title: printed on top.
+        out: folder of the cells.
+        folder: for the table's own files; several tables may share the cells of ``out``.
+        stem: of its files' names.
         dry_run: list only.
 
     Raises:
         UserError: a folder holds something else, or a run fails.
     """
-    execution = execution_of(options, work.out)
-    set_runs = changed({}, read_changes(options.changes, Grid)).get("runs") or {}
-    if set_runs.get("answering") == RANK and not any(task.ranks for task in work.plan.tasks.values()):
-        raise UserError(
-            f"--set runs.answering={RANK} changes nothing, since there is no list of answers for "
-            f"{', '.join(work.plan.tasks)}: leave it out"
-        )
-    published_in(work.grid)  # an error before anything runs
-    check_folder(work.out, OWNER)
+    execution = execution_of(options, out)
+    is_main = processes(options.device).is_main_process
+    published_in(grid)  # an error before anything runs
+    check_folder(out, OWNER)
+    check_table(plan, folder, stem)
     if dry_run:
-        check_table(work)
-        if processes(options.device).is_main_process:
-            _list(work)
+        if is_main:
+            _list(plan, out)
         return 0
-    return in_folder(execution, lambda: _make(options, work, execution))
-
-
-def _make(options: GridOptions, work: Work, execution: Execution) -> int:
-    plan, is_main = work.plan, processes(options.device).is_main_process
-    check_table(work)
-    scored = _scored(work)
-    check_checkpoints([cell for cell in plan.cells if cell not in scored])
-    prepare(plan.cells, execution, plan.scenes, options.download)
-    if is_main:
-        note(f"{work.out}: {_count(plan, scored)} (Ctrl-C is safe, the same command goes on)")
-    results = run_cells(plan.cells, execution)
-    if not is_main:
-        return 0
-    made = [
-        (cell, Run(row, cell.task, cell.seed, results[cell], cell.folder(work.out)))
-        for row, cells in plan.rows.items()
-        for cell in cells
-    ]
-    check_one_checkpoint(made)
-    runs = [run for _, run in made]
-    table = make_table(runs, plan.tasks, work.title, work.grid, [_borrowed(work)])
-    about = {"model": model_of(options), "made_with": versions_of(runs), **execution.conditions()}
-    paths = save_results(runs, plan.tasks, table, work.folder, about, work.stem)
+    check_named(options, grid)
+    with execution.alone():
+        check_checkpoints([cell for cell in plan.cells if not has_scores(cell, out)])
+        results = run_cells(plan.cells, execution, options.download)
+        if not is_main:
+            return 0
+        runs = [
+            Run(row, cell.task, cell.seed, results[cell], cell.folder(out))
+            for row, cells in plan.rows.items()
+            for cell in cells
+        ]
+        table = make_table(runs, plan.tasks, title, grid)
+        about = {
+            "model": Path(options.model or DEFAULT).name,
+            "made_with": versions_of(runs),
+        } | execution.conditions()
+        paths = save_results(runs, plan.tasks, table, folder, about, stem)
     print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
     print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
     return 0
@@ -170,119 +144,41 @@ def check_named(options: GridOptions, grid: Grid) -> None:
             raise UserError(f"{option} is missing: give {what}, or list the runs with --dry-run")
 
 
-def rows_in(given: Sequence[str] | None, known: Sequence[str]) -> list[str] | None:
-    """The rows that are asked for, also by the names that papers give them (``adapter``); None for all.
-
-    Raises:
-        UserError: one is not known.
-    """
-    if given is None:
-        return None
-    names = list(dict.fromkeys(map(canonical, given)))
-    check_known(names, known, "row")
-    return names
-
-
-def model_of(options: GridOptions) -> str:
-    """The name of the model of a table: that of ``--model``, or the default."""
-    return Path(options.model or DEFAULT).name
-
-
 def folder_of(out: Path | None, size: str) -> Path:
     """The folder of the cells of a size's tables: ``--out``, or that of ``--size``."""
     return out or Path("runs") / f"tables-{Path(size).stem}"
 
 
-def wanted_of(options: GridOptions, rows: Sequence[str] | None, seeds: range | None = None) -> Wanted:
-    """What the options that all tables share ask for.
-
-    Args:
-        options: of the command.
-        rows: only these; None for all.
-        seeds: of all rows that train, in place of the grid's.
+def _list(plan: Plan, out: Path) -> None:
+    """Print the cells, which of them have scores already, and how much training the others take. Whether
+    scores are of the same settings is told when the cells run.
     """
-    check_data(options.data)
-    return Wanted(
-        rows=rows,
-        tasks=options.tasks,
-        seeds=seeds,
-        model=options.model,
-        data=options.data,
-    )
-
-
-def _borrowed(work: Work) -> str:
-    """A sentence where tasks take the settings that were chosen for others; empty where none does."""
-    own, found = work.grid.own_settings, {}
-    for cell in work.plan.cells:
-        task, names = work.plan.tasks[cell.task], (cell.method, method_named(cell.method).leader)
-        if cell.recipe is None or task.like is None or any(own.choice(name, task.name) for name in names):
-            continue
-        if any(own.choice(name, task.like) for name in names):
-            found[task.name] = f"{task.title} those of {task.like}"
-    return f"No settings were searched for these tasks yet: {', '.join(found.values())}" if found else ""
-
-
-def _scored(work: Work) -> set[Cell]:
-    """The cells that have scores already. Whether these are of the same settings is told when they run."""
-    return {cell for cell in work.plan.cells if has_scores(cell, work.out)}
-
-
-def _count(plan: Plan, scored: set[Cell]) -> str:
-    """How many cells there are, and how many have scores already."""
-    count = len(plan.cells)
-    if len(scored) == count:
-        return f"{count} cells, all with scores"
-    have = "has" if len(scored) == 1 else "have"
-    return f"{count} cells" + (f", of which {len(scored)} {have} scores" if scored else "")
-
-
-def _list(work: Work) -> None:
-    """Print the cells, which of them have scores already, and how much training the others take."""
-    plan, scored = work.plan, _scored(work)
-    width = max(map(len, plan.tasks))
+    width, left = max(map(len, plan.tasks)), []
     for cell in plan.cells:
-        recipe = cell.recipe
+        recipe, there = cell.recipe, ", has scores"
+        if not has_scores(cell, out):
+            left.append(cell)
+            there = ""
         what = f"learning rate {recipe.learning_rate:g}, {recipe.steps} steps" if recipe else "no training"
-        there = ", has scores" if cell in scored else ""
         print(f"{method_named(cell.method).title:<28} {cell.task:<{width}} seed {cell.seed}  {what}{there}")
-    left = [cell for cell in plan.cells if cell not in scored]
-    if not left:
-        print(f"\n{_count(plan, scored)}")
-        return
     examples = sum(cell.recipe.steps * cell.recipe.batch_size for cell in left if cell.recipe)
-    total = f"{examples:,} examples to train on"
-    print(f"\n{_count(plan, scored)}{'; the others' if scored else ''}, {total}")
+    print(f"\n{len(plan.cells)} cells, {len(left)} without scores, {examples:,} examples to train on")
 
 
-def check_table(work: Work) -> None:
+def check_table(plan: Plan, folder: Path, stem: str) -> None:
     """Raise UserError where the folder holds a table with more than these cells, or other files of a table's
     names.
     """
-    folder, file = work.folder, work.folder / RESULTS
-    others = [path for name in (f"{work.stem}.*", SIGNIFICANCE, DETAILS) for path in folder.glob(name)]
+    file = folder / RESULTS
+    others = [path for name in (f"{stem}.*", SIGNIFICANCE, DETAILS) for path in folder.glob(name)]
     check_files([file, *others])
     if not file.exists():
         if others:
             raise UserError(f"{folder} holds a table without its {RESULTS}: give another --out")
         return
-    more = set(runs_of(file)) - {(cell.label, cell.task, cell.seed) for cell in work.plan.cells}
+    more = set(runs_of(file)) - {(cell.label, cell.task, cell.seed) for cell in plan.cells}
     if more:
         raise UserError(
             f"{folder} holds a table with {len(more)} runs that this one would leave out, such as "
             f"{' '.join(map(str, sorted(more)[0]))}: give another --out"
         )
-
-
-def check_one_checkpoint(made: Sequence[tuple[Cell, Run]]) -> None:
-    """Raise UserError where runs that belong to one checkpoint started from different weights, such as on
-    machines that made it for themselves.
-    """
-    first: dict[str | None, Run] = {}
-    for cell, run in made:
-        if cell.checkpoint and run.checkpoint != first.setdefault(cell.model, run).checkpoint:
-            raise UserError(
-                f"{run.folder} started from other weights than {first[cell.model].folder}, both under "
-                f"the name {cell.model}: take the runs from one of the two away, and run them again from the "
-                "other"
-            )

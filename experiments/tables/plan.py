@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,58 +15,10 @@ from experiments.methods import METHODS, GraphAdapter, Method, method_named
 from experiments.methods.method import REFERENCE, canonical
 from experiments.models.ranking import Ranking
 from experiments.runs.answering import GENERATE, RANK, check_answering
-from experiments.runs.cells import Cell
-from experiments.runs.experiment import Experiment, ListRanking, Scenes, TextDecoding
-from experiments.runs.plan import cell_of
+from experiments.runs.experiment import Cell, Experiment, ListRanking, Scenes, TextDecoding
+from experiments.runs.plan import cell_of, written_out
 from experiments.tables.grid import MOST_SEEDS, Grid
 from experiments.tasks import TASKS, Task, tasks_named
-
-CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a user asks of a grid.
-
-    Args:
-        rows: only these methods, of a preset beside its reference rows; None for those of the grid.
-        tasks: only these; None for all.
-        seeds: of every row that trains; None for as many as the grid says, from 0 on.
-        model: checkpoint folder or hub name, for all seeds.
-        data: folder of data sets that the user named; None where data are drawn.
-
-    Raises:
-        UserError: a name is unknown, or a number out of range.
-    """
-
-    rows: Sequence[str] | None = None
-    tasks: Sequence[str] | None = None
-    seeds: range | None = None
-    model: str | None = None
-    data: Path | None = None
-
-    def __post_init__(self):
-        if self.seeds is not None and not 1 <= len(self.seeds) <= MOST_SEEDS:
-            raise UserError(f"--seeds must be at least 1 and at most {MOST_SEEDS}, got {len(self.seeds)}")
-        if self.rows is not None:
-            object.__setattr__(self, "rows", [canonical(name) for name in self.rows])
-        for names, known, what in (
-            (self.tasks, list(TASKS), "task"),
-            (self.rows, list(dict.fromkeys([*METHODS, *SCHEMES])), "method"),
-        ):
-            if names is not None:
-                check_known(names, known, what)
-
-    def model_of(self, grid: Grid, seed: int) -> str | None:
-        """The model that a seed's runs start from: seeds are dealt over the grid's checkpoints in turn. The
-        first is the shipped one (None), checkpoint k that of pre-training seed k.
-        """
-        number = seed % grid.checkpoints
-        dealt = str(CHECKPOINTS / f"seed{number}") if number else None
-        return self.model or dealt
-
-
-EVERYTHING = Wanted()
 
 
 @dataclass(frozen=True)
@@ -76,12 +28,10 @@ class Plan:
     Args:
         rows: method -> its cells; a cell may stand in two rows.
         tasks: by name, in the order of the columns.
-        scenes: that are drawn; None where the user named a folder of data.
     """
 
     rows: dict[str, list[Cell]]
     tasks: dict[str, Task]
-    scenes: Scenes | None
 
     @property
     def cells(self) -> list[Cell]:
@@ -119,7 +69,10 @@ def tasks_of(grid: Grid, names: Sequence[str] | None, data: Path | None) -> dict
     tasks = tasks_named(names)
     for task in tasks.values():
         if data is None and grid.scenes.is_official:
-            _check_drawn(task, grid.scenes)
+            known = [*grid.scenes.published]
+            known = known or [name for name, each in TASKS.items() if each.data_set in LAYOUTS]
+            if task.name not in known:
+                raise UserError(f"{task.name} is no task of this size: choose from {', '.join(known)}")
         else:
             task.check(data)
     return tasks
@@ -133,81 +86,77 @@ def _is_default(task: Task, scenes: Scenes, data: Path | None) -> bool:
     return (task.data_set is not None) == scenes.is_official
 
 
-def _check_drawn(task: Task, scenes: Scenes) -> None:
-    """Raise UserError where a task is none of those whose official files are drawn, or known in number."""
-    known = [*scenes.published] or [name for name, each in TASKS.items() if each.data_set in LAYOUTS]
-    if task.name not in known:
-        raise UserError(f"{task.name} is no task of this size: choose from {', '.join(known)}")
-
-
-def plan_table(grid: Grid, wanted: Wanted = EVERYTHING, data: Path = Path("data")) -> Plan:
+def plan_table(
+    grid: Grid,
+    drawn: Path = Path("data"),
+    *,
+    rows: Iterable[str] | None = None,
+    tasks: Sequence[str] | None = None,
+    seeds: range | None = None,
+    model: str | None = None,
+    data: Path | None = None,
+) -> Plan:
     """The cells of a table.
 
     Args:
         grid: which, and how much of it.
-        wanted: what the user asks of it.
-        data: folder of the drawn data sets, where none is named.
+        drawn: folder of the drawn data sets.
+        rows: only these methods, of a preset beside its reference rows; None for those of the grid.
+        tasks: only these; None for all.
+        seeds: of every row that trains; None for as many as the grid says, from 0 on.
+        model: checkpoint folder or hub name, for all seeds.
+        data: folder of data sets that the user named; None where data are drawn.
 
     Raises:
-        UserError: an unknown method or task in the grid, no seed to run, or no data.
+        UserError: a name is unknown, a number out of range, no seed to run, or no data.
     """
-    seeds = grid.counts
-    if not any(seeds.values()):
+    if data is not None and not data.is_dir():
+        raise UserError(f"--data {data} is no folder: give the one that holds the data sets")
+    if seeds is not None and not 1 <= len(seeds) <= MOST_SEEDS:
+        raise UserError(f"--seeds must be at least 1 and at most {MOST_SEEDS}, got {len(seeds)}")
+    counts = grid.counts
+    if not any(counts.values()):
         raise UserError("the file runs nothing: give a method at least one seed (seeds: {gcn: 1})")
-    if wanted.rows is not None and grid.rows:
-        seeds = {name: count for name, count in seeds.items() if name in wanted.rows}
-    elif wanted.rows is not None:
-        references = {name: n for name, n in seeds.items() if method_named(name).group == REFERENCE}
-        seeds = {**{name: seeds.get(name, max(seeds.values())) for name in wanted.rows}, **references}
-    tasks = tasks_of(grid, wanted.tasks, wanted.data)
-    for name, task in tasks.items():
+    if rows is not None:
+        named = list(map(canonical, rows))
+        check_known(named, list(counts) if grid.rows else list(dict.fromkeys([*METHODS, *SCHEMES])), "method")
+        if grid.rows:
+            counts = {name: count for name, count in counts.items() if name in named}
+        else:
+            references = {name: n for name, n in counts.items() if method_named(name).group == REFERENCE}
+            counts = {**{name: counts.get(name, max(counts.values())) for name in named}, **references}
+    if tasks is not None:
+        check_known(tasks, list(TASKS), "task")
+    columns = tasks_of(grid, tasks, data)
+    for name, task in columns.items():
         if (part := grid.by_task.get(name)) is not None:
             check_answering(task, part.answering)
-    planner = _Planner(grid, wanted, wanted.data or data)
-    rows = {name: planner.row(method_named(name), count, tasks) for name, count in seeds.items()}
-    rows = {name: cells for name, cells in rows.items() if cells}
-    if not rows:
+    planner = _Planner(grid, drawn, seeds, model, data)
+    planned = {name: planner.row(method_named(name), count, columns) for name, count in counts.items()}
+    planned = {name: cells for name, cells in planned.items() if cells}
+    if not planned:
         raise UserError("no row has a seed: give more --seeds, or other rows")
-    return Plan(rows, tasks, grid.scenes if wanted.data is None else None)
-
-
-def experiment_in(grid: Grid, wanted: Wanted, data: Path, task: Task, method: str, seed: int) -> Experiment:
-    """A run of a grid as a file, with what is asked of it. What is said of decoding or ranking holds where
-    answers come about in that way.
-
-    Args:
-        grid, wanted: as for :func:`plan_table`.
-        data: folder of the data sets.
-        task, method, seed: of the run.
-    """
-    more: dict[str, Any] = {"seed": seed, "model": wanted.model_of(grid, seed)}
-    more |= {"scenes": grid.scenes} if wanted.data is None else {"data": str(wanted.data)}
-    experiment = grid.experiment(method, task, **more)
-    answering = experiment.answering
-    ranks = answering != GENERATE and isinstance(task.answering(data), Ranking)
-    idle = {"ranking": ListRanking()}
-    if ranks or (task.ranks and answering == RANK):
-        idle = {"decoding": TextDecoding()}
-    return experiment.model_copy(update=idle)
+    return Plan(planned, columns)
 
 
 class _Planner:
-    """Makes each cell once."""
+    """Makes each cell once; its arguments are those of :func:`plan_table`."""
 
-    def __init__(self, grid: Grid, wanted: Wanted, data: Path):
-        self.grid, self.wanted, self.data, self.chosen = grid, wanted, data, grid.chosen
+    def __init__(self, grid: Grid, drawn: Path, seeds: range | None, model: str | None, data: Path | None):
+        self.grid, self.drawn, self.seeds, self.model, self.data = grid, drawn, seeds, model, data
+        self.chosen = written_out(grid.own_settings)
         self.made: dict[tuple[str, str, int], Cell] = {}
         self.counted: dict[str, int] = {}
 
     def row(self, method: Method, count: int, tasks: dict[str, Task]) -> list[Cell]:
         """The cells of a row. Without training there is one run for each checkpoint at most."""
         trained = method if method.repeats is None else method_named(method.repeats)
-        checkpoints = 1 if self.wanted.model is not None else self.grid.checkpoints
+        checkpoints = 1 if self.model is not None else self.grid.checkpoints
         seeds = range(count)
         if not method.trains:
             seeds = range(min(count, checkpoints))
-        elif self.wanted.seeds is not None:
-            seeds = self.wanted.seeds
+        elif self.seeds is not None:
+            seeds = self.seeds
         return [
             self._cell(self._plain(trained, task), task, seed) for seed in seeds for task in tasks.values()
         ]
@@ -226,13 +175,28 @@ class _Planner:
         return method.settings(self.chosen, task.name), method.rate(self.chosen, task.name)
 
     def _cell(self, method: Method, task: Task, seed: int) -> Cell:
+        """A run of the grid. What is said of decoding or ranking holds where answers come about so."""
         key = (method.name, task.name, seed)
         if key not in self.made:
-            wanted = self.wanted
-            experiment = experiment_in(self.grid, wanted, self.data, task, method.name, seed)
-            cell = cell_of(experiment, self.data, self.chosen, self.counted)
-            self.made[key] = replace(cell, checkpoint=wanted.model is None and cell.model is not None)
+            dealt = self.grid.model_of(seed)
+            more: dict[str, Any] = {"seed": seed, "model": self.model or dealt, "data": self.data}
+            if self.data is None:
+                more["scenes"] = self.grid.scenes
+            experiment = self.grid.experiment(method.name, task, **more)
+            idle = (
+                {"decoding": TextDecoding()} if self._ranks(task, experiment) else {"ranking": ListRanking()}
+            )
+            cell = cell_of(experiment.model_copy(update=idle), self.drawn, self.chosen, self.counted)
+            is_dealt = self.model is None and dealt is not None
+            self.made[key] = cell.model_copy(update={"checkpoint": is_dealt})
         return self.made[key]
+
+    def _ranks(self, task: Task, experiment: Experiment) -> bool:
+        if experiment.answering == GENERATE:
+            return False
+        if task.ranks and experiment.answering == RANK:
+            return True
+        return isinstance(task.answering(self.data or self.drawn), Ranking)
 
 
 def check_checkpoints(cells: Sequence[Cell]) -> None:

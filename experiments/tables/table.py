@@ -117,7 +117,6 @@ def make_table(
     tasks: Mapping[str, Task],
     title: str,
     grid: Grid = ABLATION,
-    notes: Sequence[str] = (),
     compare: bool = True,
 ) -> Table:
     """The table of finished runs, with significance of contenders against the baseline where both ran.
@@ -128,7 +127,6 @@ def make_table(
         title: printed on top.
         grid: what it says of blocks, baseline, contenders, published numbers and notes. Where it names no
             contenders, pGNN's controls are compared with the baseline too.
-        notes: what else is to be said.
         compare: whether rows are compared.
 
     Raises:
@@ -146,7 +144,7 @@ def make_table(
         scores.columns,
         baseline=method_named(grid.baseline).title,
         comparisons=compare_pairs(scores, pairs) if compare else (),
-        notes=[*filter(None, [scores.about_way, *counts, *grid.notes, *notes]), ABOUT_COSTS],
+        notes=[*filter(None, [scores.about_way, *counts, *grid.notes]), ABOUT_COSTS],
         published=published_in(grid, scores.columns),
         contenders=grid.contenders and {method_named(name).title for name in grid.contenders},
         contest=grid.contest,

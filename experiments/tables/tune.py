@@ -24,7 +24,6 @@ Test data are never touched. Finished trials are not run again.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -39,13 +38,14 @@ from experiments.base.files import check_files, published, write_text
 from experiments.base.progress import note
 from experiments.methods import GraphAdapter, Method, method_named
 from experiments.methods.settings import Choice, Settings, write_settings
-from experiments.runs.cells import Cell, has_diverged, has_scores
+from experiments.runs.cells import has_scores
 from experiments.runs.device import processes
 from experiments.runs.execution import Execution
-from experiments.runs.runner import prepare, run_cells
+from experiments.runs.experiment import Cell
+from experiments.runs.runner import run_cells
 from experiments.runs.saved import AT_RATE
 from experiments.tables.grid import Grid
-from experiments.tables.plan import Plan, Wanted, check_checkpoints
+from experiments.tables.plan import Plan, check_checkpoints
 from experiments.tables.render import markdown_grid
 from experiments.tasks import TASKS
 
@@ -233,8 +233,9 @@ class Tuner:
     """Runs the trials of races.
 
     Args:
-        grid, wanted, plan: a table of one seed, whose runs the trials are but for what they try.
+        grid, plan: a table of one seed, whose runs the trials are but for what they try.
         execution: where and how trials run.
+        download: fetch a model that is not on this machine.
         examples: how many validation examples are scored; None for as many as the plan says.
 
     Attributes:
@@ -246,10 +247,14 @@ class Tuner:
     """
 
     def __init__(
-        self, grid: Grid, wanted: Wanted, plan: Plan, execution: Execution, examples: int | None = None
+        self,
+        grid: Grid,
+        plan: Plan,
+        execution: Execution,
+        download: bool = False,
+        examples: int | None = None,
     ):
-        self.grid, self.wanted, self.plan = grid, wanted, plan
-        self.execution, self.examples = execution, examples
+        self.grid, self.execution, self.download, self.examples = grid, execution, download, examples
         self.cells: dict[Key, Cell] = {(c.method, c.task): c for c in plan.cells if c.recipe is not None}
         self.reduction = grid.own_settings.reduction
         self.races: dict[Key, Race] = {}
@@ -263,33 +268,25 @@ class Tuner:
         if "join" in choice.model_fields_set:
             chosen = Settings(reduction=self.reduction, methods={trial.method: {trial.task: choice}})
             settings = method_named(trial.method).settings(chosen, trial.task)
-        model = self.wanted.model_of(self.grid, trial.seed)
-        return replace(
-            planned,
-            label=trial.label,
-            settings=settings,
-            seed=trial.seed,
-            recipe=replace(planned.recipe, learning_rate=choice.learning_rate),
-            model=model,
-            checkpoint=self.wanted.model is None and model is not None,
-            split="validation",
-            eval_examples=self.examples or planned.eval_examples,
-        )
+        dealt = None if planned.model is not None else self.grid.model_of(trial.seed)
+        changes = {
+            "label": trial.label,
+            "settings": settings,
+            "seed": trial.seed,
+            "recipe": planned.recipe.model_copy(update={"learning_rate": choice.learning_rate}),
+            "model": dealt or planned.model,
+            "checkpoint": dealt is not None,
+            "split": "validation",
+            "eval_examples": self.examples or planned.eval_examples,
+        }
+        return planned.model_copy(update=changes)
 
-    def finish(self, races: Sequence[Race], download: bool = False) -> None:
-        """Races side by side to their ends.
-
-        Args:
-            races: to be run.
-            download: fetch a model that is not on this machine.
-        """
-        out, seeds = self.execution.out, max(race.limits.seeds for race in races)
-        first = [Trial(race.method, race.task, race.screened[0]) for race in races]
-        cells = [self.cell(trial) for trial in first]
-        dealt = [self.cell(replace(first[0], seed=n)) for n in range(min(seeds, self.grid.checkpoints))]
-        check_checkpoints([cell for cell in dealt if not has_scores(cell, out)])
-        if not all(has_scores(cell, out) or has_diverged(cell, out) for cell in cells):
-            prepare(cells, self.execution, self.plan.scenes, download)
+    def finish(self, races: Sequence[Race]) -> None:
+        """Races side by side to their ends."""
+        seeds = min(max(race.limits.seeds for race in races), self.grid.checkpoints)
+        first = Trial(races[0].method, races[0].task, races[0].screened[0])
+        dealt = [self.cell(replace(first, seed=seed)) for seed in range(seeds)]
+        check_checkpoints([cell for cell in dealt if not has_scores(cell, self.execution.out)])
         self.races |= {(race.method, race.task): race for race in races}
         while todo := [trial for race in races for trial in race.next(self.scores)]:
             self.score(todo)
@@ -297,7 +294,7 @@ class Tuner:
     def score(self, trials: Sequence[Trial]) -> None:
         """Run trials and note their scores; a run that diverged is worth nothing."""
         cells = {self.cell(trial): trial for trial in trials}
-        results = run_cells(list(cells), self.execution, may_diverge=True)
+        results = run_cells(list(cells), self.execution, self.download, may_diverge=True)
         for cell, trial in cells.items():
             result = results.get(cell)
             score = DIVERGED if result is None else result["scores"][TASKS[trial.task].selects]
@@ -363,39 +360,27 @@ def alike(tried: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def check_tuned(out: Path, stem: str, tried: Collection[Key]) -> None:
-    """Raise UserError where a folder holds files of the names of :meth:`Tuner.save` that it has not written,
-    or what was chosen for methods or tasks that are not tried now: it would be lost.
-    """
+def check_tuned(out: Path, stem: str) -> None:
+    """Raise UserError where a folder holds files of the names of :meth:`Tuner.save` that are not its own."""
     files = [out / f"{stem}.csv", out / SETTINGS, out / f"{stem}.md"]
     check_files(files)
     found = [file for file in files if file.exists()]
-    if not found:
-        return
-    text = files[0].read_text(encoding="utf-8") if len(found) == len(files) else ""
-    if not text.startswith(",".join(FIRST)):
+    if found and (found != files or not files[0].read_text(encoding="utf-8").startswith(",".join(FIRST))):
         raise UserError(
             f"{found[0]} is there, and no {stem} has written it: move it away, or give another --out"
         )
-    earlier = dict.fromkeys((line["method"], line["task"]) for line in csv.DictReader(text.splitlines()))
-    if lost := [f"{method} on {task}" for method, task in earlier if (method, task) not in tried]:
-        others = f" and {len(lost) - 1} others" * (len(lost) > 1)
-        raise UserError(
-            f"{out / SETTINGS} holds settings of {lost[0]}{others}, which this {stem} would drop: give "
-            "another --out, or name their rows and tasks too if they are this table's (finished runs stay)"
-        )
 
 
-def sweep(tuner: Tuner, download: bool = False) -> None:
+def sweep(tuner: Tuner) -> None:
     """Try the rates that the grid names for each row, and at most :data:`FURTHER` beyond them."""
     races = []
     for method, task in tuner.cells:
         begun = [Choice(learning_rate=rate) for rate in tuner.grid.rates_of(method_named(method))]
         races.append(Race(method, task, begun, RaceLimits(len(begun) + FURTHER)))
-    tuner.finish(races, download)
+    tuner.finish(races)
 
 
-def search(tuner: Tuner, download: bool = False) -> None:
+def search(tuner: Tuner) -> None:
     """Search rates, joins and arguments of every row that says with which rates its search begins; those that
     follow another one after it.
     """
@@ -407,7 +392,7 @@ def search(tuner: Tuner, download: bool = False) -> None:
             if (method.follows is not None) == follows
         ]
         if races:
-            tuner.finish(races, download)
+            tuner.finish(races)
 
 
 def _race_of(tuner: Tuner, method: Method, task: str) -> Race:

@@ -101,6 +101,7 @@ TOGETHER = (
 NAMED = (
     "data",
     "row",
+    "method",
     "column",
     "baseline",
     "answers.json",

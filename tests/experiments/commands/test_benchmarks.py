@@ -78,7 +78,7 @@ def test_the_table_of_the_six_benchmarks(row, folder, tmp_path, capsys):
     moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
     assert ablation(row, moved, tmp_path) == 0, "the same files in another place are the same data"
     again = capsys.readouterr()
-    assert "6 of 6 cells are finished already" in again.err and again.out == said
+    assert "6 cells, 6 of them finished already" in again.err and again.out == said
 
 
 def test_damaged_records_are_an_error_or_listed_and_left_out(vizwiz, tmp_path, capsys):

@@ -115,7 +115,7 @@ def test_weights_fit_to_the_last_one(run, harm, data, cells, tmp_path, capsys):
 
 def test_config_that_lacks_something_or_has_too_much(data, cells, tmp_path, capsys):
     for run, change, told in (
-        ("majority-vizwiz_vqa", lambda settings: settings.pop("weights"), "no weights"),
+        ("majority-vizwiz_vqa", lambda settings: settings.pop("weights"), "weights"),
         ("gcn-vqa2", lambda settings: settings["settings"].update(bygone=1), "that gcn cannot take"),
     ):
         cell = Path(shutil.copytree(cells / run, tmp_path / run))

@@ -116,14 +116,6 @@ def test_a_table_takes_the_rates_and_shares_the_folder(out, files):
     assert all(after[path] == before[path] for path in before if "cells" in path.parts), "none is run again"
 
 
-@pytest.mark.timeout(400)
-def test_rates_that_an_earlier_sweep_chose_are_not_dropped(out, files, capsys):
-    before = times(out)
-    assert sweep(files, "--rows", "gcn") == 2
-    assert "holds settings of pgnn on vqa2, which this sweep would drop" in capsys.readouterr().err
-    assert times(out) == before
-
-
 def test_rows_that_do_not_train_have_no_rate(files, capsys):
     assert run("sweep", files, "--rows", "frozen") == 2
     assert "unknown row 'frozen': choose from gcn, pgnn" in capsys.readouterr().err

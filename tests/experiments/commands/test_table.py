@@ -84,7 +84,7 @@ def test_the_table_stands_in_a_folder_of_its_own(made):
 def test_tables_share_runs(made, files, capsys):
     before = times(made)
     assert main(words(files, "second", "--out", made)) == 0
-    assert "2 of 3 cells are finished already" in capsys.readouterr().err
+    assert "3 cells, 2 of them finished already" in capsys.readouterr().err
     after = times(made)
     for path, time in before.items():
         if path.relative_to(made).parts[0] in ("cells", "data", "first"):

@@ -6,25 +6,24 @@ The first process writes what each run leaves into a file ``NAME.json`` of the f
 import json
 import sys
 from contextlib import suppress
-from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate import PartialState
 
 from experiments.runs import device
 from experiments.runs import train as training
-from tests.experiments.runs.small import RECIPE, small_mplug, train_small
+from tests.experiments.runs.small import recipe_of, small_mplug, train_small
 
-IN_PASSES = replace(RECIPE, batch_size=8, accumulation=2, validate_every=3)
+IN_PASSES = recipe_of(batch_size=8, accumulation=2, validate_every=3)
 RUNS = {
-    "stopped early": ("pgnn", replace(RECIPE, steps=12, batch_size=4, validate_every=2, patience=2)),
+    "stopped early": ("pgnn", recipe_of(steps=12, batch_size=4, validate_every=2, patience=2)),
     "in passes": ("full", IN_PASSES),
     "in passes, interrupted": ("full", IN_PASSES),
-    "computed again": ("gcn", replace(RECIPE, batch_size=4, checkpointing=True)),
-    "lora": ("lora", replace(RECIPE, batch_size=4)),
-    "prefix": ("prefix", replace(RECIPE, batch_size=4)),
-    "mPLUG's captions": ("full", replace(RECIPE, batch_size=4)),
-    "mPLUG's captions, computed again": ("decoder", replace(RECIPE, batch_size=4, checkpointing=True)),
+    "computed again": ("gcn", recipe_of(batch_size=4, checkpointing=True)),
+    "lora": ("lora", recipe_of(batch_size=4)),
+    "prefix": ("prefix", recipe_of(batch_size=4)),
+    "mPLUG's captions": ("full", recipe_of(batch_size=4)),
+    "mPLUG's captions, computed again": ("decoder", recipe_of(batch_size=4, checkpointing=True)),
 }
 
 
@@ -49,7 +48,7 @@ def run_all(folder: Path) -> None:
         found = {
             "metrics": outcome.metrics,
             "predictions": outcome.predictions,
-            "trained": asdict(outcome.trained),
+            "loss": outcome.trained.loss,
             "validations": validated.read_text() if recipe.validate_every else None,
             "weights": {name: weight.double().sum().item() for name, weight in outcome.weights.items()},
         }

@@ -20,9 +20,8 @@ from experiments.models.mplug import MPlug
 from experiments.models.mplug.modeling import build_mini
 from experiments.runs import cells
 from experiments.runs.answering import predict
-from experiments.runs.cells import Cell
 from experiments.runs.data import FeatureCache, TaskData
-from experiments.runs.experiment import Recipe
+from experiments.runs.experiment import Cell, Recipe
 from experiments.runs.train import Trained, train
 from experiments.runs.validation import Validation
 from experiments.studies.pretrain import build_tokenizer
@@ -30,8 +29,18 @@ from experiments.tasks import TASKS
 from experiments.tasks.task import Column, Task, accuracy_scores
 
 WORDS = ("red", "blue", "green", "a", "the", "yellow", "of", "black")
-RECIPE = Recipe(1e-2, 8, batch_size=3)
+RECIPE = Recipe(learning_rate=1e-2, steps=8, batch_size=3)
 ADAPTER = {"gnn": "pgnn", "gnn_args": {"p": 1.5, "mu": 0.1}, "join": "blend", "reduction": 4}
+
+
+def recipe_of(**changes) -> Recipe:
+    """:data:`RECIPE`, changed."""
+    return RECIPE.model_copy(update=changes)
+
+
+def cell(label: str = "pgnn", **fields) -> Cell:
+    """A cell of a method of that name, of VQA, with seed 0."""
+    return Cell(label=label, **{"method": label, "task": "vqa", "recipe": None, "data": "data", **fields})
 
 
 class SmallTask(Task):
@@ -110,8 +119,13 @@ def small_cell(folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe | N
     monkeypatch.setattr(cells, "load_family", lambda name, **options: small_family())
     (folder / "data").mkdir()
     (folder / "data" / "manifest.json").write_text('{"seed": 0}')
-    recipe = recipe or Recipe(1e-2, 4, batch_size=4)
-    return Cell("pgnn", "pgnn", ADAPTER, "small", 3, recipe, folder / "data")
+    return cell(
+        settings=ADAPTER,
+        task="small",
+        seed=3,
+        recipe=recipe or recipe_of(steps=4, batch_size=4),
+        data=folder / "data",
+    )
 
 
 @dataclass(frozen=True)

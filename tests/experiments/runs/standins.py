@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from experiments.data.drawn import Sizes, write_scenes
-from experiments.runs.cells import Cell
 from experiments.runs.engines import FOLDER, Job
 from experiments.runs.execution import Execution
+from experiments.runs.experiment import Cell
+from tests.experiments.runs.small import cell
 
 STAND_IN = """
 import os, signal, time
@@ -43,7 +44,7 @@ def write_data(folder: Path) -> Path:
 
 
 def untrained(label: str, data: Path, **more) -> Cell:
-    return Cell(label, "majority", {}, more.pop("task", "vqa"), 0, None, data, eval_examples=4, **more)
+    return cell(label, method="majority", data=data, eval_examples=4, **more)
 
 
 def jobs_of(run: Execution, *labels: str) -> list[Job]:

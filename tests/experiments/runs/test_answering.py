@@ -12,7 +12,7 @@ from experiments.methods import Tuned
 from experiments.models import Decoding, Ranking
 from experiments.models.blip import BlipCaptioner
 from experiments.runs import answering
-from experiments.runs.answering import check_room, described, in_words, predict, way_of
+from experiments.runs.answering import described, in_words, predict, way_of
 from experiments.runs.data import TaskData
 from experiments.runs.saved import Finished
 from experiments.tasks import TASKS
@@ -50,16 +50,6 @@ def test_what_the_user_changes_goes_before(mplug):
         way("coco", mplug, {"max_new_tokens": 5})
 
 
-def test_more_tokens_than_positions_are_refused():
-    family = small_family()
-    check_room(Decoding(family.longest), family)
-    check_room(Ranking(("yes", "no")), family)
-    with pytest.raises(
-        UserError, match=f"max_new_tokens is {family.longest + 1}, and .* has {family.longest}"
-    ):
-        check_room(Decoding(family.longest + 1), family)
-
-
 def test_a_finished_run_answers_as_it_did(tmp_path):
     for way in (ANSWER, CAPTION, Decoding(10, 3), Decoding(4), Decoding(40, 5, 5, as_released="p_adapter")):
         run = Finished(tmp_path, SimpleNamespace(task="coco"), {}, {"answering": described(way)})
@@ -92,7 +82,7 @@ def test_each_example_has_its_own_answer(tmp_path, monkeypatch):
     assert [len(batch) for batch in tuned.batches] == [3, 3, 1]
 
 
-def test_answers_are_made_in_smaller_batches_where_memory_is_short(tmp_path, monkeypatch, capsys):
+def test_answers_are_made_in_smaller_batches_where_memory_is_short(tmp_path, monkeypatch):
     tuned, data = small_run(tmp_path)
     way, sizes, most = data.task.decoding, [], [3]
     expected, generate = predict(tuned, data, way), BlipCaptioner.generate
@@ -106,7 +96,6 @@ def test_answers_are_made_in_smaller_batches_where_memory_is_short(tmp_path, mon
     monkeypatch.setattr(BlipCaptioner, "generate", limited)
     assert predict(tuned, data, way) == expected
     assert sizes == [8, 4, 2, 2, 2, 2]
-    assert capsys.readouterr().err.count("examples are answered at a time from now on") == 2
     most[0] = 0
-    with pytest.raises(UserError, match="out of memory with a single example to answer"):
+    with pytest.raises(RuntimeError, match="can't allocate"):
         predict(tuned, data, way)

@@ -1,37 +1,27 @@
 """A cell is trained, scored and saved once; other settings, damaged files and other weights are noticed."""
 
 import json
-import os
 import shutil
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from attngraph.errors import UserError
-from experiments.data.example import Example
 from experiments.models import Ranking
 from experiments.models.weights import weights_digest
 from experiments.runs import cells, saved
-from experiments.runs.cells import Cell, is_finished, per_image, read_scores, run_cell
+from experiments.runs.cells import check_folder_of, read_scores, run_cell
 from experiments.runs.execution import Execution
-from experiments.runs.experiment import Recipe
-from experiments.runs.saved import code_digest, made_with
+from experiments.runs.experiment import Recipe, TextDecoding
+from experiments.runs.saved import made_with
 from experiments.tasks import TASKS
-from tests.experiments.runs.small import SmallTask, small_cell, small_examples
+from tests.experiments.runs import small
+from tests.experiments.runs.small import SmallTask, recipe_of, small_cell, small_examples
 
-FINISHED = {
-    "experiment.yaml",
-    "config.json",
-    "metrics.csv",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "predictions.json",
-    "statistics.npz",
-    "scores.json",
-}
+ADAPTER_FILES = {"metrics.csv", "adapter_config.json", "adapter_model.safetensors"}
+OTHERS = {"experiment.yaml", "config.json", "predictions.json", "statistics.npz", "scores.json"}
+FINISHED = ADAPTER_FILES | OTHERS
 
 
 @pytest.fixture(scope="module")
@@ -58,22 +48,25 @@ def finished(made, tmp_path):
     return cell.folder(tmp_path)
 
 
+def changed(cell, **changes):
+    return cell.model_copy(update=changes)
+
+
+def begin(cell, out, **conditions):
+    """As if the cell had been interrupted."""
+    cell.folder(out).mkdir(parents=True)
+    about = {"threads": 1, "processes": 1, **conditions}
+    (cell.folder(out) / "config.json").write_text(json.dumps({"settings": cell.description(), **about}))
+
+
 def interrupted(*_):
     raise KeyboardInterrupt
 
 
-def begin(cell, out, conditions=None):
-    """As if the cell had been interrupted."""
-    cell.folder(out).mkdir(parents=True)
-    about = {"threads": 1, "processes": 1} if conditions is None else conditions
-    (cell.folder(out) / "config.json").write_text(json.dumps({"settings": cell.description(), **about}))
-
-
-def test_a_cell_is_run_once(cell, finished, tmp_path):
-    run = Execution(tmp_path)
-    assert {file.name for file in finished.iterdir()} == FINISHED and is_finished(cell, run)
-    result = run_cell(cell, run, on_step=lambda step: pytest.fail("trained again"))
-    assert read_scores(cell, tmp_path) == result
+def test_what_a_run_leaves(cell, finished, tmp_path):
+    result = read_scores(cell, tmp_path)
+    assert {file.name for file in finished.iterdir()} == FINISHED
+    check_folder_of(cell, Execution(tmp_path))
     assert (result["row"], result["task"], result["seed"], result["split"]) == ("pgnn", "small", 3, "test")
     assert (result["examples"], result["trained_on"]) == (8, 8)
     assert result["started"].keys() == result["learned"].keys() and result["started"] != result["learned"]
@@ -87,6 +80,8 @@ def test_a_cell_is_run_once(cell, finished, tmp_path):
         sums = statistics["small.accuracy"]
     assert result["scores"] == {"small.accuracy": pytest.approx(sums[:, 0].sum() / sums[:, 1].sum())}
     assert sums.shape == (4, 2), "two questions about each of four pictures"
+    config = json.loads((finished / "config.json").read_text())
+    assert config["versions"] == made_with()["versions"] and "torch" in config["versions"]
 
 
 def test_a_cell_that_was_interrupted_while_scoring_trains_no_more(cell, finished, tmp_path, monkeypatch):
@@ -95,73 +90,61 @@ def test_a_cell_that_was_interrupted_while_scoring_trains_no_more(cell, finished
         patch.setattr(cells, "predict", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_cell(cell, Execution(out))
-    assert not is_finished(cell, Execution(out))
     result = run_cell(cell, Execution(out), on_step=lambda step: pytest.fail("trained again"))
     assert {file.name for file in cell.folder(out).iterdir()} == FINISHED
     whole = read_scores(cell, tmp_path)
     assert all(result[key] == whole[key] for key in ("scores", "loss", "learned", "parameters"))
 
 
-def test_what_the_model_cannot_write_is_refused_before_training(cell, tmp_path):
-    with pytest.raises(UserError, match="max_new_tokens is 999, and .* has .* positions"):
-        run_cell(replace(cell, decoding={"max_new_tokens": 999}), Execution(tmp_path))
-    assert not list(tmp_path.rglob("states"))
-
-
-def test_a_picture_that_cannot_be_read_ends_a_run(cell, tmp_path, monkeypatch):
-    monkeypatch.setitem(TASKS, "small", SmallTask(small_examples(tmp_path / "pictures")))
-    picture = tmp_path / "pictures" / "1.png"
-    picture.write_bytes(picture.read_bytes()[:300])
-    with pytest.raises(UserError, match="1.png cannot be read .*: replace the file"):
-        run_cell(cell, Execution(tmp_path))
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"decoding": TextDecoding(max_new_tokens=999)}, "max_new_tokens is 999, and .* has .* positions"),
+        (
+            {"settings": {"gnn": "pgnn", "gnn_args": {"q": 1}}},
+            "pgnn has no argument 'q'",
+        ),
+    ],
+)
+def test_what_the_model_cannot_do_is_refused_before_anything_is_written(change, said, cell, tmp_path):
+    with pytest.raises(UserError, match=said):
+        run_cell(changed(cell, **change), Execution(tmp_path))
+    assert not (tmp_path / "cells").exists()
 
 
 def test_methods_without_training(cell, tmp_path):
     for name in ("frozen", "majority"):
-        untrained = replace(cell, label=name, method=name, settings={}, recipe=None, eval_examples=6)
+        untrained = changed(cell, label=name, method=name, settings={}, recipe=None, eval_examples=6)
         result = run_cell(untrained, Execution(tmp_path))
         assert result["effects"] == result["started"] == {}
         assert result["loss"] is None and result["parameters"] == 0 and result["examples"] == 6
         names = {file.name for file in untrained.folder(tmp_path).iterdir()}
-        assert names == FINISHED - {"metrics.csv", "adapter_config.json", "adapter_model.safetensors"}
+        assert names == OTHERS
     predictions = json.loads((untrained.folder(tmp_path) / "predictions.json").read_text())
     assert set(predictions.values()) == {"yes"}
 
 
 @pytest.mark.parametrize(
-    "change, named",
+    "change, conditions, named",
     [
-        ({"recipe": Recipe(1e-2, 4, batch_size=4, augment=True)}, "recipe"),
-        ({"split": "validation", "settings": {}}, "settings, split"),
+        ({"recipe": recipe_of(steps=4, batch_size=4, augment=True)}, {}, "recipe"),
+        ({"split": "validation", "settings": {}}, {}, "settings, split"),
+        ({}, {"threads": 2}, "threads: 2, not 1"),
+        ({}, {"processes": None}, "processes: None, not 1"),
     ],
 )
-def test_another_experiment_in_the_folder_is_refused(change, named, cell, tmp_path):
+def test_another_experiment_in_the_folder_is_refused(change, conditions, named, cell, tmp_path):
+    begin(cell, tmp_path, **conditions)
+    with pytest.raises(UserError, match=rf"holds another experiment \(other {named}\): give another --out"):
+        check_folder_of(changed(cell, **change), Execution(tmp_path))
+
+
+def test_other_data_are_not_mixed(cell, tmp_path, monkeypatch):
     begin(cell, tmp_path)
-    assert not is_finished(cell, Execution(tmp_path)), "begun, with these settings"
-    other = replace(cell, **change)
-    for call in (is_finished, run_cell):
-        with pytest.raises(
-            UserError, match=rf"holds another experiment \(other {named}\): give another --out"
-        ):
-            call(other, Execution(tmp_path))
-    assert os.listdir(cell.folder(tmp_path)) == ["config.json"]
-
-
-def test_other_data_threads_or_processes_are_not_mixed(cell, tmp_path, monkeypatch):
-    for k, (conditions, said) in enumerate(
-        [
-            ({"threads": 2, "processes": 1}, "other threads: 2, not 1"),
-            ({"threads": 1, "processes": 2}, "other processes: 2, not 1"),
-            ({}, "other threads: unknown, not 1, processes: unknown, not 1"),
-        ]
-    ):
-        begin(cell, tmp_path / str(k), conditions)
-        with pytest.raises(UserError, match=rf"holds another experiment \({said}\)"):
-            is_finished(cell, Execution(tmp_path / str(k)))
-    begin(cell, tmp_path / "data")
+    check_folder_of(cell, Execution(tmp_path))
     monkeypatch.setattr(SmallTask, "content", lambda *about: {"seed": 1})
     with pytest.raises(UserError, match="other data"):
-        is_finished(cell, Execution(tmp_path / "data"))
+        check_folder_of(cell, Execution(tmp_path))
 
 
 def test_a_cell_is_computed_with_the_threads_that_it_says(cell, tmp_path, monkeypatch):
@@ -175,57 +158,40 @@ def test_a_cell_is_computed_with_the_threads_that_it_says(cell, tmp_path, monkey
     assert threads == [before + 1] and torch.get_num_threads() == before
 
 
-DAMAGE = {
-    "config.json": ["", '{"settings": null}', "[" * 100_000, b"\xff", None],
-    "scores.json": ["", "null", '{"scores": {"small.accuracy": null}}'],
-    "statistics.npz": [b"PK\x03\x04 no archive", {}, {"small.accuracy": np.full((4, 2), np.nan)}],
-    "predictions.json": ['{"e0": null}', None],
-}
+DAMAGE = [
+    ("config.json", '{"settings": null}', "no settings"),
+    ("config.json", "[" * 100_000, "RecursionError"),
+    ("config.json", b"\xff", "UnicodeDecodeError"),
+    ("config.json", None, "No such file"),
+    ("scores.json", "", "Invalid JSON"),
+    ("scores.json", {"scores": {"other": 0.5}}, "no small.accuracy"),
+    ("scores.json", {"row": "gcn"}, "of gcn small seed 3"),
+    ("scores.json", {"loss": "low"}, "loss: Input should be a valid number"),
+    ("statistics.npz", b"PK\x03\x04 no archive", "BadZipFile"),
+    ("statistics.npz", np.full((4, 2), np.nan), "not rows of finite numbers"),
+    ("statistics.npz", np.ones((4, 2)), "they give 1, scores.json says 0"),
+    ("predictions.json", '{"e0": null}', "not 8 texts"),
+]
 
 
-def spoil(file, content):
-    """Write something else into a file; None removes it, a dictionary is written as arrays."""
+@pytest.mark.parametrize("name, content, said", DAMAGE)
+def test_damaged_files_and_scores_that_others_contradict_are_named(
+    name, content, said, cell, finished, tmp_path
+):
+    file = finished / name
     if content is None:
         file.unlink()
     elif isinstance(content, dict):
-        np.savez(file, **content)
+        file.write_text(json.dumps(json.loads(file.read_text()) | content))
+    elif isinstance(content, np.ndarray):
+        np.savez(file, **{"small.accuracy": content})
     else:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def test_damaged_files_are_named_with_the_remedy(cell, finished, tmp_path):
-    for file, contents in DAMAGE.items():
-        whole = (finished / file).read_bytes()
-        for content in contents:
-            spoil(finished / file, content)
-            with pytest.raises(UserError) as error:
-                is_finished(cell, Execution(tmp_path))
-            assert str(error.value).startswith(f"{finished / file} is damaged ("), content
-            assert str(error.value).endswith(f"): delete the folder {finished} and run again"), content
-            assert "\n" not in str(error.value) and len(str(error.value)) < 600
-        (finished / file).write_bytes(whole)
-    assert is_finished(cell, Execution(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        (
-            {"scores": {"small.accuracy": 0.125}},
-            "statistics.npz is damaged .*they give .*, scores.json says 0.125",
-        ),
-        ({"scores": {"other": 0.5}}, "no small.accuracy"),
-        ({"row": "gcn"}, "of gcn small seed 3"),
-        ({"examples": 7}, "predictions.json is damaged .*not 7 texts"),
-        ({"loss": "low"}, "loss: Input should be a valid number"),
-    ],
-)
-def test_scores_that_the_other_files_contradict_are_not_taken(change, said, cell, finished, tmp_path):
-    scores = json.loads((finished / "scores.json").read_text())
-    (finished / "scores.json").write_text(json.dumps({**scores, **change}))
-    for read in (lambda: is_finished(cell, Execution(tmp_path)), lambda: read_scores(cell, tmp_path)):
-        with pytest.raises(UserError, match=said):
-            read()
+    with pytest.raises(UserError, match=said) as error:
+        check_folder_of(cell, Execution(tmp_path))
+        read_scores(cell, tmp_path)
+    assert str(error.value).startswith(f"{file} is damaged (") and "\n" not in str(error.value)
+    assert str(error.value).endswith(f"): delete the folder {finished} and run again")
 
 
 def test_results_of_earlier_versions_are_read(cell, finished, tmp_path):
@@ -237,14 +203,7 @@ def test_results_of_earlier_versions_are_read(cell, finished, tmp_path):
     assert read_scores(cell, tmp_path) == earlier
     config = (finished / "config.json").read_text()
     (finished / "config.json").write_text(config.replace('"gnn": "pgnn"', '"gnn": "placebo"'))
-    renamed = replace(cell, settings={**cell.settings, "gnn": "rotated"})
-    assert is_finished(renamed, Execution(tmp_path))
-
-
-def test_statistics_are_summed_over_the_questions_of_an_image():
-    examples = [Example(str(k), Path(name), "", (), "") for k, name in enumerate("abab")]
-    sums = per_image(np.array([[1.0, 1], [0, 1], [0.5, 1], [0, 1]]), examples)
-    assert sums.tolist() == [[1.5, 2], [0, 2]]
+    check_folder_of(changed(cell, settings={**cell.settings, "gnn": "rotated"}), Execution(tmp_path))
 
 
 def test_a_run_may_answer_by_ranking_and_says_so(cell, tmp_path, monkeypatch):
@@ -260,7 +219,7 @@ def test_a_run_may_answer_by_ranking_and_says_so(cell, tmp_path, monkeypatch):
 
     monkeypatch.setitem(TASKS, "small", Ranks(small_examples(tmp_path / "pictures")))
     for answering, answers in ((None, {"black", "yes"}), ("rank", {"no", "yes"})):
-        asked = replace(cell, answering=answering)
+        asked = changed(cell, answering=answering)
         about = run_cell(asked, Execution(tmp_path / str(answering)))["answering"]
         assert (about["way"], about["k"], about["answers"]) == ("rank", 2, 2) and len(about["digest"]) == 64
         texts = json.loads((asked.folder(tmp_path / str(answering)) / "predictions.json").read_text())
@@ -269,53 +228,18 @@ def test_a_run_may_answer_by_ranking_and_says_so(cell, tmp_path, monkeypatch):
 
 
 def test_descriptions_of_drawn_data_stay_as_they_were(tmp_path):
-    """A study of earlier versions goes on: these are all fields, in this order."""
+    """A study of earlier versions goes on: these are all fields."""
     (tmp_path / "manifest.json").write_text('{"version": 1, "seed": 0}')
-    drawn = Cell("gcn", "gcn", {"gnn": "gcn"}, "vqa", 1, Recipe(0.01, 500, 32), tmp_path)
-    recipe = {
-        "learning_rate": 0.01,
-        "steps": 500,
-        "batch_size": 32,
-        "accumulation": 1,
-        "warmup": 0.06,
-        "weight_decay": 0.05,
-        "label_smoothing": 0.1,
-        "clip": 1.0,
-    }
-    assert list(drawn.description().items()) == [
-        ("label", "gcn"),
-        ("method", "gcn"),
-        ("settings", {"gnn": "gcn"}),
-        ("task", "vqa"),
-        ("seed", 1),
-        ("recipe", recipe),
-        ("data", {"version": 1, "seed": 0}),
-        ("split", "test"),
-        ("train_examples", None),
-        ("eval_examples", None),
-        ("weights", weights_digest()),
-    ]
-
-
-def test_code_and_packages_are_named(tmp_path, monkeypatch):
-    """Names of Python files count as well as their contents; other files do not."""
-    about = made_with()
-    assert {"attngraph", "code", "python", "torch", "transformers", "peft"} <= set(about["versions"])
-    assert about["versions"]["code"] == saved.DIGEST == code_digest() and len(saved.DIGEST) == 12
-    package = tmp_path / "packaged_here"
-    (package / "inner").mkdir(parents=True)
-    (package / "__init__.py").write_text("")
-    (package / "inner" / "one.py").write_text("x = 1\n")
-    monkeypatch.setattr(saved, "CODE", (package.name,))
-    monkeypatch.syspath_prepend(tmp_path)
-    found = [code_digest()]
-    (package / "notes.txt").write_text("nothing")
-    (package / ".#lock.py").symlink_to("nowhere")  # as editors leave them
-    assert code_digest() == found[0]
-    (package / "inner" / "one.py").write_text("x = 2\n")
-    found.append(code_digest())
-    (package / "inner" / "one.py").rename(package / "inner" / "two.py")
-    assert len({*found, code_digest()}) == 3
+    recipe = Recipe(learning_rate=0.01, steps=500, batch_size=32, augment=False)
+    drawn = small.cell("gcn", settings={"gnn": "gcn"}, seed=1, recipe=recipe, data=tmp_path)
+    expected = dict(learning_rate=0.01, steps=500, batch_size=32, accumulation=1, warmup=0.06)
+    expected |= dict(weight_decay=0.05, label_smoothing=0.1, clip=1.0)
+    about = dict(label="gcn", method="gcn", settings={"gnn": "gcn"}, task="vqa", seed=1, recipe=expected)
+    about |= dict(data={"version": 1, "seed": 0}, split="test", train_examples=None, eval_examples=None)
+    assert drawn.description() == {**about, "weights": weights_digest()}
+    added = {"schedule": "cosine", "validate_every": 5, "patience": 2, "checkpointing": True, "augment": True}
+    more = recipe.model_copy(update=added)
+    assert more.description() == {**recipe.description(), **added}
 
 
 def test_a_finished_run_is_asked_with_its_own_threads(finished, monkeypatch):

@@ -1,9 +1,5 @@
 """What a run sees: the order of its examples, samples as the method lets the model see them, loaders."""
 
-import multiprocessing
-import os
-import signal
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,27 +8,16 @@ import torch
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.base.files import is_running
 from experiments.methods import method_named
 from experiments.models.images import TrainingTransform
 from experiments.runs import data as module
 from experiments.runs import train as training
 from experiments.runs.answering import predict
 from experiments.runs.cells import run_cell
-from experiments.runs.data import (
-    FeatureCache,
-    Place,
-    StepSampler,
-    TaskData,
-    batch_positions,
-    begin_loader,
-    loader_options,
-    subset,
-)
+from experiments.runs.data import FeatureCache, Place, TaskData, loader_options, places_of, subset
 from experiments.runs.execution import Execution
-from experiments.runs.experiment import Recipe
 from experiments.runs.train import last_state, train
-from tests.experiments.runs.small import RECIPE, SmallTask, small_cell, small_examples, small_family
+from tests.experiments.runs.small import SmallTask, recipe_of, small_cell, small_examples, small_family
 
 CPU = torch.device("cpu")
 
@@ -57,34 +42,23 @@ def test_every_epoch_sees_every_example_once_in_a_new_order():
     def epoch(examples, k):
         per_epoch = examples // 4
         steps = range(k * per_epoch, (k + 1) * per_epoch)
-        return torch.cat([batch_positions(examples, 4, 7, step)[0] for step in steps]).tolist()
+        return [place.position for step in steps for place in places_of(examples, 4, 7, step)]
 
     assert sorted(epoch(12, 0)) == sorted(epoch(12, 1)) == list(range(12)) and epoch(12, 0) != epoch(12, 1)
     assert len(set(epoch(11, 0))) == 8, "what does not fill a batch is left out"
-    assert batch_positions(12, 4, 8, 1)[0].tolist() != batch_positions(12, 4, 7, 1)[0].tolist()
-    positions, draws = batch_positions(3, 64, 0, 5)
-    assert sorted(positions.tolist()) == [0, 1, 2] and len(draws) == 3, "a batch is at most all examples"
+    assert sorted(place.position for place in places_of(3, 64, 0, 5)) == [0, 1, 2], "at most all examples"
 
 
-def test_draws_depend_on_seed_and_step_alone():
-    draws = batch_positions(12, 4, 7, 1)[1]
-    assert torch.equal(draws, batch_positions(50, 4, 7, 1)[1])
-    assert not torch.equal(draws, batch_positions(12, 4, 7, 2)[1])
-    assert not torch.equal(draws, batch_positions(12, 4, 8, 1)[1])
-    assert len(set(draws.tolist())) == 4 and draws.min() >= 0 and draws.max() < 1
+def test_draws_and_changes_of_pictures_depend_on_seed_and_step_alone():
+    def drawn(*about):
+        return [place[1:] for place in places_of(*about)]
 
-
-def test_the_sampler_lists_the_batches_of_all_steps():
-    sampler = StepSampler(11, 4, 3, 7)
-    places = list(sampler)
-    assert len(places) == len(sampler) == 28 and places == list(sampler)
-    for step in range(7):
-        positions, draws = batch_positions(11, 4, 3, step)
-        found = [place[:2] for place in places[4 * step : 4 * step + 4]]
-        assert found == list(zip(positions.tolist(), draws.tolist()))
-    assert places[12:] == list(StepSampler(11, 4, 3, 7, begin=3))
-    assert len({place.seed for place in places}) == 28, "each picture is changed in its own way"
-    assert not {place.seed for place in StepSampler(11, 4, 4, 7)} & {place.seed for place in places}
+    first = drawn(12, 4, 7, 1)
+    assert first == drawn(50, 4, 7, 1) and len(set(first)) == 4 and all(0 <= draw < 1 for draw, _ in first)
+    for other in (drawn(12, 4, 7, 2), drawn(12, 4, 8, 1)):
+        assert not {draw for draw, _ in first} & {draw for draw, _ in other}
+        assert not {seed for _, seed in first} & {seed for _, seed in other}
+    assert [p.position for p in places_of(12, 4, 8, 1)] != [p.position for p in places_of(12, 4, 7, 1)]
 
 
 # ---- samples -----------------------------------------------------------------------------------------------
@@ -163,7 +137,7 @@ def loaders(monkeypatch):
 
 
 def test_scores_do_not_depend_on_loaders_nor_on_an_interrupt(loaders, tmp_path):
-    recipe, examples = replace(RECIPE, augment=True), small_examples(tmp_path / "pictures")
+    recipe, examples = recipe_of(augment=True), small_examples(tmp_path / "pictures")
 
     def run(name, stop=None):
         chosen = method_named("full")
@@ -196,37 +170,11 @@ def test_loaders_only_where_pictures_are_read(monkeypatch):
     assert loader_options(True, CPU) == {}
 
 
-def _loads(sending):
-    loader = multiprocessing.get_context("fork").Process(target=_waits, args=(sending,))
-    loader.start()
-    time.sleep(60)
-
-
-def _waits(sending):
-    begin_loader(0)
-    sending.send(os.getpid())
-    time.sleep(60)
-
-
-def test_loaders_end_with_a_killed_run():
-    context = multiprocessing.get_context("fork")
-    receiving, sending = context.Pipe(duplex=False)
-    parent = context.Process(target=_loads, args=(sending,))
-    parent.start()
-    loader = receiving.recv()
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.join()
-    until = time.monotonic() + 20
-    while is_running(loader) and time.monotonic() < until:
-        time.sleep(0.05)
-    assert not is_running(loader)
-
-
 @pytest.mark.parametrize("number, harm", [(0, "vanished"), (1, "cut off")])
 def test_a_picture_that_vanishes_is_named_and_the_run_goes_on(number, harm, loaders, tmp_path, monkeypatch):
     """In one line, in a loader's own words."""
     loaders(number)
-    cell = small_cell(tmp_path, monkeypatch, Recipe(1e-2, 8, batch_size=4))
+    cell = small_cell(tmp_path, monkeypatch, recipe_of(batch_size=4))
     run = Execution(tmp_path, cache_gb=0)
     picture, away = tmp_path / "pictures" / "2.png", tmp_path / "away.png"
 

@@ -1,8 +1,6 @@
 """The machine: what it has, where bfloat16 pays, what becomes of freed memory."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -38,23 +36,16 @@ def test_the_precision_in_words():
     assert not uses_bfloat16("mps")
 
 
-def test_half_precision_is_not_refused_from_afar(monkeypatch):
-    """The command that submits jobs may run where no GPU is. A GPU without bfloat16 emulates it, slowly."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert half_precision("cuda", "bfloat16") == "bfloat16" and half_precision("cuda", "float16") == "float16"
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+def test_half_precision_is_refused_where_it_is_emulated(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
-    assert half_precision("cuda:7", "float16") == "float16" and half_precision("cuda:7") is None
-    for device, precision, said in (
-        ("cuda:7", "bfloat16", "bfloat16 is not computed by the GPU cuda:7: choose float16 or"),
-        ("mps", "bfloat16", "bfloat16 is not trained on mps"),
-        ("cpu", "float16", "float16 is not trained on cpu: choose float32"),
-    ):
-        with pytest.raises(UserError, match=said):
-            half_precision(device, precision)
+    assert half_precision("cpu", "bfloat16") and not half_precision("cpu", "float32")
+    assert not half_precision("cuda:7")
+    for device in ("cuda:7", "mps"):
+        with pytest.raises(UserError, match=f"bfloat16 is not computed by {device}: choose"):
+            half_precision(device, "bfloat16")
 
 
-@pytest.mark.parametrize("device", ["meta", "toaster", "cpu:1", "cuda:99"])
+@pytest.mark.parametrize("device", ["meta", "toaster", "cpu:1"])
 def test_a_device_that_is_not_there(device):
     with pytest.raises(UserError, match=f"--device {device}.*: use cpu") as error:
         check_device(device)
@@ -85,27 +76,3 @@ def test_each_allocator_is_understood_and_nothing_else_is_taken_for_it():
     assert is_out_of_memory(torch.OutOfMemoryError("no room")) and not is_out_of_memory(
         RuntimeError("shapes")
     )
-
-
-FAULTS = """
-import resource, sys, torch
-from experiments.runs.device import keep_freed_memory
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-torch.set_num_threads(1)
-for _ in range(2):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    sum(float(torch.ones(2**24)[0]) for _ in range(4))  # 64 MB, which glibc gives back otherwise
-    faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-print(faults)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
-def test_freed_arrays_are_used_again_without_new_pages():
-    faults = {}
-    for word in ("keep", "leave"):
-        command = [sys.executable, "-c", FAULTS, word]
-        faults[word] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert faults["keep"] < 100 < faults["leave"]

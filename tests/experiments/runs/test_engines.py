@@ -21,7 +21,6 @@ from filelock import FileLock
 from attngraph.errors import UserError
 from experiments.base.files import is_running
 from experiments.runs import engines
-from experiments.runs.cells import is_finished
 from experiments.runs.engines import ENGINES, FOLDER, SLURM_JOBS, Job, cancel_earlier
 from experiments.runs.execution import Execution
 from experiments.runs.experiment import Diverged
@@ -188,7 +187,7 @@ def test_slurm_runs_real_cells_and_cancels_what_a_killed_command_left(slurm, tmp
     cells = [untrained(label, data) for label in ("one", "two")]
     scores = run_cells(cells, run)
     assert [scores[cell]["examples"] for cell in cells] == [4, 4]
-    assert all(is_finished(cell, run) for cell in cells) and not (run.out / FOLDER).exists()
+    assert not (run.out / FOLDER).exists()
     assert f"cancelling Slurm's jobs {left}" in capfd.readouterr().err
     assert left not in asked_of("squeue", "--noheader", "--format=%i", "--states=PENDING,RUNNING").split()
     refused = Execution(tmp_path / "out", launcher="slurm", cluster={"partition": "nowhere"})
@@ -200,7 +199,7 @@ def test_slurm_runs_real_cells_and_cancels_what_a_killed_command_left(slurm, tmp
 @pytest.mark.slow
 def test_a_ray_cluster_that_is_not_there_or_too_small_is_one_line(ray, tmp_path):
     for cluster, said in (
-        ({"cpus": "999"}, "no machine of Ray's cluster has what a cell is given, 999 cores"),
+        ({"cpus": 999}, "no machine of Ray's cluster has what a cell is given, 999 cores"),
         ({"address": "127.0.0.1:1"}, "--on address=127.0.0.1:1: no Ray cluster answers"),
     ):
         run = Execution(tmp_path, launcher="ray", cluster=cluster)
@@ -208,12 +207,6 @@ def test_a_ray_cluster_that_is_not_there_or_too_small_is_one_line(ray, tmp_path)
             pytest.fail("it runs")
         assert "\n" not in str(error.value)
         importlib.import_module("ray").shutdown()
-
-
-def test_cells_are_spread_over_all_gpus(monkeypatch):
-    monkeypatch.setattr(engines.torch.cuda, "device_count", lambda: 4)
-    assert [engines.placed("cuda", slot) for slot in range(5)] == [f"cuda:{k}" for k in (0, 1, 2, 3, 0)]
-    assert engines.placed("cuda:1", 3) == "cuda:1" and engines.placed("cpu", 1) == "cpu"
 
 
 @pytest.mark.skipif(find_spec("submitit") is None, reason="needs the package submitit")
@@ -244,11 +237,8 @@ def job(tmp_path, monkeypatch):
 
 
 def test_a_machine_that_does_not_see_the_folders_says_so(job, tmp_path):
-    host = os.uname().nodename
-    lost = Job(job.cell, job.run, (), tmp_path / "nowhere")
-    assert str(lost()).startswith(f"{host} sees no {tmp_path / 'nowhere'} (No such file or directory): start")
     shutil.rmtree(tmp_path / FOLDER)
-    assert str(job()) == f"{host} sees no {tmp_path}: put --out on a file system that all machines share"
+    assert str(job()).startswith(f"{os.uname().nodename} sees no {tmp_path}: start the command")
 
 
 @pytest.mark.parametrize(

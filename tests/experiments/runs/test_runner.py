@@ -2,20 +2,21 @@
 
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from attngraph.errors import UserError
 from experiments.runs import runner
-from experiments.runs.cells import Cell, run_cell
+from experiments.runs.cells import run_cell
 from experiments.runs.engines import ENGINES, FOLDER
 from experiments.runs.execution import Execution
-from experiments.runs.experiment import Diverged, Recipe
+from experiments.runs.experiment import Diverged, TextDecoding
 from experiments.runs.runner import EVAL_STEPS, longest_first, run_cells, weight
-from tests.experiments.runs.small import small_cell
+from tests.experiments.runs.small import cell, recipe_of, small_cell, small_family
 from tests.experiments.runs.standins import untrained, write_data
+
+TRAINED = cell("a", method="gcn", recipe=recipe_of(steps=40))
+UNTRAINED = cell("gcn", method="majority", task="caption")
 
 
 @pytest.fixture(scope="module")
@@ -23,26 +24,28 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("runner") / "data")
 
 
-TRAINED = Cell("a", "gcn", {}, "vqa", 0, Recipe(1e-3, 40), Path("data"))
-UNTRAINED = Cell("gcn", "majority", {}, "caption", 0, None, Path("data"))
+@pytest.fixture
+def here(monkeypatch):
+    """``here(ended)``: the local engine runs ``ended(job)`` for each, now; the model is the small one."""
+    monkeypatch.setattr(runner, "load_family", lambda *about: small_family())
+    monkeypatch.setattr(runner, "begin_imports", lambda: None)
 
+    def engine(ended):
+        @contextmanager
+        def run(jobs, execution):
+            futures = [Future() for _ in jobs]
+            for future, job in zip(futures, jobs):
+                future.set_result(ended(job))
+            yield futures
 
-def engine(monkeypatch, ended):
-    """The local engine is one that runs ``ended(job)`` for each, now."""
+        monkeypatch.setitem(ENGINES, "local", run)
 
-    @contextmanager
-    def run(jobs, execution):
-        futures = [Future() for _ in jobs]
-        for future, job in zip(futures, jobs):
-            future.set_result(ended(job))
-        yield futures
-
-    monkeypatch.setitem(ENGINES, "local", run)
+    return engine
 
 
 def test_most_training_comes_first():
-    short, long = replace(TRAINED, label="short", recipe=Recipe(1e-3, 2)), replace(TRAINED, label="long")
-    assert longest_first([short, UNTRAINED, long, TRAINED]) == [long, TRAINED, short, UNTRAINED]
+    short, long = TRAINED.model_copy(update={"recipe": recipe_of(steps=2)}), TRAINED
+    assert longest_first([short, UNTRAINED, long]) == [long, short, UNTRAINED]
 
 
 def test_the_bar_counts_steps_of_running_cells_and_scoring(monkeypatch, tmp_path):
@@ -73,21 +76,36 @@ def test_the_bar_counts_steps_of_running_cells_and_scoring(monkeypatch, tmp_path
     assert seen == [0, 10, 25, 25, 40, 40 + EVAL_STEPS] and not (tmp_path / FOLDER).exists()
 
 
-def test_one_failing_cell_is_told_and_the_others_are_not_run_again(data, tmp_path, capfd):
-    """In worker processes: a model that is missing, and a cell that is fine."""
-    bad, good = untrained("bad", data, model=str(tmp_path / "no such model")), untrained("good", data)
-    run = Execution(tmp_path / "out", jobs=2)
+def test_failing_cells_are_told_and_finished_ones_are_not_run_again(data, tmp_path, capfd):
+    """In worker processes: two cells with one fault, which is told once, and a cell that is fine."""
+    wrong = {"decoding": TextDecoding(max_new_tokens=999)}
+    bad = [untrained(label, data).model_copy(update=wrong) for label in ("bad", "worse")]
+    good, run = untrained("good", data), Execution(tmp_path / "out", jobs=2)
     with pytest.raises(
-        UserError, match="1 of 2 cells failed, the others are finished: bad vqa seed 0: --model"
-    ):
-        run_cells([bad, good], run)
+        UserError, match="2 of 3 cells failed, the others are finished: [a-z]+ vqa seed 0: "
+    ) as error:
+        run_cells([*bad, good], run)
+    assert str(error.value).count("seed 0") == 1
     assert "     good vqa       seed 0: accuracy" in capfd.readouterr().err
+    (good.folder(run.out) / "states").mkdir()
     assert run_cells([good], run)[good]["examples"] == 4
-    assert "1 of 1 cells are finished already" in capfd.readouterr().err
+    assert "1 cells, 1 of them finished already" in capfd.readouterr().err
+    assert not (good.folder(run.out) / "states").exists(), "as a killed worker may leave them"
 
 
-def test_a_diverged_cell_is_not_run_again_where_it_may_diverge(tmp_path, monkeypatch, capsys):
-    cell = small_cell(tmp_path, monkeypatch, Recipe(1e30, 4, batch_size=4))
+def test_a_model_that_writes_no_answers_and_batches_that_cannot_be_divided(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "load_family", lambda *about: type("Family", (), {"trains": False}))
+    with pytest.raises(UserError, match="--model None writes no answers"):
+        run_cells([untrained("a", data)], Execution(tmp_path))
+    odd = TRAINED.model_copy(update={"recipe": recipe_of(batch_size=7, accumulation=2)})
+    with pytest.raises(UserError, match="a batch of 7 examples can't be divided"):
+        run_cells([odd], Execution(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_diverged_cell_is_not_run_again_where_it_may_diverge(together, tmp_path, monkeypatch, here):
+    wild = small_cell(tmp_path, monkeypatch, recipe_of(learning_rate=1e30, steps=4, batch_size=4))
     run, begun = Execution(tmp_path), []
 
     def ended(job):
@@ -97,32 +115,25 @@ def test_a_diverged_cell_is_not_run_again_where_it_may_diverge(tmp_path, monkeyp
         except Diverged as error:
             return error
 
-    engine(monkeypatch, ended)
-    assert run_cells([cell], run, may_diverge=True) == {} and len(begun) == 1
-    assert "is not finite" in (cell.folder(tmp_path) / "diverged.json").read_text()
-    assert run_cells([cell], run, may_diverge=True) == {} and len(begun) == 1
-    said = capsys.readouterr().err
-    assert "1 of 1 cells have diverged already; without the diverged.json" in said
-    assert runner._run_together([cell], run, may_diverge=True) == {}
-    with pytest.raises(UserError, match="1 of 1 cells failed, .*is not finite"):
-        run_cells([cell], run)
+    here(ended)
+    if together:
+        monkeypatch.setattr(runner, "_executed", runner._run_together)
+        plain = runner.run_cell
+        monkeypatch.setattr(runner, "run_cell", lambda cell, *more: begun.append(cell) or plain(cell, *more))
+    for _ in range(2):
+        assert run_cells([wild], run, may_diverge=True) == {} and len(begun) == 1
+    assert "is not finite" in (wild.folder(tmp_path) / "diverged.json").read_text()
+    with pytest.raises(UserError, match="the loss is not finite at step 1"):
+        run_cells([wild], run)
     assert len(begun) == 2, "a table's cell is tried again"
-    tame = replace(cell, label="tame", recipe=replace(cell.recipe, learning_rate=1e-2))
-    assert list(run_cells([cell, tame], run, may_diverge=True)) == [tame], "the others are not lost"
+    tame = wild.model_copy(update={"label": "tame", "recipe": recipe_of(steps=4, batch_size=4)})
+    assert list(run_cells([wild, tame], run, may_diverge=True)) == [tame], "the others are not lost"
     with pytest.raises(UserError, match="holds another experiment"):
-        run_cells([replace(cell, train_examples=4)], run, may_diverge=True)
+        run_cells([wild.model_copy(update={"train_examples": 4})], run, may_diverge=True)
 
 
-def test_diverged_cells_may_be_left_out_in_several_processes(data, tmp_path, monkeypatch):
-    cells = [untrained(label, data) for label in ("one", "two")]
-
-    def run_cell(cell, *args):
-        if cell.label == "one":
-            raise Diverged("nan")
-        return {"scores": {}}
-
-    monkeypatch.setattr(runner, "run_cell", run_cell)
-    run = Execution(tmp_path)
-    assert runner._run_together(cells, run, may_diverge=True) == {cells[1]: {"scores": {}}}
-    with pytest.raises(Diverged, match="nan"):
-        runner._run_together(cells, run)
+def test_settings_that_a_method_cannot_take_are_told_before_anything_is_drawn(data, tmp_path):
+    wrong = {"method": "pgnn", "settings": {"gnn": "none"}, "recipe": recipe_of(steps=1)}
+    with pytest.raises(UserError, match="^unknown gnn 'none'"):
+        run_cells([untrained("a", data).model_copy(update=wrong)], Execution(tmp_path))
+    assert list(tmp_path.iterdir()) == []

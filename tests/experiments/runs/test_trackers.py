@@ -10,52 +10,48 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from attngraph.errors import UserError
 from experiments.runs import device
+from experiments.runs import train as training
 from experiments.runs.cells import run_cell
 from experiments.runs.execution import Execution
-from experiments.runs.experiment import Recipe
-from experiments.runs.trackers import Tracking, trackers_of
-from tests.experiments.runs.small import small_cell
+from experiments.runs.trackers import UNLESS_SET, tracked, trackers_of
+from tests.experiments.runs.small import cell, recipe_of, small_cell
 
 EventAccumulator = pytest.importorskip(
     "tensorboard.backend.event_processing.event_accumulator"
 ).EventAccumulator
-VARIABLES = ("WANDB_MODE", "WANDB_ERROR_REPORTING", "MLFLOW_DISABLE_TELEMETRY", "MLFLOW_TRACKING_URI")
-VARIABLES += ("WANDB_SILENT", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR")
 
 
 @pytest.fixture(autouse=True)
 def unset(monkeypatch):
     """No variable of trackers is set, nor stays set."""
     monkeypatch.setattr(device, "uses_bfloat16", lambda name: False)
-    for name in VARIABLES:
+    for name in UNLESS_SET:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
 
 
-def test_none_stands_alone():
-    assert trackers_of(("tensorboard",)) == ("tensorboard",) and trackers_of(("none",)) == ()
-    with pytest.raises(UserError, match="--track none tensorboard: give trackers, or none"):
-        trackers_of(("none", "tensorboard"))
-
-
 def test_a_missing_package_is_named_with_the_command(monkeypatch):
+    assert trackers_of(("tensorboard",)) == ("tensorboard",) and trackers_of(("none",)) == ()
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     with pytest.raises(UserError, match="--track mlflow needs .*pip install mlflow"):
         trackers_of(("mlflow",))
 
 
-def read(folder):
+def test_a_run_s_curves_are_its_files_and_steps_that_are_done_again_are_shown_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY", 2)
+    small = small_cell(tmp_path, monkeypatch, recipe_of(steps=4, batch_size=4, validate_every=2))
+    run, folder = Execution(tmp_path, trackers=("tensorboard",)), small.folder(tmp_path)
+
+    def interrupt(step):
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cell(small, run, interrupt)
+    run_cell(small, run)
     found = EventAccumulator(str(folder / "tensorboard"))
     found.Reload()
-    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
-
-
-def test_a_run_s_curves_are_its_files(tmp_path, monkeypatch):
-    recipe = Recipe(1e-2, 4, batch_size=4, validate_every=2)
-    cell = small_cell(tmp_path, monkeypatch, recipe)
-    result = run_cell(cell, Execution(tmp_path, trackers=("tensorboard",)))
-    folder = cell.folder(tmp_path)
-    curves = read(folder)
+    curves = {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
     lines = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()[1:]]
     for tag, column, digits in (("loss", 1, 1e-5), ("learning_rate", 2, 1e-6), ("gradient_norm", 3, 1e-3)):
         steps, values = zip(*curves[f"train/{tag}"])
@@ -64,52 +60,18 @@ def test_a_run_s_curves_are_its_files(tmp_path, monkeypatch):
     scores = [line.split(",") for line in (folder / "validation.csv").read_text().splitlines()[1:]]
     expected = [(int(step), pytest.approx(float(score))) for step, score in scores]
     assert curves["validation/small.accuracy"] == expected and len(expected) == 2
-    plain = run_cell(cell, Execution(tmp_path / "plain"))
-    assert plain["loss"] == result["loss"] and plain["scores"] == result["scores"]
-    assert not (cell.folder(tmp_path / "plain") / "tensorboard").exists()
-
-
-def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(tmp_path, monkeypatch, capsys):
-    told = []
-
-    class Broken:
-        def __init__(self, project, **options):
-            pass
-
-        def start(self):
-            told.append("start")
-
-        def store_init_configuration(self, about):
-            told.append(about["method"])
-
-        def log(self, numbers, step):
-            told.append(step)
-            if step == 2:
-                raise RuntimeError("CUDA out of memory, says\nthe server")
-
-    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", Broken)
-    cell = small_cell(tmp_path, monkeypatch, Recipe(1e-2, 4, batch_size=4, validate_every=2))
-    run_cell(cell, Execution(tmp_path, trackers=("wandb", "tensorboard")))
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "wandb" in line]
-    assert "pgnn small seed 3: wandb shows no more" in line and "RuntimeError: CUDA out of memory" in line
-    assert told == ["start", "pgnn", 1, 2], "nothing after it failed"
-    assert len(read(cell.folder(tmp_path))["train/loss"]) == 4, "the other one is told all"
-
-
-def test_steps_that_are_done_again_are_shown_once(tmp_path):
-    for begin, steps, loss in ((0, (1, 2, 3), 1.0), (2, (3,), 2.0)):
-        tracking = Tracking(("tensorboard",), tmp_path, "a run", {})
-        tracking.start(begin)
-        for step in steps:
-            tracking.tell(step, {"train/loss": loss})
-        tracking.close()
-    assert read(tmp_path)["train/loss"] == [(1, 1.0), (2, 1.0), (3, 2.0)]
 
 
 FAKE = """
 import os
+config = {}
+class Run:
+    config = type("Config", (), {"update": lambda *about, **how: None})()
+    def finish(self):
+        print("finished")
 def init(**options):
     print("offline" if os.environ["WANDB_MODE"] == "offline" else "sent", options["project"])
+    return Run()
 """
 
 
@@ -121,18 +83,23 @@ def test_nothing_is_sent_or_reported_unless_the_user_says_so(chosen, tmp_path, m
     monkeypatch.delitem(sys.modules, "wandb", raising=False)
     for name, value in chosen.items():
         monkeypatch.setenv(name, value)
-    Tracking(("wandb",), tmp_path / "run", "a run", {}).start(0)
-    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "mlflow", lambda *words, **options: Mock())
-    Tracking(("mlflow",), tmp_path / "run", "a run", {}).start(0)
+    mlflow = Mock()
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "mlflow", lambda **options: mlflow)
+    (tmp_path / "manifest.json").write_text("{}")
+    about = cell(method="majority", data=tmp_path)
+    with tracked(("wandb", "mlflow"), tmp_path / "run", about) as show:
+        show_mlflow = mlflow.log
+        monkeypatch.setattr(LOGGER_TYPE_TO_CLASS["wandb"], "log", lambda *numbers, **step: None)
+        show(1, {"train/loss": 2.0})
+    show_mlflow.assert_called_once_with({"train/loss": 2.0}, step=1)
+    mlflow.store_init_configuration.assert_called_once_with(about.description())
+    mlflow.finish.assert_called_once_with()
     monkeypatch.delitem(sys.modules, "wandb")
-    assert capsys.readouterr().out.startswith("sent attngraph" if chosen else "offline attngraph")
-    found = {name: os.environ[name] for name in VARIABLES}
-    assert found == {
-        "WANDB_MODE": "offline",
-        "WANDB_SILENT": "true",
-        "WANDB_ERROR_REPORTING": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}",
-        **{f"WANDB_{kind}_DIR": str(tmp_path / "run" / "wandb") for kind in ("CACHE", "CONFIG", "DATA")},
-        **chosen,
-    }
+    assert capsys.readouterr().out.splitlines() == [
+        f"{'sent' if chosen else 'offline'} attngraph",
+        "finished",
+    ]
+    folder = tmp_path / "run"
+    expected = {name: value.replace("{folder}", str(folder)) for name, value in UNLESS_SET.items()}
+    assert {name: os.environ[name] for name in UNLESS_SET} == {**expected, **chosen}
+    assert expected["WANDB_MODE"] == "offline" and expected["WANDB_DATA_DIR"] == f"{folder}/wandb"

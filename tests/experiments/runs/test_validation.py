@@ -1,7 +1,6 @@
 """A validated run keeps its best state, stops in time, and trains as if nobody had looked."""
 
 import random
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,10 +11,10 @@ from experiments.runs import device
 from experiments.runs import train as training
 from experiments.runs.train import STATES
 from experiments.runs.validation import Validation, undisturbed
-from tests.experiments.runs.small import RECIPE, small_run, train_small
+from tests.experiments.runs.small import recipe_of, small_run, train_small
 
 COLUMN = "small.accuracy"
-VALIDATED = replace(RECIPE, validate_every=2)
+VALIDATED = recipe_of(validate_every=2)
 
 
 class Stopped(Exception):
@@ -56,7 +55,7 @@ def test_the_first_of_the_highest_scores_is_the_best(scores, best, over, tmp_pat
     tuned, data = small_run(tmp_path)
     done = [{"step": 10 * k + 10, "scores": {COLUMN: score}} for k, score in enumerate(scores)]
     for patience in (2, None):
-        recipe = replace(VALIDATED, patience=patience)
+        recipe = recipe_of(validate_every=2, patience=patience)
         found = Validation(tuned, data, data.task.decoding, recipe, tmp_path, done)
         assert found.best_step == best and found.is_over == (over and patience is not None)
 
@@ -70,7 +69,7 @@ def test_validations_leave_the_training_as_it_is(tmp_path):
     one, other = (torch.load(file, weights_only=True)["weights"] for file in files)
     assert one.keys() == other.keys() and one
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert validated.trained.validations == 4
+    assert len((tmp_path / "validated" / "run" / "validation.csv").read_text().splitlines()) == 5
 
 
 def test_random_numbers_and_modes_are_put_back():
@@ -97,10 +96,10 @@ def test_the_best_state_is_kept_and_taken_in_the_end(scripted, tmp_path):
     def keep(step):
         at[step] = {name: p.detach().clone() for name, p in tuned.parameters().items()}
 
-    recipe = replace(RECIPE, validate_every=3)
+    recipe = recipe_of(validate_every=3)
     chosen = Validation(tuned, data, data.task.decoding, recipe, tmp_path / "run")
-    trained = training.train(tuned, data, recipe, 5, tmp_path / "run", keep, chosen)
-    assert (trained.best_step, trained.validations) == (6, 3)
+    training.train(tuned, data, recipe, 5, tmp_path / "run", keep, chosen)
+    assert (chosen.best_step, len(chosen.done)) == (6, 3)
     assert all(torch.equal(p, at[6][name]) for name, p in tuned.parameters().items())
     assert any(not torch.equal(at[6][name], at[8][name]) for name in at[6])
     table = pd.read_csv(tmp_path / "run" / "validation.csv")
@@ -110,7 +109,7 @@ def test_the_best_state_is_kept_and_taken_in_the_end(scripted, tmp_path):
 
 def test_it_stops_when_patience_is_at_an_end(scripted, tmp_path):
     scripted(0.1, 0.3, 0.3, 0.2, 0.9)
-    steps, patient = [], replace(RECIPE, steps=20, validate_every=2, patience=2)
+    steps, patient = [], recipe_of(steps=20, validate_every=2, patience=2)
     outcome = train_small(tmp_path, recipe=patient, on_step=steps.append)
-    assert steps == list(range(1, 9)) and outcome.trained.best_step == 4
+    assert steps == list(range(1, 9))
     assert len(outcome.metrics.splitlines()) == 9

@@ -1,21 +1,18 @@
 """Presets, tables, sizes and settings: files that are right are read, all others end with one line and the
 remedy."""
 
-import os
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from attngraph.errors import UserError
 from experiments.base import shipped
-from experiments.cli import main
 from experiments.methods import METHODS
-from experiments.methods.settings import SETTINGS_FILE, Choice, Settings, chosen_settings, write_settings
-from experiments.runs.experiment import Part, Scenes, Training, laid_over, load_experiment
+from experiments.methods.settings import chosen_settings
+from experiments.runs.experiment import Part, Recipe, Scenes, laid_over
 from experiments.tables import grid as grids
 from experiments.tables.grid import Grid, load_preset, load_table, names_of
-from experiments.tables.plan import Plan, Wanted, plan_table
+from experiments.tables.plan import Plan, plan_table
 from experiments.tasks import TASKS
 
 RESULTS = Path(__file__).parents[3] / "experiments" / "results"
@@ -24,7 +21,7 @@ RIGHT = "about: mine\nseeds: {gcn: 1}\n"
 
 
 def planned(table: str, size: str = "scenes", **wanted) -> Plan:
-    return plan_table(load_table(table, size), Wanted(**wanted))
+    return plan_table(load_table(table, size), **wanted)
 
 
 def one_line(error) -> str:
@@ -51,8 +48,8 @@ def test_tables_of_a_size_agree_on_the_runs_that_they_share():
             seeds = {cell.seed for cell in cells}
             assert seeds == ({0} if row == "frozen" else set(range(3 if name in ("main", "gnn") else 2)))
         for cell in plan.cells:
-            assert asdict(seen.setdefault((cell.label, cell.task, cell.seed), cell)) == asdict(cell)
-    gnn, main = ({(c.label, c.task, c.seed) for c in planned(name).cells} for name in ("gnn", "main"))
+            assert seen.setdefault(cell.name, cell) == cell
+    gnn, main = (set(planned(name).cells) for name in ("gnn", "main"))
     assert gnn < main, "nothing is run twice"
 
 
@@ -78,23 +75,6 @@ def test_shipped_settings_are_what_the_searches_chose():
         for task, choice in choices.items():
             search = longer if task in ("caption", "easy_vqa") else first
             assert choice == search.choice(name, task), (name, task)
-
-
-def test_settings_are_written_as_they_are_read(tmp_path):
-    arguments = {"p": 1.5, "steps": 2, "learn_p": False, "degree": "mean"}
-    choices = {
-        "vqa": Choice(learning_rate=1e-05, join="gated", arguments=arguments),
-        "caption": Choice(learning_rate=0.012),
-    }
-    settings = Settings(reduction=8, methods={"pgnn": choices})
-    write_settings(tmp_path / "settings.yaml", settings)
-    again = chosen_settings(tmp_path / "settings.yaml")
-    assert again == settings
-    kinds = {name: type(value) for name, value in again.methods["pgnn"]["vqa"].arguments.items()}
-    assert kinds == {"p": float, "steps": int, "learn_p": bool, "degree": str}
-    write_settings(tmp_path / "settings.yaml", chosen_settings())
-    shipped = [line for line in SETTINGS_FILE.read_text().splitlines() if not line.startswith("#")]
-    assert (tmp_path / "settings.yaml").read_text().splitlines() == shipped
 
 
 def test_what_a_file_leaves_open_is_what_the_row_would_have_had(tmp_path):
@@ -131,40 +111,16 @@ def test_what_a_file_leaves_open_is_what_the_row_would_have_had(tmp_path):
 # ---- files of one's own ---------------------------------------------------------------------------------
 
 
-def test_a_grid_says_something_of_all_runs_and_of_those_of_one_task(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.write_text(
-        RIGHT + "runs: {recipe: {steps: 7, augment: true, clip: 2}, eval_examples: 50}\n"
-        "by_task: {ve: {recipe: {augment: false, steps: 9}}}\nscenes: {questions: [9, 8, 7]}\n"
-    )
-    vqa, ve = plan_table(load_preset(str(file)), Wanted(tasks=["vqa", "ve"])).rows["gcn"]
-    assert (vqa.recipe.steps, vqa.recipe.augment, vqa.recipe.clip, vqa.eval_examples) == (7, True, 2, 50)
-    assert (ve.recipe.steps, ve.recipe.augment, ve.recipe.clip, ve.eval_examples) == (9, False, 2, 50)
-    assert vqa.recipe.batch_size == TASKS["vqa"].budget.batch_size, "as the task says"
-    assert load_preset(str(file)).scenes == Scenes(questions=(9, 8, 7))
-
-
 def test_steps_and_epochs_are_two_ways_to_say_one_thing():
     with pytest.raises(ValueError, match="give steps or epochs, not both"):
-        Training(steps=3, epochs=2)
+        Recipe(steps=3, epochs=2)
     assert laid_over({"recipe": {"epochs": 2}}, {"recipe": {"steps": 7}}) == {"recipe": {"steps": 7}}
     said = laid_over({"recipe": {"epochs": 2}}, {"recipe": {"steps": 7, "epochs": None}})
     assert said == {"recipe": {"steps": 7, "epochs": None}}, "null says nothing of steps"
-    grid = Grid(about="", seeds={"gcn": 1}, runs=Part(recipe=Training(epochs=2, batch_size=8)))
-    grid = grid.model_copy(update={"by_task": {"vqa": Part(recipe=Training(steps=7))}})
-    steps = {cell.task: cell.recipe.steps for cell in plan_table(grid, Wanted(tasks=["vqa", "ve"])).cells}
+    grid = Grid(about="", seeds={"gcn": 1}, runs=Part(recipe=Recipe(epochs=2, batch_size=8)))
+    grid = grid.model_copy(update={"by_task": {"vqa": Part(recipe=Recipe(steps=7))}})
+    steps = {cell.task: cell.recipe.steps for cell in plan_table(grid, tasks=["vqa", "ve"]).cells}
     assert steps == {"vqa": 7, "ve": 2 * (Scenes().hypotheses[0] // 8)}
-
-
-def test_the_large_size_trains_the_p_adapter_as_the_papers_experiments_do():
-    """Two files say so, this one for tables and those for one run each."""
-    for cell in planned("main", "paper", seeds=range(1)).rows["pgnn"]:
-        experiment = load_experiment(f"paper-{cell.task}", [])
-        given = experiment.recipe.model_dump(exclude_none=True)
-        assert given.pop("epochs") == load_table("main", "paper").part(TASKS[cell.task])["recipe"]["epochs"]
-        assert {name: asdict(cell.recipe)[name] for name in given} == given
-        assert cell.settings == {"gnn": "pgnn", **experiment.settings}
-        assert (cell.side, cell.decoding) == (experiment.side, experiment.details())
 
 
 def test_a_size_without_settings_has_none(tmp_path):
@@ -175,22 +131,15 @@ def test_a_size_without_settings_has_none(tmp_path):
         assert {cell.recipe.learning_rate for cell in cells} == {METHODS[row].default_rate}
 
 
-def test_only_tasks_of_the_size_can_be_asked_for():
-    for name in ("vqa", "easy_vqa"):
-        with pytest.raises(UserError, match=f"{name} is no task of this size: choose from vqa2, vizwiz_vqa"):
-            planned("gnn", tasks=[name])
-
-
 @pytest.mark.parametrize(
     "text, said",
     [
         (RIGHT + "run: {recipe: {steps: 3}}\n", r"unknown field run \(did you mean runs\?\)"),
+        ("about: mine\nseeds: abc\n", "field seeds: give a whole number from 1 to 1000, or one for each"),
+        ("about: mine\nseeds: {gcn: 1001}\n", "field seeds: give a whole number"),
         (RIGHT + "by_task: {vqa: {recipe: {step: 3}}}\n", r"field by_task.vqa.recipe.step \(did you mean"),
         (RIGHT + "seeds: {gcn: 2}\n", "seeds stands twice"),
         ("about: mine\n", "name rows, or seeds of methods"),
-        ("seeds: {gcn: 1}\n", "field about is missing"),
-        (RIGHT + "runs: {recipe: {steps: 0}}\n", "field runs.recipe.steps: input should be greater than 0"),
-        (RIGHT + "scenes: {questions: [1, 2]}\n", "field scenes.questions.2"),
         ("about: a\nrows: {A: [gcn, gcn]}\n", "rows name 'gcn' twice"),
         ("about: a\nrows: {A: [gcn]}\nbaseline: pgnn\n", "baseline names 'pgnn', which is no row"),
         ("- a\n- b\n", "it must hold fields with values"),
@@ -213,7 +162,7 @@ def test_damaged_grids_are_named(text, said, tmp_path):
         ("main", "papr", "unknown size 'papr' .*did you mean paper"),
         ("main", "- a", r"own\.yaml: it must hold fields"),
         ("main", "about: a\ntasks: [coco]\n", r"main\.yaml says tasks too: leave it out of one of them"),
-        ("main", "about: a\nrates: {lorra: [0.1, 0.2]}\n", r"size .*own\.yaml: unknown method 'lorra'"),
+        ("main", "about: a\nrates: {lorra: [0.1, 0.2]}\n", r"own\.yaml: unknown method 'lorra'"),
         (
             "main",
             "about: a\nsettings: {methods: {pgn: {vqa2: {learning_rate: 1}}}}\n",
@@ -230,7 +179,7 @@ def test_tables_and_sizes_that_are_wrong_are_named(table, size, said, tmp_path):
     one_line(error)
 
 
-def test_where_presets_are_gone_or_damaged_the_others_work(tmp_path, monkeypatch, capsys):
+def test_a_preset_that_is_gone_and_the_lines_of_the_others(tmp_path, monkeypatch):
     for module in (grids, shipped):
         monkeypatch.setattr(module, "CONFIGS", tmp_path)
     with pytest.raises(UserError, match="unknown preset 'quick': install attngraph again, or give a YAML"):
@@ -238,45 +187,27 @@ def test_where_presets_are_gone_or_damaged_the_others_work(tmp_path, monkeypatch
     (tmp_path / "presets").mkdir()
     (tmp_path / "presets" / "quick.yaml").write_text("seeds: [")
     (tmp_path / "presets" / "smoke.yaml").write_text(f"{RIGHT}")
-    os.mkfifo(tmp_path / "presets" / "pipe.yaml")  # reading it would wait for ever
     assert shipped.described("preset") == "quick; smoke: mine"
-    out = ["--out", str(tmp_path / "out")]
-    assert main(["ablation", "--preset", "smoke", "--dry-run", *out]) == 0
-    for name, said in (("quick", "quick.yaml cannot be read"), ("pipe", "pipe.yaml: is no file")):
-        assert main(["ablation", "--preset", name, "--dry-run", *out]) == 2
-        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "text, said",
     [
         ("reductoin: 4\n", r"unknown field reductoin \(did you mean reduction\?\)"),
-        ("methods: {gcn: {vqa: {}}}\n", "field methods.gcn.vqa.learning_rate is missing"),
         ("methods: {gcn: {vqa: {learning_rate: .inf}}}\n", "input should be a finite number"),
         (
             "methods: {gcn: {vqa: {learning_rate: 1, join: glue}}}\n",
             "vqa.join: input should be 'replace', 'gated' or 'blend'",
         ),
-        ("", "it must hold fields with values"),
+        ("methods: {lorra: {vqa2: {learning_rate: 1}}}", "unknown method 'lorra' .did you mean lora"),
+        ("methods: {lora: {vqa3: {learning_rate: 1}}}", "unknown task 'vqa3' .did you mean vqa"),
         (None, "no such file"),
     ],
 )
-def test_damaged_settings_are_named(text, said, tmp_path):
+def test_settings_that_are_damaged_or_name_what_is_not_there(text, said, tmp_path):
     file = tmp_path / "settings.yaml"
     if text is not None:
         file.write_text(text)
     with pytest.raises(UserError, match=said) as error:
-        chosen_settings(file)
-    line = one_line(error)
-    assert line.startswith(str(file)) and "restore it, or run attngraph search" in line
-
-
-def test_names_of_settings_that_would_change_nothing_are_refused(tmp_path):
-    file = tmp_path / "given.yaml"
-    for content, said in (
-        ("methods: {lorra: {vqa2: {learning_rate: 1}}}", "unknown method 'lorra' .did you mean lora"),
-        ("methods: {lora: {vqa3: {learning_rate: 1}}}", "unknown task 'vqa3' .did you mean vqa"),
-    ):
-        file.write_text(content)
-        with pytest.raises(UserError, match=f"given.yaml: {said}"):
-            load_table("main", "scenes").with_settings(file)
+        load_table("main", "scenes").with_settings(file)
+    assert one_line(error).startswith(str(file))

@@ -8,17 +8,16 @@ from attngraph.errors import UserError
 from experiments.data.drawn import make_scenes
 from experiments.methods import METHODS
 from experiments.methods.settings import Choice, Settings, chosen_settings
-from experiments.runs.experiment import Part, Scenes, Training
-from experiments.runs.plan import example_count
+from experiments.runs.experiment import Part, Recipe, Scenes
 from experiments.tables.grid import Grid, load_table
-from experiments.tables.plan import Wanted, check_checkpoints, plan_table, tasks_of
+from experiments.tables.plan import check_checkpoints, plan_table, tasks_of
 from experiments.tasks import TASKS
 from tests.experiments.drawn import DRAWN as DRAWN_TASKS
 
 PRESET = Grid(
     about="",
     seeds={"gcn": 2, "pgnn": 3, "learned_p": 2, "frozen": 1, "full": 1, "majority": 1},
-    runs=Part(recipe=Training(steps=10), train_examples=40, eval_examples=20),
+    runs=Part(recipe=Recipe(steps=10), train_examples=40, eval_examples=20),
     scenes=Scenes(questions=(60, 20, 15)),
 )
 SEVERAL = PRESET.model_copy(update={"checkpoints": 3, "seeds": {"gcn": 7, "frozen": 5, "majority": 1}})
@@ -35,7 +34,7 @@ def six(tmp_path_factory) -> Path:
 
 
 def plan(grid: Grid = PRESET, **request):
-    return plan_table(grid, Wanted(**request), DATA)
+    return plan_table(grid, DATA, **request)
 
 
 def test_rows_and_seeds_of_a_preset():
@@ -47,13 +46,16 @@ def test_rows_and_seeds_of_a_preset():
         assert {(cell.task, cell.seed) for cell in cells} == {(t, s) for t in DRAWN for s in range(count)}
         assert len(cells) == count * len(DRAWN)
         assert all((cell.recipe is not None) == METHODS[name].trains for cell in cells)
+        recipes = [cell.recipe for cell in cells if cell.recipe]
+        assert {(cell.train_examples, cell.eval_examples, cell.split) for cell in cells} == {(40, 20, "test")}
+        assert all(recipe.steps == 10 and recipe.batch_size for recipe in recipes)
     assert set(table.rows["learned_p"]) == {cell for cell in table.rows["pgnn"] if cell.seed < 2}
     assert len(table.cells) == (2 + 3 + 1 + 1 + 1) * len(DRAWN) == len(set(table.cells))
     assert [cell.seed for cell in table.cells] == sorted(cell.seed for cell in table.cells)
 
 
 def labels(grid: Grid) -> dict[str, set[str]]:
-    found = plan_table(grid, data=DATA).rows
+    found = plan_table(grid, DATA).rows
     return {row: {cell.label for cell in cells} for row, cells in found.items()}
 
 
@@ -67,14 +69,6 @@ def test_a_width_that_is_the_chosen_one_is_the_plain_method():
     found = labels(grid.model_copy(update={"settings": Settings(reduction=8, methods=methods)}))
     assert found["gcn_r8"] == {"gcn_r8"}, "it has a learning rate of its own"
     assert found["pgnn_r8"] == {"pgnn"}
-
-
-def test_a_cell_has_the_chosen_settings_and_the_presets_budget():
-    (cell, *_) = plan(tasks=["caption"]).rows["pgnn"]
-    chosen = chosen_settings()
-    assert cell.settings == METHODS["pgnn"].settings(chosen, "caption")
-    assert cell.recipe.learning_rate == chosen.methods["pgnn"]["caption"].learning_rate
-    assert (cell.recipe.steps, cell.train_examples, cell.eval_examples, cell.split) == (10, 40, 20, "test")
 
 
 def test_what_a_user_asks_for():
@@ -106,20 +100,17 @@ def test_wrong_requests(grid, wrong, said):
         plan(PRESET.model_copy(update=grid), **wrong)
 
 
-def test_how_many_examples_a_task_has(six):
-    splits = ("train", "validation", "test")
-    assert [example_count(TASKS["vqa"], split, PRESET.scenes, DATA) for split in splits] == [60, 20, 15]
-    assert example_count(TASKS["easy_vqa"], "test", PRESET.scenes, DATA) == 9673
-    counted = example_count(TASKS["snli_ve"], "test", None, six)
-    assert counted == len(TASKS["snli_ve"].examples(six, "test")) > 0
-
-
-def test_settings_that_nobody_chose_are_the_defaults():
-    methods = {name: dict(of_task) for name, of_task in chosen_settings().methods.items()}
-    del methods["pgnn"]["ve"]
-    grid = PRESET.model_copy(update={"settings": Settings(reduction=4, methods=methods)})
-    rate = {cell.task: cell.recipe.learning_rate for cell in plan(grid, tasks=["vqa", "ve"]).rows["pgnn"]}
-    assert rate == {"vqa": methods["pgnn"]["vqa"].learning_rate, "ve": METHODS["pgnn"].default_rate}
+def test_how_many_examples_a_task_trains_on(six):
+    """Of data that are drawn, before they are drawn."""
+    found = [PRESET.scenes.count(TASKS[name]) for name in ("vqa", "easy_vqa")]
+    assert found == [60, None] and Scenes(published={"vqa2": (7, 3)}).count(TASKS["vqa2"]) == 7
+    grid = PRESET.model_copy(
+        update={"runs": Part(recipe=Recipe(epochs=2, batch_size=5)), "seeds": {"gcn": 1}}
+    )
+    (drawn,) = plan(grid, tasks=["vqa"]).cells
+    (given,) = plan(grid, tasks=["snli_ve"], data=six).cells
+    examples = len(TASKS["snli_ve"].examples(six, "train"))
+    assert (drawn.recipe.steps, given.recipe.steps) == (2 * 60 // 5, 2 * (examples // 5))
 
 
 def test_seeds_are_dealt_over_checkpoints():
@@ -153,7 +144,7 @@ def test_tasks_on_official_files_take_the_settings_of_the_task_that_they_are_lik
         assert cell.settings == METHODS["pgnn"].settings(chosen, like)
         assert cell.recipe.learning_rate == chosen.methods["pgnn"][like].learning_rate
         assert cell.data == six
-    assert table.scenes is None, "nothing is drawn"
+    assert all(cell.scenes is None for cell in table.cells), "nothing is drawn"
     of_its_own = {**chosen.methods["pgnn"], "coco": chosen.methods["pgnn"]["vqa"]}
     own = Settings(reduction=4, methods={**chosen.methods, "pgnn": of_its_own})
     alone = PRESET.model_copy(update={"seeds": {"pgnn": 1}, "settings": own})
