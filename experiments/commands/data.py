@@ -11,10 +11,9 @@ import os
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.arguments import did_you_mean
 from experiments.base.files import write_json, write_text
+from experiments.base.messages import check_known
 from experiments.base.outputs import Outputs, check_folder
-from experiments.base.progress import note
 from experiments.commands.options import DataOptions
 from experiments.data.check import check
 from experiments.data.dataset import DATA_SETS, DataSet, data_set_named, is_picture, read_list, write_list
@@ -24,7 +23,6 @@ from experiments.data.hub import download, hub_reader
 WHOLE, FAULTY, OTHER_COUNTS = 0, 1, 3  # exit codes of `check`
 NAMES = TEXT, DETAILS = "check.txt", "check.json"
 SCENES = "scenes"
-MOST_JOBS = 60  # what Windows can wait for
 #: Action -> the options that it takes.
 OPTIONS = {
     "check": ("root", "split", "format", "deep", "leave_out", "out"),
@@ -51,8 +49,6 @@ def _layout(options: DataOptions) -> int:
 
 def _fetch(options: DataOptions) -> int:
     data_set, root = _named(options)
-    if root.exists() and not root.is_dir():
-        raise UserError(f"--root {root} is no folder: give the one to download into")
     splits = options.split or hub_reader(data_set, None).splits
     for split in splits:
         hub_reader(data_set, split)  # an unknown one is refused before any is downloaded
@@ -66,16 +62,13 @@ def _named(options: DataOptions) -> tuple[DataSet, Path]:
     if options.what is None:
         raise UserError(f"NAME is missing: choose from {', '.join(DATA_SETS)}")
     data_set = data_set_named(options.what)
-    if options.root is None:
-        raise UserError(f"--root is missing: give the folder of {data_set.title}")
+    if options.root is None or (options.root.exists() and not options.root.is_dir()):
+        raise UserError(f"--root is missing or no folder: give the folder of {data_set.title}")
     return data_set, options.root
 
 
 def _make(options: DataOptions) -> int:
-    if options.what != SCENES:
-        given = "NAME is missing" if options.what is None else f"NAME: {options.what!r} cannot be made"
-        near = did_you_mean(options.what or "", [SCENES])
-        raise UserError(f"{given}{near}: give `attngraph data make {SCENES}`")
+    check_known([options.what or ""], [SCENES], "data set to draw")
     if options.out is None:
         raise UserError("--out is missing: give the folder to write into")
     check_folder(options.out, "data make")
@@ -87,25 +80,23 @@ def _make(options: DataOptions) -> int:
 
 def _check(options: DataOptions) -> int:
     data_set, root = _named(options)
-    if options.out is not None and options.out.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"--out {options.out}: lies in the data set's folder; give another place")
     if options.leave_out and (options.split or options.format):
         idle = "--split" if options.split else "--format"
         raise UserError(f"--leave-out lists what is damaged in all splits and formats: leave out {idle}")
     earlier = read_list(root) if options.leave_out else {}  # an error where another file has its name
     settings = {"data": data_set.name, "root": str(root), "split": options.split}
     settings |= {"format": options.format, "deep": options.deep}
-    outputs = None if options.out is None else Outputs(options.out, "data check", settings, NAMES)
-    if outputs is not None:
-        outputs.check()
-    jobs = min(MOST_JOBS, os.cpu_count() or 1)
+    outputs = Outputs(options.out, "data check", settings, NAMES)
+    outputs.check()
+    jobs = os.cpu_count() or 1
     report = check(data_set, root, options.split, options.format, options.deep, jobs, options.leave_out)
     print(report.text(data_set), end="")
-    if outputs is not None:
-        with outputs.alone(), outputs.writing() as part:
-            write_text(part / TEXT, report.text(data_set, shown=None))
-            write_json(part / DETAILS, report.json())
-        note(f"saved: {', '.join(str(options.out / name) for name in NAMES)}")
+
+    def write(folder: Path) -> None:
+        write_text(folder / TEXT, report.text(data_set, shown=None))
+        write_json(folder / DETAILS, report.json())
+
+    outputs.save(write)
     if options.leave_out:
         unseen = {} if options.deep else {what: why for what, why in earlier.items() if is_picture(what)}
         write_list(root, unseen | report.damaged)
