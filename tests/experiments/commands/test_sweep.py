@@ -43,10 +43,6 @@ def run(command: str, files: Path, *more) -> int:
     return main([*map(str, words), "--quiet"])
 
 
-def sweep(files: Path, *more) -> int:
-    return run("sweep", files, *more)
-
-
 @pytest.fixture(scope="module")
 def out(files) -> Path:
     """The folder of a sweep that was stopped after its first run and called again."""
@@ -57,12 +53,12 @@ def out(files) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("experiments.tables.tune.run_cells", stopped)
-        assert sweep(files) == 130
+        assert run("sweep", files) == 130
     out = files / "out"
     assert not any((out / name).exists() for name in MADE)
     before = times(out / "cells")
     assert sum(path.name == "scores.json" for path in before) == 1
-    assert sweep(files) == 0
+    assert run("sweep", files) == 0
     assert before.items() <= times(out / "cells").items(), "a finished run was written again"
     return out
 
@@ -111,19 +107,18 @@ def test_a_table_takes_the_rates_and_shares_the_folder(out, files):
     assert {cell["row"] for cell in results} == {"gcn", "pgnn", "frozen"}, "none of the sweep's"
     with saved_runs(out) as runs:
         assert {run.row for run in runs} == {"gcn", "pgnn", "frozen"}
-    assert sweep(files) == 0
+    assert run("sweep", files) == 0
     after = times(out)
     assert all(after[path] == before[path] for path in before if "cells" in path.parts), "none is run again"
 
 
-@pytest.mark.timeout(400)
-def test_rates_that_an_earlier_sweep_chose_are_not_dropped(out, files, capsys):
+def test_what_is_refused_drops_nothing(out, files, capsys):
+    """Fewer rows than an earlier sweep chose rates for, and rows that do not train."""
     before = times(out)
-    assert sweep(files, "--rows", "gcn") == 2
-    assert "holds settings of pgnn on vqa2, which this sweep would drop" in capsys.readouterr().err
+    for row, said in (
+        ("gcn", "holds settings of pgnn on vqa2, which this sweep would drop"),
+        ("frozen", "unknown row 'frozen': choose from gcn, pgnn"),
+    ):
+        assert run("sweep", files, "--rows", row) == 2
+        assert said in capsys.readouterr().err
     assert times(out) == before
-
-
-def test_rows_that_do_not_train_have_no_rate(files, capsys):
-    assert run("sweep", files, "--rows", "frozen") == 2
-    assert "unknown row 'frozen': choose from gcn, pgnn" in capsys.readouterr().err

@@ -71,6 +71,10 @@ def scores(folder: Path) -> dict:
     return json.loads((folder / "scores.json").read_text())
 
 
+def predictions(folder: Path) -> dict:
+    return json.loads((folder / "predictions.json").read_text())
+
+
 # ---- train -----------------------------------------------------------------------------------------------
 
 
@@ -81,12 +85,7 @@ def test_a_run_leaves_the_file_that_runs_it_again(cell, tmp_path, capsys):
         assert run("train", cell / "experiment.yaml", "--out", tmp_path / "again") == 0
     said = capsys.readouterr()
     again = tmp_path / "again" / "cells" / "pgnn" / "vqa" / "seed3"
-    assert (
-        str(again) in said.out
-        and "vqa.accuracy" in said.out
-        and "parameters are trained" in said.err
-        and " of the model's " in said.err
-    )
+    assert str(again) in said.out and "vqa.accuracy" in said.out and "parameters are trained" in said.err
     ours, theirs = scores(cell), scores(again)
     for name in ("scores", "kinds", "loss", "learned", "effects", "examples"):
         assert ours[name] == theirs[name]
@@ -94,33 +93,17 @@ def test_a_run_leaves_the_file_that_runs_it_again(cell, tmp_path, capsys):
     assert {name: content(cell)[name] for name in same} == {name: content(again)[name] for name in same}
 
 
-def test_the_same_command_again_finds_it_finished(file, out, cell, capsys):
+def test_a_finished_run_stays_as_it_is(file, out, cell, tmp_path, capsys):
     before = content(cell)
     assert run("train", file, "--out", out) == 0
     said = capsys.readouterr()
     assert "1 of 1 cells are finished already" in said.err and "parameters" not in said.err
     assert f"{100 * scores(cell)['scores']['vqa.accuracy']:.2f}" in said.out
-    assert content(cell) == before
-
-
-def test_another_experiment_in_its_place_is_refused(file, out, cell, capsys):
-    before = content(cell)
-    said = refusal(capsys, "train", file, "--set", "recipe.clip=2", "--out", out, "-q")
-    assert "holds another experiment (other recipe)" in said and content(cell) == before
-
-
-def test_a_dry_run_shows_the_file_and_writes_nothing(file, cell, tmp_path, capsys):
+    refused = refusal(capsys, "train", file, "--set", "recipe.clip=2", "--out", out, "-q")
+    assert "holds another experiment (other recipe)" in refused and content(cell) == before
     assert run("train", file, "--dry-run", "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert shown == (cell / "experiment.yaml").read_text() and list(tmp_path.iterdir()) == []
-
-
-def test_a_dry_run_needs_the_model(file, tmp_path, capsys):
-    (tmp_path / "damaged").mkdir()
-    (tmp_path / "damaged" / "config.json").write_text("{}")
-    for model in ("no/such", str(tmp_path / "damaged")):
-        words = ("--set", f"model={model}", "--dry-run", "--out", tmp_path / "out")
-        assert model in refusal(capsys, "train", file, *words)
 
 
 def test_a_run_holds_no_model_beside_its_own(file, tmp_path, monkeypatch):
@@ -150,34 +133,25 @@ def test_changes_and_no_file(tmp_path, capsys):
     cell = tmp_path / "out" / "cells" / "majority" / "easy_vqa" / "seed0"
     assert scores(cell)["examples"] == 9
     saved = yaml.safe_load((cell / "experiment.yaml").read_text())
-    assert (saved["method"], saved["task"], saved["eval_examples"], saved["data"]) == (
-        "majority",
-        "easy_vqa",
-        9,
-        None,
-    )
+    assert (saved["method"], saved["eval_examples"], saved["data"]) == ("majority", 9, None)
     again = ["train", cell / "experiment.yaml", "--out", tmp_path / "out", "-q"]
     assert run(*again) == 0, "the resolved file is the same experiment"
     assert "easy_vqa.accuracy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "words, told",
-    [
+def test_refusals_leave_nothing(tmp_path, capsys):
+    out = tmp_path / "out"
+    for words, told in (
         (["scenes-pgn"], "did you mean scenes-pgnn?"),
         (["--model", "there", "--set", "model=here"], "contradict each other"),
+        (["scenes-pgnn", "--on", "jobs=2"], "since there is one run: leave it out"),
         (["scenes-pgnn", "--set", "settings.gnn_args.mue=1"], "pgnn has no argument 'mue'"),
-        (["scenes-pgnn", "--set", "settings.reduction=0", "--dry-run"], "reduction must be a whole number"),
         (["scenes-pgnn", "--set", "recipe.accumulation=7"], "can't be divided"),
         (["scenes-pgnn", "--set", "side=7"], "side 7"),
-        (["scenes-pgnn", "--set", "ranking.k=9"], "leave out k"),
         (["scenes-pgnn", "--set", "model=no/such", "--dry-run"], "no/such"),
-    ],
-)
-def test_refusals_leave_nothing(words, told, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert told in refusal(capsys, "train", *words, "--out", out, "-q")
-    assert not out.exists()
+    ):
+        assert told in refusal(capsys, "train", *words, "--out", out, "-q")
+        assert not out.exists()
 
 
 # ---- evaluate --------------------------------------------------------------------------------------------
@@ -190,13 +164,9 @@ def test_the_scores_of_the_run_come_out_again(cell, tmp_path, capsys):
     ours, theirs = scores(cell), scores(tmp_path / "out")
     (line,) = [line for line in theirs["lines"] if line["kind"] is None]
     assert line["score"] == ours["scores"]["vqa.accuracy"] and theirs["examples"] == ours["examples"]
-    for name in ("predictions.json", "statistics.npz"):
-        assert (tmp_path / "out" / name).exists()
     with np.load(cell / "statistics.npz") as one, np.load(tmp_path / "out" / "statistics.npz") as two:
         assert np.array_equal(one["vqa.accuracy"], two["vqa.accuracy"])
-    assert json.loads((cell / "predictions.json").read_text()) == json.loads(
-        (tmp_path / "out" / "predictions.json").read_text()
-    )
+    assert predictions(cell) == predictions(tmp_path / "out")
     assert "VQA (Scenes, VQA v2 format): 12 examples" in capsys.readouterr().out
 
 
@@ -214,12 +184,10 @@ def test_refusals_of_evaluate(cell, six, tmp_path, capsys):
     for words, told in (
         ((tmp_path,), "holds no finished run"),
         ((cell, "--set", "decoding.beams=3"), "did you mean num_beams?"),
-        ((cell, "--set", "recipe.steps=3"), "unknown field recipe"),
         ((cell, "--set", "ranking.k=3"), "writes its answers: leave out k"),
         ((cell, "--set", "answering=rank"), "there is no list of answers for vqa: leave it out"),
         ((cell, "--data", six), "holds no drawn scenes"),
-        ((cell, "--data", tmp_path / "nowhere"), "holds no drawn scenes"),
-        ((cell, "--out", cell), "holds another experiment (of `attngraph ablation`)"),
+        ((cell, "--out", cell), "is there already"),
         ((cell, "--model", six), "started from other weights"),
     ):
         assert told in refusal(capsys, "evaluate", *words, "-q")
@@ -236,9 +204,7 @@ def test_a_list_is_ranked_as_the_run_ranked_it(six, tmp_path, capsys):
     assert (about["way"], about["k"], about["smoothing"]) == ("rank", 3, 0.1)
     assert run("evaluate", cell, "--out", tmp_path / "same", "-q") == 0
     assert scores(tmp_path / "same")["answering"] == about
-    assert json.loads((tmp_path / "same" / "predictions.json").read_text()) == json.loads(
-        (cell / "predictions.json").read_text()
-    )
+    assert predictions(tmp_path / "same") == predictions(cell)
     assert run("evaluate", cell, "--set", "ranking.k=1", "--out", tmp_path / "one", "-q") == 0
     assert scores(tmp_path / "one")["answering"]["k"] == 1
     assert run("evaluate", cell, "--set", "answering=generate", "--out", tmp_path / "text", "-q") == 0
@@ -246,9 +212,3 @@ def test_a_list_is_ranked_as_the_run_ranked_it(six, tmp_path, capsys):
     assert "is answered from a list" in refusal(
         capsys, "evaluate", cell, "--set", "decoding.num_beams=2", "-q"
     )
-    picture = min((six / "vqa2").rglob("*.jpg"))
-    asked = ["predict", cell, "--image", picture, "--text", "is there a circle ?", "-q"]
-    assert run(*asked) == 0 and capsys.readouterr().out.strip(), "its data are still there"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.runs.saved.Finished.data", lambda self, given: given)
-        assert "give --data" in refusal(capsys, *asked)
