@@ -152,7 +152,7 @@ class Parser(argparse.ArgumentParser):
             known = [name.strip("' ") for name in choices.split(",")]
             near = did_you_mean(given, known)
             message = f"{option}: unknown {given!r}{near}, choose from {', '.join(known)}"
-        self.exit(2, f"attngraph: {' '.join(message.split())}; `{self.prog} --help` tells more\n")
+        self.exit(2, f"attngraph: {' '.join(message.split())}; see `{self.prog} --help`\n")
 
     def refuse(self, unknown: list[str]) -> NoReturn:
         """Ends because of words that no option takes."""

@@ -137,7 +137,7 @@ def test_near_misses_are_named(words, capsys):
         cli.main(words)
     (line,) = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and line.startswith("attngraph: ")
-    assert "did you mean" in line and "--help` tells more" in line
+    assert "did you mean" in line and "see `" in line
 
 
 # ---- exit codes and signals ------------------------------------------------------------------------------
