@@ -13,7 +13,7 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -172,12 +172,3 @@ def check_out(out: Path) -> None:
             f"--out {out}: {nearest} cannot be written to ({error.strerror}); name another folder, or change "
             "its permissions"
         ) from None
-
-
-def check_files(paths: Iterable[Path]) -> None:
-    """Raises :class:`~attngraph.errors.UserError` where something under these names is no file."""
-    for path in sorted(paths):
-        if os.path.lexists(path) and not path.is_file():
-            raise UserError(
-                f"--out {path.parent}: {path.name} is no file: move it away, or give another --out"
-            )

@@ -21,7 +21,7 @@ from pydantic import Field
 import attngraph
 from attngraph.errors import UserError
 from experiments.base.config import Config, checked
-from experiments.base.files import check_files, check_out, published, write_json
+from experiments.base.files import check_out, published, write_json
 from experiments.base.lock import sole_use
 from experiments.base.progress import note
 from experiments.base.reading import read_json
@@ -82,7 +82,7 @@ class Outputs:
 
         Raises:
             UserError: the folder holds another experiment, or files of somebody else's under a name that the
-                command may write, or folders under the names of files; or it cannot be a folder.
+                command may write; or it cannot be a folder.
         """
         if self.folder is None:
             return frozenset()
@@ -92,7 +92,7 @@ class Outputs:
             names = {**own, **manifest.settings}
             if wrong := [name for name in names if manifest.settings.get(name) != own.get(name)]:
                 raise _another(self.folder, f"other {', '.join(wrong)}")
-        self._refuse_foreign({file.name for name in self.names for file in self.folder.glob(name)}, held)
+        self._refuse({file.name for name in self.names for file in self.folder.glob(name)} - held)
         return held
 
     @contextmanager
@@ -124,7 +124,7 @@ class Outputs:
         with published(self.folder) as part:
             yield part
             written = frozenset(file.name for file in part.iterdir())
-            self._refuse_foreign(written, held)
+            self._refuse(written - held)
             self._record(held | written)  # before they move: a run cut off now leaves no strangers
         for name in held - written:
             (self.folder / name).unlink(missing_ok=True)
@@ -139,10 +139,9 @@ class Outputs:
                 write(part)
             note(f"saved: {self.folder}")
 
-    def _refuse_foreign(self, names: set[str] | frozenset[str], held: frozenset[str]) -> None:
-        """Refuses what is no file under names that are ``held``, and whatever has another of the names."""
-        check_files(self.folder / name for name in held)
-        foreign = sorted(name for name in names - held if os.path.lexists(self.folder / name))
+    def _refuse(self, names: set[str] | frozenset[str]) -> None:
+        """Refuses what has one of these names: it is somebody else's."""
+        foreign = sorted(name for name in names if os.path.lexists(self.folder / name))
         if foreign:
             raise UserError(
                 f"--out {self.folder}: {foreign[0]} is there already, and no {MANIFEST} says that `attngraph "

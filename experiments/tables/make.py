@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.base.files import check_files, published, write_bytes, write_json, write_text
+from experiments.base.files import published, write_bytes, write_json, write_text
 from experiments.base.messages import check_known
 from experiments.base.options import GridOptions
 from experiments.base.outputs import check_folder
@@ -261,7 +261,6 @@ def check_table(work: Work) -> None:
     """
     folder, file = work.folder, work.folder / RESULTS
     others = [path for name in (f"{work.stem}.*", SIGNIFICANCE, DETAILS) for path in folder.glob(name)]
-    check_files([file, *others])
     if not file.exists():
         if others:
             raise UserError(f"{folder} holds a table without its {RESULTS}: give another --out")

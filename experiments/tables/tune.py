@@ -35,7 +35,7 @@ from typing import Any
 import pandas as pd
 
 from attngraph.errors import UserError
-from experiments.base.files import check_files, published, write_text
+from experiments.base.files import published, write_text
 from experiments.base.progress import note
 from experiments.methods import GraphAdapter, Method, method_named
 from experiments.methods.settings import Choice, Settings, write_settings
@@ -368,7 +368,6 @@ def check_tuned(out: Path, stem: str, tried: Collection[Key]) -> None:
     or what was chosen for methods or tasks that are not tried now: it would be lost.
     """
     files = [out / f"{stem}.csv", out / SETTINGS, out / f"{stem}.md"]
-    check_files(files)
     found = [file for file in files if file.exists()]
     if not found:
         return

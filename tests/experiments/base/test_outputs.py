@@ -132,21 +132,6 @@ def test_a_run_cut_off_while_its_files_move_can_be_run_again(tmp_path, monkeypat
     assert {file.name for file in tmp_path.glob("[!.]*")} == {"map_a.png", "table.csv", MANIFEST}
 
 
-@pytest.mark.parametrize("how", ["before", "meanwhile"])
-def test_a_folder_under_a_files_name_changes_nothing(tmp_path, how):
-    write(tmp_path, "map_a.png", "table.csv", text="old")
-    manifest = (tmp_path / MANIFEST).read_text()
-    (tmp_path / "table.csv").unlink()
-    if how == "before":
-        (tmp_path / "table.csv").mkdir()
-    with pytest.raises(UserError, match="table.csv is no file: move it away"):
-        with outputs(tmp_path).writing() as part:
-            (part / "map_a.png").write_text("new")
-            (tmp_path / "table.csv").mkdir()
-    assert {file.name for file in tmp_path.iterdir()} == {"map_a.png", "table.csv", MANIFEST}
-    assert (tmp_path / "map_a.png").read_text() == "old" and (tmp_path / MANIFEST).read_text() == manifest
-
-
 def test_nobody_else_works_in_the_folder_meanwhile(tmp_path):
     out = tmp_path / "deep" / "out"
     with outputs(out).alone():
