@@ -174,11 +174,8 @@ def test_exit_codes(command, capsys, outcome, code, message):
     assert cli.main(["scenes", "--out", "x"]) == code
     error = capsys.readouterr().err
     assert error.startswith(message) and bool(error) == bool(message) and "Traceback" not in error
-
-
-def test_a_programming_error_keeps_its_traceback(command):
-    command(ZeroDivisionError("mine"))
-    with pytest.raises(ZeroDivisionError, match="mine"):
+    command(ZeroDivisionError("a mistake of ours keeps its traceback"))
+    with pytest.raises(ZeroDivisionError):
         cli.main(["scenes", "--out", "x"])
 
 
@@ -271,11 +268,3 @@ def test_warnings_of_packages_are_kept_from_users_and_ours_are_not():
     )
     done = in_a_process(run, stdout=subprocess.PIPE)
     assert "theirs" not in done.stderr and "ours" in done.stderr
-
-
-def test_every_bar_obeys_quiet():
-    """Bars and notes come from one module; what prints them apart from it would be heard."""
-    sources = {file: file.read_text(encoding="utf-8") for file in (ROOT / "experiments").rglob("*.py")}
-    assert {file.name for file, text in sources.items() if "from tqdm" in text or "import tqdm" in text} == {
-        "progress.py"
-    }

@@ -1,9 +1,7 @@
 """``attngraph train`` and ``attngraph evaluate``: a file is a run, and the run's file is the run again."""
 
-import gc
 import hashlib
 import json
-import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,6 @@ import yaml
 from experiments.cli import main
 from experiments.data.drawn import make_scenes
 from experiments.methods.settings import Settings
-from experiments.models import load_family
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 
@@ -104,26 +101,6 @@ def test_a_finished_run_stays_as_it_is(file, out, cell, tmp_path, capsys):
     assert run("train", file, "--dry-run", "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert shown == (cell / "experiment.yaml").read_text() and list(tmp_path.iterdir()) == []
-
-
-def test_a_run_holds_no_model_beside_its_own(file, tmp_path, monkeypatch):
-    """What its settings were tried on is gone when it begins."""
-    seen = []
-
-    def loaded(*words):
-        family = load_family(*words)
-        seen.append(weakref.ref(family.model))
-        return family
-
-    def begin(*_):
-        gc.collect()
-        assert seen and not any(model() for model in seen)
-        raise KeyboardInterrupt
-
-    for module in ("experiments.commands.train", "experiments.runs.runner"):
-        monkeypatch.setattr(f"{module}.load_family", loaded)
-    monkeypatch.setattr("experiments.commands.train.run_cells", begin)
-    assert run("train", file, "--out", tmp_path / "out", "-q") == 130
 
 
 def test_changes_and_no_file(tmp_path, capsys):
