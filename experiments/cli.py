@@ -29,11 +29,6 @@ COMMANDS = {
 }
 
 OURS = ("attngraph", "adapters", "analysis", "experiments")
-#: Packages whose warnings are about their own next versions, or tell what our errors tell.
-NOISY = (
-    r"(torch|torchvision|torch_geometric|transformers|peft|accelerate|umap|numba|openTSNE|spacy|PIL|sklearn|scipy"
-    r"|numpy|pandas|matplotlib)(\.|$)"
-)
 SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
 #: What happens to an output that is not buffered; errors of files have the file's name.
 NO_OUTPUT = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -48,8 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a sign that a terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
-        if not sys.warnoptions:  # unless Python was told otherwise
-            warnings.filterwarnings("ignore", module=NOISY)
+        if not sys.warnoptions:  # those of other packages are about their own next versions
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", category=UserWarning, module="|".join(OURS))
         try:
             return _run(argv)
         except KeyboardInterrupt as stop:

@@ -23,21 +23,10 @@ from experiments.data.hub import download, hub_reader
 WHOLE, FAULTY, OTHER_COUNTS = 0, 1, 3  # exit codes of `check`
 NAMES = TEXT, DETAILS = "check.txt", "check.json"
 SCENES = "scenes"
-#: Action -> the options that it takes.
-OPTIONS = {
-    "check": ("root", "split", "format", "deep", "leave_out", "out"),
-    "layout": (),
-    "fetch": ("root", "split"),
-    "make": ("out", "size", "seed"),
-}
 
 
 def run(options: DataOptions) -> int:
     """Does what was asked for."""
-    for name, default in vars(DataOptions(act=options.act)).items():
-        if getattr(options, name) != default and name not in ("act", "what", *OPTIONS[options.act]):
-            option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option} is no option of `attngraph data {options.act}`: leave it out")
     return {"check": _check, "layout": _layout, "fetch": _fetch, "make": _make}[options.act](options)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from attngraph.errors import UserError
 from experiments.base.outputs import check_folder
 from experiments.base.progress import note
 from experiments.commands.options import TrainOptions
@@ -30,8 +29,6 @@ def run(options: TrainOptions) -> int:
     given = [] if options.model is None else [f"model={options.model}"]
     experiment = load_experiment(options.experiment, [*options.changes, *given])
     out = options.out
-    if idle := [word for word in options.on if word.partition("=")[0] == "jobs"]:
-        raise UserError(f"--on {idle[0]} changes nothing, since there is one run: leave it out")
     execution = replace(execution_of(options, out), jobs=1, trackers=trackers_of(options.track))
     check_folder(out, "ablation")  # a folder of cells, as a table's is
     cell, scenes = agreed(lambda: decided(experiment, out / "data", chosen_settings()))

@@ -110,7 +110,6 @@ def test_what_is_wrong_or_missing_is_said(folder, capsys, tmp_path):
         (["check", "coco"], "--root is missing"),
         (["fetch", "textcaps", "--root", folder / "manifest.json"], "--root is missing or no folder"),
         (["check", "coco", "--root", folder], "dataset_coco.json missing, which the split"),
-        (["check", "coco", *root, "--size", 10], "--size is no option of `attngraph data check`"),
         (["check", "coco", *root, "--split", "dev"], "'dev'"),
         (["make", "scenes"], "--out is missing"),
         (["make", "scene", "--out", tmp_path / "x"], "did you mean scenes?"),

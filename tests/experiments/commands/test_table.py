@@ -169,13 +169,11 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path, capsys, monkeypat
     assert not any(tmp_path.iterdir())
 
 
-def test_what_is_refused_leaves_nothing(files, tmp_path, capsys, monkeypatch):
-    """The name of a folder that tables share; the large size without data or a model."""
+def test_what_is_refused_leaves_nothing(tmp_path, capsys, monkeypatch):
+    """The large size without data or a model."""
     monkeypatch.chdir(tmp_path)
-    (files / "data.yaml").write_text((files / "first.yaml").read_text())
     (tmp_path / "official").mkdir()
     for words, said in (
-        ([str(files / "data.yaml")], "data.yaml: runs keep something else in"),
         (["gnn", "--size", "paper"], "--data is missing: give the folder"),
         (["gnn", "--size", "paper", "--data", "official"], "official/vqa2: no such folder"),
     ):

@@ -121,7 +121,6 @@ def test_refusals_leave_nothing(tmp_path, capsys):
     for words, told in (
         (["scenes-pgn"], "did you mean scenes-pgnn?"),
         (["--model", "there", "--set", "model=here"], "contradict each other"),
-        (["scenes-pgnn", "--on", "jobs=2"], "since there is one run: leave it out"),
         (["scenes-pgnn", "--set", "settings.gnn_args.mue=1"], "pgnn has no argument 'mue'"),
         (["scenes-pgnn", "--set", "recipe.accumulation=7"], "can't be divided"),
         (["scenes-pgnn", "--set", "side=7"], "side 7"),
