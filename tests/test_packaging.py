@@ -127,10 +127,3 @@ def test_a_failing_step_shows_its_last_lines(setup_env, tmp_path):
     command = [sys.executable, "-c", "print('the cause'); raise SystemExit(3)"]
     with pytest.raises(setup_env.SetupError, match="(?s)that failed.*step.log.*the cause"):
         setup_env.run("that", command, tmp_path / "step.log")
-
-
-@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--venv", "x"], 2), (["x", "y"], 2)])
-def test_options_are_no_folders(setup_env, monkeypatch, capsys, words, code):
-    monkeypatch.setattr(sys, "argv", ["setup_env.py", *words])
-    monkeypatch.setattr(setup_env, "create_venv", lambda venv: pytest.fail(f"made {venv}"))
-    assert setup_env.main() == code and "[VENV]" in capsys.readouterr().out

@@ -225,18 +225,6 @@ def test_readme_is_short():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 
 
-def test_every_page_is_in_a_table_of_contents():
-    docs = ROOT / "docs"
-    listed = {"index"}
-    for page in PAGES:
-        for block in blocks(page):
-            if block.language == "{toctree}":
-                names = [line for line in block.text.splitlines() if line and not line.startswith(":")]
-                listed |= {(page.parent / name).relative_to(docs).as_posix() for name in names}
-    pages = [*docs.rglob("*.md"), *docs.rglob("*.ipynb")]
-    assert {page.relative_to(docs).with_suffix("").as_posix() for page in pages} == listed
-
-
 def test_every_room_is_in_the_api_reference():
     named = set()
     for page in (ROOT / "docs" / "api").glob("*.md"):
@@ -261,12 +249,6 @@ def test_notebook_runs(notebook, tmp_path, monkeypatch):
     assert not any(cell.get("outputs") for cell in json.loads(text)["cells"]), "committed without outputs"
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "_ext"))
     importlib.import_module("notebook_pages").execute(text, tmp_path)
-
-
-def test_figures_of_the_docs_are_made_by_scripts():
-    figures = ROOT / "docs" / "figures"
-    made = {path.stem for path in figures.iterdir() if path.suffix in (".svg", ".png")}
-    assert made == {path.stem for path in figures.glob("*.py")}
 
 
 def test_the_way_of_one_run_names_functions_that_are_there():

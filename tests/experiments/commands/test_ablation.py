@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import tarfile
 
 import pandas as pd
 import pytest
@@ -14,7 +13,6 @@ from experiments.base.lock import sole_use
 from experiments.cli import main
 from experiments.models.blip import CHECKPOINT
 from tests.experiments.drawn import DRAWN
-from tests.experiments.tables.made import write_archives
 
 SMALL = """
 about: the rows and tasks that the tests look at
@@ -87,21 +85,6 @@ def test_a_second_call_runs_nothing_again(small, words, capfd, monkeypatch):
     assert times(out / "cells") == before
 
 
-@pytest.mark.parametrize(
-    "words, said",
-    [
-        (["--rows", "gat"], "unknown method 'gat'"),
-        (["--device", "cuda:99", "--dry-run"], "--device cuda:99 is not available"),
-        (["--set", "checkpoints=0"], "--set checkpoints=0: field checkpoints"),
-        (["--model", "/no/such/folder"], "/no/such/folder"),
-    ],
-)
-def test_wrong_calls_end_with_one_line(words, said, tmp_path, capsys):
-    assert main(["ablation", "--preset", "smoke", "--out", str(tmp_path / "out"), *words]) == 2
-    assert said in one_line(capsys)
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):
     """Values of the preset are changed in the file's own words, and first seeds may be others than 0."""
     words = ["ablation", "--preset", "full", "--dry-run", "--out", str(tmp_path / "out")]
@@ -167,16 +150,3 @@ def test_cells_of_other_weights_are_not_taken_for_finished(preset, tmp_path, cap
     capsys.readouterr()
     assert main([str(word) for word in words]) == 2
     assert "holds another experiment (other weights)" in one_line(capsys)
-
-
-@pytest.mark.timeout(400)
-def test_a_table_goes_on_from_an_archive(small, words, tmp_path):
-    """As on another machine: the table is the same, and nothing runs again."""
-    out, archive, again = small[0], tmp_path / "archive", tmp_path / "again"
-    for path in write_archives(out, archive):
-        with tarfile.open(path) as tar:
-            tar.extractall(again, filter="data")
-    assert main([*words, "--out", str(again)]) == 0
-    assert not list(again.rglob("metrics.csv")), "no run trained here"
-    for name in ("ablation.txt", "ablation.md", "details.md"):
-        assert (again / name).read_bytes() == (out / name).read_bytes()
