@@ -39,20 +39,20 @@ class Manifest(Config):
     files: frozenset[Name]
 
 
-def check_folder(out: Path, command: str) -> Manifest | None:
-    """The manifest of a folder for results; None where it has none.
-
-    Raises:
-        UserError: it cannot become a folder with results, or another command wrote the manifest.
+def check_folder(out: Path) -> None:
+    """For commands that leave no manifest: raises :class:`~attngraph.errors.UserError` where ``--out`` cannot
+    become a folder with results, or has the manifest of another command.
     """
     check_out(out)
-    file = out / MANIFEST
+    if (manifest := _manifest(out)) is not None:
+        raise _another(out, f"of `attngraph {manifest.command}`")
+
+
+def _manifest(folder: Path) -> Manifest | None:
+    file = folder / MANIFEST
     if not os.path.lexists(file):
         return None
-    manifest = checked(read_json(file), Manifest, lambda _: str(file), "give another --out, or move it away")
-    if manifest.command != command:
-        raise _another(out, f"of `attngraph {manifest.command}`")
-    return manifest
+    return checked(read_json(file), Manifest, lambda _: str(file), "give another --out, or move it away")
 
 
 def _another(folder: Path, why: str) -> UserError:
@@ -86,8 +86,11 @@ class Outputs:
         """
         if self.folder is None:
             return frozenset()
-        manifest, held = check_folder(self.folder, self.command), frozenset[str]()
+        check_out(self.folder)
+        manifest, held = _manifest(self.folder), frozenset[str]()
         if manifest is not None:
+            if manifest.command != self.command:
+                raise _another(self.folder, f"of `attngraph {manifest.command}`")
             own, held = json.loads(json.dumps(self.settings)), manifest.files
             names = {**own, **manifest.settings}
             if wrong := [name for name in names if manifest.settings.get(name) != own.get(name)]:

@@ -16,7 +16,7 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 def exit_code(stop: KeyboardInterrupt) -> int:
     """128 and the number of the signal, as shells say it: 130 after Ctrl-C."""
-    return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+    return 128 + next((number for number in stop.args if isinstance(number, int)), signal.SIGINT)
 
 
 @contextmanager

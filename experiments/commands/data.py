@@ -60,7 +60,7 @@ def _make(options: DataOptions) -> int:
     check_known([options.what or ""], [SCENES], "data set to draw")
     if options.out is None:
         raise UserError("--out is missing: give the folder to write into")
-    check_folder(options.out, "data make")
+    check_folder(options.out)
     number, size = options.seed or 0, options.size or SIZE
     make_scenes(options.out, number, size)
     print(f"{options.out}: {', '.join(LAYOUTS)}, seed {number}, size {size}")

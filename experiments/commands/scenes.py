@@ -9,7 +9,7 @@ from experiments.data.drawn import Sizes, write_scenes
 
 def run(options: ScenesOptions) -> int:
     """Writes the data sets and says where they are."""
-    check_folder(options.out, "scenes")
+    check_folder(options.out)
     sizes = Sizes() if options.size is None else Sizes(*[options.size] * 3)
     write_scenes(options.out, options.seed, sizes)
     print(f"{options.out}: vqa_v2, snli_ve and karpathy, seed {options.seed}")

@@ -22,7 +22,7 @@ def run(options: SearchOptions) -> int:
     wanted = wanted_of(options, None, range(1))
     plan = plan_table(grid, wanted, options.out / "data")
     tuner = Tuner(grid, wanted, plan, execution_of(options, options.out), VALIDATION_EXAMPLES)
-    check_folder(options.out, STEM)
+    check_folder(options.out)
     check_tuned(options.out, STEM, tuner.cells)
 
     def work() -> int:

@@ -10,7 +10,7 @@ from experiments.commands.options import SweepOptions
 from experiments.methods import method_named
 from experiments.runs.execution import execution_of, in_folder
 from experiments.tables.grid import load_table
-from experiments.tables.make import OWNER, check_named, folder_of, rows_in, wanted_of
+from experiments.tables.make import check_named, folder_of, rows_in, wanted_of
 from experiments.tables.plan import plan_table
 from experiments.tables.tune import Tuner, check_tuned, sweep
 
@@ -28,7 +28,7 @@ def run(options: SweepOptions) -> int:
     rates = {method: grid.rates_of(method_named(method)) for method, _ in tuner.cells}
     if not options.dry_run:
         check_named(options, grid)
-    check_folder(out, OWNER)
+    check_folder(out)
     check_tuned(out, STEM, tuner.cells)
     if options.dry_run:
         for (method, task), cell in tuner.cells.items():

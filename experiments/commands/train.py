@@ -30,7 +30,7 @@ def run(options: TrainOptions) -> int:
     experiment = load_experiment(options.experiment, [*options.changes, *given])
     out = options.out
     execution = replace(execution_of(options, out), jobs=1, trackers=trackers_of(options.track))
-    check_folder(out, "ablation")  # a folder of cells, as a table's is
+    check_folder(out)
     cell, scenes = agreed(lambda: decided(experiment, out / "data", chosen_settings()))
     agreed(lambda: check_recipes([cell], options.device))
     if options.dry_run:

@@ -34,7 +34,6 @@ from experiments.tasks.task import Task
 
 SIGNIFICANCE, DETAILS = "significance.json", "details.md"
 STEM = "ablation"  # of the names of a table's files
-OWNER = "ablation"  # of the folders of tables, for experiments.base.outputs: tables share their cells
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def make(options: GridOptions, work: Work, dry_run: bool) -> int:
             f"{', '.join(work.plan.tasks)}: leave it out"
         )
     published_in(work.grid)  # an error before anything runs
-    check_folder(work.out, OWNER)
+    check_folder(work.out)
     if dry_run:
         check_table(work)
         if processes(options.device).is_main_process:

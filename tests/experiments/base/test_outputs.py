@@ -73,7 +73,7 @@ def test_another_experiment_is_refused(tmp_path, other, why):
     assert held(tmp_path) == {"table.csv": "old"}
     if "command" in other:
         with pytest.raises(UserError, match="another experiment"):
-            check_folder(tmp_path, "scenes")  # for commands whose folders have no manifest
+            check_folder(tmp_path)  # for commands whose folders have no manifest
 
 
 @pytest.mark.parametrize(
