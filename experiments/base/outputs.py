@@ -39,26 +39,11 @@ class Manifest(Config):
     files: frozenset[Name]
 
 
-def check_folder(out: Path) -> None:
-    """For commands that leave no manifest: raises :class:`~attngraph.errors.UserError` where ``--out`` cannot
-    become a folder with results, or has the manifest of another command.
-    """
-    check_out(out)
-    if (manifest := _manifest(out)) is not None:
-        raise _another(out, f"of `attngraph {manifest.command}`")
-
-
 def _manifest(folder: Path) -> Manifest | None:
     file = folder / MANIFEST
     if not os.path.lexists(file):
         return None
     return checked(read_json(file), Manifest, lambda _: str(file), "give another --out, or move it away")
-
-
-def _another(folder: Path, why: str) -> UserError:
-    return UserError(
-        f"{folder} holds another experiment ({why}): give another --out, or move that folder away"
-    )
 
 
 @dataclass(frozen=True)
@@ -90,11 +75,11 @@ class Outputs:
         manifest, held = _manifest(self.folder), frozenset[str]()
         if manifest is not None:
             if manifest.command != self.command:
-                raise _another(self.folder, f"of `attngraph {manifest.command}`")
+                raise self._another(f"of `attngraph {manifest.command}`")
             own, held = json.loads(json.dumps(self.settings)), manifest.files
             names = {**own, **manifest.settings}
             if wrong := [name for name in names if manifest.settings.get(name) != own.get(name)]:
-                raise _another(self.folder, f"other {', '.join(wrong)}")
+                raise self._another(f"other {', '.join(wrong)}")
         self._refuse({file.name for name in self.names for file in self.folder.glob(name)} - held)
         return held
 
@@ -141,6 +126,11 @@ class Outputs:
             with self.alone(), self.writing() as part:
                 write(part)
             note(f"saved: {self.folder}")
+
+    def _another(self, why: str) -> UserError:
+        return UserError(
+            f"{self.folder} holds another experiment ({why}): give another --out, or move that folder away"
+        )
 
     def _refuse(self, names: set[str] | frozenset[str]) -> None:
         """Refuses what has one of these names: it is somebody else's."""

@@ -11,9 +11,9 @@ import os
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.files import write_json, write_text
+from experiments.base.files import check_out, write_json, write_text
 from experiments.base.messages import check_known
-from experiments.base.outputs import Outputs, check_folder
+from experiments.base.outputs import Outputs
 from experiments.commands.options import DataOptions
 from experiments.data.check import check
 from experiments.data.dataset import DATA_SETS, DataSet, data_set_named, is_picture, read_list, write_list
@@ -60,7 +60,7 @@ def _make(options: DataOptions) -> int:
     check_known([options.what or ""], [SCENES], "data set to draw")
     if options.out is None:
         raise UserError("--out is missing: give the folder to write into")
-    check_folder(options.out)
+    check_out(options.out)
     number, size = options.seed or 0, options.size or SIZE
     make_scenes(options.out, number, size)
     print(f"{options.out}: {', '.join(LAYOUTS)}, seed {number}, size {size}")

@@ -4,7 +4,7 @@ GNN; :mod:`experiments.tables.tune` says what is tried.
 
 from __future__ import annotations
 
-from experiments.base.outputs import check_folder
+from experiments.base.files import check_out
 from experiments.commands.options import SearchOptions
 from experiments.runs.execution import execution_of, in_folder
 from experiments.tables.grid import load_preset
@@ -22,7 +22,7 @@ def run(options: SearchOptions) -> int:
     wanted = wanted_of(options, None, range(1))
     plan = plan_table(grid, wanted, options.out / "data")
     tuner = Tuner(grid, wanted, plan, execution_of(options, options.out), VALIDATION_EXAMPLES)
-    check_folder(options.out)
+    check_out(options.out)
     check_tuned(options.out, STEM, tuner.cells)
 
     def work() -> int:

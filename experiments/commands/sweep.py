@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from experiments.base.outputs import check_folder
+from experiments.base.files import check_out
 from experiments.commands.options import SweepOptions
 from experiments.methods import method_named
 from experiments.runs.execution import execution_of, in_folder
@@ -28,7 +28,7 @@ def run(options: SweepOptions) -> int:
     rates = {method: grid.rates_of(method_named(method)) for method, _ in tuner.cells}
     if not options.dry_run:
         check_named(options, grid)
-    check_folder(out)
+    check_out(out)
     check_tuned(out, STEM, tuner.cells)
     if options.dry_run:
         for (method, task), cell in tuner.cells.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.base.outputs import check_folder
+from experiments.base.files import check_out
 from experiments.base.progress import note
 from experiments.commands.options import TrainOptions
 from experiments.methods.settings import chosen_settings
@@ -30,7 +30,7 @@ def run(options: TrainOptions) -> int:
     experiment = load_experiment(options.experiment, [*options.changes, *given])
     out = options.out
     execution = replace(execution_of(options, out), jobs=1, trackers=trackers_of(options.track))
-    check_folder(out)
+    check_out(out)
     cell, scenes = agreed(lambda: decided(experiment, out / "data", chosen_settings()))
     agreed(lambda: check_recipes([cell], options.device))
     if options.dry_run:

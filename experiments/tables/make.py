@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.base.files import published, write_bytes, write_json, write_text
+from experiments.base.files import check_out, published, write_bytes, write_json, write_text
 from experiments.base.messages import check_known
 from experiments.base.options import GridOptions
-from experiments.base.outputs import check_folder
 from experiments.base.progress import note
 from experiments.base.shipped import DEFAULT
 from experiments.methods import method_named
@@ -77,7 +76,7 @@ def make(options: GridOptions, work: Work, dry_run: bool) -> int:
             f"{', '.join(work.plan.tasks)}: leave it out"
         )
     published_in(work.grid)  # an error before anything runs
-    check_folder(work.out)
+    check_out(work.out)
     if dry_run:
         check_table(work)
         if processes(options.device).is_main_process:
