@@ -13,12 +13,12 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from experiments.base.arguments import QUIET, Parser, add_options, read_options
-from experiments.base.stopping import exit_code, never_swallowed, stopped_by_signals, stops_at_once
+from experiments.base.stopping import exit_code, stopped_by_signals, stops_at_once
 from experiments.commands import options
 
 #: Name of a command (and of its module in :mod:`experiments.commands`) → what it does.
@@ -29,11 +29,6 @@ COMMANDS = {
 }
 
 OURS = ("attngraph", "adapters", "analysis", "experiments")
-#: Packages whose warnings are about their own next versions, or tell what our errors tell.
-NOISY = (
-    r"(torch|torchvision|torch_geometric|transformers|peft|accelerate|umap|numba|openTSNE|spacy|PIL|sklearn|scipy"
-    r"|numpy|pandas|matplotlib)(\.|$)"
-)
 SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
 #: What happens to an output that is not buffered; errors of files have the file's name.
 NO_OUTPUT = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -48,16 +43,34 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a sign that a terminal cannot show is no reason to fail
             stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
-        if not sys.warnoptions:  # unless Python was told otherwise
-            warnings.filterwarnings("ignore", module=NOISY)
-        return _guarded(lambda: _run(argv))
+        if not sys.warnoptions:  # those of other packages are about their own next versions
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("default", category=UserWarning, module="|".join(OURS))
+        try:
+            return _run(argv)
+        except KeyboardInterrupt as stop:
+            print("\nstopped", file=sys.stderr)
+            return exit_code(stop)
+        except BrokenPipeError:  # as in `attngraph doctor | head -1`: whoever read the output has read enough
+            _let_go_of_output()
+            return NO_READER
+        except MemoryError:
+            return _complain("there is not enough memory: give less at once, or raise the limit (ulimit -v)")
+        except OSError as error:
+            if not _let_go_of_output() or (error.filename is None and error.errno in NO_OUTPUT):
+                what = f"standard output cannot be written to ({error.strerror})"
+                return _complain(f"{what}: write it to another place")
+            return _complain(f"{error}: check the path, the room on the disk and your rights")
+        except Exception as error:
+            # Where the module was never imported (PyTorch may be missing), nothing raised its error.
+            if not isinstance(error, getattr(sys.modules.get("attngraph.errors"), "UserError", ())):
+                raise
+            return _complain(str(error))
 
 
 def _run(argv: Sequence[str]) -> int:
     with stops_at_once():
         parser, commands = _parsers()
-        if argv and argv[0].startswith("-") and argv[0].partition("=")[0] not in parser.option_names():
-            parser.refuse(argv)  # before its value is taken for a command
         args, unknown = parser.parse_known_args(argv)
         if unknown:
             commands.get(args.command, parser).refuse(unknown)
@@ -75,10 +88,8 @@ def _run(argv: Sequence[str]) -> int:
     was_quiet = os.environ.get(QUIET, "")
     os.environ[QUIET] = "1" if args.quiet else was_quiet
     try:
-        with stopped_by_signals(), never_swallowed() as was_lost:
+        with stopped_by_signals():
             code = run(read_options(options_of(args.command), args))
-            if was_lost() and code == 0:
-                raise KeyboardInterrupt
     finally:
         os.environ[QUIET] = was_quiet
     if sys.stdout is not None:
@@ -106,10 +117,11 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     places = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     places.type = str  # it is applied to all words of the command too, whose options check their own
     for name, about in COMMANDS.items():
-        words = {"help": about[0].lower() + about[1:], "description": f"{about}."}
-        command = places.add_parser(name, **words, allow_abbrev=False)
+        in_list = about[0].lower() + about[1:]
+        command = places.add_parser(name, help=in_list, description=f"{about}.", allow_abbrev=False)
         add_options(command, options_of(name))
-        command.add_quiet()
+        about = "Show no progress and no notes, only results and errors."
+        command.add_argument("-q", "--quiet", action="store_true", help=about)
     return parser, dict(places.choices)
 
 
@@ -121,31 +133,6 @@ def options_of(name: str) -> type:
 def command_parser(name: str) -> Parser:
     """The parser of ``attngraph NAME``."""
     return _parsers()[1][name]
-
-
-def _guarded(work: Callable[[], int]) -> int:
-    """Does the work; errors of the user's become one line and an exit code."""
-    try:
-        return work()
-    except KeyboardInterrupt as stop:
-        print("\nstopped", file=sys.stderr)
-        return exit_code(stop)
-    except BrokenPipeError:  # as in `attngraph doctor | head -1`: whoever read the output has read enough
-        _let_go_of_output()
-        return NO_READER
-    except MemoryError:
-        return _complain("there is not enough memory: give less at once, or raise the limit (ulimit -v)")
-    except OSError as error:
-        if not _let_go_of_output() or (error.filename is None and error.errno in NO_OUTPUT):
-            return _complain(
-                f"standard output cannot be written to ({error.strerror}): write it to another place"
-            )
-        return _complain(f"{error}: check the path, the room on the disk and your rights")
-    except Exception as error:
-        # Where the module was never imported (PyTorch may be missing), nothing raised its error.
-        if not isinstance(error, getattr(sys.modules.get("attngraph.errors"), "UserError", ())):
-            raise
-        return _complain(str(error))
 
 
 def _let_go_of_output() -> bool:

@@ -99,9 +99,8 @@ def _described(one: Field, hint: Any) -> tuple[str, dict[str, Any]]:
     if hint is bool:
         del how["metavar"]
         return flag, {"action": "store_true", **how}
-    hint = (
-        next((part for part in get_args(hint) if part is not NoneType), hint) if _may_be_none(hint) else hint
-    )
+    if NoneType in get_args(hint):
+        hint = get_args(hint)[0]
     if get_origin(hint) is tuple:
         hint, *others = get_args(hint)
         how = {"action": Each, "nargs": "+" if ... in others else 1 + len(others), **how}
@@ -117,10 +116,6 @@ def _described(one: Field, hint: Any) -> tuple[str, dict[str, Any]]:
     return flag, {**how, "dest": one.name, "required": is_required}
 
 
-def _may_be_none(hint: Any) -> bool:
-    return NoneType in get_args(hint)
-
-
 # ---- the parser -----------------------------------------------------------------------------------------
 
 
@@ -128,20 +123,13 @@ class HelpFormatter(argparse.HelpFormatter):
     """Adds each option's default as the last sentence of its help, unless the help tells it in words."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        default = default_in_words(action)
-        return f"{text} Default: {default}." if default else text
-
-
-def default_in_words(action: argparse.Action) -> str:
-    """The default of an option as a user would write it; nothing where there is none to tell."""
-    value = action.default
-    if value is None or value is argparse.SUPPRESS or action.nargs == 0 or value in ([], ()):
-        return ""
-    if "default" in (action.help or "").lower():
-        return ""
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return " ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in values).replace("%", "%%")
+        text, value = action.help or "", action.default
+        is_told = "default" in text.lower() or value in (None, argparse.SUPPRESS, []) or action.nargs == 0
+        values = value if isinstance(value, tuple) else (value,)
+        if is_told or not values:
+            return text
+        words = " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in values)
+        return f"{text} Default: {words.replace('%', '%%')}."
 
 
 class Parser(argparse.ArgumentParser):
@@ -158,34 +146,16 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends with exit code 2 and one line."""
-        message = re.sub(r"^argument (?=\S)", "", message)
-        message = re.sub(r": ignored explicit argument (.*)$", r" takes no value, leave \1 out", message)
-        message = re.sub(r": expected (.*)$", r" takes \1", message)
-        message = re.sub(r"^the following arguments are required: (.*)$", r"\1 is missing, give it", message)
+        message = message.removeprefix("argument ")
         if choice := re.match(r"(.*): invalid choice: '?(.*?)'? \(choose from (.*)\)$", message, re.DOTALL):
             option, given, choices = choice.groups()
             known = [name.strip("' ") for name in choices.split(",")]
-            message = (
-                f"{option}: unknown {given!r}{did_you_mean(given, known)}, choose from {', '.join(known)}"
-            )
-        message = " ".join(message.split())
-        self.exit(2, f"attngraph: {message}; `{self.prog} --help` tells more\n")
+            near = did_you_mean(given, known)
+            message = f"{option}: unknown {given!r}{near}, choose from {', '.join(known)}"
+        self.exit(2, f"attngraph: {' '.join(message.split())}; see `{self.prog} --help`\n")
 
     def refuse(self, unknown: list[str]) -> NoReturn:
         """Ends because of words that no option takes."""
         given = unknown[0].partition("=")[0]
-        near = did_you_mean(given, self.option_names())
+        near = did_you_mean(given, [name for action in self._actions for name in action.option_strings])
         self.error(f"unknown {'option' if given.startswith('-') else 'word'} {given!r}{near}, leave it out")
-
-    def option_names(self) -> list[str]:
-        """All options with their dashes."""
-        return [name for action in self._actions for name in action.option_strings]
-
-    def add_quiet(self) -> None:
-        """The option that every command has."""
-        self.add_argument(
-            "-q",
-            "--quiet",
-            action="store_true",
-            help="Show no progress and no notes, only results and errors.",
-        )

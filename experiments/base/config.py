@@ -68,25 +68,12 @@ _Loader.add_constructor(INT, _Loader.construct_yaml_int)
 
 
 def read_config(file: Path, kind: type[Read], remedy: str) -> Read:
-    """The file's content as ``kind``.
-
-    Args:
-        file: YAML.
-        kind: what it must be.
-        remedy: what the user can do about a damaged file.
-
-    Raises:
-        UserError: no such file, no YAML, or a field that is unknown, missing or of a wrong type.
-    """
+    """The content of a YAML file as ``kind``, see :func:`read_yaml` and :func:`checked`."""
     return checked(read_yaml(file, remedy), kind, lambda field: f"{file}", remedy)
 
 
 def read_yaml(file: Path, remedy: str) -> Any:
-    """The file's content.
-
-    Raises:
-        UserError: no such file, or no YAML.
-    """
+    """The content of a YAML file; a :class:`UserError` with the remedy if there is none, or it is no YAML."""
     return parsed(read_text(file, remedy), f"{file}", remedy)
 
 
@@ -125,9 +112,11 @@ def checked(content: Any, kind: type[Read], where: Callable[[str], str], remedy:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        first = _first(error)
+        errors = error.errors()
+        # a misspelt name is also a missing one: the name that is there says more
+        first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
         field = ".".join(map(str, first["loc"]))
-        raise UserError(f"{where(field)}: {_in_words(first, kind)}; {remedy}") from None
+        raise UserError(f"{where(field)}: {_in_words(first, field, kind)}; {remedy}") from None
     except RecursionError:
         raise UserError(f"{where('')} cannot be read (it refers to itself); {remedy}") from None
 
@@ -152,28 +141,18 @@ def file_named(name: str, folder: Path, known: Sequence[str], what: str) -> Path
     return file
 
 
-def _first(error: ValidationError) -> Any:
-    """The error to tell. A misspelt name is also a missing one: the name that is there says more."""
-    errors = error.errors()
-    return next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
-
-
-def _in_words(first: Any, kind: type[Config]) -> str:
-    """An error in words."""
-    if not first["loc"] and first["type"] == "value_error":
-        return str(first["ctx"]["error"])
-    fields = "it must hold fields with values (name: value)"
-    if not first["loc"]:
-        return fields
-    field = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
-        return f"unknown field {field}" + did_you_mean(str(first["loc"][-1]), _field_names(kind))
-    if first["type"] == "missing":
+def _in_words(error: Any, field: str, kind: type[Config]) -> str:
+    """An error of pydantic about a field."""
+    if not field and error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    if error["type"] == "extra_forbidden":
+        return f"unknown field {field}" + did_you_mean(str(error["loc"][-1]), _field_names(kind))
+    if error["type"] == "missing":
         return f"field {field} is missing"
-    if first["type"] in ("model_type", "dict_type"):
-        return f"field {field}: {fields}"
-    said = first["msg"].removeprefix("Value error, ")
-    return f"field {field}: {said[0].lower()}{said[1:]}"
+    said = error["msg"].removeprefix("Value error, ")
+    if error["type"] in ("model_type", "dict_type"):
+        said = "it must hold fields with values (name: value)"
+    return (f"field {field}: " if field else "") + f"{said[0].lower()}{said[1:]}"
 
 
 def _field_names(kind: Any) -> list[str]:

@@ -1,42 +1,32 @@
 """The one place that writes results: a file or folder appears whole under its name, or not at all.
 
-====================== ===========================================================================
-:func:`write_text`     a text
-:func:`write_json`     JSON
-:func:`write_bytes`    bytes
-:func:`whole`          a file that some other function writes (``torch.save``, ``figure.savefig``)
-:func:`whole_folder`   a new folder
-:func:`published`      results that join, file by file, a folder that may hold others
-:func:`remove_parts`   removes what killed processes left of all these
-:func:`check_out`      whether a folder can be written to
-:func:`check_files`    whether files can take the place of what is there
-====================== ===========================================================================
-
-Until then it has a temporary name in the same folder, which begins with ``.attngraph-`` and tells the process
-that writes it.
+Until then it has a temporary name in the same folder, which begins with ``.attngraph-`` and tells the machine
+and the process that write it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
 
-FILE_MODE, FOLDER_MODE = 0o644, 0o755  # temporary files and folders are private at first
-HOST = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
-LONGEST = 80  # letters of a name that its temporary name repeats
-PUBLISHED = "results"  # names the temporary folder of `published`
+FILE_MODE, FOLDER_MODE = 0o644, 0o755  # libraries write some files that nobody else may read
+HOST = re.sub(r"\W", "", socket.gethostname())
 PART = ".attngraph-"  # begins the names of temporary files and folders; host and process follow
+
+
+def _part(folder: Path, suffix: str = "") -> Path:
+    return folder / f"{PART}{HOST}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
 
 
 @contextmanager
@@ -53,25 +43,22 @@ def whole(path: str | Path) -> Iterator[Path]:
         path: the file; missing folders above it are made.
 
     Yields:
-        An empty file in the same folder with the same suffix.
+        A name in the same folder with the same suffix.
 
     Raises:
         OSError: as the block raises it; with the file's name where it has none, such as on a full disk.
     """
-    path, part = Path(path), None
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(path.parent, path.suffix)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_part_name(path.stem), suffix=path.suffix)
-        os.close(handle)
-        part = Path(name)
         yield part
         part.chmod(FILE_MODE)
         part.replace(path)
     except OSError as error:
         raise _naming(path, error) from None
     finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def _naming(path: Path, error: OSError) -> OSError:
@@ -107,90 +94,53 @@ def write_json(path: str | Path, content: Any, indent: int | None = 1, **options
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary neighbour to fill, which takes the name ``path`` when the block ends.
-
-    After an error or an interrupt the neighbour is removed with all that it holds.
-
-    Args:
-        path: the folder: missing, or empty; missing folders above it are made.
-
-    Raises:
-        OSError: ``path`` is a file or a folder with files when the block ends.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_parts(path.parent, path.name)
-    part = Path(tempfile.mkdtemp(prefix=_part_name(path.name), dir=path.parent))
-    try:
-        yield part
-        _open_to_readers(part)
-        part.chmod(FOLDER_MODE)
-        os.rename(part, path)  # replaces an empty folder, never one that holds files
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-@contextmanager
 def published(out: Path) -> Iterator[Path]:
-    """An empty folder to write into, whose files move to ``out`` when all are written.
+    """An empty folder to write into, whose content moves to ``out`` when all is written.
 
     Args:
-        out: made if it does not exist. Files of the same names are replaced, others stay
-            (:mod:`experiments.base.outputs` says whose they are). After an error in the block nothing has
-            changed; nor is anything left over if files cannot move.
+        out: if it does not exist, it appears at once; missing folders above it are made. Of one that exists,
+            files of the same names are replaced, others stay (:mod:`experiments.base.outputs` says whose they
+            are). After an error in the block nothing has changed.
 
     Raises:
-        OSError: as the block raises it; with the folder's name where it names no file.
+        OSError: as the block raises it, or where something cannot move; with a name where it has none.
     """
     is_new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    remove_parts(out, PUBLISHED)
-    part = Path(tempfile.mkdtemp(prefix=_part_name(PUBLISHED), dir=out))
+    if is_new:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    part = _part(out.parent if is_new else out)
     try:
+        part.mkdir(FOLDER_MODE)
         yield part
-        _open_to_readers(part)
-        for file in sorted(part.iterdir()):
-            os.replace(file, out / file.name)
+        for path in part.rglob("*"):
+            if not path.is_symlink():
+                path.chmod(FOLDER_MODE if path.is_dir() else FILE_MODE)
+        if is_new:
+            part.rename(out)
+        else:
+            for path in sorted(part.iterdir(), key=lambda path: (path.is_file(), path.name)):
+                os.replace(path, out / path.name)
     except OSError as error:
         named = Path(str(error.filename))
         raise _naming(out / named.name if part in named.parents else out, error) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        if is_new and not any(out.iterdir()):
-            out.rmdir()
 
 
-def _open_to_readers(folder: Path) -> None:
-    """Lets others read what lies in a folder: safetensors writes files that are private."""
-    for path in folder.rglob("*"):
-        if not path.is_symlink():
-            path.chmod(FOLDER_MODE if path.is_dir() else FILE_MODE)
-
-
-def remove_parts(folder: Path, name: str | None = None) -> None:
-    """Removes temporary files and folders that processes of this machine left when they were killed; nothing
-    else, and nothing of a process that runs.
-
-    Args:
-        folder: where to look.
-        name: only parts of this file or folder, directly in ``folder``; None for all parts, in all folders
-            below too.
+def remove_parts(folder: Path) -> None:
+    """Removes temporary files and folders that processes of this machine left in a folder and below when they
+    were killed; nothing else, and nothing of a process that runs.
     """
-    pattern = re.compile(
-        rf"{re.escape(PART)}{HOST}-(\d+)-{'' if name is None else re.escape(name[:LONGEST]) + '-'}"
-    )
     for place, folders, files in os.walk(folder):
         for found in (*folders, *files):
-            match = pattern.match(found)
+            match = re.match(rf"{re.escape(PART + HOST)}-(\d+)-", found)
             if match is None or is_running(int(match[1])):
                 continue
             path = Path(place, found)
-            if path.is_dir() and not path.is_symlink():
+            if found in folders and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
-        folders[:] = [] if name is not None else [one for one in folders if not one.startswith(PART)]
 
 
 def is_running(process: int) -> bool:
@@ -206,10 +156,6 @@ def is_running(process: int) -> bool:
         return True
 
 
-def _part_name(name: str) -> str:
-    return f"{PART}{HOST}-{os.getpid()}-{name[:LONGEST]}-"
-
-
 def check_out(out: Path) -> None:
     """Raises :class:`~attngraph.errors.UserError` where ``--out`` cannot become a folder with results.
 
@@ -218,21 +164,11 @@ def check_out(out: Path) -> None:
     """
     nearest = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir():
-        what = "a link that leads to no folder" if nearest.is_symlink() else "a file"
-        raise UserError(f"--out {out}: {nearest} is {what}; name a folder")
+        raise UserError(f"--out {out}: {nearest} is no folder; name one")
     try:
-        os.rmdir(tempfile.mkdtemp(prefix=_part_name("try"), dir=nearest))
+        os.rmdir(tempfile.mkdtemp(prefix=PART, dir=nearest))
     except OSError as error:
         raise UserError(
             f"--out {out}: {nearest} cannot be written to ({error.strerror}); name another folder, or change "
             "its permissions"
         ) from None
-
-
-def check_files(paths: Iterable[Path]) -> None:
-    """Raises :class:`~attngraph.errors.UserError` where something under these names is no file."""
-    for path in sorted(paths):
-        if os.path.lexists(path) and not path.is_file():
-            raise UserError(
-                f"--out {path.parent}: {path.name} is no file: move it away, or give another --out"
-            )

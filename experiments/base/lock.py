@@ -1,17 +1,13 @@
-"""One command at a time in a folder of results.
+"""One command at a time in a folder of results: two that run the same cells would disturb each other's files.
 
-Two commands that run the same cells in one folder would do everything twice and disturb each other's files.
-So a command holds a lock of the system's on the file ``.lock``, which ends with the command, however that
-ends, and is named in it.
+The lock is the system's, on the file ``.lock``; it ends with the command, however that ends.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -41,12 +37,9 @@ def sole_use(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"{out} is in use by another command ({_named_in(out / LOCK)}): wait for its end, end it, or "
-            "give another --out"
+            f"{out} is in use by another command: wait for its end, end it, or give another --out"
         ) from None
     try:
-        started = datetime.now().isoformat(sep=" ", timespec="seconds")
-        (out / LOCK).write_text(f"process {os.getpid()} on {socket.gethostname()}, started {started}")
         remove_parts(out)
         yield
     finally:
@@ -55,10 +48,3 @@ def sole_use(out: Path) -> Iterator[None]:
             for folder in new:  # until one is not empty
                 folder.rmdir()
         lock.release()
-
-
-def _named_in(file: Path) -> str:
-    """Who holds a lock, in its own words."""
-    with suppress(OSError, UnicodeDecodeError):
-        return " ".join(file.read_text()[:200].split()) or "which has just begun"
-    return "its name cannot be read"

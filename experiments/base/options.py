@@ -88,6 +88,16 @@ class GridOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowsOptions(GridOptions):
+    """What is run of a table whose rows are known."""
+
+    rows: Names | None = option("Run only these rows, separated by commas. Default: all that the file names.")
+    dry_run: bool = option(
+        "List the runs, which of them have scores already, and what the others cost; run nothing.", False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LookOptions(DeviceOptions):
     """What the analysis commands look at, see :mod:`experiments.inspect.source`."""
 

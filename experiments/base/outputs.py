@@ -1,6 +1,4 @@
-"""The folder that ``--out`` names: whose it is, and a run replaces only what a run like it wrote.
-
-A folder that another command made is refused (:func:`check_folder`, which every command calls first).
+"""The folder that ``--out`` names: a run replaces only what a run like it wrote.
 
 Beside its results a run leaves a manifest, ``run.json``: the command, the settings that decide the numbers,
 and the names of the files that it wrote. The same command with the same settings may replace these files; any
@@ -12,68 +10,40 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 import attngraph
 from attngraph.errors import UserError
-from experiments.base.files import check_files, check_out, published, write_json
+from experiments.base.config import Config, checked
+from experiments.base.files import check_out, published, write_json
 from experiments.base.lock import sole_use
+from experiments.base.progress import note
+from experiments.base.reading import read_json
 
 MANIFEST = "run.json"
-
-#: A command, and patterns of files and folders that only its folders hold all of. The first that fits counts.
-MARKS = (
-    ("scenes", ("manifest.json", "vqa_v2")),
-    ("data make", ("manifest.json", "vqa2")),
-    ("ablation", ("cells/*/*/seed*",)),
-    ("ablation", ("results.json", "ablation.csv")),
-    ("ablation", ("config.json", "scores.json", "predictions.json")),  # one of its cells
-    ("pretrain", ("config.json", "scores.json", "tokenizer.json")),
-)
+Name = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]  # of a file in the folder itself
 
 
-def owner(folder: Path) -> str | None:
-    """The command that made a folder, by its manifest or else by what it holds; None where nothing tells."""
-    try:
-        return _read_manifest(folder / MANIFEST)[0]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
-    for command, patterns in MARKS:
-        if all(any(folder.glob(pattern)) for pattern in patterns):
-            return command
-    return None
+class Manifest(Config):
+    """Which run wrote which files of a folder."""
+
+    command: str
+    attngraph: str
+    settings: dict[str, Any]
+    files: frozenset[Name]
 
 
-def check_folder(out: Path, command: str) -> None:
-    """Raises :class:`~attngraph.errors.UserError` where ``--out`` cannot become a folder with results, or is
-    one that another command made.
-    """
-    check_out(out)
-    if (other := owner(out)) not in (None, command):
-        raise _another(out, f"of `attngraph {other}`")
-
-
-def _read_manifest(file: Path) -> tuple[str, dict[str, Any], list[str]]:
-    """Command, settings and names of files; one of several errors where the file is no manifest."""
-    if not file.is_file():  # a pipe may have no end
-        raise FileNotFoundError
-    manifest = json.loads(file.read_text(encoding="utf-8"))
-    command, settings, names = (manifest[key] for key in ("command", "settings", "files"))
-    if not (isinstance(command, str) and isinstance(settings, dict) and isinstance(names, list)):
-        raise TypeError
-    if not all(Path(name).name == name for name in names):
-        raise ValueError
-    return command, settings, names
-
-
-def _another(folder: Path, why: str) -> UserError:
-    return UserError(
-        f"{folder} holds another experiment ({why}): give another --out, or move that folder away"
-    )
+def _manifest(folder: Path) -> Manifest | None:
+    file = folder / MANIFEST
+    if not os.path.lexists(file):
+        return None
+    return checked(read_json(file), Manifest, lambda _: str(file), "give another --out, or move it away")
 
 
 @dataclass(frozen=True)
@@ -81,29 +51,36 @@ class Outputs:
     """The files of one experiment.
 
     Args:
-        folder: where they are; it is made if it does not exist.
+        folder: where they are; it is made if it does not exist. None where nothing is to be saved.
         command: that makes them.
         settings: what decides their content, as values that JSON can hold.
         names: of the files that the command may write; ``*`` and ``?`` stand for any letters, for one letter.
     """
 
-    folder: Path
+    folder: Path | None
     command: str
     settings: Mapping[str, Any]
     names: Sequence[str]
 
-    def check(self) -> set[str]:
+    def check(self) -> frozenset[str]:
         """The names of the files that earlier runs of this experiment wrote.
 
         Raises:
             UserError: the folder holds another experiment, or files of somebody else's under a name that the
-                command may write, or folders under the names of files; or it cannot be a folder.
+                command may write; or it cannot be a folder.
         """
-        check_folder(self.folder, self.command)
-        held = self._held()
-        self._refuse_foreign(
-            {file.name for name in self.names for file in self.folder.glob(name)} | held, held
-        )
+        if self.folder is None:
+            return frozenset()
+        check_out(self.folder)
+        manifest, held = _manifest(self.folder), frozenset[str]()
+        if manifest is not None:
+            if manifest.command != self.command:
+                raise self._another(f"of `attngraph {manifest.command}`")
+            own, held = json.loads(json.dumps(self.settings)), manifest.files
+            names = {**own, **manifest.settings}
+            if wrong := [name for name in names if manifest.settings.get(name) != own.get(name)]:
+                raise self._another(f"other {', '.join(wrong)}")
+        self._refuse({file.name for name in self.names for file in self.folder.glob(name)} - held)
         return held
 
     @contextmanager
@@ -120,11 +97,8 @@ class Outputs:
     def claim(self) -> None:
         """Checks the folder, and says in the manifest that all of ``names`` (without ``*``) are this
         experiment's, for a command that writes them one after another.
-
-        Raises:
-            UserError: see :meth:`check`.
         """
-        self._save(self.check() | set(self.names))
+        self._record(self.check() | set(self.names))
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
@@ -137,41 +111,36 @@ class Outputs:
         held = self.check()
         with published(self.folder) as part:
             yield part
-            written = {file.name for file in part.iterdir()}
-            self._refuse_foreign(written | held, held)
-            self._save(held | written)  # before the files move, so that a run cut off now leaves no strangers
+            written = frozenset(file.name for file in part.iterdir())
+            self._refuse(written - held)
+            self._record(held | written)  # before they move: a run cut off now leaves no strangers
         for name in held - written:
             (self.folder / name).unlink(missing_ok=True)
-        self._save(written)
+        self._record(written)
 
-    def _held(self) -> set[str]:
-        """The names in the manifest, which must be one of this experiment."""
-        file = self.folder / MANIFEST
-        if not os.path.lexists(file):
-            return set()
-        try:
-            _, settings, names = _read_manifest(file)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(
-                f"{file} is no record of a run ({type(error).__name__}): give another --out, or move it away"
-            ) from None
-        own = json.loads(json.dumps(self.settings))
-        wrong = [name for name in {**own, **settings} if settings.get(name) != own.get(name)]
-        if wrong:
-            raise _another(self.folder, f"other {', '.join(wrong)}")
-        return set(names)
+    def save(self, write: Callable[[Path], object]) -> None:
+        """Lets a function write all results into the folder that it is given, and says where they are; does
+        nothing where nothing is to be saved.
+        """
+        if self.folder is not None:
+            with self.alone(), self.writing() as part:
+                write(part)
+            note(f"saved: {self.folder}")
 
-    def _refuse_foreign(self, names: Iterable[str], held: set[str]) -> None:
-        """Refuses names that stand for what is no file, and files that are not ``held``."""
-        names = {*names}
-        check_files(self.folder / name for name in names & held)
-        foreign = sorted(name for name in names - held if os.path.lexists(self.folder / name))
+    def _another(self, why: str) -> UserError:
+        return UserError(
+            f"{self.folder} holds another experiment ({why}): give another --out, or move that folder away"
+        )
+
+    def _refuse(self, names: set[str] | frozenset[str]) -> None:
+        """Refuses what has one of these names: it is somebody else's."""
+        foreign = sorted(name for name in names if os.path.lexists(self.folder / name))
         if foreign:
             raise UserError(
                 f"--out {self.folder}: {foreign[0]} is there already, and no {MANIFEST} says that `attngraph "
                 f"{self.command}` wrote it: give another --out, or move the file away"
             )
 
-    def _save(self, names: Iterable[str]) -> None:
+    def _record(self, names: frozenset[str]) -> None:
         about = {"command": self.command, "attngraph": attngraph.__version__, "settings": self.settings}
         write_json(self.folder / MANIFEST, {**about, "files": sorted(names)})

@@ -48,7 +48,10 @@ def records(file: Path, name: str | None = None) -> Iterator[tuple[str, Any]]:
         # only a line feed ends a line: others, such as U+2028, may be part of a text
         for number, line in enumerate(read_text(file).split("\n"), 1):
             if line.strip():
-                yield f"line {number}", _line(line, file, number)
+                try:
+                    yield f"line {number}", _parsed(line, file, f"line {number} is ", Damaged)
+                except Damaged as error:
+                    yield f"line {number}", error
         return
     content = read_json(file)
     if name is not None:
@@ -58,13 +61,6 @@ def records(file: Path, name: str | None = None) -> Iterator[tuple[str, Any]]:
         yield from ((f"record {number}", record) for number, record in enumerate(content))
     else:
         raise UserError(f"{file}: the file is {type(content).__name__}, not a list; {REPLACE}")
-
-
-def _line(line: str, file: Path, number: int) -> Any:
-    try:
-        return _parsed(line, file, f"line {number} is ", Damaged)
-    except Damaged as error:
-        return error
 
 
 def read_text(file: Path, remedy: str = "check the path or download the official file") -> str:
@@ -224,15 +220,6 @@ def shown(value: object) -> str:
     return _short.repr(value)
 
 
-def is_text(value: str) -> bool:
-    """Whether a text holds whole characters only; the shell and JSON can give halves."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 # ---- pictures ---------------------------------------------------------------------------------------------
 
 
@@ -259,21 +246,16 @@ class Pictures:
             if place.is_absolute() or ".." in place.parts:
                 raise record.fault(f"{record.where} has its image in {shown(folder)}, outside {self.root}")
             self._folders[folder] = _names(self.root / folder)
-        for candidate in _candidates(name):
-            if candidate in self._folders[folder]:
-                return self.root / folder / candidate
+        held, stem = self._folders[folder], os.path.splitext(name)[0]
+        if name in held:
+            return self.root / folder / name
+        for other in (one + suffix for one in (name, stem) for suffix in _SUFFIXES):
+            if other in held:
+                return self.root / folder / other
         raise Damaged(
             f"{self.root / folder}: no such image as {shown(name)}, though {record.where} of {record.file} "
             "needs it; unpack all images there"
         )
-
-
-def _candidates(name: str) -> Iterator[str]:
-    yield name
-    yield from (name + suffix for suffix in _SUFFIXES)
-    stem, suffix = os.path.splitext(name)
-    if suffix:
-        yield from (stem + other for other in _SUFFIXES)
 
 
 def _names(folder: Path) -> set[str]:

@@ -19,51 +19,44 @@ MOST_SEED = 2**31  # random generators take no larger ones
 
 @dataclass(frozen=True)
 class Between:
-    """The type of an option that takes a whole number, in ASCII digits, from ``low`` to ``high``.
-
-    Args:
-        low: the least.
-        high: the greatest.
-    """
+    """The type of an option that takes a whole number from ``low`` to ``high``."""
 
     low: int
     high: int
 
     def __call__(self, text: str) -> int:
-        if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", text):
-            raise argparse.ArgumentTypeError(f"{_short(text)} is no whole number, give one such as 3")
-        if len(text) > 100 or not self.low <= int(text) <= self.high:
-            raise argparse.ArgumentTypeError(f"{_short(text)} is out of range, give a number {self.range}")
-        return int(text)
-
-    @property
-    def range(self) -> str:
-        """The range in words."""
-        return f"from {self.low} on" if self.high == LARGEST else f"from {self.low} to {self.high}"
+        try:
+            value = int(text)
+        except ValueError:
+            raise _wrong(text, "is no whole number, give one such as 3") from None
+        if not self.low <= value <= self.high:
+            up_to = "on" if self.high == LARGEST else f"to {self.high}"
+            raise _wrong(text, f"is out of range, give a number from {self.low} {up_to}")
+        return value
 
 
 def number(text: str) -> float:
-    """A finite number in ASCII digits."""
+    """A finite number."""
     try:
-        value = float(text) if text.isascii() and "_" not in text else math.nan
+        value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{_short(text)} is no finite number, give one such as 1.5")
+        raise _wrong(text, "is no finite number, give one such as 1.5")
     return value
 
 
 def word(text: str) -> str:
-    """A text that is not empty."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("the value is empty, give one or leave the option out")
+    """A text that is not empty, in whole characters: a shell can give half ones."""
+    if not text.strip() or re.search("[\ud800-\udfff]", text):
+        raise _wrong(text, "is empty or no UTF-8, give a text or leave the option out")
     return text
 
 
 def path(text: str) -> Path:
     """A path that is not empty (an empty one would be the folder that the command runs in)."""
     if not text.strip() or "\0" in text:
-        raise argparse.ArgumentTypeError("the path is empty or holds a zero byte, give a path")
+        raise _wrong(text, "is empty or holds a zero byte, give a path")
     return Path(text)
 
 
@@ -71,27 +64,24 @@ def names(text: str) -> tuple[str, ...]:
     """Names separated by commas, each once."""
     found = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not found:
-        raise argparse.ArgumentTypeError("no name is given, give some separated by commas")
+        raise _wrong(text, "names nothing, give names separated by commas")
     return found
 
 
 def seed_range(text: str) -> range:
     """``3`` for the seeds 0, 1, 2, and ``4-6`` for 4, 5, 6."""
-    match = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", text.strip(), re.ASCII)
+    match = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", text)
     if match is None:
-        raise argparse.ArgumentTypeError(
-            f"{_short(text)} gives no seeds, give a number of them or FIRST-LAST"
-        )
+        raise _wrong(text, "gives no seeds, give a number of them or FIRST-LAST")
     first, last = (0, int(match[1]) - 1) if match[2] is None else (int(match[1]), int(match[2]))
-    if not 0 <= first <= last < MOST_SEED:
-        raise argparse.ArgumentTypeError(
-            f"{_short(text)} is out of range, give at least one seed, of those below {MOST_SEED}"
-        )
+    if not first <= last < MOST_SEED:
+        raise _wrong(text, f"is out of range, give at least one seed, of those below {MOST_SEED}")
     return range(first, last + 1)
 
 
-def _short(text: str) -> str:
-    return repr(text) if len(text) <= 40 else f"{text[:40]!r}..."
+def _wrong(text: str, why: str) -> argparse.ArgumentTypeError:
+    shown = ascii(text) if len(text) <= 40 else f"{text[:40]!a}..."
+    return argparse.ArgumentTypeError(f"{shown} {why}")
 
 
 Seed = Annotated[int, Between(0, 2**32 - 1)]  # what NumPy takes

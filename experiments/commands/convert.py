@@ -5,7 +5,6 @@ from __future__ import annotations
 from attngraph.errors import UserError
 from experiments.base.options import from_hub
 from experiments.base.outputs import Outputs
-from experiments.base.progress import note
 from experiments.commands.options import ConvertOptions
 from experiments.models.convert import ARRANGEMENTS, BERT, read_original, save_converted
 from experiments.models.weights import in_folder, weights_digest
@@ -19,8 +18,7 @@ def run(options: ConvertOptions) -> int:
     if not file.is_file():
         raise UserError(f"{file}: no such file: give a checkpoint as its authors published it")
     settings = {name: getattr(options, name) for name in ("layout", "arrangement", "side", "tokenizer")}
-    settings["weights"] = weights_digest(file)
-    outputs = Outputs(options.out, "convert", settings, NAMES)
+    outputs = Outputs(options.out, "convert", {**settings, "weights": weights_digest(file)}, NAMES)
     outputs.check()
     tokenizer, download = from_hub(options.tokenizer)
     if tokenizer is None:
@@ -31,7 +29,5 @@ def run(options: ConvertOptions) -> int:
     if options.side is not None and options.side != own:
         family.resize(options.side)
         print(f"positions interpolated: {own} -> {options.side} pixels")
-    with outputs.alone(), outputs.writing() as part:
-        save_converted(family, part)
-    note(f"saved: {options.out}")
+    outputs.save(lambda folder: save_converted(family, folder))
     return 0

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.arguments import did_you_mean
-from experiments.base.outputs import check_folder
+from experiments.base.files import check_out
+from experiments.base.messages import check_known
 from experiments.commands.options import DataOptions
 from experiments.data.check import check
 from experiments.data.dataset import DATA_SETS, DataSet, data_set_named, is_picture, read_list, write_list
@@ -20,21 +20,10 @@ from experiments.data.hub import download
 
 WHOLE, FAULTY, OTHER_COUNTS = 0, 1, 3  # exit codes of `check`
 SCENES = "scenes"
-#: Action -> the options that it takes.
-OPTIONS = {
-    "check": ("root", "split", "format", "deep", "leave_out"),
-    "layout": (),
-    "fetch": ("root", "split"),
-    "make": ("out", "size", "seed"),
-}
 
 
 def run(options: DataOptions) -> int:
     """Does what was asked for."""
-    for name, default in vars(DataOptions(act=options.act)).items():
-        if getattr(options, name) != default and name not in ("act", "what", *OPTIONS[options.act]):
-            option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option} is no option of `attngraph data {options.act}`: leave it out")
     return {"check": _check, "layout": _layout, "fetch": _fetch, "make": _make}[options.act](options)
 
 
@@ -46,8 +35,6 @@ def _layout(options: DataOptions) -> int:
 
 def _fetch(options: DataOptions) -> int:
     data_set, root = _named(options)
-    if root.exists() and not root.is_dir():
-        raise UserError(f"--root {root} is no folder: give the one to download into")
     for file in download(data_set, root, options.split):
         print(file)
     return WHOLE
@@ -58,19 +45,16 @@ def _named(options: DataOptions) -> tuple[DataSet, Path]:
     if options.what is None:
         raise UserError(f"NAME is missing: choose from {', '.join(DATA_SETS)}")
     data_set = data_set_named(options.what)
-    if options.root is None:
-        raise UserError(f"--root is missing: give the folder of {data_set.title}")
+    if options.root is None or (options.root.exists() and not options.root.is_dir()):
+        raise UserError(f"--root is missing or no folder: give the folder of {data_set.title}")
     return data_set, options.root
 
 
 def _make(options: DataOptions) -> int:
-    if options.what != SCENES:
-        given = "NAME is missing" if options.what is None else f"NAME: {options.what!r} cannot be made"
-        near = did_you_mean(options.what or "", [SCENES])
-        raise UserError(f"{given}{near}: give `attngraph data make {SCENES}`")
+    check_known([options.what or ""], [SCENES], "data set to draw")
     if options.out is None:
         raise UserError("--out is missing: give the folder to write into")
-    check_folder(options.out, "data make")
+    check_out(options.out)
     number, size = options.seed or 0, options.size or SIZE
     make_scenes(options.out, number, size)
     print(f"{options.out}: {', '.join(LAYOUTS)}, seed {number}, size {size}")

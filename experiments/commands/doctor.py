@@ -19,21 +19,6 @@ from pathlib import Path
 
 from experiments.commands.options import DoctorOptions
 
-# fmt: off
-REQUIRED = (  # as in setup.py
-    "torch", "torchvision", "torch-geometric", "transformers", "peft", "accelerate", "safetensors",
-    "pydantic", "pyyaml", "networkx", "numpy", "pandas", "pyarrow", "matplotlib", "pillow", "scipy",
-    "filelock", "statsmodels", "scikit-learn", "openTSNE", "tqdm", "jinja2", "pycocoevalcap", "easy-vqa",
-    "tensorboard",
-)
-# fmt: on
-#: What is optional -> what it is for.
-OPTIONAL = {
-    "torch-scatter": "reductions of PyG layers, compiled; nothing here needs it",
-    "umap-learn": "tsne --method umap",
-    "spacy": "heterophily --labels spacy:NAME",
-    "datasets": "data sets of the Hugging Face hub",
-}
 HOME = Path(__file__).resolve().parents[2]  # the folder that holds our ``adapters``
 
 
@@ -46,21 +31,18 @@ def run(options: DoctorOptions) -> int:
 
 def report() -> tuple[str, list[str]]:
     """The report, and the problems in it."""
-    lines, problems = ["versions"], []
-    lines.append(f"  {'python':<16}{platform.python_version()}  ({sys.executable})")
-    lines.append(
-        f"  {'attngraph':<16}{version_of('attngraph') or 'not installed, used from its folder'}  ({HOME})"
-    )
+    problems = []
+    lines = ["versions", f"  {'python':<16}{platform.python_version()}  ({sys.executable})"]
+    lines.append(f"  {'attngraph':<16}{version_of('attngraph') or 'MISSING'}  ({HOME})")
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         problems.append("attngraph is tested with Python 3.11 to 3.13: make a virtual environment of one")
-    ranges = _ranges()
-    for name in REQUIRED:
-        version, wanted = version_of(name), ranges.get(name.lower(), "")
+    if version_of("attngraph") is None:
+        problems.append(f"attngraph is not installed, only used from its folder: pip install -e {HOME}")
+    for name, wanted in required().items():
+        version = version_of(name)
         lines.append(f"  {name:<16}{version or 'MISSING'}")
         if version is None or not _is_in(version, wanted):
             problems.append(f"{name} is {version or 'missing'}: pip install '{name}{wanted}'")
-    for name, use in OPTIONAL.items():
-        lines.append(f"  {name:<16}{version_of(name) or '-'}  (optional, for {use})")
     lines += ["devices", *(f"  {device}" for device in devices()), f"java      {java()}"]
 
     spec = importlib.util.find_spec("adapters")
@@ -99,14 +81,11 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
-def _ranges() -> dict[str, str]:
-    """Version ranges of the required packages, as far as attngraph is installed with its metadata."""
-    try:
-        requirements = metadata.requires("attngraph") or []
-    except metadata.PackageNotFoundError:
-        return {}
-    matches = (re.match(r"([A-Za-z0-9._-]+)\s*\(?([^;)]*)\)?\s*$", line) for line in requirements)
-    return {match[1].lower(): match[2].strip() for match in matches if match}
+def required() -> dict[str, str]:
+    """The required packages and their ranges of versions, from the metadata of attngraph, if installed."""
+    lines = [] if version_of("attngraph") is None else metadata.requires("attngraph") or []
+    matches = (re.match(r"([\w.-]+)\s*\(?([^;)]*)\)?\s*$", line) for line in lines)  # no extras: they have ;
+    return {match[1]: match[2].strip() for match in matches if match}
 
 
 def _is_in(version: str, wanted: str) -> bool:
@@ -136,14 +115,7 @@ def devices() -> list[str]:
 def java() -> str:
     """The version of Java, or what lacks without it."""
     try:
-        answer = subprocess.run(
-            ["java", "-version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=True,
-        )
+        answer = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
         return "not found (only needed by Java's PTBTokenizer for captions)"
     return next(iter((answer.stderr + answer.stdout).splitlines()), "java")

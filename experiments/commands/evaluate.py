@@ -5,11 +5,12 @@ The run's own scores stay as they are. Data and model are those of the run where
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from experiments.base.files import whole, write_json
+from experiments.base.files import write_json
 from experiments.base.outputs import Outputs
-from experiments.base.progress import note
 from experiments.commands.options import EvaluateOptions
 from experiments.runs.answering import changed_way, check_answering, described, in_words, way_of
 from experiments.runs.cells import per_image
@@ -39,14 +40,10 @@ def run(options: EvaluateOptions) -> int:
         task.check(data)
     settings = {"device": options.device, **asked.model_dump(mode="json"), "run": str(options.folder)}
     settings |= {"split": split, "data": data and str(data), "model": model}
-    outputs = None if options.out is None else Outputs(options.out, "evaluate", settings, NAMES)
-    if outputs is not None:
-        outputs.check()
+    outputs = Outputs(options.out, "evaluate", settings, NAMES)
+    outputs.check()
     place = data or options.folder
-    if asked.answering is None:
-        way = cell.way(place)
-    else:
-        way = way_of(task, place, asked.answering, model)
+    way = cell.way(place) if asked.answering is None else way_of(task, place, asked.answering, model)
     way = changed_way(task, way, asked.details())
     most = asked.eval_examples or cell.settings.get("eval_examples")
     examples = subset(task.examples(place, split), most)
@@ -59,16 +56,15 @@ def run(options: EvaluateOptions) -> int:
     source = task.source(place, split)
     said = f"{options.folder}, {split} split" + f": {source}" * bool(source)
     print(f"{said}\n{in_words(about)}\n{scored.text()}", end="")
-    if outputs is not None:
+
+    def write(folder: Path) -> None:
         sums = {key: per_image(values, examples) for key, values in scores.statistics.items()}
-        with outputs.alone(), outputs.writing() as part:
-            with whole(part / TABLE) as file:
-                scored.frame().to_csv(file, index=False)
-            more = {"source": source, "answering": about}
-            statistics = {key: values.sum(axis=0).tolist() for key, values in sums.items()}
-            write_json(part / SCORES, {**settings, **more, "statistics": statistics, **scored.json()})
-            write_json(part / PREDICTIONS, predictions)
-            with whole(part / STATISTICS) as file:
-                np.savez_compressed(file, **sums)
-        note(f"saved: {', '.join(str(options.out / name) for name in NAMES)}")
+        statistics = {key: values.sum(axis=0).tolist() for key, values in sums.items()}
+        more = {"source": source, "answering": about, "statistics": statistics}
+        scored.frame().to_csv(folder / TABLE, index=False)
+        write_json(folder / SCORES, {**settings, **more, **scored.json()})
+        write_json(folder / PREDICTIONS, predictions)
+        np.savez_compressed(folder / STATISTICS, **sums)
+
+    outputs.save(write)
     return 0

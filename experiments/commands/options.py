@@ -1,8 +1,7 @@
 """What can be asked of each command: one dataclass for each, from which its parser and its help are made.
 
 They stand together, apart from the commands, so that ``attngraph COMMAND --help`` imports no package but the
-standard library; what runs a command imports at its top what it needs, as any module does. Names that
-registries know (tasks, methods, data sets) are checked where the command runs.
+standard library. Names that registries know (tasks, methods, data sets) are checked where the command runs.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from experiments.base.options import (
     GridOptions,
     LookOptions,
     ModelOptions,
+    RowsOptions,
     RunOptions,
     Split,
 )
@@ -26,8 +26,6 @@ from experiments.base.types import LARGEST, Between, Names, Positive, Seed, Seed
 
 RUN = "Take the trained model of this folder, a run's."
 SEVERAL = "Run every row with this many seeds, or with those of FIRST-LAST. Default: as the file says."
-ROWS = "Run only these rows, separated by commas. Default: all of them."
-LIST_ONLY = "List the runs, which of them have scores already, and what the others cost; run nothing."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +36,7 @@ class TrainOptions(RunOptions):
         f"Run the experiment of this YAML file, or one of these: {described('experiment')}.", "FILE", None
     )
     changes: tuple[str, ...] = option(
-        "Put this value in the place of the file's, such as recipe.learning_rate=1e-3; values are YAML "
-        "(repeatable).",
-        **SET,
+        "Put this value in the place of the file's, such as recipe.learning_rate=1e-3 (repeatable).", **SET
     )
     out: Path = option("Write the run into cells/METHOD/TASK/seedN of this folder.", Path("runs/train"))
     track: tuple[Literal["tensorboard", "wandb", "mlflow", "none"], ...] = option(
@@ -52,59 +48,48 @@ class TrainOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationOptions(GridOptions):
+class AblationOptions(RowsOptions):
     """Train and score the GNN ablation table."""
 
     preset: str = option(f"Run this preset: a YAML file, or one of these: {described('preset')}.", "quick")
-    rows: Names | None = option(
-        "Run only these adapters beside the reference rows, separated by commas. Default: as the preset says."
-    )
     seeds: Seeds | None = option(SEVERAL, metavar="N")
     out: Path | None = option("Write the runs and tables into this folder. Default: runs/ablation-PRESET.")
-    dry_run: bool = option(LIST_ONLY, False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableOptions(GridOptions):
+class TableOptions(RowsOptions):
     """Make a table of the paper: main, gnn and the smaller ones, on drawn or on official data."""
 
     name: str = argument(f"Make this table: a YAML file, or one of these: {described('table')}.", "TABLE")
     size: str = option(f"Run this much of it: a YAML file, or one of these: {described('size')}.", "scenes")
-    rows: Names | None = option(ROWS)
     seeds: Seeds | None = option(SEVERAL, metavar="N")
     settings: Path | None = option(
-        "Take the settings that this file has, as `attngraph search` writes it, before all others.",
+        "Take the settings of this file, as `attngraph search` and `sweep` write it, before all others.",
         metavar="FILE",
     )
     out: Path | None = option(
         "Write the runs, and the table in a folder of its name, into this folder. Default: runs/tables-SIZE."
     )
-    dry_run: bool = option(LIST_ONLY, False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepOptions(GridOptions):
+class SweepOptions(RowsOptions):
     """Choose the learning rate of each row of a table on validation data."""
 
     name: str = argument("Take the rows and tasks of this table, as `attngraph table` does.", "TABLE")
     size: str = option("Take the budgets and rates of this size of it.", "scenes")
-    rows: Names | None = option(ROWS)
     out: Path | None = option(
         "Write runs, settings.yaml, sweep.csv and sweep.md into this folder. Default: runs/tables-SIZE."
     )
-    dry_run: bool = option("List the runs with their first rates; run nothing.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(GridOptions):
     """Choose learning rates, joins and scheme arguments on validation data."""
 
-    preset: str = option(
-        "Take the budgets, data and checkpoints of this preset: a name or a YAML file.", "full"
-    )
+    preset: str = option("Take budgets, data and checkpoints of this preset: a name or a YAML file.", "full")
     out: Path = option(
-        "Write the runs, what was tried and what was chosen into this folder; finished runs stay.",
-        Path("runs/search"),
+        "Write runs, what was tried and what was chosen into this folder.", Path("runs/search")
     )
 
 
@@ -113,15 +98,13 @@ class SignificanceOptions:
     """Recompute every comparison and p value of a table from its raw results."""
 
     source: Path = argument(
-        "Read this folder: one with a table's cells, or one with archives of them (seed-*.tar.xz).", "FOLDER"
+        "Read a table's folder with cells, or with their archives (seed-*.tar.xz).", "FOLDER"
     )
     baseline: Names = option("Compare with these rows, separated by commas.", ("gcn",))
     rows: Names | None = option(
         "Compare these rows; Holm's correction is over them. Default: the GNN adapters and pGNN's controls."
     )
-    columns: Names | None = option(
-        "Compare in these columns, separated by commas, such as vqa.accuracy. Default: all."
-    )
+    columns: Names | None = option("Compare in these columns, such as vqa.accuracy. Default: all.")
     out: Path | None = option("Write the comparisons into this folder. Default: they are printed only.")
 
 
@@ -129,13 +112,9 @@ class SignificanceOptions:
 class ReportOptions:
     """Put tables, significance and costs of finished runs on one page."""
 
-    runs: tuple[Path, ...] = argument(
-        "Read these folders: of tables, of single runs, or of archives (seed-*.tar.xz).", "FOLDER"
-    )
+    runs: tuple[Path, ...] = argument("Read these folders: of tables, single runs, or archives.", "FOLDER")
     out: Path = option("Write report.html into this folder.", ...)
-    baseline: str | None = option(
-        "Compare all rows that train with this method. Default: GNN adapters with gcn."
-    )
+    baseline: str | None = option("Compare all rows with this one. Default: GNN adapters with gcn.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,20 +122,15 @@ class EvaluateOptions(DeviceOptions):
     """Score a finished run on another split, on other data, or with another way to answer."""
 
     folder: Path = argument(RUN, "RUN")
-    data: Path | None = option(
-        "Read the data from this folder. Default: those of the run, where they are still there."
-    )
-    split: Split | None = option(
-        "Take this split: train, validation or test. Default: the one that the run was scored on."
-    )
+    data: Path | None = option("Read the data from this folder. Default: the run's own.")
+    split: Split | None = option("Take this split: train, validation or test. Default: the run's own.")
     changes: tuple[str, ...] = option(
-        "Set how answers come about: answering, decoding, ranking or eval_examples; such as "
+        "Set how answers come about, by answering, decoding, ranking or eval_examples, such as "
         "decoding.num_beams=5 (repeatable).",
         **SET,
     )
     out: Path | None = option(
-        "Write scores.csv, scores.json, statistics.npz and predictions.json into this folder. Default: "
-        "scores are printed only."
+        "Write scores and predictions into this folder. Default: scores are printed only."
     )
 
 
@@ -168,27 +142,19 @@ class PredictOptions(DeviceOptions):
     image: Path | None = option("Look at this picture, and print the answer.", metavar="PICTURE")
     text: str | None = option("Put this question or statement about the picture of --image.", metavar="WORDS")
     file: Path | None = option(
-        "Take pictures and texts from this JSON or JSON Lines file: records with image and text; write "
-        "them with answer as JSON.",
+        "Add answers to the records of this JSON or JSON Lines file, which have image and text.",
         metavar="RECORDS",
     )
-    data: Path | None = option(
-        "Read the data from this folder. Default: those of the run, where they are needed and still there."
-    )
+    data: Path | None = option("Read the data from this folder. Default: the run's own, where needed.")
     split: str | None = option(
-        "Take this split, an official one of tasks on official files. Default: test, unless something is "
-        "asked."
+        "Answer this split, an official one of tasks on official files. Default: test."
     )
     format: str | None = option(
         "Read this format of official files, as `attngraph data check` names them: official for the server's "
-        "test split of vqa2 where Karpathy's file is there too. Default: the one that the task is scored on, "
-        "or else the first that has files.",
+        "test split of vqa2. Default: the one that the task is scored on, else the first that has files.",
         metavar="FORMAT",
     )
-    out: Path | None = option(
-        "Write a server's results.json, or answers.json with --file, into this folder. Default: they are "
-        "printed."
-    )
+    out: Path | None = option("Write results.json of a split, or answers.json, into this folder.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,16 +163,11 @@ class ScoreOptions:
 
     predictions: Path = argument("Read predictions from this JSON file.", "FILE")
     task: str = option("Take the examples, format and metric of this task, such as vqa2.", ...)
-    data: Path | None = option(
-        "Read the data from this folder, as `attngraph table --data`. Tasks of a package need none."
-    )
+    data: Path | None = option("Read the data from this folder. Tasks of a package need none.")
     split: Split = option("Take this split of the data: train, validation or test.", "test")
-    allow_empty: bool = option(
-        "Take empty answers as answers, as the evaluators do, instead of stopping at them.", False
-    )
+    allow_empty: bool = option("Take empty answers as answers, as the evaluators do.", False)
     out: Path | None = option(
-        "Write scores.csv, scores.json and a server's results.json into this folder. Default: scores are "
-        "printed."
+        "Write scores and results.json into this folder. Default: scores are printed only."
     )
 
 
@@ -214,20 +175,15 @@ class ScoreOptions:
 class PretrainOptions:
     """Pre-train a small model from scratch on drawn scenes."""
 
-    model: Literal["mini-blip", "mini-mplug"] = option(
-        "Train this model: mini-blip or mini-mplug.", "mini-blip"
-    )
-    out: Path | None = option(
-        "Write the checkpoint into this folder. Default: runs/NAME, with the model's name."
-    )
+    model: Literal["mini-blip", "mini-mplug"] = option("Train mini-blip or mini-mplug.", "mini-blip")
+    out: Path | None = option("Write the checkpoint into this folder. Default: runs/MODEL.")
     steps: Annotated[int, Between(1, 10**9)] | None = option(
         "Take this many optimiser steps. Default: those of the shipped checkpoint."
     )
     seed: Seed = option("Set the seed of the weights and of the scenes.", 0)
     device: str = option("Compute on this device: cpu or cuda.", "cpu")
     check: bool = option(
-        "Train nothing: score the checkpoint of --out, by default the shipped one, and compare with its "
-        "scores.json.",
+        "Train nothing: score the checkpoint of --out, or the shipped one, and compare with its scores.",
         False,
     )
 
@@ -237,32 +193,24 @@ class DataOptions:
     """Check, lay out and draw data sets in the official files of six benchmarks."""
 
     act: Literal["check", "layout", "fetch", "make"] = argument(
-        "Read a data set and name what is missing or damaged (check), show which files it has and where they "
-        "come from (layout), download it from the Hugging Face hub (fetch), or draw small ones (make).",
+        "Name what is missing or damaged in a data set (check), show its files and where they come from "
+        "(layout), download it from the Hugging Face hub (fetch), or draw small ones (make).",
         "ACTION",
     )
-    what: str | None = argument(
-        "Take this data set, such as vqa2. `layout` shows all without it; `make` takes scenes.", "NAME", None
-    )
-    root: Path | None = option(
-        "Take this folder as the data set's: `check` reads it, `fetch` downloads into it."
-    )
-    split: tuple[str, ...] = option(
-        "Read or download these splits only, by their official names. Default: all of each format.", ()
-    )
-    format: str | None = option(
-        "Check this format only. Default: each format that has files there.", metavar="FORMAT"
-    )
+    what: str | None = argument("Take this data set, such as vqa2; `make` takes scenes.", "NAME", None)
+    root: Path | None = option("Read the data set in this folder, or download it there.")
+    split: tuple[str, ...] = option("Take these splits only, by their official names. Default: all.", ())
+    format: str | None = option("Check this format. Default: each that has files there.", metavar="FORMAT")
     deep: bool = option("Check whether every picture can be decoded.", False)
     leave_out: bool = option(
-        "Write the damaged records and pictures that `check` finds into damaged.json in the data set's "
-        "folder: whatever reads the data set leaves these out, and counts them.",
+        "List damaged records and pictures in damaged.json in the data set's folder: whatever reads the data "
+        "set leaves these out, and counts them.",
         False,
     )
     out: Path | None = option("Write the data sets that `make` draws into this folder.")
     size: Annotated[int, Between(10, 1_000_000)] | None = option(
-        "Draw so many questions, pairs or images with captions for training in each data set, a fifth as "
-        "many for validation and a third as many for test. Default: 3000."
+        "Draw so many questions, pairs or images for training, a fifth as many for validation and a third as "
+        "many for test. Default: 3000."
     )
     seed: Seed | None = option("Set the seed of the scenes and their texts. Default: 0.")
 
@@ -271,22 +219,17 @@ class DataOptions:
 class ConvertOptions:
     """Turn an original checkpoint into a folder that --model takes."""
 
-    layout: Literal["blip", "mplug"] = argument(
-        "Read the file as a checkpoint of these authors: blip, mplug.", "KIND"
-    )
+    layout: Literal["blip", "mplug"] = argument("Read a checkpoint of these authors: blip, mplug.", "KIND")
     checkpoint: Path = argument("Read this file, such as model_base_capfilt_large.pth.", "FILE")
     out: Path = option("Write the model and its tokenizer into this folder.", ...)
     arrangement: Literal["captioner", "vqa", "whole"] | None = option(
-        "Make this of it: captioner (image encoder and text decoder, as p-Adapter has it for all tasks and "
-        "BLIP for captions), vqa (image encoder, question encoder and answer decoder, as BLIP has it for "
-        "questions), or whole (mPLUG with its fusion, for questions and captions). Default: of BLIP vqa "
+        "Make this of it: captioner (image encoder and text decoder, as p-Adapter has it for all tasks), vqa "
+        "(with a question encoder, as BLIP has it for questions), or whole (mPLUG). Default: of BLIP vqa "
         "where the file is one for questions, else captioner; of mPLUG whole.",
         flag="--as",
     )
     side: Annotated[int, Between(1, 4096)] | None = option(
-        "Show the model pictures of this side, to which its positions are interpolated. Default: as the file "
-        "has them.",
-        metavar="PIXELS",
+        "Interpolate positions for pictures of this side. Default: the file's own.", metavar="PIXELS"
     )
     tokenizer: str | None = option(
         "Take the vocabulary from this file, folder or hub name (hub:NAME fetches it). Default: what lies "
@@ -300,15 +243,12 @@ class ParametersOptions(ModelOptions):
     """Count what methods train: how many parameters, where, and their share of the model."""
 
     methods: Names | None = argument(
-        "Take these methods, separated by commas. Default: full, decoder, prefix, lora, gcn, appnp, gcnii "
-        "and pgnn.",
-        "NAMES",
-        None,
+        "Take these methods, separated by commas. Default: those of the main table.", "NAMES", None
     )
     base: bool = option("Take BLIP-base at full size, without weights.", False)
     reduction: Annotated[int, Between(1, 100_000)] | None = option(
-        "Set the width of the model over that of adapters' bottlenecks. Default: as chosen on validation "
-        "data; with --base 8, the paper's.",
+        "Divide the model's width by this for adapters' bottlenecks. Default: as chosen on validation data; "
+        "with --base 8, the paper's.",
         metavar="FACTOR",
     )
 
@@ -336,14 +276,13 @@ class HeterophilyOptions(LookOptions):
     out: Path = option("Write the results into this folder.", Path("runs/heterophily"))
     labels: tuple[str, ...] = option(
         "Measure by these classes of tokens, too: JSON files {token: class}, whose names are the labels' "
-        "names; and spacy:NAME for the parts of speech of this spaCy pipeline (installed, or its folder). "
-        "Without one, only those of the drawn scenes' words are known, and only scenes are measured by them.",
+        "names; and spacy:NAME for the parts of speech of this spaCy pipeline. Without one, only those of "
+        "the drawn scenes' words are known.",
         (),
         "FILE",
     )
     regions: Path | None = option(
-        "Take what the words name in pictures of your own from this JSON file of boxes; "
-        "docs/statistics.md shows one. In drawn scenes it is known.",
+        "Take what the words name in pictures of your own from this JSON file of boxes (docs/statistics.md).",
         metavar="FILE",
     )
     clusters: Annotated[int, Between(0, 512)] = option(
@@ -371,10 +310,7 @@ class TsneOptions(LookOptions):
         "Make the maps by this method: tsne, umap, pca; umap needs the package umap-learn.", "tsne"
     )
     perplexity: tuple[float, ...] = option(
-        "Make a map for each of these perplexities: how many neighbours count, UMAP's number of neighbours. "
-        "Default: 30.",
-        (),
-        "P",
+        "Make a map for each of these perplexities (UMAP's numbers of neighbours). Default: 30.", (), "P"
     )
     colour: tuple[Literal["role", "modality", "class", "token", "example"], ...] = option(
         "Draw a figure for each of these labels: role, modality, class, token, example.", ("role",), "LABEL"
@@ -391,16 +327,15 @@ class AttentionOptions(LookOptions):
     examples: Positive = option("Look at this many examples at most.", 256)
     batch: Positive = option("Put this many examples into a forward pass.", 8)
     layers: tuple[str, ...] = option(
-        "Show these attention layers in the viewer, those of image encoders too: names or patterns such as "
-        "'*crossattention*'; raw attention is read from the last of them that leads to the image. Default: "
-        "those that lead to the image.",
+        "Show these attention layers in the viewer: names or patterns such as '*crossattention*'; raw "
+        "attention is read from the last that leads to the image. Default: those that lead to the image.",
         (),
     )
     out: Path = option("Write the results into this folder.", Path("runs/attention"))
     tokens: tuple[str, ...] = option(
-        "Draw the maps of these tokens: first (the first token that sees the image), answer (the token from "
-        "which the answer's first token is predicted), last, or numbers of tokens from 0. Default: first, "
-        "and answer where it is known, else a decoder's last.",
+        "Draw the maps of these tokens: first (the first that sees the image), answer (from which the "
+        "answer's first token is predicted), last, or numbers of tokens from 0. Default: first, and answer "
+        "where it is known, else a decoder's last.",
         (),
         "TOKEN",
     )
@@ -417,9 +352,7 @@ class PlantedOptions:
     join: Literal["replace", "blend"] = option(
         "Join the schemes' output to the attention output in this way: replace or blend.", "replace"
     )
-    quick: bool = option(
-        "Run three conditions at one rate with short training, to see whether everything runs.", False
-    )
+    quick: bool = option("Run few conditions with short training, to see whether everything runs.", False)
     out: Path = option("Write the results into this folder.", Path("runs/planted"))
 
 

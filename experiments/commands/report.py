@@ -16,7 +16,6 @@ def run(options: ReportOptions) -> int:
     outputs = Outputs(options.out, "report", settings, (HTML,))
     outputs.check()
     page, about = page_of(options.runs, options.baseline)
-    with outputs.alone(), outputs.writing() as part:
-        write_text(part / HTML, page)
-    print(f"{about}\nsaved: {options.out / HTML}")
+    print(about)
+    outputs.save(lambda folder: write_text(folder / HTML, page))
     return 0

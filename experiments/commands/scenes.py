@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from experiments.base.outputs import check_folder
+from experiments.base.files import check_out
 from experiments.commands.options import ScenesOptions
 from experiments.data.drawn import Sizes, write_scenes
 
 
 def run(options: ScenesOptions) -> int:
     """Writes the data sets and says where they are."""
-    check_folder(options.out, "scenes")
+    check_out(options.out)
     sizes = Sizes() if options.size is None else Sizes(*[options.size] * 3)
     write_scenes(options.out, options.seed, sizes)
     print(f"{options.out}: vqa_v2, snli_ve and karpathy, seed {options.seed}")

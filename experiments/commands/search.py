@@ -4,7 +4,7 @@ GNN; :mod:`experiments.tables.tune` says what is tried.
 
 from __future__ import annotations
 
-from experiments.base.outputs import check_folder
+from experiments.base.files import check_out
 from experiments.commands.options import SearchOptions
 from experiments.runs.execution import execution_of
 from experiments.tables.grid import load_preset
@@ -28,8 +28,8 @@ def run(options: SearchOptions) -> int:
     )
     execution = execution_of(options, options.out)
     tuner = Tuner(grid, plan, execution, options.download, VALIDATION_EXAMPLES)
-    check_folder(options.out, STEM)
-    check_tuned(options.out, STEM)
+    check_out(options.out)
+    check_tuned(options.out, STEM, tuner.cells)
     with execution.alone():
         search(tuner)
         tuner.save(STEM)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from experiments.base.files import whole, write_text
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.base.files import write_text
 from experiments.base.outputs import Outputs
-from experiments.base.progress import note
 from experiments.commands.options import SignificanceOptions
 from experiments.tables.compare import recompute
 from experiments.tables.details import significance, significance_markdown
@@ -16,21 +19,17 @@ TABLE, TEXT = NAMES = ("significance.csv", "significance.md")
 
 def run(options: SignificanceOptions) -> int:
     """Read the runs, compare them, print and write what was found."""
-    import pandas as pd
-
     asked = {name: getattr(options, name) for name in ("baseline", "rows", "columns")}
-    outputs = None
-    if options.out is not None:
-        outputs = Outputs(options.out, "significance", {"folder": str(options.source), **asked}, NAMES)
-        outputs.check()
+    outputs = Outputs(options.out, "significance", {"folder": str(options.source), **asked}, NAMES)
+    outputs.check()
     with saved_runs(options.source) as runs:
         lines, headings = recompute(runs, options.baseline, options.rows, options.columns)
     grid = significance(lines, headings)
     print(f"{scope(lines)}\n\n{aligned([list(grid), *grid.to_numpy().tolist()])}")
-    if outputs is not None:
-        with outputs.alone(), outputs.writing() as part:
-            with whole(part / TABLE) as file:
-                pd.DataFrame(lines).to_csv(file, index=False)
-            write_text(part / TEXT, significance_markdown(lines, headings))
-        note(f"saved: {options.out / TABLE}, {options.out / TEXT}")
+
+    def write(folder: Path) -> None:
+        pd.DataFrame(lines).to_csv(folder / TABLE, index=False)
+        write_text(folder / TEXT, significance_markdown(lines, headings))
+
+    outputs.save(write)
     return 0

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
+from experiments.base.files import check_out
 from experiments.base.messages import check_known
-from experiments.base.outputs import check_folder
 from experiments.commands.options import SweepOptions
 from experiments.methods import method_named
 from experiments.methods.method import canonical
 from experiments.runs.execution import execution_of
 from experiments.tables.grid import load_table
-from experiments.tables.make import OWNER, check_named, folder_of
+from experiments.tables.make import check_named, folder_of
 from experiments.tables.plan import plan_table
 from experiments.tables.tune import Tuner, check_tuned, sweep
 
@@ -40,8 +40,8 @@ def run(options: SweepOptions) -> int:
     rates = {method: grid.rates_of(method_named(method)) for method, _ in tuner.cells}
     if not options.dry_run:
         check_named(options, grid)
-    check_folder(out, OWNER)
-    check_tuned(out, STEM)
+    check_out(out)
+    check_tuned(out, STEM, tuner.cells)
     if options.dry_run:
         for (method, task), cell in tuner.cells.items():
             tried = ", ".join(f"{rate:g}" for rate in rates[method])

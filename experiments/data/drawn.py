@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.files import whole_folder, write_json
+from experiments.base.files import published, write_json
 from experiments.base.progress import Progress
 from experiments.base.reading import read_json, shown
 from experiments.data.layouts import LAYOUTS, SCENES, TASKS, Amounts, Folder, Layout
@@ -77,7 +77,7 @@ def _drawn_once(folder: Path, manifest: dict, parts: Mapping[str, tuple[Layout, 
     if _is_finished(folder, manifest):
         return folder
     try:
-        with whole_folder(folder) as work:
+        with published(folder) as work:
             for name in Progress(parts, desc="drawing scenes", unit="data set", leave=False, delay=1):
                 layout, amounts = parts[name]
                 data_set = Folder(work / name)

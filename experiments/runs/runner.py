@@ -95,14 +95,7 @@ def _found(cells: Sequence[Cell], run: Execution, download: bool, may_diverge: b
         if run.is_local:
             half_precision(run.device, recipe.precision)
         recipe.per_process(count, recipe.batch_size)
-    for cell in {(cell.model, cell.side): cell for cell in reversed(todo)}.values():
-        family = load_family(cell.model, download, cell.side)
-        if not family.trains:
-            raise UserError(
-                f"--model {cell.model} writes no answers, so it can't be trained on a task: give an "
-                "image-and-text model that writes text"
-            )
-        method_named(cell.method).apply(family, cell.settings)  # an error of the user's in them
+    check_models(todo, download)
     for folder in (cell.folder(run.out) for cell in cells):
         if folder.is_dir() and any(folder.iterdir()):
             read_config(folder)  # an error where it is damaged, before anything is written
@@ -121,6 +114,22 @@ def _found(cells: Sequence[Cell], run: Execution, download: bool, may_diverge: b
         elif may_diverge and file.exists():
             found[cell] = Diverged(f"{file} is there: without it, the cell is run again")
     return found
+
+
+def check_models(cells: Sequence[Cell], download: bool) -> None:
+    """Load each model of cells and try a method's settings on it.
+
+    Raises:
+        UserError: it cannot be loaded, or not trained, or the settings do not fit it.
+    """
+    for cell in {(cell.model, cell.side): cell for cell in reversed(cells)}.values():
+        family = load_family(cell.model, download, cell.side)
+        if not family.trains:
+            raise UserError(
+                f"--model {cell.model} writes no answers, so it can't be trained on a task: give an "
+                "image-and-text model that writes text"
+            )
+        method_named(cell.method).apply(family, cell.settings)  # an error of the user's in them
 
 
 def _executed(cells: Sequence[Cell], run: Execution) -> dict[Cell, Outcome]:

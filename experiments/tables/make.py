@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.base.files import check_files, published, write_bytes, write_json, write_text
+from experiments.base.files import check_out, published, write_bytes, write_json, write_text
 from experiments.base.options import GridOptions
-from experiments.base.outputs import check_folder
 from experiments.base.shipped import DEFAULT
 from experiments.methods import method_named
 from experiments.runs.cells import has_scores
@@ -27,7 +26,6 @@ from experiments.tasks.task import Task
 
 SIGNIFICANCE, DETAILS = "significance.json", "details.md"
 STEM = "ablation"  # of the names of a table's files
-OWNER = "ablation"  # of the folders of tables, for experiments.base.outputs: tables share their cells
 
 
 def make(
@@ -59,7 +57,7 @@ def make(
     execution = execution_of(options, out)
     is_main = processes(options.device).is_main_process
     published_in(grid)  # an error before anything runs
-    check_folder(out, OWNER)
+    check_out(out)
     check_table(plan, folder, stem)
     if dry_run:
         if is_main:
@@ -171,7 +169,6 @@ def check_table(plan: Plan, folder: Path, stem: str) -> None:
     """
     file = folder / RESULTS
     others = [path for name in (f"{stem}.*", SIGNIFICANCE, DETAILS) for path in folder.glob(name)]
-    check_files([file, *others])
     if not file.exists():
         if others:
             raise UserError(f"{folder} holds a table without its {RESULTS}: give another --out")

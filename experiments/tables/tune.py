@@ -24,6 +24,7 @@ Test data are never touched. Finished trials are not run again.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -34,7 +35,7 @@ from typing import Any
 import pandas as pd
 
 from attngraph.errors import UserError
-from experiments.base.files import check_files, published, write_text
+from experiments.base.files import published, write_text
 from experiments.base.progress import note
 from experiments.methods import GraphAdapter, Method, method_named
 from experiments.methods.settings import Choice, Settings, write_settings
@@ -360,14 +361,25 @@ def alike(tried: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def check_tuned(out: Path, stem: str) -> None:
-    """Raise UserError where a folder holds files of the names of :meth:`Tuner.save` that are not its own."""
+def check_tuned(out: Path, stem: str, tried: Collection[Key]) -> None:
+    """Raise UserError where a folder holds files of the names of :meth:`Tuner.save` that are not its own, or
+    what was chosen for methods or tasks that are not tried now: it would be lost.
+    """
     files = [out / f"{stem}.csv", out / SETTINGS, out / f"{stem}.md"]
-    check_files(files)
     found = [file for file in files if file.exists()]
-    if found and (found != files or not files[0].read_text(encoding="utf-8").startswith(",".join(FIRST))):
+    if not found:
+        return
+    text = files[0].read_text(encoding="utf-8") if found == files else ""
+    if not text.startswith(",".join(FIRST)):
         raise UserError(
             f"{found[0]} is there, and no {stem} has written it: move it away, or give another --out"
+        )
+    earlier = dict.fromkeys((line["method"], line["task"]) for line in csv.DictReader(text.splitlines()))
+    if lost := [f"{method} on {task}" for method, task in earlier if (method, task) not in tried]:
+        others = f" and {len(lost) - 1} others" * (len(lost) > 1)
+        raise UserError(
+            f"{out / SETTINGS} holds settings of {lost[0]}{others}, which this {stem} would drop: give "
+            "another --out, or name their rows and tasks too if they are this table's (finished runs stay)"
         )
 
 

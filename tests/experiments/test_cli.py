@@ -14,11 +14,9 @@ import pytest
 import experiments.commands
 from analysis.embedding import METHODS
 from analysis.plots.embedding import COLOURS
-from attngraph import __version__
 from attngraph.errors import UserError
 from experiments import cli
 from experiments.base.arguments import HelpFormatter, Parser, add_options, argument, asked, option
-from experiments.base.options import ModelOptions
 from experiments.base.types import Between, Names, Seeds
 from experiments.models.convert import ARRANGEMENTS, KINDS
 from experiments.runs.trackers import NONE, TRACKERS
@@ -49,11 +47,6 @@ def test_help_of_every_command_imports_nothing_but_the_standard_library():
     for name, about in cli.COMMANDS.items():
         assert f"usage: attngraph {name} " in done.stdout
         assert about[0].upper() + about[1:] + "." in " ".join(done.stdout.split())
-
-
-def test_version(capsys):
-    assert cli.main(["--version"]) == 0
-    assert capsys.readouterr().out == f"attngraph {__version__}\n"
 
 
 def test_there_are_few_options_and_their_help_is_told_in_sentences():
@@ -114,10 +107,10 @@ def test_words_become_values_of_their_types():
 
 @pytest.mark.parametrize(
     "option, value",
-    [("--count", value) for value in ("x", "", "1.5", "1_0", "\u0663", "9" * 30, "10", "0")]
-    + [("--rate", value) for value in ("x", "", "nan", "-inf", "1_0", "\u0663")]
-    + [("--seeds", value) for value in ("0", "3-1", "-1", "1-2-3", "0-2147483648")]
-    + [("--set", "\t"), ("--names", " , ")],
+    [("--count", value) for value in ("x", "1.5", "9" * 5000, "10", "0")]
+    + [("--rate", value) for value in ("x", "nan")]
+    + [("--seeds", value) for value in ("0", "3-1", "1-2-3", "0-2147483648")]
+    + [("--set", "\t"), ("--set", "half \ud83d"), ("--names", " , ")],
 )
 def test_values_of_another_type_are_one_line(option, value, capsys):
     with pytest.raises(SystemExit) as end:
@@ -135,21 +128,16 @@ def test_defaults_are_told_in_one_way():
     assert text.count("Default") == 4 and "--colours NAME [NAME ...]" in text and "--seeds N" in text
 
 
-def test_a_model_may_be_fetched_where_its_name_says_so():
-    models = [ModelOptions(model=name) for name in ("hub:a/b", "a/b", None)]
-    assert [(one.model, one.download) for one in models] == [("a/b", True), ("a/b", False), (None, False)]
-
-
 @pytest.mark.parametrize(
     "words",
-    [["--plug", "x", "scenes"], ["scenes", "--out", "x", "--sede", "1"], ["scens"], ["tsne", "--methd=x"]],
+    [["scenes", "--out", "x", "--sede", "1"], ["scens"], ["score", "x", "--task=vqa", "--split=tset"]],
 )
 def test_near_misses_are_named(words, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(words)
     (line,) = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and line.startswith("attngraph: ")
-    assert "did you mean" in line and "--help` tells more" in line
+    assert "did you mean" in line and "see `" in line
 
 
 # ---- exit codes and signals ------------------------------------------------------------------------------
@@ -186,11 +174,8 @@ def test_exit_codes(command, capsys, outcome, code, message):
     assert cli.main(["scenes", "--out", "x"]) == code
     error = capsys.readouterr().err
     assert error.startswith(message) and bool(error) == bool(message) and "Traceback" not in error
-
-
-def test_a_programming_error_keeps_its_traceback(command):
-    command(ZeroDivisionError("mine"))
-    with pytest.raises(ZeroDivisionError, match="mine"):
+    command(ZeroDivisionError("a mistake of ours keeps its traceback"))
+    with pytest.raises(ZeroDivisionError):
         cli.main(["scenes", "--out", "x"])
 
 
@@ -258,11 +243,6 @@ def test_ctrl_c_while_a_plugin_is_loaded_ends_without_a_word():
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
-def test_ctrl_c_in_a_command_is_one_line():
-    done = in_a_process("os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(60)")
-    assert (done.returncode, done.stderr.strip()) == (130, "stopped")
-
-
 def test_quiet_turns_off_bars_and_notes_and_nothing_else(command, monkeypatch, capsys):
     def run(options):
         from experiments.base.progress import Progress, note
@@ -288,11 +268,3 @@ def test_warnings_of_packages_are_kept_from_users_and_ours_are_not():
     )
     done = in_a_process(run, stdout=subprocess.PIPE)
     assert "theirs" not in done.stderr and "ours" in done.stderr
-
-
-def test_every_bar_obeys_quiet():
-    """Bars and notes come from one module; what prints them apart from it would be heard."""
-    sources = {file: file.read_text(encoding="utf-8") for file in (ROOT / "experiments").rglob("*.py")}
-    assert {file.name for file, text in sources.items() if "from tqdm" in text or "import tqdm" in text} == {
-        "progress.py"
-    }

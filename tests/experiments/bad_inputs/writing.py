@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from pathlib import Path
 
 from tests.experiments.bad_inputs.asking import good_words
@@ -30,32 +31,28 @@ RESULTS = {
     "train": "data",
     "convert": "config.json",
 }
-#: Command -> what tells it which results its folder holds.
+#: Command -> a file that tells it which results its folder holds.
 STATES = {
-    "ablation": ("results.json", "cells/gcn/vqa/seed0/config.json"),
-    "table": ("two/results.json", "data/manifest.json"),
-    "search": ("data/manifest.json",),
-    "scenes": ("manifest.json",),
-    **dict.fromkeys(
-        ("bench", "planted", "attention", "tsne", "heterophily", "report", "score"), ("run.json",)
-    ),
+    "ablation": "cells/gcn/vqa/seed0/config.json",
+    "table": "two/results.json",
+    "search": "data/manifest.json",
+    "scenes": "manifest.json",
+    "bench": "run.json",
+    "planted": "run.json",
+    "score": "run.json",
 }
-STATE_DAMAGES = {how: JSON_FILE[how] for how in JSON_FILE if how not in ("missing", "a link to itself")}
 
 
 def cases() -> Iterator[Case]:
     for command, name in RESULTS.items():
         yield _held(command, name, "somebody else's", lambda file: file.write_text("mine"))
-    for command in ("scenes", "score", "report"):
-        yield Case(f"{command} --out a file", lambda w, s, c=command: _at_file(c, w, s, ""), ("--out", "out"))
-        yield Case(
-            f"{command} --out below a file", lambda w, s, c=command: _at_file(c, w, s, "x"), ("--out", "out")
-        )
-    ways, turn = list(STATE_DAMAGES.items()), 0
-    for command, names in STATES.items():
-        for name in names:
-            yield _held(command, name, *ways[turn % len(ways)])
-            turn += 1
+    ways = cycle((how, way) for how, way in JSON_FILE.items() if how != "missing")
+    for command, name in STATES.items():
+        yield _held(command, name, *next(ways))
+    yield Case("report --out a file", lambda world, spot: _at_file(world, spot / "file"), ("--out",))
+    yield Case(
+        "report --out below a file", lambda world, spot: _at_file(world, spot / "file" / "x"), ("--out",)
+    )
 
 
 def _held(command: str, name: str, how: str, damage: Callable[[Path], object]) -> Case:
@@ -71,6 +68,6 @@ def _held(command: str, name: str, how: str, damage: Callable[[Path], object]) -
     return Case(f"{command} --out with {name} {how}", words, (name, "out"))
 
 
-def _at_file(command: str, world: World, spot: Path, below: str) -> list[str]:
-    (spot / "file").write_text("mine")
-    return [*good_words(command, world, spot), "--out", str(spot / "file" / below)]
+def _at_file(world: World, out: Path) -> list[str]:
+    (out if out.name == "file" else out.parent).write_text("mine")
+    return ["report", str(world.run), "--out", str(out)]

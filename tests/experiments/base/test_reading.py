@@ -66,34 +66,25 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         assert str(tmp_path) in one_line(error)
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ([], "x is list, not an object"),
-        ({}, "x has no field 'a'"),
-        ({"a": True}, "field 'a' of x is bool"),
-        ({"a": " \n\u3000"}, "field 'a' of x is empty; write it, or leave x out"),
-    ],
-)
-def test_texts_are_checked(content, message):
-    with pytest.raises(Damaged, match=f"q.json: {message}") as error:
-        Record(content, "q.json", "x").text("a")
-    one_line(error)
+def test_fields_are_checked():
+    def record(content) -> Record:
+        return Record({"a": content}, "q.json", "x")
 
-
-def test_lists_of_texts_are_checked():
-    def texts(content, **options):
-        return Record({"a": content}, "q.json", "x").texts("a", **options)
-
-    assert texts(["", "b"]) == ("", "b") == texts([{"t": ""}, {"t": "b"}], item="t")
-    for content, options, message in (
-        (["a", None], {}, r"'a\[1\]' of x is NoneType, not a text"),
-        ([{"t": "a"}, []], {"item": "t"}, r"'a\[1\]' of x is list, not a text"),
-        ([{"t": "a"}, {}], {"item": "t"}, r"'a\[1\]' of x is NoneType"),
-        (["a"], {"least": 2}, "field 'a' of x has 1 entries, at least 2 are due"),
+    assert record(["", "b"]).texts("a") == ("", "b") == record([{"t": ""}, {"t": "b"}]).texts("a", item="t")
+    assert record([" b\n"]).captions("a") == ("b",)
+    for field, message in (
+        (lambda: Record([], "q.json", "x").text("a"), "x is list, not an object"),
+        (lambda: Record({}, "q.json", "x").text("a"), "x has no field 'a'"),
+        (lambda: record(True).text("a"), "field 'a' of x is bool"),
+        (lambda: record(" \n\u3000").text("a"), "field 'a' of x is empty; write it, or leave x out"),
+        (lambda: record("c").one_of("a", ("a", "b")), "field 'a' of x is 'c'; give a, b"),
+        (lambda: record(["a", None]).texts("a"), r"'a\[1\]' of x is NoneType, not a text"),
+        (lambda: record([{"t": "a"}, []]).texts("a", item="t"), r"'a\[1\]' of x is list, not a text"),
+        (lambda: record(["a"]).texts("a", least=2), "field 'a' of x has 1 entries, at least 2 are due"),
+        (lambda: record(["a", " "]).captions("a"), r"'a\[1\]' of x is empty"),
     ):
         with pytest.raises(Damaged, match=f"q.json: {message}"):
-            texts(content, **options)
+            field()
 
 
 def test_values_are_shown_on_one_short_line():

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,15 +11,7 @@ import pytest
 from experiments import cli
 from experiments.base.files import published
 from experiments.base.lock import LOCK, sole_use
-from experiments.base.stopping import (
-    AGAIN,
-    SIGNALS,
-    Stopped,
-    exit_code,
-    never_swallowed,
-    on_signals,
-    raise_stopped,
-)
+from experiments.base.stopping import SIGNALS, exit_code, stopped_by_signals
 from tests.experiments.runs.commands import Command
 
 PRESET = """
@@ -52,57 +42,29 @@ LINE = "stopped; finished cells are in {}, the same command goes on from there"
 
 @pytest.mark.usefixtures("handled_signals")
 @pytest.mark.parametrize("number", SIGNALS)
-def test_the_first_signal_is_handled_and_the_second_does_as_before(number):
+def test_the_first_signal_ends_the_work_and_the_second_does_as_before(number, monkeypatch):
     handlers = [signal.getsignal(other) for other in SIGNALS]
-    seen = []
-    with on_signals(lambda one: seen.append(signal.Signals(one))):
-        signal.raise_signal(number)
-        assert seen == [number]
-        assert [signal.getsignal(other) for other in SIGNALS] == handlers
-    with pytest.raises(Stopped) as stop, on_signals(raise_stopped):
-        signal.raise_signal(number)
-    assert exit_code(stop.value) == 128 + number and isinstance(stop.value, KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt) as stop, stopped_by_signals():
+        try:
+            signal.raise_signal(number)
+        finally:
+            assert [signal.getsignal(other) for other in SIGNALS] == handlers
+    assert exit_code(stop.value) == 128 + number
     assert [signal.getsignal(other) for other in SIGNALS] == handlers
     assert exit_code(KeyboardInterrupt()) == 130
-
-
-class Interrupted:
-    """Python cannot raise what is raised while an object is taken away."""
-
-    def __del__(self):
-        raise KeyboardInterrupt
-
-
-def test_a_ctrl_c_that_python_swallows_comes_again(capsys):
-    began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), never_swallowed() as was_lost:
-        assert not was_lost()
-        Interrupted()
-        assert was_lost()
-        time.sleep(60)
-    assert time.monotonic() - began < 30, "it comes while the main thread waits"
-    before = sys.unraisablehook
-    with never_swallowed() as was_lost:  # ends before it comes
-        Interrupted()
-    time.sleep(2 * AGAIN)
-    assert was_lost() and sys.unraisablehook is before and not capsys.readouterr().err
-
-
-def test_ignored_signals_stay_ignored():
-    """As ``nohup`` wants it."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with on_signals(raise_stopped):
-            signal.raise_signal(signal.SIGHUP)
-            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(number, signal.SIG_IGN)  # as `nohup` wants it
+    with stopped_by_signals():
+        signal.raise_signal(number)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # under torchrun, signals do what they do without us
+    before = signal.getsignal(SIGNALS[1])
+    with stopped_by_signals():
+        assert signal.getsignal(SIGNALS[1]) is before
 
 
 @pytest.mark.usefixtures("handled_signals")
 def test_a_process_that_is_forked_ends_as_it_would_have():
     """A pool's workers are ended by SIGTERM: no traceback of theirs, and nothing of the command's is done."""
-    with on_signals(raise_stopped):
+    with stopped_by_signals():
         ready, tell = os.pipe()
         child = os.fork()
         if child == 0:
@@ -120,7 +82,7 @@ def test_a_process_that_is_forked_ends_as_it_would_have():
 @pytest.mark.usefixtures("handled_signals")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_every_command_tidies_up_when_a_signal_ends_it(number, tmp_path, monkeypatch, capsys):
-    """The lock and the files that are half-written, in commands without handlers of their own."""
+    """The lock and the files that are half-written."""
     out = tmp_path / "out"
 
     def run(args):
@@ -129,27 +91,9 @@ def test_every_command_tidies_up_when_a_signal_ends_it(number, tmp_path, monkeyp
             signal.raise_signal(number)
         return 0
 
-    command = SimpleNamespace(run=run)
-    monkeypatch.setattr(cli, "_imported", lambda name: command)
+    monkeypatch.setattr(cli, "_imported", lambda name: SimpleNamespace(run=run))
     assert cli.main(["doctor"]) == 128 + number
     assert capsys.readouterr().err == "\nstopped\n" and not out.exists()
-    monkeypatch.setenv("WORLD_SIZE", "2")  # under torchrun, signals do what they do without us
-    before = signal.getsignal(number)
-    command.run = lambda options: 0 if signal.getsignal(number) is before else 1
-    assert cli.main(["doctor"]) == 0
-
-
-def test_outside_the_main_thread_nothing_is_handled():
-    done = []
-
-    def work():
-        with on_signals(raise_stopped):
-            done.append(True)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert done
 
 
 def check_stops(cases, folder):

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 from experiments.cli import main
 from experiments.data.drawn import make_scenes
 from experiments.tasks import TASKS
-from tests.experiments.commands.test_benchmarks import preset
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 
@@ -27,16 +26,15 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def cells(data, tmp_path_factory) -> Path:
-    """The folder of a small table's cells."""
+    """The folder of short runs."""
     place = tmp_path_factory.mktemp("runs")
     for row, task in RUNS:
-        options = ["--preset", preset(place, row), "--rows", row, "--tasks", task, "--data", data]
-        assert main(["ablation", *map(str, [*options, "--out", place / row / task, "-q"])]) == 0
-        (place / "cells").mkdir(exist_ok=True)
-        shutil.copytree(
-            place / row / task / "cells" / row / task / "seed0", place / "cells" / f"{row}-{task}"
-        )
-    return place / "cells"
+        words = [f"method={row}", f"task={task}", f"data={data}", "train_examples=16", "eval_examples=6"]
+        words += [] if row == "majority" else ["recipe={steps: 2, batch_size: 8}"]
+        sets = [part for word in words for part in ("--set", word)]
+        assert main(["train", *sets, "--track", "none", "--out", str(place), "-q"]) == 0
+        shutil.copytree(place / "cells" / row / task / "seed0", place / f"{row}-{task}")
+    return place
 
 
 def predict(*words) -> int:
@@ -78,88 +76,74 @@ def test_splits_without_annotations(data, cells, tmp_path, capsys):
 
 def test_refusals_leave_nothing(data, cells, tmp_path, capsys):
     cell, out = cells / "gcn-vqa2", tmp_path / "out"
+    picture = min((data / "textcaps").rglob("*.jpg"))
+    to_out = ("--out", out)
     for words, told in (
-        ((data, "--data", data), "holds no finished run"),
+        ((data, "--data", data, *to_out), "holds no finished run"),
         ((cell, "--split", "test", "--image", "x.png"), "--image and --split are two things to answer"),
-        ((cell, "--text", "what ?"), "--text goes with a picture: give --image"),
-        ((cell, "--data", data, "--split", "nope"), "'nope': choose from train, val, test"),
-        ((cell, "--data", data, "--format", "nope"), "'nope': choose from karpathy"),
-        ((cell, "--data", tmp_path), "vqa2"),
-        ((cell, "--data", data, "--model", cells), "started from other weights"),
+        ((cell, "--text", "what ?", *to_out), "--text goes with a picture: give --image"),
+        ((cell, "--data", data, "--split", "nope", *to_out), "'nope': choose from train, val, test"),
+        ((cell, "--data", data, "--format", "nope", *to_out), "'nope': choose from karpathy"),
+        ((cell, "--data", tmp_path, *to_out), "vqa2"),
+        ((cell, "--data", data, "--model", cells, *to_out), "started from other weights"),
+        ((cell,), "--out is missing"),
+        ((cell, "--image", picture), "--text is missing"),
+        (
+            (cell, "--image", picture, "--text", "what ?", "--format", "official"),
+            "--format goes with --split",
+        ),
+        ((cell, "--image", tmp_path / "none.png", "--text", "what ?"), "none.png"),
+        ((cells / "full-textcaps", "--image", picture, "--text", "what ?"), "--text changes nothing"),
     ):
-        assert told in refusal(capsys, *words, "--out", out)
+        assert told in refusal(capsys, *words, "-q")
         assert not out.exists()
 
 
-@pytest.mark.parametrize(
-    "run, harm",
-    [("gcn-vqa2", "shape"), ("gcn-vqa2", "missing"), ("full-textcaps", "name"), ("full-textcaps", "nan")],
-)
-def test_weights_fit_to_the_last_one(run, harm, data, cells, tmp_path, capsys):
+@pytest.mark.parametrize("run", ["gcn-vqa2", "full-textcaps"])
+def test_a_damaged_run_is_refused(run, data, cells, tmp_path, capsys):
+    """Weights fit to the last one, and settings are those that the method takes."""
     cell = Path(shutil.copytree(cells / run, tmp_path / "cell"))
     (file,) = cell.glob("*model.safetensors")
-    weights = load_file(file)
-    name = min(weights)
-    if harm == "missing":
-        file.unlink()
-    elif harm == "nan":
-        save_file({**weights, name: torch.full_like(weights[name], torch.nan)}, file)
-    else:
-        tensor = weights.pop(name)
-        save_file({**weights, name if harm == "shape" else "other": torch.zeros(*tensor.shape, 1)}, file)
-    said = refusal(capsys, cell, "--data", data, "--out", tmp_path / "out")
-    why = {"shape": "does not fit", "name": "does not fit", "nan": "not finite"}
-    assert str(file) in said and why.get(harm, "cannot be read") in said
-    assert not (tmp_path / "out" / "results.json").exists()
-
-
-def test_config_that_lacks_something_or_has_too_much(data, cells, tmp_path, capsys):
-    for run, change, told in (
-        ("majority-vizwiz_vqa", lambda settings: settings.pop("weights"), "weights"),
-        ("gcn-vqa2", lambda settings: settings["settings"].update(bygone=1), "that gcn cannot take"),
-    ):
-        cell = Path(shutil.copytree(cells / run, tmp_path / run))
-        config = json.loads((cell / "config.json").read_text())
-        change(config["settings"])
-        (cell / "config.json").write_text(json.dumps(config))
+    weights, config = load_file(file), json.loads((cell / "config.json").read_text())
+    first = min(weights)
+    others = {name: tensor for name, tensor in weights.items() if name != first}
+    wrong = {
+        "not finite": {**weights, first: torch.full_like(weights[first], torch.nan)},
+        "does not fit": {**others, first if run == "gcn-vqa2" else "other": torch.zeros(1)},
+    }
+    for why, tensors in wrong.items():
+        save_file(tensors, file)
         said = refusal(capsys, cell, "--data", data, "--out", tmp_path / "out")
-        assert str(cell / "config.json") in said and told in said
-        assert not (tmp_path / "out").exists()
+        assert str(file) in said and why in said
+    file.unlink()
+    assert "cannot be read" in refusal(capsys, cell, "--data", data, "--out", tmp_path / "out")
+    config["settings"]["settings"]["bygone"] = 1
+    for said in ("that gcn cannot take" if run == "gcn-vqa2" else "unknown field bygone", "no weights"):
+        (cell / "config.json").write_text(json.dumps(config))
+        assert said in refusal(capsys, cell, "--data", data, "--out", tmp_path / "out")
+        config["settings"].pop("weights", None)
+    assert not (tmp_path / "out").exists()
 
 
 # ---- pictures and texts of the user's --------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def scored(data, cells) -> list[tuple[dict, str]]:
-    """What the run on vqa2 was asked, and what it answered."""
-    predictions = json.loads((cells / "gcn-vqa2" / "predictions.json").read_text())
-    examples = {example.id: example for example in TASKS["vqa2"].examples(data, "test")}
-    asked = [{"image": str(examples[id].image), "text": examples[id].prompt} for id in predictions]
-    return list(zip(asked, predictions.values(), strict=True))
-
-
-def test_a_question_at_the_prompt(cells, scored, capsys):
-    for asked, answer in scored[:2]:
-        words = ["--image", asked["image"], "--text", asked["text"], "-q"]
-        assert predict(cells / "gcn-vqa2", *words) == 0
-        assert capsys.readouterr().out == f"{answer}\n"
-
-
-@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
-def test_a_file_of_questions(suffix, cells, scored, tmp_path, capsys):
-    records = [{**asked, "number": str(k)} for k, (asked, _) in enumerate(scored)]
-    file = tmp_path / f"asked{suffix}"
-    if suffix == ".json":
-        file.write_text(json.dumps(records))
-    else:
-        file.write_text("\n".join(map(json.dumps, records)))
-    due = [{**record, "answer": answer} for record, (_, answer) in zip(records, scored, strict=True)]
-    assert predict(cells / "gcn-vqa2", "--file", file, "-q") == 0
+def test_a_file_of_questions(data, cells, tmp_path, capsys):
+    """Answers are those that were scored, whatever way they are asked for."""
+    cell, lines, listed = cells / "gcn-vqa2", tmp_path / "asked.jsonl", tmp_path / "asked.json"
+    answers = json.loads((cell / "predictions.json").read_text())
+    examples = [example for example in TASKS["vqa2"].examples(data, "test") if example.id in answers]
+    records = [{"image": str(one.image), "text": one.prompt, "number": one.id} for one in examples]
+    due = [{**record, "answer": answers[record["number"]]} for record in records]
+    lines.write_text("\n".join(map(json.dumps, records)))
+    assert predict(cell, "--file", lines, "-q") == 0
     assert json.loads(capsys.readouterr().out) == due
-    if suffix == ".json":
-        assert predict(cells / "gcn-vqa2", "--file", file, "--out", tmp_path / "out", "-q") == 0
-        assert json.loads((tmp_path / "out" / "answers.json").read_text()) == due
+    listed.write_text(json.dumps(records))
+    assert predict(cell, "--file", listed, "--out", tmp_path / "out", "-q") == 0
+    assert json.loads((tmp_path / "out" / "answers.json").read_text()) == due
+    capsys.readouterr()
+    assert predict(cell, "--image", due[0]["image"], "--text", due[0]["text"], "-q") == 0
+    assert capsys.readouterr().out == f"{due[0]['answer']}\n"
 
 
 def test_captions_have_no_text_and_pictures_lie_beside_the_file(data, cells, tmp_path, capsys):
@@ -170,25 +154,3 @@ def test_captions_have_no_text_and_pictures_lie_beside_the_file(data, cells, tmp
     (tmp_path / "asked.json").write_text('[{"image": "mine.png"}]')
     assert predict(cells / "full-textcaps", "--file", tmp_path / "asked.json", "-q") == 0
     assert json.loads(capsys.readouterr().out) == [{"image": "mine.png", "answer": caption}] and caption
-
-
-def test_refusals_of_pictures_and_texts(data, cells, tmp_path, capsys):
-    picture = min((data / "textcaps").rglob("*.jpg"))
-    (tmp_path / "text.json").write_text(json.dumps([{"image": str(picture)}]))
-    assert "text.json" in refusal(capsys, cells / "gcn-vqa2", "--file", tmp_path / "text.json", "-q")
-    for words, told in (
-        (("--image", picture), "--text is missing"),
-        (
-            ("--image", picture, "--text", "what ?", "--out", tmp_path / "out"),
-            "--out does not go with --image",
-        ),
-        (("--image", picture, "--text", "what ?", "--format", "official"), "--format goes with --split"),
-        (("--image", tmp_path / "none.png", "--text", "what ?"), "none.png"),
-        (("--file", tmp_path / "none.json"), "no such file"),
-        (("--image", picture, "--text", "what \udcff"), "--text holds bytes that are no UTF-8"),
-        ((), "--out is missing"),
-    ):
-        assert told in refusal(capsys, cells / "gcn-vqa2", *words, "-q")
-    words = (cells / "full-textcaps", "--image", picture, "--text", "what ?", "-q")
-    assert "--text changes nothing" in refusal(capsys, *words)
-    assert not (tmp_path / "out").exists()

@@ -1,5 +1,6 @@
-"""The paper's tables as a user makes them, from end to end: files, shared runs, what is refused."""
+"""``attngraph sweep`` and then ``table`` as a user runs them, in one folder; and what is refused."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -7,7 +8,10 @@ import pandas as pd
 import pytest
 
 from experiments.cli import main
+from experiments.methods.settings import chosen_settings
+from experiments.runs.runner import run_cells
 from experiments.tables.grid import load_table
+from experiments.tables.runs import saved_runs
 from tests.experiments.bad_inputs.world import SIZE
 
 TABLE = """
@@ -22,30 +26,57 @@ notes: [what is to be said]
 published: {published}
 seeds: 2
 """
+OF_PGNN = """
+settings:
+  methods:
+    pgnn: {vqa: {learning_rate: 1.0e-3, join: gated, arguments: {p: 1.25, mu: 0.5}}}
+"""
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(tmp_path_factory) -> Path:
     """Files of two tables that share rows, and of a size."""
     folder = tmp_path_factory.mktemp("tables")
     (folder / "first.yaml").write_text(TABLE.format(published="[gnn, main_mplug]"))
     second = TABLE.format(published="[]").replace("gcn, pgnn", "gcn, lora")
     second = second.replace("seeds: 2", "seeds: 1").replace("tasks: [vqa2, coco]", "tasks: [coco]")
     (folder / "second.yaml").write_text(second)
-    (folder / "little.yaml").write_text(SIZE)
+    (folder / "little.yaml").write_text(SIZE + OF_PGNN)
     return folder
 
 
-def words(files, table, *more):
-    return ["table", str(files / f"{table}.yaml"), "--size", str(files / "little.yaml"), *map(str, more)]
+def run(command: str, files: Path, table: str, *more) -> int:
+    words = [command, files / f"{table}.yaml", "--size", files / "little.yaml", "--out", files / "out", *more]
+    return main([str(word) for word in words])
 
 
 @pytest.fixture(scope="module")
-def made(files):
-    """The folder in which the first table was made."""
+def swept(files) -> Path:
+    """The folder of a sweep that was stopped after its first run and called again."""
+
+    def stopped(cells, *_, **__):
+        run_cells(cells[:1], *_, **__)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.tables.tune.run_cells", stopped)
+        assert run("sweep", files, "first", "--tasks", "vqa2", "-q") == 130
     out = files / "out"
-    assert main(words(files, "first", "--out", out, "--quiet")) == 0
+    before = times(out / "cells")
+    assert not (out / "settings.yaml").exists() and sum(path.name == "scores.json" for path in before) == 1
+    assert run("sweep", files, "first", "--tasks", "vqa2", "-q") == 0
+    assert before.items() <= times(out / "cells").items(), "a finished run was written again"
     return out
+
+
+@pytest.fixture(scope="module")
+def made(files, swept) -> Path:
+    """The same folder with the first table, of the settings that were chosen."""
+    before = times(swept)
+    assert run("table", files, "first", "--settings", swept / "settings.yaml", "-q") == 0
+    after = times(swept)
+    assert all(after[path] == before[path] for path in before if path.name == "scores.json")
+    return swept
 
 
 def one_line(capsys) -> str:
@@ -59,15 +90,26 @@ def times(folder: Path) -> dict[Path, int]:
 
 
 @pytest.mark.timeout(400)
-def test_the_table_stands_in_a_folder_of_its_own(made):
-    names = {path.name for path in (made / "first").iterdir()}
-    assert names == {
-        *(f"first.{suffix}" for suffix in ("txt", "md", "tex", "csv", "png")),
-        "details.md",
-        "results.json",
-        "significance.json",
-    }
-    assert {"cells", "data", "first"} <= {path.name for path in made.iterdir()}
+def test_each_row_has_the_best_of_its_rates_on_validation_data(swept):
+    chosen = chosen_settings(swept / "settings.yaml")
+    lines = list(csv.DictReader((swept / "sweep.csv").read_text().splitlines()))
+    for row in ("gcn", "pgnn"):
+        of_row = [line for line in lines if line["method"] == row]
+        assert {line["task"] for line in of_row} == {"vqa2"} and 2 <= len(of_row) <= 4
+        best = max(of_row, key=lambda line: float(line["score"]))
+        choice = chosen.choice(row, "vqa2")
+        assert choice.learning_rate == float(best["rate"])
+        of_size = ("gated", {"p": 1.25, "mu": 0.5}) if row == "pgnn" else ("blend", {})
+        assert (choice.join, choice.arguments) == of_size
+        assert chosen.choice(row, "vizwiz_vqa") == choice and chosen.choice(row, "coco") is None
+        assert {6e-3, 1.2e-2} <= {float(line["rate"]) for line in of_row}
+    assert chosen.choice("frozen", "vqa2") is None
+    shown = (swept / "sweep.md").read_text()
+    assert shown.count("(chosen)") == 2 and "vizwiz_vqa takes the settings of vqa2" in shown
+
+
+@pytest.mark.timeout(400)
+def test_the_table_stands_in_a_folder_of_its_own_and_takes_the_rates(made):
     text = (made / "first" / "first.txt").read_text()
     assert text.startswith("Two adapters, size little, mini-blip\n") and "what is to be said" in text
     assert text.index("As published") < text.index("GCN") < text.index("Ends of the scale")
@@ -78,12 +120,19 @@ def test_the_table_stands_in_a_folder_of_its_own(made):
     assert table.loc["GCN", "coco.cider_n"].max() == 2 and table.loc["Frozen model", "vqa2.accuracy_n"] == 1
     compared = json.loads((made / "first" / "significance.json").read_text())
     assert {(line["row"], line["baseline"]) for line in compared} == {("pGNN", "GCN")}
+    chosen = chosen_settings(made / "settings.yaml")
+    for row in ("gcn", "pgnn"):
+        file = made / "cells" / row / "vqa2" / "seed0" / "config.json"
+        recipe = json.loads(file.read_text())["settings"]["recipe"]
+        assert recipe["learning_rate"] == chosen.choice(row, "vqa2").learning_rate
+    with saved_runs(made) as runs:
+        assert len(list(runs)) == 2 * (2 + 2 + 1), "none of the sweep's"
 
 
 @pytest.mark.timeout(400)
 def test_tables_share_runs(made, files, capsys):
     before = times(made)
-    assert main(words(files, "second", "--out", made)) == 0
+    assert run("table", files, "second", "--out", made) == 0
     assert "3 cells, 2 of them finished already" in capsys.readouterr().err
     after = times(made)
     for path, time in before.items():
@@ -91,28 +140,25 @@ def test_tables_share_runs(made, files, capsys):
             assert after[path] == time, f"{path} was written again"
     new = {path.relative_to(made).parts[:2] for path in after.keys() - before.keys()}
     assert {part for part in new if part[0] not in ("second", "image-states")} == {("cells", "lora")}
-    assert ("second", "second.txt") in new
 
 
 @pytest.mark.timeout(400)
-def test_a_second_call_runs_nothing(made, files):
-    before = times(made / "cells")
-    assert main(words(files, "first", "--out", made, "--quiet")) == 0
-    assert times(made / "cells") == before
-
-
-def test_a_table_is_not_replaced_by_a_smaller_one(made, files, capsys):
+def test_nothing_is_replaced_by_less(made, files, capsys):
     before = times(made)
-    for more in (["--rows", "gcn"], ["--seeds", "1"], ["--tasks", "coco"]):
-        assert main(words(files, "first", "--out", made, *more)) == 2
-        assert "holds a table with" in one_line(capsys)
+    for command, words, said in (
+        ("table", ["--rows", "gcn"], "holds a table with"),
+        ("table", ["--seeds", "1"], "holds a table with"),
+        ("sweep", ["--rows", "gcn"], "holds settings of pgnn on vqa2, which this sweep would drop"),
+        ("sweep", ["--rows", "frozen"], "unknown row 'frozen': choose from gcn, pgnn"),  # which has no rate
+    ):
+        assert run(command, files, "first", *words) == 2
+        assert said in one_line(capsys)
     assert times(made) == before
 
 
-@pytest.mark.parametrize("name", ["main", "width"])
-def test_a_dry_run_lists_the_runs_and_writes_nothing(name, tmp_path, capsys, monkeypatch):
+def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for size in ("scenes", "paper"):
+    for name, size in (("main", "scenes"), ("width", "paper")):
         assert main(["table", name, "--size", size, "--dry-run"]) == 0
         *cells, empty, total = capsys.readouterr().out.splitlines()
         table = load_table(name, size)
@@ -123,22 +169,14 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(name, tmp_path, capsys, mon
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["data", "image-states"])
-def test_a_table_by_the_name_of_a_shared_folder_is_refused(name, files, tmp_path, capsys):
-    (tmp_path / f"{name}.yaml").write_text((files / "first.yaml").read_text())
-    for more in ([], ["--dry-run"]):
-        words = ["table", str(tmp_path / f"{name}.yaml"), "--out", str(tmp_path / "out"), *more]
-        assert main(words) == 2
-        said = one_line(capsys)
-        assert f"{name}.yaml: runs keep something else in" in said and "another name" in said
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_large_size_needs_data_and_a_model(tmp_path, capsys, monkeypatch):
+def test_what_is_refused_leaves_nothing(tmp_path, capsys, monkeypatch):
+    """The large size without data or a model."""
     monkeypatch.chdir(tmp_path)
-    assert main(["table", "gnn", "--size", "paper"]) == 2
-    assert "--data is missing: give the folder" in one_line(capsys)
     (tmp_path / "official").mkdir()
-    assert main(["table", "gnn", "--size", "paper", "--data", "official"]) == 2
-    assert "official/vqa2: no such folder" in one_line(capsys)
+    for words, said in (
+        (["gnn", "--size", "paper"], "--data is missing: give the folder"),
+        (["gnn", "--size", "paper", "--data", "official"], "official/vqa2: no such folder"),
+    ):
+        assert main(["table", *words]) == 2
+        assert said in one_line(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["official"]
