@@ -106,6 +106,20 @@ BENCHMARKS = {
     "long-4k-causal": _long(4096, True),
     "long-16k": _long(16384, False),
     "long-16k-causal": _long(16384, True),
+    "sparse": Benchmark(
+        "sparse top-k against the exact step (forward), B 2, H 12, N1 40, N2 577, d 64",
+        bench_runs.sparse,
+        BASE | dict(b=2),
+        SMALL | dict(b=1),
+        bench_runs.EXACT,
+    ),
+    "statistics": Benchmark(
+        "heterophily statistics of a layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
+        bench_runs.statistics,
+        dict(b=8, h=12, n=30, m=577, d=64),
+        dict(b=1, h=2, n=6, m=20, d=8),
+        bench_runs.CROSS_ATTENTION,
+    ),
 }
 
 

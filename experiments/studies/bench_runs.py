@@ -7,6 +7,7 @@ heads, ``n`` queries, ``m`` values, ``d`` features of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from peft import get_peft_model
@@ -18,7 +19,10 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from adapters import PGNN, GraphAdapterConfig
 from adapters.peft import optimizer_groups
-from attngraph import AttentionScores
+from adapters.scheme import attention
+from analysis.heterophily import Heterophily
+from analysis.labels import Labels
+from attngraph import AttentionGraph, AttentionScores
 
 Run = Callable[[], object]
 WIDTH = 12  # heads whose features make the model's width
@@ -101,6 +105,59 @@ def long(h: int, n: int, d: int, causal: bool) -> dict[str, Run]:
         )
 
     return {FUSED: plain, TILED: ours}
+
+
+# ---- each query's k heaviest edges -------------------------------------------------------------------------
+
+EXACT = "exact, dense backend"
+TOP_K = (1, 4, 16, 64, 256)
+
+
+def sparse(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
+    """Forward only: one step of pGNN, sparsification included."""
+    query, key, value = drawn((b, h, n, d), (b, h, m, d), (b, h, m, d))
+    # as peaked as trained attention: half the mass on some 20 of 577
+    graph, scheme = AttentionScores(2 * query, key, value).graph(), PGNN()
+
+    def run(k: int | None = None) -> Tensor:
+        with torch.no_grad():
+            return scheme(graph) if k is None else scheme(graph.sparsify(top_k=k), "sparse")
+
+    return {EXACT: run} | {f"top-k {k}": lambda k=k: run(k) for k in TOP_K if k <= m}
+
+
+# ---- heterophily statistics of a layer ---------------------------------------------------------------------
+
+CROSS_ATTENTION = "cross-attention itself"
+
+
+def statistics(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
+    """All statistics of one layer except spectra, nulls and bootstrap included, of ``n`` words and ``m`` image
+    nodes with two sets of labels."""
+    sizes = {"text": n, "image": m}
+
+    def graph(queries: str, values: str) -> AttentionGraph:
+        query, key, value = drawn(*((b, h, sizes[side], d) for side in (queries, values, values)))
+        causal = queries == values == "text"
+        scores = AttentionScores(2 * query, key, value, triangular=causal, causal=causal)
+        kind = "self" if queries == values else "cross"
+        return replace(scores.graph(), kind=kind, query_modality=queries, value_modality=values)
+
+    def statistics_of(queries: str, values: str) -> Run:
+        layer, draw = graph(queries, values), torch.Generator().manual_seed(0)
+        labels = {}
+        for name, classes, heads in (("class", 6, 1), ("cluster", 8, h)):
+            of = [torch.randint(0, classes, (b, heads, sizes[x]), generator=draw) for x in (queries, values)]
+            labels[name] = Labels(of[0], of[0] if queries == values else of[1])
+        return lambda: Heterophily().add("layer", layer, labels)
+
+    query, key, value = drawn((b, h, n, d), (b, h, m, d), (b, h, m, d))
+    return {
+        CROSS_ATTENTION: lambda: attention(AttentionScores(2 * query, key, value)),
+        "statistics of cross-attention": statistics_of("text", "image"),
+        "statistics of the text's self-attention": statistics_of("text", "text"),
+        "statistics of the image's self-attention": statistics_of("image", "image"),
+    }
 
 
 # ---- a training step of a text decoder: p-adapters against vanilla adapters --------------------------------
