@@ -132,8 +132,8 @@ CROSS_ATTENTION = "cross-attention itself"
 
 
 def statistics(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
-    """All statistics of one layer except spectra, nulls and bootstrap included, of ``n`` words and ``m`` image
-    nodes with two sets of labels."""
+    """All statistics of one layer except spectra, nulls and bootstrap included, of ``n`` words and ``m``
+    image nodes with two sets of labels."""
     sizes = {"text": n, "image": m}
 
     def graph(queries: str, values: str) -> AttentionGraph:
