@@ -7,7 +7,7 @@ import torch
 from torch_geometric.nn import APPNP as PygAPPNP
 from torch_geometric.nn import GCN2Conv, GCNConv
 
-from adapters import APPNP, GCN, GCNII, PGNN, RotatedQueries, Tempering
+from adapters import APPNP, GCN, GCNII, PGNN, RotatedQueries
 from attngraph import AttentionGraph
 from attngraph.rotation import root_of, rotation
 from tests.adapters.contract import random_graph
@@ -102,22 +102,6 @@ def test_the_published_fall_of_row_sums():
 
 
 # ---- the controls: tempering and rotated queries -------------------------------------------------------
-
-
-def test_tempering_does_not_look_at_features_for_its_weights():
-    graph, _ = random_graph(2)
-    torch.testing.assert_close(Tempering(p=1.3, learn_p=False).reweight(graph), graph.weight**0.65)
-
-
-@pytest.mark.parametrize("metric, backend", [(True, "dense"), (False, "tiled"), (True, "sparse")])
-def test_rotated_queries_with_the_identity_is_pgnn(metric, backend, monkeypatch):
-    monkeypatch.setattr(
-        "attngraph.rotation.rotation", lambda features, seed: torch.eye(features).double().numpy()
-    )
-    graph, _ = random_graph(4, h=3, d=5, causal=True, padded=True)
-    graph = graph if metric else type(graph)(graph.query, graph.value, graph.weight)
-    args = dict(p=1.3, learn_p=False, steps=2)
-    torch.testing.assert_close(RotatedQueries(**args)(graph, backend), PGNN(**args)(graph, backend))
 
 
 def test_the_rotation_follows_from_the_seed_alone():

@@ -10,8 +10,6 @@ from adapters.query_rows import PLACES, _noise, with_query_rows
 from adapters.scheme import Scheme
 from tests.adapters.cases import REFERENCES, TYPICAL
 from tests.adapters.contract import CHECKS, GRAPHS, Case, check_residual_share, random_graph
-from tests.adapters.peft.helpers import put, run
-from tests.adapters.peft_models import FAMILIES
 from tests.pairwise import pairwise
 
 other = pytest.mark.parametrize("rows", ["zero", "noise"])
@@ -112,7 +110,3 @@ def test_the_table_of_noise_stays_on_the_device_and_serves_training_after_infere
     assert query.grad is not None and _noise.cache_info()[:2] == (1, 1)  # hits, misses
     half = with_query_rows(replace(graph, query=graph.query.half()), "noise").query
     assert half.dtype == torch.half and _noise.cache_info().misses == 2, "a dtype has a table of its own"
-    model = put("blip", "pgnn", query_rows="noise")
-    names = list(model.state_dict())
-    run(model, FAMILIES["blip"].batch())
-    assert list(model.state_dict()) == names

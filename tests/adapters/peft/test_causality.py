@@ -36,18 +36,6 @@ def test_padding(variant, join, left, make_decoder, words, image_states):
         close(together[row : row + 1, column], alone)
 
 
-def test_padding_under_a_4d_mask(make_decoder, words, image_states):
-    """A mask made by the caller, as for packed texts, counts as well as a 2D one."""
-    model = make_decoder()
-    put_in_blip(model, "pgnn", {"degree": "mean"}, join="replace")
-    ids, states = words(), image_states()
-    mask = torch.ones(2, 7, dtype=torch.long)
-    mask[1, :3] = 0
-    allowed = torch.ones(7, 7, dtype=torch.bool).tril() & mask[:, None, None].bool()
-    rows = mask.bool()
-    close(logits(model, ids, states, added(allowed))[rows], logits(model, ids, states, mask)[rows])
-
-
 QUERY, VALUE = torch.arange(N)[:, None], torch.arange(N)
 SEEN = {  # which tokens see which, bool (n, n)
     "prefix": (VALUE <= QUERY) | (VALUE < 3),
@@ -83,22 +71,6 @@ def test_adapters_show_a_token_nothing_that_its_mask_hides(kind, way):
     assert not may_see.all() and not (adapted & ~may_see).any() and (adapted | ~window).all()
     if kind != "sliding window":
         assert torch.equal(adapted, may_see)
-
-
-@pytest.mark.parametrize("gnn, args", WAYS[:2], ids=str)
-@pytest.mark.parametrize("kind, size", [("packed texts", 3), ("packed prefixes", 4)])
-def test_packed_texts_give_what_each_gives_alone(kind, size, gnn, args):
-    ids = FAMILIES["llama"].batch(b=1, n=N)["input_ids"]
-    model = put("llama", gnn, join="replace", **args)
-
-    def logits_of(part: slice) -> torch.Tensor:
-        mask, places = added(SEEN[kind][part, part])[None, None], torch.arange(N)[None, part]
-        return run(model, {"input_ids": ids[:, part], "attention_mask": mask, "position_ids": places})
-
-    together = logits_of(slice(0, N))
-    for start in range(0, N, size):
-        part = slice(start, min(N, start + size))
-        close(together[:, part], logits_of(part))
 
 
 @pytest.mark.parametrize("gnn, args", WAYS[1:], ids=str)
