@@ -87,8 +87,7 @@ def test_a_projection_makes_what_li_and_liang_write():
             assert torch.allclose(got[0, group], part[:, group * d : (group + 1) * d], atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["self", "cross"])
-def test_both_attentions_against_brute_force(kind, make_decoder, words, image_states):
+def test_both_attentions_against_brute_force(make_decoder, words, image_states):
     """In float64, and with a mask, one sum at a time."""
     model = make_decoder().double()
     ids, mask, states = words(2, 5), torch.ones(2, 5, dtype=torch.long), image_states().double()
@@ -101,16 +100,15 @@ def test_both_attentions_against_brute_force(kind, make_decoder, words, image_st
     with torch.no_grad():
         model(**given, encoder_hidden_states=states)
     handle.remove()
-    found = {name: call for name, call in calls.items() if call.kind == kind}
-    assert len(found) == 2
-    for name, call in found.items():
+    assert [call.kind for call in calls.values()] == ["self", "cross"] * 2
+    for name, call in calls.items():
         key, value = prefix.prefixes()[name]()
         b, h, n, d = call.query.shape
         own = call.key[:, :, TOKENS:], call.value[:, :, TOKENS:]
-        assert own[0].shape[2] == (5 if kind == "self" else states.shape[1])
         for i, k, q in torch.cartesian_prod(*map(torch.arange, (b, h, n))).tolist():
             if mask[i, q]:
-                seen = [j for j in range(own[0].shape[2]) if kind == "cross" or (j <= q and mask[i, j])]
+                count, cross = own[0].shape[2], call.kind == "cross"
+                seen = [j for j in range(count) if cross or (j <= q and mask[i, j])]
                 keys = [*key[0, k], *(own[0][i, k, j] for j in seen)]
                 values = [*value[0, k], *(own[1][i, k, j] for j in seen)]
                 weights = [torch.exp(call.query[i, k, q] @ x / d**0.5) for x in keys]
@@ -228,14 +226,12 @@ def test_what_cannot_be_loaded(tmp_path):
 
 
 def test_its_keys_are_no_nodes_of_a_graph():
-    """Capture refuses, and says what to do; with the prefix off it works. The image encoder can be read.
-    Graph adapters refuse."""
+    """Capture refuses, and says what to do; with the prefix off it works. Graph adapters refuse."""
     model, batch = FAMILIES["blip"].make(), FAMILIES["blip"].batch()
     prefix = put(model)
     message = "3 learned keys and values of prefix tuning .*: switch the prefix off"
     with pytest.raises(UserError, match=message):
         attngraph.capture(model, batch)
-    assert attngraph.capture(model, batch, layers="vision_model*")
     with prefix.disabled():
         assert len(attngraph.capture(model, batch)) > 4
     adapted = adapters_in("blip").get_base_model()

@@ -157,7 +157,8 @@ def test_finite_where_careless_formulas_are_not(step, causal, dtype, mu, p):
         numbers = [torch.tensor(x, requires_grad=True) for x in (p, 2 * mu / p)]
         for degree in ("sum", "mean"):
             out = STEPS[step](scores, *numbers, degree, True)
-            grads = torch.autograd.grad(sum(x.float().sum() for x in out), [*leaves, *numbers])
+            inputs = [*leaves, *numbers[: 1 + (mu > 0)]]
+            grads = torch.autograd.grad(sum(x.float().sum() for x in out), inputs)
             assert all(x.isfinite().all() for x in [*out, *grads]), name
 
 

@@ -9,7 +9,7 @@ from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 
 from attngraph import UserError
 from tests.adapters.peft import helpers
-from tests.adapters.peft.blip_decoder import FEW, JOINS, left_padded, logits, put, step
+from tests.adapters.peft.blip_decoder import JOINS, VARIANTS, left_padded, logits, put, step
 from tests.adapters.peft.helpers import close
 from tests.adapters.peft_models import FAMILIES
 from tests.pairwise import pairwise_params
@@ -18,7 +18,7 @@ IDS = FAMILIES["llama"].batch()["input_ids"]
 
 
 @pytest.mark.parametrize(
-    "variant, join, chunks", pairwise_params(variant=FEW, join=JOINS, chunks=[(1,) * 9, (3, 1, 1, 4)])
+    "variant, join, chunks", pairwise_params(variant=VARIANTS, join=JOINS, chunks=[(1,) * 9, (3, 1, 1, 4)])
 )
 def test_cached_equals_uncached(variant, join, chunks, make_decoder, words, image_states):
     model = make_decoder()

@@ -32,18 +32,6 @@ def test_settings_reach_the_layers():
     assert sum(name.endswith("p_logit.stored") for name in shared.state_dict()) == 2
 
 
-@pytest.mark.parametrize("wrong", [dict(adapter_name="dense"), dict(peft_config=config(exclude=["no"]))])
-def test_a_failed_try_leaves_nothing_behind(wrong):
-    """Else parameters that were frozen since then would be thawed at the end."""
-    model = FAMILIES["bert"].make()
-    before = set(vars(model))
-    with pytest.raises(UserError):
-        get_peft_model(model, **{"peft_config": config(), **wrong})
-    assert set(vars(model)) == before
-    model.requires_grad_(False)
-    assert not any(p.requires_grad for p in get_peft_model(model, config()).unload().parameters())
-
-
 @pytest.mark.parametrize(
     "kind, method, beside", [(FeedForwardLayer, "make", True), (GraphLayer, "set_adapter", False)]
 )
@@ -121,23 +109,12 @@ def test_several_adapters_by_name(tmp_path):
     assert torch.equal(run(again, batch), alone["wide"])
     with pytest.raises(UserError, match="default and wide can't run together"):
         model.base_model.set_adapter(["default", "wide"])
-    model.set_adapter("wide")
-    model.delete_adapter("narrow")
+    model.delete_adapter("wide")
+    model.set_adapter("narrow")
+    model.delete_adapter("narrow")  # another is active then, in all layers
     assert not any(".narrow." in name for name in model.state_dict())
-    assert torch.equal(run(model, batch), alone["wide"])
-
-
-def test_after_deleting_the_active_adapter_another_is_active_in_all_layers():
-    model = put("llama", positions="self", target_modules=["0.self_attn"])
-    model.add_adapter("other", config(positions="self", target_modules=["1.self_attn"]))
-    model.set_adapter("default")
+    assert model.active_adapters == ["default"] and torch.equal(run(model, batch), alone["default"])
     model.delete_adapter("default")
-    assert model.active_adapters == ["other"]
-    alone = put("llama", positions="self", target_modules=["1.self_attn"])
-    renamed = {name.replace(".other.", ".default."): x for name, x in model.state_dict().items()}
-    alone.load_state_dict(renamed, strict=False)
-    assert torch.equal(run(model, FAMILIES["llama"].batch()), run(alone, FAMILIES["llama"].batch()))
-    model.delete_adapter("other")
     assert model.active_adapters == []
 
 

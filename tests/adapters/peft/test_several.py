@@ -39,7 +39,6 @@ SECOND = {  # how another adapter goes in, which graph adapter runs then, and wh
     ),
     "add_adapter": (lambda x: x.add_adapter("second", config("appnp")) or x, "default", False),
     "LoRA": (lambda x: get_peft_model(x, lora(), "second"), "default", True),
-    "LoRA on the base": (lambda x: get_peft_model(x.get_base_model(), lora(), "second"), "default", True),
 }
 
 
