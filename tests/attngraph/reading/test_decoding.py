@@ -1,6 +1,5 @@
 """Graphs of decoding with a key/value cache: the steps, put together, are the graph of the whole text."""
 
-import pickle
 from dataclasses import replace
 
 import pytest
@@ -11,18 +10,13 @@ from transformers import DynamicCache
 from attngraph import UserError, capture, record
 from attngraph.backends import edges_of
 from attngraph.reading.degree_cache import DegreeCache, degree_cache_of
-from tests.attngraph.reading.running import prompt, read, rows, run
+from tests.attngraph.reading.running import prompt, read, rows
 from tests.attngraph.reading.zoo import (
     FAMILIES,
-    GQA,
     IMAGE,
-    QFORMER,
-    VISION,
     families,
     far_from_zero,
-    pixels,
     sized,
-    text,
     words,
 )
 
@@ -147,16 +141,6 @@ def test_image_tokens_follow_the_beams(name, layer):
         assert torch.equal(graph.value_modality[:, : images.shape[1]], images.repeat_interleave(2, 0))
 
 
-def test_recording_must_start_with_the_cache():
-    model = FAMILIES["llama"].model()
-    cache = run(model, {"input_ids": words()}, use_cache=True).cache
-    with (
-        pytest.raises(UserError, match="cache holds 7 earlier tokens, but the attention graph saw 0"),
-        record(model),
-    ):
-        run(model, {"input_ids": words(1)}, cache=cache, use_cache=True)
-
-
 def test_a_sliding_window_drops_the_degrees_of_the_values_that_leave_it():
     config = sized("Mistral", num_key_value_heads=2, sliding_window=4, attn_implementation="eager")
     torch.manual_seed(0)
@@ -242,57 +226,6 @@ def test_long_decoding_does_not_keep_all_its_degrees():
         cache = decode(cache, 8, 50)
         with pytest.raises(UserError, match="cropped by 32 tokens, to one whose degrees"):
             cache.crop(-32)
-
-
-def test_degrees_weigh_less_than_grouped_keys_and_values():
-    sizes = dict(num_hidden_layers=1, num_attention_heads=8, num_key_value_heads=2, head_dim=128)
-    config = hf.LlamaConfig(**GQA | sizes, attn_implementation="eager")
-    model = hf.LlamaForCausalLM(config).eval().bfloat16()
-    with record(model, on_graph=lambda name, graph: None), torch.no_grad():
-        cache = model(words(140), use_cache=True).cache
-        for _ in range(40):
-            cache = model(words(1), cache=cache, use_cache=True).cache
-    (layer,) = cache.layers
-    (degrees,) = layer.degrees.values()
-    kept = sum(x.nbytes for call in degrees.calls for x in (call.rows, call.queries)) + degrees.total.nbytes
-    assert kept < layer.keys.nbytes + layer.values.nbytes
-
-
-def test_a_cache_can_be_saved_and_goes_on():
-    model = FAMILIES["llama"].model()
-    ids = words(9)
-    whole = read(model, {"input_ids": ids})
-    with record(model, on_graph=lambda name, graph: steps.update({name: graph})), torch.no_grad():
-        steps = {}
-        cache = pickle.loads(pickle.dumps(model(ids[:, :6], use_cache=True).cache))
-        model(ids[:, 6:], cache=cache, use_cache=True)
-    for name, graph in whole.items():
-        torch.testing.assert_close(steps[name].value_degree(), graph.value_degree()[:, :, 6:])
-
-
-def test_words_in_a_q_former_are_words():
-    """BLIP-2's retrieval runs it over queries and words, over queries alone and over words alone."""
-    config = hf.Blip2Config(
-        vision_config=VISION,
-        num_query_tokens=3,
-        image_text_hidden_size=16,
-        image_token_index=IMAGE,
-        qformer_config=QFORMER | dict(use_qformer_text_input=True, max_position_embeddings=64),
-    )
-    model = far_from_zero(hf.Blip2ForImageTextRetrieval(config), 0)
-    inputs, first = text(images=3) | pixels(), "qformer.encoder.layer.0.attention.attention"
-    graphs = capture(model, inputs | dict(use_image_text_matching_head=True), layers="qformer*")
-    n = graphs[first].shape[2]
-    assert n > 3 and torch.equal(graphs[first].query_modality, (torch.arange(n) < 3).expand(2, -1))
-    cross = graphs["qformer.encoder.layer.0.crossattention.attention"]
-    assert cross.shape[2] == 3 and cross.query_modality == cross.value_modality == "image"
-    graphs = capture(model, inputs, layers="qformer*")
-    sides = [
-        (graph.query_modality, graph.value_modality)
-        for name, graph in graphs.items()
-        if name.startswith(first)
-    ]
-    assert sides == [("image",) * 2, ("text",) * 2]
 
 
 def deepseek_v4() -> torch.nn.Module:

@@ -179,19 +179,6 @@ def test_the_fused_encoder_layer_is_not_missed():
         capture(encoder(), {"src": normal(2, 4, 8), "src_key_padding_mask": PADDING})
 
 
-class OwnAttention(nn.MultiheadAttention):
-    """A subclass may compute anything, so it is not read."""
-
-
-def test_an_unread_layer_in_the_fused_path_is_named():
-    model = encoder(enable_nested_tensor=False)
-    model.layers[1].self_attn.__class__ = OwnAttention
-    with pytest.raises(
-        UserError, match=r"layers.1.self_attn \(OwnAttention\).*layers=\['layers.0.self_attn'\]"
-    ):
-        capture(model, normal(2, 4, 8))
-
-
 def test_a_decoder_of_pytorchs_layers():
     model = far_from_zero(nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 12, batch_first=True), 1), 0)
     graphs = capture(

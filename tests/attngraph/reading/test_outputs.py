@@ -86,13 +86,6 @@ def test_the_metric_is_kept_but_never_older_than_the_projection(held, write):
         assert not Metric(output)(2, like).is_inference()
 
 
-def test_a_trained_projection_has_a_trained_metric():
-    metric, like = Metric(nn.Linear(6, 4)), torch.zeros(1)
-    assert metric(2, like).requires_grad
-    with torch.no_grad():
-        assert not metric(2, like).requires_grad
-
-
 def test_on_a_device_the_metric_is_kept_from_step_to_step_of_decoding(monkeypatch):
     """Where it must not wait for the device, here one without numbers."""
     monkeypatch.setattr("attngraph.reading.outputs.head_metric", lambda *args: torch.empty(2, 3, 3))

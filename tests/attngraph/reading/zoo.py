@@ -151,6 +151,10 @@ def pixels() -> dict:
     return dict(pixel_values=normal(2, 3, 8, 8))
 
 
+def text_and_pixels(left: bool = False) -> dict:
+    return text(left=left) | pixels()
+
+
 def prefix_types(ids: torch.Tensor, prefix: int) -> dict:
     """PaliGemma's token types: the first tokens are a prefix that sees itself."""
     return dict(token_type_ids=(torch.arange(ids.shape[1]).expand_as(ids) >= prefix).long())
@@ -189,6 +193,14 @@ class Family:
 
 def numbered(pattern: str, what: str, count: int = 2) -> dict[str, str]:
     return {pattern.format(k): what for k in range(count)}
+
+
+def of_words(
+    make: Callable, pattern: str, ordered: bool = True, count: int = 2, sdpa: bool = False
+) -> Family:
+    """A family that reads words alone, in layers of one kind, and writes them if these are ordered."""
+    layers = numbered(pattern, CAUSAL if ordered else BIDIRECTIONAL, count)
+    return Family(make, words_only, layers, f"{pattern.partition('.')[0]}.*" if ordered else None, sdpa)
 
 
 def seq2seq(left: bool = False) -> dict:
@@ -284,23 +296,9 @@ def led_layers(decoder: str) -> dict[str, str]:
 
 
 FAMILIES: dict[str, Family] = {
-    "bert": Family(
-        of("BertModel"),
-        words_only,
-        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
-    ),
-    "gpt2": Family(
-        of("GPT2LMHeadModel"),
-        words_only,
-        numbered("transformer.h.{}.attn", CAUSAL),
-        generates="transformer.h.*",
-    ),
-    "llama": Family(
-        of("LlamaForCausalLM", **GQA),
-        words_only,
-        numbered("model.layers.{}.self_attn", CAUSAL),
-        generates="model.layers.*",
-    ),
+    "bert": of_words(of("BertModel"), "encoder.layer.{}.attention.self", ordered=False, sdpa=True),
+    "gpt2": of_words(of("GPT2LMHeadModel"), "transformer.h.{}.attn", sdpa=True),
+    "llama": of_words(of("LlamaForCausalLM", **GQA), "model.layers.{}.self_attn", sdpa=True),
     "vit": Family(
         of("ViTModel", **VISION),
         lambda left=False: pixels(),
@@ -308,7 +306,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "clip": Family(
         of("CLIPModel", text_config=TEXT, vision_config=VISION, projection_dim=8),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("text_model.encoder.layers.{}.self_attn", CAUSAL),
     ),
@@ -330,7 +328,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "blip": Family(
         of("BlipForConditionalGeneration", text_config=BLIP_TEXT, vision_config=VISION),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("text_decoder.bert.encoder.layer.{}.attention.self", CAUSAL)
         | numbered("text_decoder.bert.encoder.layer.{}.crossattention.self", CROSS_IMAGE),
@@ -397,7 +395,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "vilt": Family(
         of("ViltModel", image_size=8, patch_size=4),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("encoder.layer.{}.attention.attention", "self both mixed mixed"),
         sdpa=False,
     ),
@@ -423,7 +421,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "siglip": Family(
         of("SiglipModel", text_config=TEXT | dict(projection_size=12), vision_config=VISION),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | {"vision_model.head.attention": "cross both image image"}
         | numbered("text_model.encoder.layers.{}.self_attn", BIDIRECTIONAL),
@@ -437,7 +435,7 @@ FAMILIES: dict[str, Family] = {
             text_config=TEXT,
             vision_config=dict(hidden_size=128, num_hidden_layers=2, patch_size=4, image_size=8),
         ),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("vision_model.visual.transformer.resblocks.{}.attn", SEEING)
         | numbered("text_model.encoder.layer.{}.attention.self", BIDIRECTIONAL)
         | numbered("cross_modal_text_layers.{}.attention.self", BIDIRECTIONAL)
@@ -519,7 +517,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "git": Family(
         of("GitForCausalLM", vision_config=VISION, **TEXT),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("git.image_encoder.vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("git.encoder.layer.{}.attention.self", MIXED),
         generates="git.encoder.*",
@@ -590,7 +588,7 @@ FAMILIES: dict[str, Family] = {
             hidden_size=16,
             projection_dim=16,
         ),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("image_model.encoder.layer.{}.attention.attention", SEEING)
         | numbered("text_model.encoder.layer.{}.attention.attention", BIDIRECTIONAL)
         | numbered("multimodal_model.encoder.layer.{}.attention.attention", "self both mixed mixed"),
@@ -641,73 +639,30 @@ FAMILIES: dict[str, Family] = {
         numbered("model.layers.{}.self_attn", CAUSAL, 4),
         generates="model.layers.*",
     ),
-    "gemma4, shared keys": Family(
+    "gemma4, shared keys": of_words(
         of("Gemma4ForCausalLM", **SHARED_KEYS, global_head_dim=8, per_layer_config=None),
-        words_only,
-        numbered("model.layers.{}.self_attn", CAUSAL, 4),
-        generates="model.layers.*",
+        "model.layers.{}.self_attn",
+        count=4,
+        sdpa=True,
     ),
-    "bloom": Family(
-        of("BloomForCausalLM"),
-        words_only,
-        numbered("transformer.h.{}.self_attention", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
+    "bloom": of_words(of("BloomForCausalLM"), "transformer.h.{}.self_attention"),
+    "falcon": of_words(lambda: falcon(multi_query=True), "transformer.h.{}.self_attention"),
+    "falcon, alibi": of_words(
+        lambda: falcon(multi_query=False, alibi=True), "transformer.h.{}.self_attention"
     ),
-    "falcon": Family(
-        lambda: falcon(multi_query=True),
-        words_only,
-        numbered("transformer.h.{}.self_attention", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
+    "falcon, groups": of_words(
+        lambda: falcon(new_decoder_architecture=True, num_kv_heads=2), "transformer.h.{}.self_attention"
     ),
-    "falcon, alibi": Family(
-        lambda: falcon(multi_query=False, alibi=True),
-        words_only,
-        numbered("transformer.h.{}.self_attention", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
-    ),
-    "falcon, groups": Family(
-        lambda: falcon(new_decoder_architecture=True, num_kv_heads=2),
-        words_only,
-        numbered("transformer.h.{}.self_attention", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
-    ),
-    "mpt": Family(
-        of("MptForCausalLM"),
-        words_only,
-        numbered("transformer.blocks.{}.attn", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
-    ),
-    "gpt-neo": Family(
+    "mpt": of_words(of("MptForCausalLM"), "transformer.blocks.{}.attn"),
+    "gpt-neo": of_words(
         of("GPTNeoForCausalLM", attention_types=[[["global", "local"], 1]], window_size=3),
-        words_only,
-        numbered("transformer.h.{}.attn.attention", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
+        "transformer.h.{}.attn.attention",
     ),
-    "xglm": Family(
-        of("XGLMForCausalLM"),
-        words_only,
-        numbered("model.layers.{}.self_attn", CAUSAL),
-        generates="model.*",
-        sdpa=False,
+    "xglm": of_words(of("XGLMForCausalLM"), "model.layers.{}.self_attn"),
+    "mpnet": of_words(
+        of("MPNetModel", **TEXT | dict(sep_token_id=None)), "encoder.layer.{}.attention.attn", ordered=False
     ),
-    "mpnet": Family(
-        of("MPNetModel", **TEXT | dict(sep_token_id=None)),
-        words_only,
-        numbered("encoder.layer.{}.attention.attn", BIDIRECTIONAL),
-        sdpa=False,
-    ),
-    "roformer": Family(
-        of("RoFormerModel"),
-        words_only,
-        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
-        sdpa=False,
-    ),
+    "roformer": of_words(of("RoFormerModel"), "encoder.layer.{}.attention.self", ordered=False),
     "roformer, a decoder": Family(
         lambda: led(
             hf.DeiTConfig(**VISION), hf.RoFormerConfig(**TEXT, is_decoder=True, add_cross_attention=True)
@@ -739,24 +694,13 @@ FAMILIES: dict[str, Family] = {
         generates="bert.*",
         sdpa=False,
     ),
-    "deberta": Family(
-        of("DebertaModel", **DISENTANGLED),
-        words_only,
-        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
-        sdpa=False,
-    ),
-    "deberta-v2": Family(
+    "deberta": of_words(of("DebertaModel", **DISENTANGLED), "encoder.layer.{}.attention.self", ordered=False),
+    "deberta-v2": of_words(
         of("DebertaV2Model", **DISENTANGLED, position_buckets=4),
-        words_only,
-        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
-        sdpa=False,
+        "encoder.layer.{}.attention.self",
+        ordered=False,
     ),
-    "xlnet": Family(
-        of("XLNetModel"),
-        words_only,
-        numbered("layer.{}.rel_attn", BIDIRECTIONAL),
-        sdpa=False,
-    ),
+    "xlnet": of_words(of("XLNetModel"), "layer.{}.rel_attn", ordered=False),
 }
 KINDS = (
     "bert",  # an encoder; also with SDPA
