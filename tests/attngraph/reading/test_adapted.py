@@ -25,7 +25,7 @@ from tests.attngraph.reading.zoo import (
 )
 
 DECODERS = ("bloom", "falcon", "falcon, alibi", "falcon, groups", "mpt", "gpt-neo", "xglm", "megatron-bert")
-DECODERS += ("gemma3n, shared keys", "gemma4, shared keys")
+DECODERS += ("gemma4, shared keys",)
 ENCODERS = ("mpnet", "roformer", "rembert", "deberta", "deberta-v2")
 LED = ("rembert, a decoder", "roformer, a decoder")
 

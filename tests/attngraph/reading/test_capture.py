@@ -79,11 +79,11 @@ def tensors(output) -> list[torch.Tensor]:
     return [tensor for part in parts for tensor in tensors(part)]
 
 
-def same_output(got, want, exact=True):
+def same_output(got, want):
     got, want = tensors(got), tensors(want)
     assert want
     for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, **(dict(rtol=0, atol=0) if exact else dict(rtol=1e-4, atol=1e-5)))
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
 def described(graph) -> str:
@@ -143,10 +143,9 @@ def check_output(site, graph, want):
     torch.testing.assert_close(graph.query[0, 1, 0] @ graph.metric[1] @ graph.query[0, 1, 0], one @ one)
 
 
-CHANGED = "llama llava smolvlm qwen2-vl mllama instructblip paligemma gemma3 falcon blip2 whisper".split()
+CHANGED = "llama llava qwen2-vl mllama instructblip paligemma gemma3 falcon blip2 whisper".split()
 CHANGED += [
     "falcon, groups",
-    "gemma3n, shared keys",
     "gemma4, shared keys",
     "roformer",
     "roformer, a decoder",
@@ -170,7 +169,7 @@ def test_a_family_is_read(name):
     for site in handle.sites.values():
         site.listeners.append(seen.append)
     with record(model) as calls:
-        same_output(run(model, inputs, output_attentions=True), output, family.exact)
+        same_output(run(model, inputs, output_attentions=True), output)
     for hook in hooks:
         hook.remove()
     if name not in CHANGED:
@@ -263,7 +262,7 @@ def test_training_with_dropout(family):
                 setattr(part, name, p)
     own, want = own_weights(family, model, inputs), run(model, inputs)
     with record(model) as graphs:
-        same_output(run(model, inputs), want, family.exact)
+        same_output(run(model, inputs), want)
     dropped = 0
     for name, calls in graphs.items():
         for key, graph in zip((name, f"{name}#2"), calls):

@@ -5,11 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers as hf
-from transformers import DynamicCache
 
-from attngraph import UserError, capture, record
+from attngraph import UserError, record
 from attngraph.backends import edges_of
-from attngraph.reading.degree_cache import DegreeCache, degree_cache_of
+from attngraph.reading.degree_cache import DegreeCache
 from tests.attngraph.reading.running import prompt, read, rows
 from tests.attngraph.reading.zoo import (
     FAMILIES,
@@ -228,44 +227,15 @@ def test_long_decoding_does_not_keep_all_its_degrees():
             cache.crop(-32)
 
 
-def deepseek_v4() -> torch.nn.Module:
-    config = sized(
-        "DeepseekV4",
-        num_hidden_layers=3,
-        head_dim=8,
-        q_lora_rank=8,
-        o_groups=2,
-        o_lora_rank=4,
-        qk_rope_head_dim=4,
-        moe_intermediate_size=8,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        sliding_window=16,
-        layer_types=["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
-        compress_rates={"compressed_sparse_attention": 2, "heavily_compressed_attention": 4},
-        index_n_heads=2,
-        index_head_dim=8,
-        index_topk=4,
-        num_hash_layers=0,
-    )
-    return far_from_zero(hf.DeepseekV4ForCausalLM(config), 0)
-
-
-def hrm_text() -> torch.nn.Module:
+def test_layers_with_several_places_in_a_cache_keep_degrees():
     sizes = dict(vocab_size=41, hidden_size=16, num_attention_heads=2, intermediate_size=24, head_dim=8)
     config = hf.HrmTextConfig(**sizes, num_layers_per_stack=1, H_cycles=2, L_cycles=2)
-    return far_from_zero(hf.HrmTextForCausalLM(config), 0)
-
-
-@pytest.mark.parametrize("make, layers", [(deepseek_v4, "*.0.*"), (hrm_text, None)])
-def test_caches_of_their_own_kind_keep_degrees(make, layers):
-    """DeepSeek-V4's other layers are no graphs; each of HRM-Text's layers has several places."""
-    model, ids = make(), words(7)
-    whole = record_steps(model, ids, layers, [7])
+    model, ids = far_from_zero(hf.HrmTextForCausalLM(config), 0), words(7)
+    whole = record_steps(model, ids, [7])
     for sizes in ([1] * 7, [4, 1, 2]):
         assert whole
         for name, (calls, *_) in whole.items():
-            steps = record_steps(model, ids, layers, sizes)[name]
+            steps = record_steps(model, ids, sizes)[name]
             for k, call in enumerate(calls):
                 end = 0
                 for step in (part[k] for part in steps):
@@ -274,10 +244,10 @@ def test_caches_of_their_own_kind_keep_degrees(make, layers):
                     torch.testing.assert_close(step.value_degree(), want, rtol=1e-4, atol=1e-4)
 
 
-def record_steps(model, ids, layers, sizes) -> dict[str, list[list]]:
+def record_steps(model, ids, sizes) -> dict[str, list[list]]:
     """The calls of every layer in each step of a decoding with a cache, which is the model's own."""
     steps: dict[str, list[list]] = {}
-    with record(model, layers=layers) as graphs, torch.no_grad():
+    with record(model) as graphs, torch.no_grad():
         cache = None
         for part in ids.split(sizes, 1):
             cache = model(part, cache=cache, use_cache=True).cache
@@ -285,17 +255,3 @@ def record_steps(model, ids, layers, sizes) -> dict[str, list[list]]:
                 steps.setdefault(name, []).append(calls[:])
                 calls.clear()
     return steps
-
-
-def test_later_caches_are_not_made_of_layers_that_keep_degrees():
-    """transformers makes a cache of the class that was registered last for a kind of layer."""
-    config = deepseek_v4().config
-    kinds = [type(layer) for layer in DynamicCache(config=config).layers]
-    for place in range(3):
-        degree_cache_of(DynamicCache(config=config), place, "owner", 0)
-    assert [type(layer) for layer in DynamicCache(config=config).layers] == kinds
-
-
-def test_layers_that_attend_to_compressed_entries_are_refused():
-    with pytest.raises(UserError, match="layers.1.self_attn attends to tokens and to compressed runs"):
-        capture(deepseek_v4(), {"input_ids": words()})
