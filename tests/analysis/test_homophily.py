@@ -188,23 +188,6 @@ def test_adjusted_is_assortativity(make, attribute):
     assert adjusted(mixing_of(data, y)).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_rows_that_sum_to_one():
-    graph = random_graph(n=9, m=11, padding=False)
-    mixing = mixing_of(graph, labels_for(graph, missing=False))
-    assert torch.allclose(edge(mixing), node_query(mixing))
-    assert torch.allclose(label_informativeness(mixing), label_informativeness_node(mixing))
-
-
-def test_uniform_attention():
-    graph = Bipartite.of(random_graph(n=9, m=12, padding=False))
-    labels = Labels(torch.arange(9).expand(2, 9) % 4, torch.arange(12).expand(2, 12) % 3)
-    mixing = mixing_of(uniform(graph), labels)
-    assert adjusted(mixing).abs().max() < 1e-12 and label_informativeness(mixing).abs().max() < 1e-9
-    causal = Bipartite.of(random_graph(kind="self", causal=True, n=12, padding=False)).without_self_loops()
-    alternating = Labels.same((torch.arange(12) % 3).expand(2, 12))
-    assert (adjusted(mixing_of(uniform(causal), alternating)) < -0.05).all()  # the mask alone does that
-
-
 def test_role_labels_are_an_oracle():
     graph = random_graph(b=1, h=1, softmax=False, padding=False)
     roles = Labels(torch.zeros(1, 5, dtype=torch.long), torch.ones(1, 7, dtype=torch.long))

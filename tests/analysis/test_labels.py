@@ -1,8 +1,5 @@
-from dataclasses import replace
-
 import pytest
 import torch
-from torch.nn.functional import pad
 
 from analysis.bipartite import Bipartite
 from analysis.labels import IMAGE, SPECIAL, TEXT, Labels, SharedClusters, classes_of_tokens, modality, one_hot
@@ -21,14 +18,6 @@ def test_numbers_anew_in_each_example():
     apart = Labels(query, value, shared=False).on(graph)
     assert apart.query.tolist() == [[[1, -1, 0, 1]], [[0, 0, 2, 1]]]
     assert apart.value[0, 0].tolist() == [0, 0, 3, -1, 1, 2]
-
-
-def test_padding_has_no_class():
-    graph = Bipartite.of(random_graph())
-    result = Labels(torch.ones(2, 5, dtype=torch.long), torch.ones(2, 7, dtype=torch.long)).on(graph)
-    assert torch.equal(result.query[:, 0] >= 0, graph.rows) and torch.equal(
-        result.value[:, 0] >= 0, graph.columns
-    )
 
 
 def test_permuted_moves_classes_among_labelled_values():
@@ -104,25 +93,3 @@ def test_shared_clusters_find_planted_ones():
         SharedClusters(1)
     with pytest.raises(ValueError, match="examples must be at least 1"):
         SharedClusters(2, examples=0)
-
-
-def test_clusters_do_not_depend_on_batches():
-    """Same first examples, same centres, though batches and padding differ; later examples do not count."""
-    graph = Bipartite.of(random_graph(b=6, n=8, m=9, padding=False, metric=False))
-    parts = [
-        replace(graph, **{name: getattr(graph, name)[k] for name in ("weight", "visible", "query", "value")})
-        for k in (slice(0, 1), slice(1, 3), slice(3, 6))
-    ]
-    wide = dict.fromkeys(("query", "weight", "visible"), (0, 0, 2, 0))
-    parts[0] = replace(parts[0], **{name: pad(getattr(parts[0], name), by) for name, by in wide.items()})
-    whole, split = SharedClusters(3, points=20, examples=4), SharedClusters(3, points=20, examples=4)
-    whole.gather("layer", graph)
-    for part in parts:
-        split.gather("layer", part)
-    expected, result = whole("layer", graph), split("layer", graph)
-    assert torch.equal(expected.query, result.query) and torch.equal(expected.value, result.value)
-    other = SharedClusters(3, points=20, examples=4)
-    other.gather(
-        "layer", replace(graph, query=graph.query + torch.tensor([0, 0, 0, 0, 9, 9])[:, None, None, None])
-    )
-    assert torch.equal(other("layer", graph).query, expected.query)

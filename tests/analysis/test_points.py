@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import points as points_module
 from analysis.points import COLUMNS, Points, output_matrices
 from attngraph import AttentionGraph, capture
 from attngraph.reading.outputs import head_metric
@@ -86,17 +85,6 @@ def test_distances_of_heads_are_those_after_their_slices(output):
     np.testing.assert_array_equal(layer.features, head.features)
 
 
-def test_without_a_projection_distances_are_those_before_it():
-    graph = graph_of()
-    (whole,), heads = clouds_of(graph), clouds_of(graph, heads=[0, 1, 2])
-    assert not any(cloud.projected for cloud in (whole, *heads))
-    np.testing.assert_array_equal(whole.features, np.concatenate([cloud.features for cloud in heads], 1))
-    first, *_ = heads
-    for row, feature in zip(first.nodes.itertuples(), first.features):
-        side = graph.query if row.role == "query" else graph.value
-        np.testing.assert_array_equal(feature, side[int(row.example[-1]), 0, row.node])
-
-
 def test_padding_is_left_out_and_labels_stay_with_their_nodes():
     rows = torch.tensor([[True, True, True, False], [True, False, False, False]])
     causal = torch.ones(4, 4, dtype=torch.bool).tril() & rows[:, None] & rows[:, :, None]
@@ -128,6 +116,7 @@ def test_padding_that_no_mask_tells_takes_no_room():
     [
         (60, dict(b=12, n=3, m=50), 2, 2),  # 12 x (2 + 2); 3 would be 72
         (100, dict(b=2, n=3, m=90), 3, 47),  # a short side leaves its room to the other
+        (4, dict(b=2, n=3, m=9), 1, 1),
     ],
 )
 def test_points_are_thinned_evenly_over_examples_and_roles(most, sizes, queries, values):
@@ -135,18 +124,6 @@ def test_points_are_thinned_evenly_over_examples_and_roles(most, sizes, queries,
     counts = nodes.groupby(["example", "role"]).size()
     assert counts.loc[:, "query"].eq(queries).all() and counts.loc[:, "value"].eq(values).all()
     assert len(counts) == 2 * sizes["b"] and not nodes.duplicated(["example", "role", "node"]).any()
-
-
-def test_more_examples_than_points_leave_one_point_each_at_most():
-    nodes = clouds_of(graph_of(b=10, h=1), most=7)[0].nodes
-    assert len(nodes) == 7 and not nodes.duplicated(["example", "role"]).any()
-
-
-def test_a_side_without_nodes_leaves_all_room_to_the_other():
-    points = Points(most=7)
-    points.add("layer", graph_of(b=1, h=1, m=7), names(1), query_valid=torch.zeros(1, 4, dtype=torch.bool))
-    points._layers["layer"].thin(7)
-    assert points.clouds()[0].nodes.role.tolist() == ["value"] * 7
 
 
 def test_the_choice_depends_on_the_seed_and_the_nodes_alone():
@@ -173,22 +150,6 @@ def test_thinning_on_the_way_and_batches_change_nothing():
         for single, other in zip(early.clouds(), points.clouds(), strict=True):
             pd.testing.assert_frame_equal(single.nodes, other.nodes)
             np.testing.assert_array_equal(single.features, other.features)
-
-
-def test_many_examples_are_thinned_seldom(monkeypatch):
-    """However many examples there are beyond the points, each row is gone over a few times only."""
-    gone_over, thin = [], points_module._Layer.thin
-
-    def counted(layer, most):
-        gone_over.append(sum(map(len, layer.rows)))
-        thin(layer, most)
-
-    monkeypatch.setattr(points_module._Layer, "thin", counted)
-    points = Points(most=20, seed=0)
-    for k in range(60):
-        points.add("layer", graph_of(b=2, h=1, seed=k), names(2, 2 * k))
-    (cloud,) = points.clouds()
-    assert len(cloud.nodes) == 20 and sum(gone_over) < 10 * 60 * 2 * 2
 
 
 def test_a_model_whose_layers_have_projections():
