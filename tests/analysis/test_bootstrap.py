@@ -5,12 +5,12 @@ from analysis.bootstrap import Means
 
 
 def test_mean_leaves_nan_out():
-    means = Means((2,))
-    means.add(np.array([[1, np.nan], [3, 5]]))
-    means.add(np.array([[8, np.nan]]))
-    assert means.mean().tolist() == [4, 5] and means.counts.tolist() == [3, 1] and means.examples == 3
+    means = Means((3,))
+    means.add(np.array([[1, np.nan, 2], [3, 5, 6]]))
+    means.add(np.array([[8, np.nan, np.nan]]))
+    assert means.mean().tolist() == [4, 5, 4] and means.counts.tolist() == [3, 1, 2] and means.examples == 3
     low, high = means.interval()
-    assert low[0] < 4 < high[0] and np.isnan(low[1]) and np.isnan(high[1])
+    assert low[0] < 4 < high[0] and np.isnan(low[1]) and np.isnan(high[1]) and low[2] < 4 < high[2]
 
 
 @pytest.mark.parametrize("examples", [4, 16])

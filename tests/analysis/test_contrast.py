@@ -94,16 +94,6 @@ def test_against_loops(options, degree):
     assert torch.allclose(weight, expected, rtol=1e-9)
 
 
-def test_sides_that_change_places_change_the_sign():
-    graph = random_graph(padding=False)
-    region = random_region(graph)
-    known = region.relevant.any(2, keepdim=True)
-    one, other = contrast(graph, region), contrast(graph, Region(~region.relevant & known))
-    assert torch.allclose(one.contrast, -other.contrast) and torch.allclose(one.raw, -other.raw)
-    assert torch.allclose(one.auc, 1 - other.auc)
-    assert torch.allclose(one.distractor_mass, 1 - other.distractor_mass)
-
-
 def test_ties_in_distance_count_one_half():
     """Values in pairs of one point and one degree; the heads' weights differ."""
     graph = random_graph(padding=False, m=6)
@@ -226,3 +216,13 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match=words):
             make()
+
+
+def test_sides_that_change_places_change_the_sign():
+    graph = random_graph(padding=False)
+    region = random_region(graph)
+    known = region.relevant.any(2, keepdim=True)
+    one, other = contrast(graph, region), contrast(graph, Region(~region.relevant & known))
+    assert torch.allclose(one.contrast, -other.contrast) and torch.allclose(one.raw, -other.raw)
+    assert torch.allclose(one.auc, 1 - other.auc)
+    assert torch.allclose(one.distractor_mass, 1 - other.distractor_mass)

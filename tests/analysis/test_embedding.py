@@ -127,17 +127,3 @@ def test_quality_is_scikit_learns_on_all_points_or_a_sample():
     random = np.random.default_rng(1).normal(size=(len(points), 2))
     table = quality(points, random, {}).iloc[0]
     assert table.value == pytest.approx(table.chance, abs=0.05)  # a random map is trusted by half
-
-
-def test_labels_and_lengths_are_checked():
-    points, labels = clouds(10)
-    with pytest.raises(ValueError, match="one per point"):
-        purity(points, labels[1:])
-    with pytest.raises(ValueError, match="neighbours"):
-        purity(points, labels, 20)
-    with pytest.raises(ValueError, match="equally many"):
-        quality(points, points[1:, :2], {})
-    with pytest.raises(ValueError, match="missing"):
-        purity(points, [None] * 20)
-    given = {"class": labels, "token": [None] * 20, "modality": ["text"] * 20}
-    assert set(quality(points, points[:, :2], given, neighbours=3).label) == {"", "class"}

@@ -188,18 +188,6 @@ def test_adjusted_is_assortativity(make, attribute):
     assert adjusted(mixing_of(data, y)).item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_role_labels_are_an_oracle():
-    graph = random_graph(b=1, h=1, softmax=False, padding=False)
-    roles = Labels(torch.zeros(1, 5, dtype=torch.long), torch.ones(1, 7, dtype=torch.long))
-    mixing = mixing_of(graph, roles)
-    even = mixing_of(uniform(Bipartite.of(graph)), roles)
-    assert edge(mixing).item() == 0 and degenerate(mixing, even).item() == ROLES
-    square = graph.to_data()  # both sides' nodes in one graph: the role at the other end is known
-    square = Data(edge_index=square.edge_index, edge_weight=square.edge_weight, num_nodes=12)
-    pooled = mixing_of(square, [0] * 5 + [1] * 7)
-    assert edge(pooled).item() == 0 and label_informativeness(pooled).item() == pytest.approx(1)
-
-
 def reason(graph, labels: Labels) -> int:
     view = Bipartite.of(graph)
     labels = labels.on(view)

@@ -8,18 +8,6 @@ from attngraph import AttentionGraph
 from tests.analysis.example_graphs import random_graph
 
 
-def test_numbers_anew_in_each_example():
-    graph = Bipartite.of(random_graph(n=4, m=6, padding=False))
-    query = torch.tensor([[900, -1, 7, 900], [3, 3, 5, 4]])
-    value = torch.tensor([[7, 7, 30000, -1, 8, 900], [3, 3, 3, 3, 3, 3]])
-    result = Labels(query, value).on(graph)
-    assert result.query.tolist() == [[[2, -1, 0, 2]], [[0, 0, 2, 1]]]
-    assert result.value.tolist() == [[[0, 0, 3, -1, 1, 2]], [[0] * 6]]
-    apart = Labels(query, value, shared=False).on(graph)
-    assert apart.query.tolist() == [[[1, -1, 0, 1]], [[0, 0, 2, 1]]]
-    assert apart.value[0, 0].tolist() == [0, 0, 3, -1, 1, 2]
-
-
 def test_permuted_moves_classes_among_labelled_values():
     graph = Bipartite.of(random_graph())  # the second example has padding
     labels = Labels(torch.zeros(2, 5, dtype=torch.long), torch.tensor([[0, -1, 1, 1, -1, 2, 3]]).expand(2, 7))
@@ -93,3 +81,15 @@ def test_shared_clusters_find_planted_ones():
         SharedClusters(1)
     with pytest.raises(ValueError, match="examples must be at least 1"):
         SharedClusters(2, examples=0)
+
+
+def test_numbers_anew_in_each_example():
+    graph = Bipartite.of(random_graph(n=4, m=6, padding=False))
+    query = torch.tensor([[900, -1, 7, 900], [3, 3, 5, 4]])
+    value = torch.tensor([[7, 7, 30000, -1, 8, 900], [3, 3, 3, 3, 3, 3]])
+    result = Labels(query, value).on(graph)
+    assert result.query.tolist() == [[[2, -1, 0, 2]], [[0, 0, 2, 1]]]
+    assert result.value.tolist() == [[[0, 0, 3, -1, 1, 2]], [[0] * 6]]
+    apart = Labels(query, value, shared=False).on(graph)
+    assert apart.query.tolist() == [[[1, -1, 0, 1]], [[0, 0, 2, 1]]]
+    assert apart.value[0, 0].tolist() == [0, 0, 3, -1, 1, 2]

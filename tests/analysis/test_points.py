@@ -85,6 +85,17 @@ def test_distances_of_heads_are_those_after_their_slices(output):
     np.testing.assert_array_equal(layer.features, head.features)
 
 
+def test_without_a_projection_distances_are_those_before_it():
+    graph = graph_of()
+    (whole,), heads = clouds_of(graph), clouds_of(graph, heads=[0, 1, 2])
+    assert not any(cloud.projected for cloud in (whole, *heads))
+    np.testing.assert_array_equal(whole.features, np.concatenate([cloud.features for cloud in heads], 1))
+    first, *_ = heads
+    for row, feature in zip(first.nodes.itertuples(), first.features):
+        side = graph.query if row.role == "query" else graph.value
+        np.testing.assert_array_equal(feature, side[int(row.example[-1]), 0, row.node])
+
+
 def test_padding_is_left_out_and_labels_stay_with_their_nodes():
     rows = torch.tensor([[True, True, True, False], [True, False, False, False]])
     causal = torch.ones(4, 4, dtype=torch.bool).tril() & rows[:, None] & rows[:, :, None]

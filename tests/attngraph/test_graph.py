@@ -232,3 +232,13 @@ def test_networkx_degrees_are_ours():
             for j in range(M):
                 assert degree["value", j] == pytest.approx(float(graph.value_degree()[b, h, 0, j]))
     assert networkx.is_bipartite(graph.to_networkx())
+
+
+def test_padded_queries_do_not_widen_what_is_visible():
+    """Values that only a padded query sees do not count as visible."""
+    sees = yes(B, N, M)
+    sees[:, :3, 4] = False  # only the last query sees value 4, and it is padding
+    query_mask = yes(B, N)
+    query_mask[:, 3] = False
+    graph = AttentionGraph(*parts(), query_mask=query_mask, value_mask=sees)
+    torch.testing.assert_close(graph.value_degree("mean"), graph.value_degree() * 4 / 3)

@@ -130,17 +130,6 @@ def test_every_point_has_its_labels_colour_and_its_roles_shape(figure_of):
         figure_of(table[:0], measures)
 
 
-def test_many_examples_are_coloured_on_a_scale(figure_of):
-    names = [f"picture {k}" for k in range(12)]
-    table, measures = tables([{}], example=names)
-    figure = figure_of(table, measures, "example")
-    seen = points_of(figure)
-    assert len({colour for colour, _ in seen.values()}) == 12
-    assert [round(x) for x in figure.axes[-1].get_xlim()] == [1, 12]  # the colour bar
-    few = figure_of(*tables([{}], example=names[:3] * 4), "example")
-    assert [text.get_text() for text in few.legends[0].get_texts()][:3] == names[:3]
-
-
 def test_files_of_both_kinds_hold_the_text(tmp_path):
     table, measures = tables([{}], token=["$x$"] * 12)
     paths = [tmp_path / "map.png", tmp_path / "map.svg"]
