@@ -85,11 +85,10 @@ def test_names_lead_to_classes_and_their_defaults():
         "appnp": {"alpha": 0.1} | one_step,
         "gcn": {"normalize": False},
         "gcnii": {"alpha": 0.1, "theta": 0.5} | one_step,
-        "pgnn": exponent | one_step,
         "residual": {"alpha": 0.1},
         "rotated": exponent | one_step | {"seed": 0},
-        "tempering": exponent | one_step,
     }
+    defaults |= dict.fromkeys(("pgnn", "tempering"), exponent | one_step)
     for name, arguments in defaults.items():
         scheme = AdapterConfig(name).scheme()
         assert type(scheme) is SCHEMES[name] and scheme.name == name

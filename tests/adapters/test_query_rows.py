@@ -8,8 +8,8 @@ import torch
 
 from adapters.query_rows import PLACES, _noise, with_query_rows
 from adapters.scheme import Scheme
-from tests.adapters.cases import REFERENCES, TYPICAL
-from tests.adapters.contract import CHECKS, GRAPHS, Case, check_residual_share, random_graph
+from tests.adapters.cases import REFERENCES
+from tests.adapters.contract import CHECKS, Case, check_residual_share, random_graph
 from tests.pairwise import pairwise
 
 other = pytest.mark.parametrize("rows", ["zero", "noise"])
@@ -71,18 +71,6 @@ def test_the_contract(check, rows, monkeypatch):
     case = RowsCase("pgnn", reference, {"p": 1.25, "mu": 0.5}, rows=rows)
     for settings in pairwise(case=[case], **check.values):
         check.run(**settings)
-
-
-@pytest.mark.parametrize("kind", ["encoder", "decoder self, padded"])
-@other
-def test_only_gcn_has_no_use_for_query_rows(rows, kind):
-    graph, _ = random_graph(**GRAPHS[kind])
-    changed = with_query_rows(graph, rows)
-    assert torch.equal(changed.weight, graph.weight) and torch.equal(changed.value, graph.value)
-    assert with_query_rows(graph, "query") is graph
-    for case in [*TYPICAL[1:], Case("gcn", REFERENCES["gcn"])]:
-        scheme = case.make(torch.float64)
-        assert torch.equal(scheme(changed), scheme(graph)) == (case.name == "gcn"), case
 
 
 def test_noise_is_standard_normal_at_the_lengths_of_queries_and_comes_again():

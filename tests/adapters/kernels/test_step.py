@@ -37,16 +37,22 @@ def moved(scores: AttentionScores, leaves) -> AttentionScores:
 
 
 @pytest.mark.parametrize(
-    "step, kind, degree, numbers, context",
+    "step, kind, degree, numbers, context, scale",
     both(
         [kind for kind in KINDS if kind not in ("decoder cross", "decoder self")],
         degree=["sum", "mean"],
         numbers=[(1.5, 0.1), (2.6, 0.5), (1.2, 0.0)],
         context=[False, True],
+        scale=[None, "a number", "a tensor", "trained", "trained, of each head"],
     ),
 )
-def test_equals_the_dense_backend(step, kind, degree, numbers, context):
+def test_equals_the_dense_backend(step, kind, degree, numbers, context, scale):
     scores, leaves = on_leaves(random_scores(1, **ALL[kind]))
+    if scale is not None:
+        factor = torch.linspace(0.3, 0.8, 2, dtype=torch.float64)
+        factor = factor.view(2, 1, 1) if "of each head" in scale else factor[0]
+        leaves += [factor.requires_grad_()] if "trained" in scale else []
+        scores = replace(scores, scale=0.3 if scale == "a number" else factor)
     p, mu = map(number, numbers)
     aggregated, plain = STEPS[step](scores, p, 2 * mu / p, degree, context)
     want, want_plain = dense(scores, p, mu, degree)
@@ -219,27 +225,3 @@ def test_the_gradient_of_mu_where_distances_are_0(p=6.5):
         aggregated = scheme.attend(scores, backend)[0]
         got = (aggregated.transpose(1, 2).flatten(2) @ output.flatten(0, 1)).sum()
         torch.testing.assert_close(torch.autograd.grad(got, mu)[0].double(), want, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "step, kind, shaped",
-    pairwise_params(
-        step=STEPS,
-        kind=["encoder", "decoder self, padded", "decoder, cached and rotated"],
-        shaped=[((), False), ((), True), ((2, 1, 1), True)],
-    ),
-)
-def test_a_scale_that_is_a_tensor(step, kind, shaped):
-    step, (shape, trained) = STEPS[step], shaped
-    scores, leaves = on_leaves(random_scores(16, **KINDS[kind]))
-    scale = torch.linspace(0.3, 0.8, 2, dtype=torch.float64)[: 2 if shape else 1].view(shape)
-    scale.requires_grad_(trained)
-    leaves += [scale] if trained else []
-    scores = replace(scores, scale=scale)
-    got, want = step(scores, 1.5, 0.2, context=True), dense(scores, 1.5, 0.15, "sum")
-    for pair in zip((*got, *gradients(got, leaves)), (*want, *gradients(want, leaves)), strict=True):
-        torch.testing.assert_close(*pair)
-
-
-def gradients(outputs, leaves) -> tuple[torch.Tensor, ...]:
-    return torch.autograd.grad(sum(x.square().sum() for x in outputs), leaves)

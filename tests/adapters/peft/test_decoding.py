@@ -8,7 +8,6 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 
 from attngraph import UserError
-from tests.adapters.peft import helpers
 from tests.adapters.peft.blip_decoder import JOINS, VARIANTS, left_padded, logits, put, step
 from tests.adapters.peft.helpers import close
 from tests.adapters.peft_models import FAMILIES
@@ -32,17 +31,6 @@ def test_cached_equals_uncached(variant, join, chunks, make_decoder, words, imag
         got.append(output)
     rows = mask.bool()
     close(torch.cat(got, 1)[rows], want[rows])
-
-
-@pytest.mark.filterwarnings("ignore:.*in spite of the tiled backend")
-def test_the_tiled_backend_and_a_ready_made_cache(make_decoder, words, image_states):
-    """The backend goes back to weights, which leave their degrees for the next step."""
-    model, ids, states = make_decoder(), words(), image_states()
-    put(model, "pgnn", {"steps": 1}, join="replace", backend="tiled")
-    for cache in (None, DynamicCache(), EncoderDecoderCache(DynamicCache(), DynamicCache())):
-        _, cache = step(model, ids[:, :3], states, cache)
-        output, _ = step(model, ids[:, 3:], states, cache)
-        close(output, logits(model, ids, states)[:, 3:])
 
 
 CHANGES = {  # what becomes of a cache, and of which examples it is then
@@ -104,14 +92,3 @@ def test_caches_that_are_refused(make_decoder, words, image_states):
         cache = EncoderDecoderCache(StaticCache(config=model.config, max_cache_len=12), DynamicCache())
         with pytest.raises(UserError, match="use a DynamicCache"), torch.set_grad_enabled(training):
             model(input_ids=words(), past_key_values=cache, **more)
-
-
-def test_prompt_lookup_decodes_as_without():
-    """All of the candidates may be refused, and what is kept beside the cache must reach back before them."""
-    model, prompt = helpers.put("llama", "pgnn", join="replace"), torch.randint(3, 40, (1, 80))
-    model.generation_config.eos_token_id = None
-    more = dict(max_new_tokens=70, do_sample=False, max_matching_ngram_size=1)
-    want = model.generate(input_ids=prompt, **more)
-    assert torch.equal(model.generate(input_ids=prompt, prompt_lookup_num_tokens=63, **more), want)
-    with pytest.raises(UserError, match=r"use at most 63 candidates \(num_assistant_tokens, prompt_"):
-        model.generate(input_ids=prompt, prompt_lookup_num_tokens=64, **more)

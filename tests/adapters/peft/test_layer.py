@@ -112,21 +112,6 @@ def test_dropout(make_decoder, words, image_states):
     assert (graphs[1].weight == 0).any()
 
 
-def test_a_decoder_run_without_a_causal_mask_is_not_causal(make_decoder, words, image_states):
-    """BLIP takes that from the call. Bidirectionally, the value degrees sum over all queries."""
-    model = make_decoder()
-    seen = []
-    for adapter in adapters_of(blip.put(model, "appnp", join="replace", positions="self")).values():
-        adapter.scheme.register_forward_pre_hook(lambda scheme, args: seen.append(args[0]))
-    ids, states = words(), image_states()
-    with torch.no_grad():
-        model.bert(ids, encoder_hidden_states=states, use_cache=False)
-        assert [graph.causal for graph in seen] == [False, False]
-        assert (seen[0].weight[:, :, 0] > 0).all()
-        logits(model, ids, states)
-    assert [graph.causal for graph in seen] == [False, False, True, True]
-
-
 def test_new_base_weights_are_noticed(make_decoder, words, image_states):
     """The metric is kept between calls, but never older than W_o."""
     model, other = make_decoder(0), make_decoder(1)

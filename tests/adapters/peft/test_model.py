@@ -1,7 +1,6 @@
 """Putting adapters into a model, switching between them, and the way back."""
 
 import copy
-import functools
 import io
 
 import pytest
@@ -153,29 +152,6 @@ def test_adapters_that_do_not_listen_leave_attention_as_it_is():
     assert torch.equal(run(model, batch), adapted)
     model.set_adapter("other")
     assert differ(run(model, batch), adapted)
-
-
-def hook(model):
-    """Hooks as accelerate's ``add_hook_to_module`` puts them on."""
-    for module in model.modules():
-        module.forward = functools.partial(type(module).forward, module)
-    return model
-
-
-def test_hooks_on_forward_methods_are_refused():
-    """They keep the method of another class, so that adapters would silently not run, or not stop."""
-    hooked, batch = hook(FAMILIES["blip"].make()), FAMILIES["blip"].batch()
-    with pytest.raises(UserError, match="remove the hooks, or put them on afterwards"):
-        get_peft_model(hooked, config())
-    assert not any("attngraph" in vars(x) or isinstance(x, OutputLayer) for x in hooked.modules())
-    adapted = put("blip")
-    want = run(adapted, batch)
-    hook(adapted.get_base_model())
-    assert torch.equal(run(adapted, batch), want)
-    with pytest.raises(UserError, match="remove them before the adapters are switched off or taken out"):
-        adapted.unload()
-    with pytest.raises(UserError, match="remove them before"), adapted.disable_adapter():
-        pass
 
 
 def test_continuous_batching_is_refused_while_adapters_are_on():

@@ -14,7 +14,7 @@ from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
 from tests.adapters.peft.helpers import config
 from tests.adapters.peft_models import FAMILIES, by_family
-from tests.attngraph.reading.zoo import GQA, TEXT, VISION, words
+from tests.attngraph.reading.zoo import GQA, words
 
 LLAMA = ("layers.0.self_attn.o_proj", "", "layers.0.mlp.down_proj")
 UNDER_LLAVA = [name and f"model.language_model.{name}" for name in LLAMA]
@@ -110,16 +110,6 @@ def test_what_is_not_there_is_said_with_what_is(family, settings, message):
     assert [type(module) for module in model.modules()] == state
     assert model.config._attn_implementation == "sdpa"
     assert not any(module._forward_pre_hooks for module in model.modules())
-
-
-def test_an_image_encoder_with_a_text_decoder():
-    """It is not adapted for want of a text that can be read."""
-    vision = hf.ViTModel(hf.ViTConfig(**VISION))
-    model = hf.VisionTextDualEncoderModel(vision_model=vision, text_model=hf.YosoModel(hf.YosoConfig(**TEXT)))
-    message = "language side of VisionTextDualEncoderModel can't be read .text_model.encoder"
-    with pytest.raises(UserError, match=message):
-        get_peft_model(model, GraphAdapterConfig())
-    assert get_peft_model(model, GraphAdapterConfig(target_modules=r"vision_model.*attention"))
 
 
 WINDOW = {name: value for name, value in GQA.items() if name != "model_type"}

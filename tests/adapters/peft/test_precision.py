@@ -59,16 +59,6 @@ def test_p_learns_in_a_bfloat16_model(make_decoder, words, image_states):
     assert all(not torch.equal(p, before[name]) for name, p in scalars.items())
 
 
-def test_a_mask_that_was_read_in_inference_mode_serves_training():
-    model, ids = put("llama"), torch.arange(3, 9)[None]
-    mask = torch.full((6, 6), torch.finfo(torch.float32).min).triu(1)[None, None]
-    with torch.inference_mode():
-        want = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.clone()
-    got = model.train()(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    got.sum().backward()
-    close(got.detach(), want)
-
-
 def test_attentions_without_gradients_are_told():
     """A loss on them would train nothing; with the sparse backend they carry gradients."""
     batch = FAMILIES["bert"].batch()

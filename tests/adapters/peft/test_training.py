@@ -11,7 +11,6 @@ from transformers import Trainer, TrainingArguments
 
 from adapters import GraphAdapterConfig, Scalar
 from adapters.peft import optimizer_groups, trainer_optimizer
-from attngraph.errors import UserError
 from tests.adapters.peft.blip_decoder import JOINS
 from tests.adapters.peft.helpers import config, run
 from tests.adapters.peft_models import FAMILIES
@@ -197,11 +196,3 @@ def test_both_run_learn_are_saved_and_switched_off_together(family, way, tmp_pat
     model(**batch).logits.square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters() if p.requires_grad)
     assert torch.equal(run(model.unload(), batch), want)
-
-
-def test_names_are_not_shared_and_the_lora_below_is_not_deleted():
-    model = get_peft_model(FAMILIES["llama"].make(), lora_config("llama"))
-    with pytest.raises(UserError, match="'default' is taken by a LORA adapter in this model: give another"):
-        get_peft_model(model, GraphAdapterConfig())
-    with pytest.raises(UserError, match="'default' is a LORA adapter below the graph adapters"):
-        get_peft_model(model, GraphAdapterConfig(), "graph").delete_adapter("default")

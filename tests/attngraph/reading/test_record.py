@@ -3,7 +3,6 @@
 import copy
 import subprocess
 import sys
-from threading import Thread
 
 import pytest
 import torch
@@ -210,30 +209,3 @@ def test_importing_attngraph_is_quick():
     assert not {"transformers", "torch_geometric", "networkx"} & set(first) and "capture" in first
     assert not [x for x in second if x.startswith("transformers.models.") and ".modeling_" in x]
     assert "AttributeError: module 'attngraph' has no attribute 'nothing'" in done.stderr
-
-
-def test_two_threads_at_once_are_refused():
-    """One after the other is right, in a thread that is not the caller's too (as ``generate`` with a
-    streamer)."""
-    model, errors = FAMILIES["llama"].model(), []
-
-    def try_it() -> None:
-        try:
-            model(words())
-        except UserError as error:
-            errors.append(error)
-
-    def run_in_a_thread(*args) -> None:
-        thread = Thread(target=try_it)
-        thread.start()
-        thread.join()
-
-    with record(model) as graphs, torch.no_grad():
-        run_in_a_thread()
-        run_in_a_thread()
-        assert not errors and [len(calls) for calls in graphs.values()] == [2, 2]
-        hook = model.model.layers[1].register_forward_pre_hook(run_in_a_thread)
-        model(words())
-        hook.remove()
-    assert len(errors) == 1 and "two threads run a model whose graphs are read" in str(errors[0])
-    assert [len(calls) for calls in graphs.values()] == [3, 3]

@@ -181,7 +181,6 @@ class Family:
     inputs: Callable
     layers: dict[str, str]
     generates: str | None = None
-    sdpa: bool = True
 
     def model(self, seed: int = 0, implementation: str = "eager") -> torch.nn.Module:
         model = far_from_zero(self.make(), seed)
@@ -193,12 +192,10 @@ def numbered(pattern: str, what: str, count: int = 2) -> dict[str, str]:
     return {pattern.format(k): what for k in range(count)}
 
 
-def of_words(
-    make: Callable, pattern: str, ordered: bool = True, count: int = 2, sdpa: bool = False
-) -> Family:
+def of_words(make: Callable, pattern: str, ordered: bool = True, count: int = 2) -> Family:
     """A family that reads words alone, in layers of one kind, and writes them if these are ordered."""
     layers = numbered(pattern, CAUSAL if ordered else BIDIRECTIONAL, count)
-    return Family(make, words_only, layers, f"{pattern.partition('.')[0]}.*" if ordered else None, sdpa)
+    return Family(make, words_only, layers, f"{pattern.partition('.')[0]}.*" if ordered else None)
 
 
 def seq2seq(left: bool = False) -> dict:
@@ -286,9 +283,9 @@ def led_layers(decoder: str) -> dict[str, str]:
 
 
 FAMILIES: dict[str, Family] = {
-    "bert": of_words(of("BertModel"), "encoder.layer.{}.attention.self", ordered=False, sdpa=True),
-    "gpt2": of_words(of("GPT2LMHeadModel"), "transformer.h.{}.attn", sdpa=True),
-    "llama": of_words(of("LlamaForCausalLM", **GQA), "model.layers.{}.self_attn", sdpa=True),
+    "bert": of_words(of("BertModel"), "encoder.layer.{}.attention.self", ordered=False),
+    "gpt2": of_words(of("GPT2LMHeadModel"), "transformer.h.{}.attn"),
+    "llama": of_words(of("LlamaForCausalLM", **GQA), "model.layers.{}.self_attn"),
     "vit": Family(
         of("ViTModel", **VISION),
         lambda left=False: pixels(),
@@ -323,7 +320,6 @@ FAMILIES: dict[str, Family] = {
         | numbered("text_decoder.bert.encoder.layer.{}.attention.self", CAUSAL)
         | numbered("text_decoder.bert.encoder.layer.{}.crossattention.self", CROSS_IMAGE),
         generates="text_decoder.*",
-        sdpa=False,
     ),
     "blip2": Family(
         of(
@@ -373,7 +369,6 @@ FAMILIES: dict[str, Family] = {
         of("ViltModel", image_size=8, patch_size=4),
         text_and_pixels,
         numbered("encoder.layer.{}.attention.attention", "self both mixed mixed"),
-        sdpa=False,
     ),
     "lxmert": Family(
         of("LxmertModel", l_layers=1, x_layers=1, r_layers=1, visual_feat_dim=6),
@@ -393,7 +388,6 @@ FAMILIES: dict[str, Family] = {
             "encoder.x_layers.0.lang_self_att.self": BIDIRECTIONAL,
             "encoder.x_layers.0.visn_self_att.self": SEEING,
         },
-        sdpa=False,
     ),
     "siglip": Family(
         of("SiglipModel", text_config=TEXT | dict(projection_size=12), vision_config=VISION),
@@ -478,7 +472,6 @@ FAMILIES: dict[str, Family] = {
         numbered("git.image_encoder.vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("git.encoder.layer.{}.attention.self", MIXED),
         generates="git.encoder.*",
-        sdpa=False,
     ),
     "paligemma": Family(
         of(
@@ -516,7 +509,6 @@ FAMILIES: dict[str, Family] = {
         | numbered("decoder.model.decoder.layers.{}.self_attn", CAUSAL)
         | numbered("decoder.model.decoder.layers.{}.encoder_attn", CROSS_IMAGE),
         generates="decoder.*",
-        sdpa=False,
     ),
     "donut": Family(
         lambda: led(
@@ -528,13 +520,11 @@ FAMILIES: dict[str, Family] = {
         | numbered("decoder.model.decoder.layers.{}.self_attn", CAUSAL)
         | numbered("decoder.model.decoder.layers.{}.encoder_attn", CROSS_IMAGE),
         generates="decoder.*",
-        sdpa=False,
     ),
     "visualbert": Family(
         of("VisualBertModel", visual_embedding_dim=6),
         with_regions,
         numbered("encoder.layer.{}.attention.self", "self both mixed mixed"),
-        sdpa=False,
     ),
     "flava": Family(
         of(
@@ -549,7 +539,6 @@ FAMILIES: dict[str, Family] = {
         numbered("image_model.encoder.layer.{}.attention.attention", SEEING)
         | numbered("text_model.encoder.layer.{}.attention.attention", BIDIRECTIONAL)
         | numbered("multimodal_model.encoder.layer.{}.attention.attention", "self both mixed mixed"),
-        sdpa=False,
     ),
     "segformer": Family(
         of(
@@ -577,7 +566,6 @@ FAMILIES: dict[str, Family] = {
         of("Gemma4ForCausalLM", **SHARED_KEYS, global_head_dim=8, per_layer_config=None),
         "model.layers.{}.self_attn",
         count=4,
-        sdpa=True,
     ),
     "bloom": of_words(of("BloomForCausalLM"), "transformer.h.{}.self_attention"),
     "falcon": of_words(lambda: falcon(multi_query=True), "transformer.h.{}.self_attention"),
@@ -604,13 +592,11 @@ FAMILIES: dict[str, Family] = {
         led_inputs(8),
         led_layers("roformer"),
         generates="decoder.*",
-        sdpa=False,
     ),
     "rembert": Family(
         of("RemBertModel", input_embedding_size=8),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
-        sdpa=False,
     ),
     "rembert, a decoder": Family(
         lambda: led(
@@ -619,14 +605,12 @@ FAMILIES: dict[str, Family] = {
         led_inputs(8),
         led_layers("rembert"),
         generates="decoder.*",
-        sdpa=False,
     ),
     "megatron-bert": Family(
         of("MegatronBertForCausalLM", is_decoder=True),
         words_only,
         numbered("bert.encoder.layer.{}.attention.self", CAUSAL),
         generates="bert.*",
-        sdpa=False,
     ),
     "deberta": of_words(of("DebertaModel", **DISENTANGLED), "encoder.layer.{}.attention.self", ordered=False),
     "deberta-v2": of_words(
