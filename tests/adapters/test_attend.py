@@ -8,8 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from adapters import GCN, PGNN
-from tests.adapters.cases import typical
+from tests.adapters.cases import TYPICAL
 from tests.attngraph.scores_cases import KINDS, attention_output, on_leaves, random_scores
+from tests.pairwise import pairwise_params
 
 
 class LargestTensor(TorchDispatchMode):
@@ -26,9 +27,18 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-@typical(
-    kind=["encoder, bool mask", "decoder self, padded", "encoder, rotated", "decoder, cached and rotated"],
-    backend=["dense", "tiled", "sparse"],
+@pytest.mark.parametrize(
+    "case, kind, backend",
+    pairwise_params(
+        case=TYPICAL,
+        kind=[
+            "encoder, bool mask",
+            "decoder self, padded",
+            "encoder, rotated",
+            "decoder, cached and rotated",
+        ],
+        backend=["dense", "tiled", "sparse"],
+    ),
 )
 def test_attend_equals_the_graph(case, kind, backend, monkeypatch):
     monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
@@ -59,7 +69,10 @@ def test_steps_and_a_trained_metric_take_the_dense_backend():
     assert trained.metric.grad.abs().max() > 0
 
 
-@typical(backend=["dense", "tiled", "sparse"], dropped=[False, True])
+@pytest.mark.parametrize(
+    "case, backend, dropped",
+    pairwise_params(case=TYPICAL, backend=["dense", "tiled", "sparse"], dropped=[False, True]),
+)
 def test_padded_queries_attend_as_in_the_model(case, backend, dropped):
     """They have no edges, but the model goes on with their attention output."""
     scheme = case.make(torch.float64)
@@ -71,7 +84,9 @@ def test_padded_queries_attend_as_in_the_model(case, backend, dropped):
     torch.testing.assert_close(aggregated, scheme(scores.graph()))
 
 
-@typical(causal=[False, True], rotated=[False, True])
+@pytest.mark.parametrize(
+    "case, causal, rotated", pairwise_params(case=TYPICAL, causal=[False, True], rotated=[False, True])
+)
 def test_no_scheme_holds_all_edges_on_the_tiled_backend(case, causal, rotated, monkeypatch):
     monkeypatch.setattr("attngraph.backends.tiled.TILE", 1024)
     monkeypatch.setattr("attngraph.scores.STRIP", 16)

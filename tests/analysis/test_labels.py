@@ -71,16 +71,16 @@ def test_shared_clusters_find_planted_ones():
         assert len(pairs) == len({kind for kind, _ in pairs}) == len({cluster for _, cluster in pairs})
     moved = Bipartite(graph.weight, graph.visible, x + 1, y)
     assert torch.equal(clusters("layer", moved).query, result.query)  # the fit is kept
-    with pytest.raises(ValueError, match="clusters need at least as many nodes"):
-        SharedClusters(60)("layer", graph)
     few = Bipartite(graph.weight[:1, :, :1, :1], graph.visible[:1, :1, :1], x[:1, :, :1], y[:1, :, :1])
     with pytest.raises(ValueError, match="the first examples have 2"):
         clusters("other layer", few)
     assert torch.equal(clusters("other layer", graph).query, result.query)  # the error left nothing behind
-    with pytest.raises(ValueError, match="at least 2"):
-        SharedClusters(1)
-    with pytest.raises(ValueError, match="examples must be at least 1"):
-        SharedClusters(2, examples=0)
+    for wrong, message in (
+        (dict(clusters=1), "at least 2"),
+        (dict(examples=0), "examples must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SharedClusters(**dict(clusters=2) | wrong)
 
 
 def test_numbers_anew_in_each_example():

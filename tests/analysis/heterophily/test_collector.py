@@ -18,8 +18,7 @@ from analysis.heterophily import (
     heterophily,
 )
 from analysis.labels import Labels
-from tests.analysis.example_graphs import random_graph
-from tests.analysis.heterophily.table_lines import labels_for, line
+from tests.analysis.example_graphs import labels_for, line, random_graph
 
 
 @pytest.mark.parametrize("kind", ["self", "cross"])

@@ -26,8 +26,7 @@ from analysis.labels import Labels
 from analysis.mixing import Mixing
 from analysis.nulls import uniform
 from attngraph import AttentionGraph
-from tests.analysis.example_graphs import block_model, random_graph
-from tests.analysis.heterophily.table_lines import labels_for, line
+from tests.analysis.example_graphs import block_model, labels_for, line, random_graph
 
 
 def test_numbers_are_those_of_the_functions():
@@ -165,18 +164,6 @@ def test_planted_homophily_is_found(agreement, sign):
     for statistic in ("label_informativeness", "aggregation", "neighbourhood_contrast"):
         assert line(table, statistic).excess_low > 0, statistic  # these ask for any dependence
     assert sign * (line(table, "dirichlet_normalised").excess) < 0
-
-
-def test_diagonal_of_self_attention():
-    """A token is always of its own class: with all weight on the diagonal there is no finding, only
-    self_weight."""
-    graph = random_graph(kind="self", n=6, padding=False)
-    graph = AttentionGraph(
-        graph.query, graph.value, torch.eye(6, dtype=torch.float64).expand(2, 3, 6, 6), kind="self"
-    )
-    table = heterophily(graph, {"x": Labels.same((torch.arange(6) % 2).expand(2, 6))})
-    assert line(table, "self_weight").value == 1 and np.isnan(line(table, "edge").value)
-    assert line(table, "edge").note == "6 graphs left out: no edges between labelled nodes"
 
 
 def test_degenerate_labels_are_marked():
