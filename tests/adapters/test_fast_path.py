@@ -37,6 +37,15 @@ def watched(monkeypatch, fast: bool = True):
         yield taken
 
 
+def dropping(model, dropout: float):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = dropout
+    return model
+
+
 def train_step(name: str, fast: bool, monkeypatch, padded: str = "both", dropout: float = 0.0, **settings):
     """Logits, gradients and which calls were taken by their scores, in one training step of a family's model.
 
@@ -46,12 +55,8 @@ def train_step(name: str, fast: bool, monkeypatch, padded: str = "both", dropout
     torch.manual_seed(0)
     given = dict(gnn="pgnn", reduction=4, positions=("self", "cross"), init_weights=False)
     model = get_peft_model(FAMILIES[name].make(), GraphAdapterConfig(**given | settings)).train()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = dropout
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = dropout
     batch = FAMILIES[name].batch()
+    dropping(model, dropout)
     if padded != "no":
         batch["attention_mask"][1, -2:] = 0
     if padded == "both":
@@ -109,9 +114,11 @@ def test_where_only_the_weights_tell_the_graph(monkeypatch):
     """Sparse messages, the heaviest edges, dropout on the tiled backend, or of all weights."""
     assert train_step("blip", True, monkeypatch, backend="sparse")[2] == []
     assert train_step("blip", True, monkeypatch, top_k=4)[2] == []
-    with warnings.catch_warnings(record=True) as caught:
+    model = dropping(put("blip", backend="tiled", positions=("self", "cross")).train(), 0.1)
+    with watched(monkeypatch) as taken, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        assert train_step("blip", True, monkeypatch, backend="tiled", dropout=0.1)[2] == [False] * 4
+        model(**FAMILIES["blip"].batch()), model(**FAMILIES["blip"].batch())
+    assert taken == [False] * 8
     assert sum("in spite of the tiled backend: dropout" in str(x.message) for x in caught) == 4  # once each
     logits, gradients, taken = train_step("blip", True, monkeypatch, dropout=1.0)
     assert taken == [False] * 4 and all(x.isfinite().all() for x in [logits, *gradients])
@@ -119,11 +126,7 @@ def test_where_only_the_weights_tell_the_graph(monkeypatch):
 
 def test_attentions_are_those_after_dropout_where_the_model_returns_these(monkeypatch):
     """What the model returns, whatever the adapter has computed by then."""
-    model, seen = put("bert", positions=("self",)).train(), []
-    model.config.attention_probs_dropout_prob = 0.3
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.3
+    model, seen = dropping(put("bert", positions=("self",)).train(), 0.3), []
     for fast in (True, False):
         torch.manual_seed(2)
         with watched(monkeypatch, fast) as taken:
@@ -167,7 +170,7 @@ def test_an_adapted_model_can_be_captured_and_its_weights_held():
     model, batch = put("llama", backend="tiled").train(), FAMILIES["llama"].batch()
     seen = capture(model, batch)
     assert seen and all(graph.weight.sum(-1).allclose(torch.ones(())) for graph in seen.values())
-    model = put("llama", backend="tiled").train()
+    model = dropping(put("llama", backend="tiled").train(), 0.1)
     handle = instrument(model.get_base_model())
     for site in handle.sites.values():
         site.listeners.insert(0, Call.hold_weights)

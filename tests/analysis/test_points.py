@@ -192,3 +192,10 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing_behind():
     assert not points.clouds()
     points.add("layer", graph, names(2))
     assert len(points.clouds()[0].nodes) == 2 * (4 + 5)
+
+
+def test_a_side_without_nodes_leaves_all_room_to_the_other():
+    points = Points(most=7)
+    points.add("layer", graph_of(b=1, h=1, m=7), names(1), query_valid=torch.zeros(1, 4, dtype=torch.bool))
+    points._layers["layer"].thin(7)
+    assert points.clouds()[0].nodes.role.tolist() == ["value"] * 7

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from attngraph.backends import BACKENDS, edges_of
 from attngraph.backends.message_passing import WeightedSum
 from attngraph.backends.tiles import columns_of_tiles
+from tests.adapters.contract import random_graph
 from tests.pairwise import pairwise_params
 
 
@@ -33,3 +35,9 @@ def test_every_edge_lies_in_one_tile(nodes, tile, triangular):
             seen[part.rows, part.columns] += 1
     visible = torch.ones(n, m).tril(m - n) if triangular else torch.ones(n, m)
     assert (seen[visible > 0] == 1).all() and (seen <= 1).all()
+
+
+def test_backends_by_name():
+    graph, _ = random_graph(1)
+    for name, kind in BACKENDS.items():
+        assert type(edges_of(graph, name)) is kind

@@ -194,39 +194,6 @@ def test_long_prompts_do_not_keep_all_their_degrees():
         )
 
 
-def test_long_decoding_does_not_keep_all_its_degrees():
-    """Of single steps the last ones are kept, and where longer passes end: the cache can be cropped there."""
-    model = FAMILIES["llama"].model()
-    ids = words(64)
-    whole = read(model, {"input_ids": ids})
-    steps = []
-
-    def decode(cache, start, end):
-        for k in range(start, end):
-            cache = model(ids[:, k : k + 1], cache=cache, use_cache=True).cache
-        return cache
-
-    with record(model, on_graph=lambda name, graph: steps.append((name, graph))), torch.no_grad():
-        cache = model(ids[:, :5], use_cache=True).cache
-        cache = decode(model(ids[:, 5:9], cache=cache, use_cache=True).cache, 9, 60)
-        for layer in cache.layers:
-            (degrees,) = layer.degrees.values()
-            assert degrees.length == 60 and [x.rows.shape[2] for x in degrees.calls] == [1] * (3 + 31)
-        # the farthest place in decoding, and where both of the longer passes end
-        for crop, end in ((31, 64), (55, 30), (25, 8)):
-            cache.crop(-crop)
-            start = cache.get_seq_length()
-            steps.clear()
-            cache = decode(cache, start, end)
-            for k, (name, step) in enumerate(steps):
-                row = start + k // len(whole)
-                want = whole[name].value_degree()[:, :, row : row + 1, : row + 1]
-                torch.testing.assert_close(step.value_degree(), want, rtol=1e-4, atol=1e-4)
-        cache = decode(cache, 8, 50)
-        with pytest.raises(UserError, match="cropped by 32 tokens, to one whose degrees"):
-            cache.crop(-32)
-
-
 def test_layers_with_several_places_in_a_cache_keep_degrees():
     sizes = dict(vocab_size=41, hidden_size=16, num_attention_heads=2, intermediate_size=24, head_dim=8)
     config = hf.HrmTextConfig(**sizes, num_layers_per_stack=1, H_cycles=2, L_cycles=2)
