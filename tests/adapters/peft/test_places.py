@@ -159,6 +159,9 @@ def test_what_no_adapter_can_follow_is_left_out_by_default(name):
     assert (attention, len(layers) - attention) == counts
     model(words(), use_cache=False).logits.square().mean().backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
+    if counts[1] == 0:
+        with pytest.raises(UserError, match="feed-forward block is known in .*: leave ffn out of positions"):
+            get_peft_model(new(name, settings), GraphAdapterConfig(positions=("self", "ffn")))
 
 
 def test_a_sum_before_the_projection_is_no_gate():
