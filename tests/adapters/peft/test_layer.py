@@ -61,7 +61,7 @@ def test_the_scheme_runs_on_the_layers_own_graph(family, gnn, settings):
     layer = base.get_submodule(site.output_name)
     layer.register_forward_hook(lambda module, args, output: seen.append(output))
     adapter, share = layer.gnn_adapter["default"], 0.3
-    if adapter.join.__class__.__name__ == "Blend":
+    if settings.get("join") == "blend":
         nn.init.constant_(adapter.join.share.stored, share / SPEED)
     run(model, FAMILIES[family].batch())
     handle.remove()
