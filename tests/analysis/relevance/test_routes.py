@@ -59,6 +59,11 @@ def test_routes_of_all_kinds_of_models(family):
 
 
 def test_image_tokens_see_what_the_queries_saw_that_became_them():
+    whole = graph(softmax(2, 2, 3, 4), "cross", ("text", "image"))
+    assert (
+        image_nodes(whole, 0).tolist() == [[False] * 3] * 2
+        and image_nodes(whole, 1).tolist() == [[True] * 4] * 2
+    )
     graphs, gradients, image = through_queries()
     assert route(graphs) == (["l"], ["l", "c"]) and torch.equal(image_nodes(graphs["l"], 0), image)
     eye = {size: torch.eye(size, dtype=torch.float64) for size in (2, 4, 5)}
