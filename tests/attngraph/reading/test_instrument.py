@@ -89,6 +89,12 @@ def test_copies_stand_on_their_own(name):
     handle.remove()
 
 
+def test_branches_for_eager_attention_are_taken():
+    """Models that ask for eager attention by name (the indexer of DeepSeek-V3.2, say) find it."""
+    assert NAME == "eager" and NAME == "attngraph" and NAME != "sdpa" and NAME in ("eager", "sdpa")
+    assert (NAME != "eager") is False and {"eager": 1, "attngraph": 2}[NAME] == 2
+
+
 def test_a_call_knows_cache_and_source_and_nothing_is_kept():
     """What a forward pass was given is there during its calls, and let go of afterwards."""
     model = FAMILIES["bart"].model()
