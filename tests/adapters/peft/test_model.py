@@ -108,12 +108,22 @@ def test_several_adapters_by_name(tmp_path):
     assert torch.equal(run(again, batch), alone["wide"])
     with pytest.raises(UserError, match="default and wide can't run together"):
         model.base_model.set_adapter(["default", "wide"])
-    model.delete_adapter("wide")
-    model.set_adapter("narrow")
-    model.delete_adapter("narrow")  # another is active then, in all layers
+    model.delete_adapter("narrow")
     assert not any(".narrow." in name for name in model.state_dict())
-    assert model.active_adapters == ["default"] and torch.equal(run(model, batch), alone["default"])
+    assert torch.equal(run(model, batch), alone["default"])
+
+
+def test_after_deleting_the_active_adapter_another_is_active_in_all_layers():
+    model = put("llama", positions="self", target_modules=["0.self_attn"])
+    model.add_adapter("other", config(positions="self", target_modules=["1.self_attn"]))
+    model.set_adapter("default")
     model.delete_adapter("default")
+    assert model.active_adapters == ["other"]
+    alone = put("llama", positions="self", target_modules=["1.self_attn"])
+    renamed = {name.replace(".other.", ".default."): x for name, x in model.state_dict().items()}
+    alone.load_state_dict(renamed, strict=False)
+    assert torch.equal(run(model, FAMILIES["llama"].batch()), run(alone, FAMILIES["llama"].batch()))
+    model.delete_adapter("other")
     assert model.active_adapters == []
 
 
