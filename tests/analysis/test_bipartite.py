@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch_geometric.data import Data
+from torch_geometric.data import Data, HeteroData
 
 from analysis.bipartite import Bipartite, factor
 from attngraph import PastDegree
@@ -48,6 +48,18 @@ def test_plain_data():
     view = Bipartite.of(Data(**whole, edge_weight=torch.tensor([2, 3])))
     assert view.weight[0, 0].tolist() == [[0, 3], [2, 0]] and view.normalised_rows().sum() == 2
     assert {view.weight.dtype, view.query.dtype} == {torch.float32}
+
+
+def test_plain_hetero():
+    graph = HeteroData()
+    graph["word"].x, graph["patch"].x = torch.randn(2, 3), torch.randn(4, 3)
+    graph["patch", "seen_by", "word"].edge_index = torch.tensor([[0, 3], [1, 0]])
+    view = Bipartite.of(graph)
+    assert view.weight.shape == (1, 1, 2, 4) and view.weight[0, 0, 1, 0] == 1
+    assert torch.equal(view.query[0, 0], graph["word"].x) and torch.equal(view.value[0, 0], graph["patch"].x)
+    graph["word", "next", "word"].edge_index = torch.tensor([[0], [1]])
+    with pytest.raises(ValueError, match="one edge type"):
+        Bipartite.of(graph)
 
 
 def test_refused():

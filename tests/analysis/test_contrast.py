@@ -180,7 +180,8 @@ def test_elsewhere_is_a_shift_on_the_grid():
     relevant = torch.zeros(b, n, rows, columns, dtype=torch.bool)
     relevant[:, 0, 1, 1:3] = True
     relevant[:, 2, 0, 0] = True
-    region = Region(pad(relevant.flatten(2), (1, 1)), candidates, [(rows, columns)] * b)
+    given = pad(relevant.flatten(2), (1, 1), value=True)  # what is no candidate is relevant nowhere
+    region = Region(given.clone(), candidates, [(rows, columns)] * b)
     draws = Draws(0, "x", 0)
     moved = region.elsewhere(graph, draws)
     shifts = set()
@@ -195,7 +196,7 @@ def test_elsewhere_is_a_shift_on_the_grid():
         assert len(options) == 1 and options[0] != (0, 0)
         shifts.add(options[0])
     assert len(shifts) > 8 and not moved.relevant[..., [0, -1]].any()
-    assert torch.equal(region.relevant, pad(relevant.flatten(2), (1, 1)))  # left alone
+    assert torch.equal(region.relevant, given)  # left alone
     for few in (torch.arange(14) == 3, torch.arange(14) < 0):  # with one candidate or none it stays
         kept = Region((region.relevant & few), few.expand(b, -1))
         assert torch.equal(kept.elsewhere(graph, draws).relevant, kept.relevant)

@@ -43,7 +43,7 @@ def moved(scores: AttentionScores, leaves) -> AttentionScores:
         degree=["sum", "mean"],
         numbers=[(1.5, 0.1), (2.6, 0.5), (1.2, 0.0)],
         context=[False, True],
-        scale=[None, "a number", "a tensor", "trained", "trained, of each head"],
+        scale=[None, "a number", "a tensor", "of each head", "trained", "trained, of each head"],
     ),
 )
 def test_equals_the_dense_backend(step, kind, degree, numbers, context, scale):
