@@ -95,10 +95,14 @@ def test_largest_mmd_depends_on_the_sides(n, m, most):
 
 
 def test_probe_is_linear_discriminant_analysis():
-    both, is_query, valid = pool(points(60, 4), points(90, 4, seed=1) * torch.tensor([1, 2, 0.5, 1]) + 0.4)
+    """With a ridge of s/(1 - s), its covariance is shrunk by s."""
+    scale = torch.tensor([3, 9, 0.5, 1])
+    both, is_query, valid = pool(points(60, 4) * scale, points(90, 4, seed=1) * scale + 0.6)
     fold = torch.rand(150, generator=torch.Generator().manual_seed(0)) < 0.5
-    areas = []
-    for half in (fold, ~fold):
-        fitted = LinearDiscriminantAnalysis().fit(both[half].numpy(), is_query[half].numpy())
-        areas.append(roc_auc_score(is_query[~half].numpy(), fitted.decision_function(both[~half].numpy())))
-    assert probe_auc(both, is_query, valid, fold, ridge=0).item() == pytest.approx(sum(areas) / 2)
+    for ridge, options in ((0, {}), (0.25, dict(solver="lsqr", shrinkage=0.2))):
+        areas = []
+        for half in (fold, ~fold):
+            fitted = LinearDiscriminantAnalysis(**options).fit(both[half].numpy(), is_query[half].numpy())
+            scores = fitted.decision_function(both[~half].numpy())
+            areas.append(roc_auc_score(is_query[~half].numpy(), scores))
+        assert probe_auc(both, is_query, valid, fold, ridge=ridge).item() == pytest.approx(sum(areas) / 2)

@@ -28,7 +28,12 @@ def test_patch_grid():
         assert patch_grid(nodes) == grid
     for nodes, grid, others in ((225, (14, 16), 1), (261, (16, 16), 5), (7, (2, 3), 1), (6, (3, 2), 0)):
         assert patch_grid(nodes, grid) == (*grid, others)
-    for nodes, grid, merged in ((4, (4, 4), (2, 2)), (6, (8, 12), (2, 3)), (16, (8, 8), (4, 4))):
+    for nodes, grid, merged in (
+        (1, (4, 4), (1, 1)),
+        (4, (4, 4), (2, 2)),
+        (6, (8, 12), (2, 3)),
+        (16, (8, 8), (4, 4)),
+    ):
         assert patch_grid(nodes, grid) == (*merged, 0)  # by squares
     for nodes, grid in ((0, (4, 4)), (4, (16, 1)), (5, (4, 5))):
         with pytest.raises(ValueError, match=f"patches after at most 5 others .* got {nodes}"):

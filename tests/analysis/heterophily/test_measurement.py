@@ -166,6 +166,18 @@ def test_planted_homophily_is_found(agreement, sign):
     assert sign * (line(table, "dirichlet_normalised").excess) < 0
 
 
+def test_diagonal_of_self_attention():
+    """A token is always of its own class: with all weight on the diagonal there is no finding, only
+    self_weight."""
+    graph = random_graph(kind="self", n=6, padding=False)
+    graph = AttentionGraph(
+        graph.query, graph.value, torch.eye(6, dtype=torch.float64).expand(2, 3, 6, 6), kind="self"
+    )
+    table = heterophily(graph, {"x": Labels.same((torch.arange(6) % 2).expand(2, 6))})
+    assert line(table, "self_weight").value == 1 and np.isnan(line(table, "edge").value)
+    assert line(table, "edge").note == "6 graphs left out: no edges between labelled nodes"
+
+
 def test_degenerate_labels_are_marked():
     graph = random_graph(n=5, m=7)
     roles = Labels(torch.zeros(2, 5, dtype=torch.long), torch.ones(2, 7, dtype=torch.long))
