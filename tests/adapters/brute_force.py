@@ -8,6 +8,8 @@ values; it receives messages from values only, and values keep their features.
 """
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +17,26 @@ from torch import Tensor
 
 from attngraph import AttentionGraph
 
-WIDE = torch.float64
+
+class Square(NamedTuple):
+    """One head's square graph: features of all nodes, ``A``, degrees, how many nodes are queries."""
+
+    x: list[Tensor]
+    weight: list[list[float]]
+    degrees: list[float]
+    n: int
+    head: int
 
 
-def per_head(graph: AttentionGraph, output: Tensor, one) -> Tensor:
-    """``one(features, weight, n, scale of degrees, head=...)`` for every example and head (and query, if
-    causal)."""
+Update = Callable[[Square, list[Tensor], int], Tensor]
+
+
+def per_head(
+    graph: AttentionGraph, output: Tensor, update: Update, steps: int = 1, degree: str = "sum"
+) -> Tensor:
+    """``update(square graph, features now, node)`` of every node, so many times."""
     b, h, n, m, _ = graph.shape
-    out = torch.zeros(b, h, n, output.shape[-1], dtype=WIDE)
+    out = torch.zeros(b, h, n, output.shape[-1], dtype=torch.float64)
     for k in range(b):
         valid = [graph.query_mask is None or bool(graph.query_mask[k, i]) for i in range(n)]
         sees = [[_sees(graph, k, i, j) and valid[i] for j in range(m)] for i in range(n)]
@@ -34,21 +48,18 @@ def per_head(graph: AttentionGraph, output: Tensor, one) -> Tensor:
             ]
             if not graph.causal:
                 visible = sum(any(sees[i][j] for i in range(n)) for j in range(m))
-                scale = visible / max(1, sum(valid))
-                rows = one(torch.cat([query, value]), _square(weight, n, m), n, scale, head=head)
-                out[k, head] = torch.stack(rows[:n])
+                square = _square(query, value, weight, degree, visible / max(1, sum(valid)), head)
+                out[k, head] = torch.stack(_repeated(square, update, steps, range(n + m))[:n])
                 continue
             for i in range(n):
                 if not valid[i]:
                     continue
                 first, last = (0, i) if graph.span is None else graph.span[k, i].tolist()
                 seen = slice(max(0, first), last + 1)
-                count = seen.stop - seen.start
                 scale = sum(sees[i]) / max(1, sum(valid[seen]))
-                nodes = torch.cat([query[seen], value])
+                square = _square(query[seen], value, weight[seen], degree, scale, head)
                 only = i - seen.start
-                rows = one(nodes, _square(weight[seen], count, m), count, scale, only=only, head=head)
-                out[k, head, i] = rows[only]
+                out[k, head, i] = _repeated(square, update, steps, [only])[only]
     return out
 
 
@@ -59,62 +70,57 @@ def _sees(graph: AttentionGraph, k: int, i: int, j: int) -> bool:
     return bool(mask[k, j]) if mask.dim() == 2 else bool(mask[k, i, j])
 
 
-def _square(weight: list[list[float]], n: int, m: int) -> list[list[float]]:
+def _square(query: Tensor, value: Tensor, weight: list[list[float]], degree: str, scale: float, head: int):
+    n, m = len(query), len(value)
     square = [[0.0] * (n + m) for _ in range(n + m)]
     for i in range(n):
         for j in range(m):
             square[i][n + j] = square[n + j][i] = weight[i][j]
-    return square
+    degrees = [sum(row) * (scale if degree == "mean" and k >= n else 1) for k, row in enumerate(square)]
+    return Square([*query, *value], square, degrees, n, head)
 
 
-def _degrees(square, n: int, degree: str, scale: float) -> list[float]:
-    degrees = [sum(row) for row in square]
-    return [d if degree == "sum" or k < n else d * scale for k, d in enumerate(degrees)]
+def _repeated(square: Square, update: Update, steps: int, nodes) -> list[Tensor]:
+    now = list(square.x)
+    for _ in range(steps):
+        new = list(now)
+        for i in nodes:
+            new[i] = update(square, now, i)
+        now = new
+    return now
 
 
 def gcn(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
-    def one(x, square, n, scale, only=None, head=0):
-        if not scheme.normalize:
-            return [
-                sum((square[i][j] * x[j] for j in range(len(x))), torch.zeros_like(x[0]))
-                for i in range(len(x))
-            ]
-        loops = [[w + (i == j) for j, w in enumerate(row)] for i, row in enumerate(square)]
-        d = [sum(row) for row in loops]
-        return [
-            sum(loops[i][j] / math.sqrt(d[i] * d[j]) * x[j] for j in range(len(x))) for i in range(len(x))
-        ]
+    def update(s: Square, now, i):
+        total = torch.zeros_like(now[i])
+        for j, w in enumerate(s.weight[i]):
+            if scheme.normalize:  # with a loop at every node
+                w = (w + (i == j)) / math.sqrt((s.degrees[i] + 1) * (s.degrees[j] + 1))
+            total = total + w * now[j]
+        return total
 
-    return per_head(graph, output, one)
+    return per_head(graph, output, update)
 
 
 def pagerank(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
     """APPNP, and GCNII before its bottleneck."""
 
-    def one(x, square, n, scale, only=None, head=0):
-        d = _degrees(square, n, scheme.degree, scale)
-        z = list(x)
-        for _ in range(scheme.steps):
-            new = list(z)
-            for i in range(len(x)) if only is None else [only]:
-                new[i] = scheme.alpha * x[i]
-                for j in range(len(x)):
-                    if square[i][j] > 0:
-                        new[i] = new[i] + (1 - scheme.alpha) * square[i][j] / math.sqrt(d[i] * d[j]) * z[j]
-            z = new
-        return z
+    def update(s: Square, now, i):
+        total = scheme.alpha * s.x[i]
+        for j, w in enumerate(s.weight[i]):
+            if w > 0:
+                total = total + (1 - scheme.alpha) * w / math.sqrt(s.degrees[i] * s.degrees[j]) * now[j]
+        return total
 
-    return per_head(graph, output, one)
+    return per_head(graph, output, update, scheme.steps, scheme.degree)
 
 
 def residual(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
-    def one(x, square, n, scale, only=None, head=0):
-        return [
-            (1 - scheme.alpha) * sum(square[i][j] * x[j] for j in range(len(x))) + scheme.alpha * x[i]
-            for i in range(len(x))
-        ]
+    def update(s: Square, now, i):
+        messages = sum(w * now[j] for j, w in enumerate(s.weight[i]))
+        return (1 - scheme.alpha) * messages + scheme.alpha * s.x[i]
 
-    return per_head(graph, output, one)
+    return per_head(graph, output, update)
 
 
 def pgnn(scheme, graph: AttentionGraph, output: Tensor) -> Tensor:
@@ -151,21 +157,16 @@ def p_laplacian(scheme, graph: AttentionGraph, output: Tensor, weigh, turned=lam
     ``weigh(M, d_i, d_j, features of i, features of j, p)``, with query features ``turned``."""
     p, mu = (float(x.detach() if isinstance(x, Tensor) else x) for x in (scheme.p, scheme.mu))
 
-    def one(x, square, n, scale, only=None, head=0):
-        d = _degrees(square, n, scheme.degree, scale)
-        f = list(x)
-        for _ in range(scheme.steps):
-            new = list(f)
-            seen = [turned(head, f[k]) if k < n else f[k] for k in range(len(x))]
-            for i in range(len(x)) if only is None else [only]:
-                total, message = 2 * mu / p, (2 * mu / p) * x[i]
-                for j in range(len(x)):
-                    if square[i][j] > 0:
-                        weight = weigh(square[i][j], d[i], d[j], seen[i], seen[j], p)
-                        total += weight / d[i]
-                        message = message + weight / math.sqrt(d[i] * d[j]) * f[j]
-                new[i] = message / total if total > 0 else torch.zeros_like(x[i])
-            f = new
-        return f
+    def update(s: Square, now, i):
+        def seen(k):
+            return turned(s.head, now[k]) if k < s.n else now[k]
 
-    return per_head(graph, output, one)
+        d, total, message = s.degrees, 2 * mu / p, (2 * mu / p) * s.x[i]
+        for j, w in enumerate(s.weight[i]):
+            if w > 0:
+                weight = weigh(w, d[i], d[j], seen(i), seen(j), p)
+                total += weight / d[i]
+                message = message + weight / math.sqrt(d[i] * d[j]) * now[j]
+        return message / total if total > 0 else torch.zeros_like(s.x[i])
+
+    return per_head(graph, output, update, scheme.steps, scheme.degree)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.adapters import brute_force
 from tests.adapters.contract import Case
 from tests.pairwise import pairwise
@@ -49,15 +47,6 @@ TYPICAL = [
     case_of("rotated", p=2.5, seed=7, steps=2),
 ]
 """For what hardly depends on a scheme's arguments."""
-
-
-def typical(**parameters) -> pytest.MarkDecorator:
-    """``@pytest.mark.parametrize`` over ``case`` and further parameters of a test, pairwise."""
-    made = pairwise(case=TYPICAL, **parameters)
-    return pytest.mark.parametrize(
-        ["case", *parameters],
-        [pytest.param(*values.values(), id="-".join(map(str, values.values()))) for values in made],
-    )
 
 
 def thorough(**parameters) -> list[dict]:

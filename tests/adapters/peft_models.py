@@ -63,10 +63,6 @@ def prefix_and_pixels(ids: Tensor) -> dict[str, Tensor]:
     return zoo.prefix_types(ids, 6) | pixels(ids)
 
 
-def image_types_and_pixels(ids: Tensor) -> dict[str, Tensor]:
-    return zoo.image_types(ids) | pixels(ids)
-
-
 def tiles(ids: Tensor) -> dict[str, Tensor]:
     mask = torch.ones(len(ids), 1, 2, dtype=torch.long)
     return dict(
@@ -84,15 +80,10 @@ FAMILIES = {
     "t5": Family("seq2seq", ("encoder.block", "decoder.block"), ZOO["t5"].make),
     "bart": Family("seq2seq", ("model.encoder", "model.decoder"), ZOO["bart"].make),
     "blip": Family("decoder", ("text_decoder.bert.encoder",), ZOO["blip"].make, pixels),
-    "blip2": Family("decoder", ("language_model.model.decoder",), ZOO["blip2"].make, pixels, 3),
     "llava": Family("decoder", ("model.language_model.layers",), ZOO["llava"].make, pixels, 4),
     "qwen2-vl": Family("decoder", ("model.language_model.layers",), ZOO["qwen2-vl"].make, patches, 4),
-    "git": Family("decoder", ("git.encoder",), ZOO["git"].make, pixels),
     "paligemma": Family(
         "decoder", ("model.language_model.layers",), ZOO["paligemma"].make, prefix_and_pixels, 4
-    ),
-    "gemma3": Family(
-        "decoder", ("model.language_model.layers",), ZOO["gemma3"].make, image_types_and_pixels, 4
     ),
     "mllama": Family("decoder", ("model.language_model.layers",), ZOO["mllama"].make, tiles),
 }

@@ -13,77 +13,55 @@ from adapters.config import AdapterConfig
 from adapters.peft.config import SCHEME_ARGS
 from attngraph.errors import UserError
 
-NAN, WHOLE, STEPS = float("nan"), "must be a whole number of at least 1, got", "must be a whole number from 1"
 BAD = [  # what both kinds of settings refuse
     (dict(gnn="gat"), "unknown gnn 'gat': choose one of appnp, gcn, gcnii, pgnn"),
-    (dict(gnn=["gcn"]), "unknown gnn"),
-    (dict(join="add"), "unknown join 'add': choose one of replace, gated, blend"),
-    (dict(backend="gpu"), "unknown backend 'gpu': choose one of dense, sparse"),
+    (dict(join=["gated"]), "unknown join .* choose one of replace, gated, blend"),
     (dict(query_rows=3), "unknown query_rows 3: choose one of query, zero, noise"),
     (dict(positions=("self", "vision")), "positions must be one or more of self, cross, ffn, got self, vis"),
     (dict(positions=()), "positions must be one or more of self, cross, ffn, got none"),
-    (dict(positions=None), "positions must be one or more of self, cross, ffn, got None"),
-    (dict(positions=([],)), "positions must be one or more of"),
-    (dict(reduction=0), f"reduction {WHOLE} 0"),
-    (dict(reduction=2.5), f"reduction {WHOLE} 2.5"),
-    (dict(reduction=None), f"reduction {WHOLE} None"),
-    (dict(top_k=True), f"top_k {WHOLE} True"),
-    (dict(rescale=1), "rescale must be True or False, got 1"),
+    (dict(reduction=0), "reduction must be a whole number of at least 1, got 0"),
+    (dict(reduction=None), "reduction must be a whole number of at least 1, got None"),
+    (dict(top_k=True), "top_k must be a whole number of at least 1, got True"),
     (dict(shared="yes"), "shared must be True or False, got 'yes'"),
     (dict(gnn_args=None), "gnn_args must be a dict"),
     (dict(gnn_args={"q": 2}), "pgnn has no argument 'q': it takes p, mu, steps"),
-    (dict(gnn="gcn", gnn_args={"steps": 2}), "gcn has no argument 'steps': it takes normalize"),
     (dict(gnn="gcn", gnn_args={"normalize": 1}), "gcn: normalize must be True or False, got 1"),
     (dict(gnn_args={"p": True}), "pgnn: p must be a number, got True"),
-    (dict(gnn_args={"p": "1.5"}), "pgnn: p must be a number, got '1.5'"),
     (dict(gnn_args={"p": 0.9}), r"pgnn: p must lie in \[1, 8\], got 0.9"),
     (dict(gnn_args={"p": 8.1}), r"pgnn: p must lie in \[1, 8\], got 8.1"),
-    (dict(gnn_args={"p": NAN}), "pgnn: p must lie in"),
+    (dict(gnn_args={"p": float("nan")}), "pgnn: p must lie in"),
     (dict(gnn_args={"p": 1.0}), r"learned p must start inside \(1, 3\), got 1; use learn_p=False"),
     (dict(gnn_args={"p": 3.0}), r"learned p must start inside \(1, 3\), got 3"),
     (dict(gnn_args={"mu": -0.1}), r"pgnn: mu must lie in \[0, "),
-    (dict(gnn_args={"mu": float("inf")}), "pgnn: mu must lie in"),
     (dict(gnn_args={"mu": 0, "learn_mu": True}), r"pgnn: mu must lie in \(0, "),
     (dict(gnn_args={"learn_p": "no"}), "pgnn: learn_p must be True or False, got 'no'"),
-    (dict(gnn_args={"learn_mu": 1}), "pgnn: learn_mu must be True or False, got 1"),
-    (dict(gnn_args={"steps": 0}), f"pgnn: steps {STEPS} to 64, got 0"),
-    (dict(gnn_args={"steps": 65}), f"steps {STEPS} to 64, got 65"),
-    (dict(gnn_args={"steps": True}), f"pgnn: steps {STEPS}"),
-    (dict(gnn="appnp", gnn_args={"steps": 1.5}), f"appnp: steps {STEPS} to 64, got 1.5"),
-    (dict(gnn="appnp", gnn_args={"steps": "two"}), f"appnp: steps {STEPS}"),
+    (dict(gnn_args={"steps": 0}), "pgnn: steps must be a whole number from 1 to 64, got 0"),
+    (dict(gnn_args={"steps": 65}), "steps must be a whole number from 1 to 64, got 65"),
+    (dict(gnn="appnp", gnn_args={"steps": 1.5}), "appnp: steps must be a whole number from 1 to 64, got 1.5"),
+    (dict(gnn="appnp", gnn_args={"steps": "two"}), "appnp: steps must be a whole number"),
     (dict(gnn="appnp", gnn_args={"alpha": 0}), r"appnp: alpha must lie in \(0, 1\], got 0"),
-    (dict(gnn="appnp", gnn_args={"alpha": 1.01}), "appnp: alpha must lie in"),
-    (dict(gnn="appnp", gnn_args={"degree": []}), "appnp: degree must be one of sum, mean"),
     (dict(gnn="gcnii", gnn_args={"degree": "max"}), "gcnii: degree must be one of sum, mean, got 'max'"),
     (dict(gnn="gcnii", gnn_args={"theta": 1.8}), r"gcnii: theta must lie in \(0, 1.71828\]"),
     (dict(gnn="gcnii", gnn_args={"alpha": 0}), r"gcnii: alpha must lie in \(0, 1\]"),
     (dict(gnn="residual", gnn_args={"alpha": 0}), r"residual: alpha must lie in \(0, 1\]"),
     (dict(gnn="rotated", gnn_args={"seed": -1}), r"rotated: seed must lie in \[0, "),
     (dict(gnn="rotated", gnn_args={"seed": 1.5}), "rotated: seed must be a whole number, got 1.5"),
-    (dict(gnn="rotated", gnn_args={"seed": "a"}), "rotated: seed must be a number"),
 ]
 BAD_IN_PEFT = [
-    (dict(gnn="gcn", steps=2), "gcn has no argument 'steps': it takes normalize"),
     (dict(p=1.5, gnn_args={"p": 1.2}), "p is given twice, by itself and in gnn_args"),
     (dict(target_modules=3), "target_modules must be a list of names of modules, got 3"),
     (dict(ffn_modules=[3]), "ffn_modules must be a list of names of modules"),
     (dict(modules_to_save="head"), "modules_to_save must be a list of names of modules, got 'head'"),
     (dict(format_version=True), "format_version must be a whole number, got True"),
-    (dict(init_weights=None), "init_weights must be True or False, got None"),
     (dict(inference_mode="x"), "inference_mode must be True or False, got 'x'"),
-    (dict(target_modules=[]), r"target_modules=\[\] names no module: leave it out for the default"),
-    (dict(target_modules=""), "target_modules='' names no module"),
     (dict(exclude=["a", ""]), "exclude=.'', 'a'. names no module"),
     (dict(exclude="(a"), r"exclude='\(a' is no regular expression"),
 ]
 
 
-@pytest.mark.parametrize("settings, message", [*BAD, *BAD_IN_PEFT], ids=str)
-def test_bad_settings(settings, message):
-    kinds = (
-        [GraphAdapterConfig] if (settings, message) in BAD_IN_PEFT else [AdapterConfig, GraphAdapterConfig]
-    )
-    for kind in kinds:
+@pytest.mark.parametrize("kind", [AdapterConfig, GraphAdapterConfig])
+def test_bad_settings(kind):
+    for settings, message in BAD if kind is AdapterConfig else [*BAD, *BAD_IN_PEFT]:
         with pytest.raises(UserError, match=message) as caught:
             kind(**settings)
         assert "\n" not in str(caught.value)
@@ -107,11 +85,10 @@ def test_names_lead_to_classes_and_their_defaults():
         "appnp": {"alpha": 0.1} | one_step,
         "gcn": {"normalize": False},
         "gcnii": {"alpha": 0.1, "theta": 0.5} | one_step,
-        "pgnn": exponent | one_step,
         "residual": {"alpha": 0.1},
         "rotated": exponent | one_step | {"seed": 0},
-        "tempering": exponent | one_step,
     }
+    defaults |= dict.fromkeys(("pgnn", "tempering"), exponent | one_step)
     for name, arguments in defaults.items():
         scheme = AdapterConfig(name).scheme()
         assert type(scheme) is SCHEMES[name] and scheme.name == name
@@ -140,19 +117,13 @@ def test_every_argument_of_our_schemes_has_a_keyword_that_reaches_it():
     assert both.settings().scheme_args() == {"alpha": 0.3, "steps": 2, "degree": "sum"}
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        dict(p=1.25, learn_mu=True, positions=["cross"], target_modules=["b", "a"], task_type="CAUSAL_LM"),
-        dict(gnn="appnp", gnn_args={"alpha": np.float64(0.3)}, steps=np.int64(2), exclude={"x"}),
-    ],
-)
-def test_saved_settings_come_back(settings, tmp_path):
-    config = GraphAdapterConfig(**settings)
+def test_saved_settings_come_back(tmp_path):
+    numpy = dict(gnn_args={"alpha": np.float64(0.3)}, steps=np.int64(2), exclude={"x"})
+    config = GraphAdapterConfig(gnn="appnp", **numpy, positions=["cross"], target_modules=["b", "a"])
     config.save_pretrained(tmp_path)
     for kind in (PeftConfig, GraphAdapterConfig):
         assert kind.from_pretrained(tmp_path).to_dict() == config.to_dict()
-    assert config.positions == tuple(settings.get("positions", ("self", "cross", "ffn")))
+    assert config.positions == ("cross",)
 
 
 def test_a_later_default_changes_no_saved_adapter(tmp_path, monkeypatch):
@@ -178,9 +149,3 @@ def test_a_later_default_changes_no_saved_adapter(tmp_path, monkeypatch):
     path.write_text(json.dumps(saved | {"format_version": 2}))
     with pytest.raises(UserError, match="saved in format 2, and .* reads formats up to 1: update attngraph"):
         PeftConfig.from_pretrained(tmp_path)
-
-
-@pytest.mark.parametrize("kind", [AdapterConfig, GraphAdapterConfig])
-def test_another_scheme_in_a_copy_has_its_own_defaults(kind):
-    copy = dataclasses.replace(kind(), gnn="appnp")
-    assert copy.to_dict() == kind(gnn="appnp").to_dict()

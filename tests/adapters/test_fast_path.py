@@ -16,7 +16,8 @@ from attngraph.reading.calls import Call
 from attngraph.reading.flow import Flow
 from attngraph.reading.hub import Hub
 from attngraph.reading.instrument import instrument
-from tests.adapters.peft.blip_decoder import JOINS, put
+from tests.adapters.peft.blip_decoder import JOINS
+from tests.adapters.peft.helpers import put
 from tests.adapters.peft_models import FAMILIES, by_family
 from tests.pairwise import pairwise_params
 
@@ -36,134 +37,104 @@ def watched(monkeypatch, fast: bool = True):
         yield taken
 
 
-def train_step(decoder, fast: bool, monkeypatch, gnn: str = "pgnn", padded: str = "both", **settings):
-    """Loss, gradients and which calls were taken by their scores, in one training step of a BLIP decoder.
+def dropping(model, dropout: float):
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = dropout
+    return model
+
+
+def train_step(name: str, fast: bool, monkeypatch, padded: str = "both", dropout: float = 0.0, **settings):
+    """Logits, gradients and which calls were taken by their scores, in one training step of a family's model.
 
     Args:
         padded: where the batch is padded: ``right``, also on the left (``both``), or ``no``.
     """
-    model = put(decoder, gnn, **settings).train()
-    torch.manual_seed(1)  # of dropout
-    draw = torch.Generator().manual_seed(0)
-    ids = torch.randint(3, 41, (3, 9), generator=draw)
-    mask = torch.ones_like(ids)
-    if padded != "no":
-        mask[1, 6:] = 0
-    if padded == "both":
-        mask[2, :2] = 0
-    states = torch.randn(3, 40, 12, generator=draw)
-    labels = ids.masked_fill(mask == 0, -100)
-    with watched(monkeypatch, fast) as taken:
-        loss = model(input_ids=ids, attention_mask=mask, encoder_hidden_states=states, labels=labels).loss
-    loss.backward()
-    return loss.detach(), [p.grad for p in model.parameters() if p.requires_grad], taken
-
-
-@pytest.mark.parametrize(
-    "gnn, join, padded, dropout",
-    pairwise_params(
-        gnn=["gcn", "appnp", "pgnn"], join=JOINS, padded=["no", "right", "both"], dropout=[0.0, 0.3]
-    ),
-)
-def test_loss_and_gradients_are_those_of_the_graph(gnn, join, padded, dropout, make_decoder, monkeypatch):
-    """Under dropout the graph has the weights that it leaves, the same ones with which the model goes on."""
-    noisy = dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
-    (loss, gradients, taken), (expected, expected_gradients, never) = (
-        train_step(make_decoder(**noisy), fast, monkeypatch, gnn, padded, join=join) for fast in (True, False)
-    )
-    assert taken == [True] * 4 and never == [False] * 4
-    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
-    for one, other in zip(gradients, expected_gradients, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5 + 1e-4 * float(other.abs().max()), rtol=1e-3)
-
-
-@pytest.mark.parametrize("gnn", ["gcn", "pgnn"])
-def test_the_model_does_not_attend_a_second_time(gnn, make_decoder, monkeypatch):
-    """Also where queries are padded, as long as each sees something."""
-
-    def attended(call):
-        raise AssertionError(f"{call.site.name} attends beside its adapter")
-
-    monkeypatch.setattr(Call, "_eager", property(attended))
-    for padded in ("no", "right"):
-        assert train_step(make_decoder(), True, monkeypatch, gnn, padded)[2] == [True] * 4
-    with pytest.raises(AssertionError, match="attends beside its adapter"):
-        train_step(make_decoder(), True, monkeypatch, gnn, "both")
-
-
-def test_where_only_the_weights_tell_the_graph(make_decoder, monkeypatch):
-    """Sparse messages, the heaviest edges, dropout on the tiled backend, or of all weights."""
-    assert train_step(make_decoder(), True, monkeypatch, backend="sparse")[2] == []
-    assert train_step(make_decoder(), True, monkeypatch, top_k=4)[2] == []
-    decoder = make_decoder(attention_probs_dropout_prob=0.1)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        assert train_step(decoder, True, monkeypatch, backend="tiled")[2] == [False] * 4
-        decoder(input_ids=torch.tensor([[3, 4]]), encoder_hidden_states=torch.ones(1, 5, 12))
-    assert sum("in spite of the tiled backend: dropout" in str(x.message) for x in caught) == 4  # once each
-    decoder = make_decoder(attention_probs_dropout_prob=1.0)
-    loss, gradients, taken = train_step(decoder, True, monkeypatch)
-    assert taken == [False] * 4 and loss.isfinite()
-    assert all(x.isfinite().all() for x in gradients)
-
-
-def peft(name: str, init_weights: bool = False, dropout: float = 0.0, **config):
-    """A model of a family with graph adapters, in training."""
     torch.manual_seed(0)
-    settings = dict(gnn="pgnn", reduction=4, positions=("self", "cross"), init_weights=init_weights)
-    model = get_peft_model(FAMILIES[name].make(), GraphAdapterConfig(**settings, **config))
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = dropout
-    return model.train()
-
-
-def padded_batch(name: str) -> dict:
+    given = dict(gnn="pgnn", reduction=4, positions=("self", "cross"), init_weights=False)
+    model = get_peft_model(FAMILIES[name].make(), GraphAdapterConfig(**given | settings)).train()
     batch = FAMILIES[name].batch()
-    batch["attention_mask"][1, -2:] = 0
-    return batch
+    dropping(model, dropout)
+    if padded != "no":
+        batch["attention_mask"][1, -2:] = 0
+    if padded == "both":
+        batch["attention_mask"][0, :2] = 0
+    torch.manual_seed(1)  # of dropout
+    with watched(monkeypatch, fast) as taken:
+        logits = model(**batch).logits
+    if logits.shape[:2] == batch["attention_mask"].shape:  # what follows a padded query is nobody's business
+        logits = logits * batch["attention_mask"][..., None]
+    logits.square().mean().backward()
+    return logits.detach(), [p.grad for p in model.parameters() if p.grad is not None], taken
 
 
-def test_attentions_are_those_after_dropout_where_the_model_returns_these(monkeypatch):
-    """What the model returns, whatever the adapter has computed by then."""
-    model, batch, seen = peft("bert", dropout=0.3), padded_batch("bert"), []
-    for fast in (True, False):
-        torch.manual_seed(2)
-        with watched(monkeypatch, fast) as taken:
-            seen.append(model(**batch, output_attentions=True).attentions)
-        assert taken == [fast] * len(taken)
-    for one, other in zip(*seen, strict=True):
-        assert ((one == 0) == (other == 0)).all() and (one == 0).any()
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+ON_THE_GRAPH = {"t5", "paligemma"}
+BLIP = pairwise_params(
+    name=["blip"],
+    gnn=["gcn", "appnp", "pgnn"],
+    join=JOINS,
+    padded=["no", "right", "both"],
+    dropout=[0.0, 0.3],
+    backend=["dense"],
+)
+REST = ("pgnn", "blend", "right", 0.0)
+OTHERS = [*by_family(values=lambda x: (x, *REST, "dense")), pytest.param("blip", *REST, "tiled")]
 
 
-ON_THE_GRAPH = {"t5", "git", "paligemma", "gemma3"}
-
-
-@pytest.mark.parametrize("name, backend", [*by_family(values=lambda x: (x, "dense")), ("blip", "tiled")])
-def test_every_family_has_the_same_loss_and_gradients(name, backend, monkeypatch):
-    """Decoders with the cache that they make by default; T5's position bias and image tokens that see each
-    other keep a model to the graph."""
-    batch, results = padded_batch(name), []
-    for fast in (True, False):
-        model = peft(name, backend=backend)
-        with warnings.catch_warnings(), watched(monkeypatch, fast) as taken:
-            warnings.simplefilter("ignore")
-            logits = model(**batch).logits
-        logits.square().mean().backward()
-        results.append((logits.detach(), [p.grad for p in model.parameters() if p.grad is not None], taken))
-    (one, gradients, taken), (other, expected, _) = results
-    assert taken and all(fast == (name not in ON_THE_GRAPH) for fast in taken)
-    valid = batch["attention_mask"].bool() if one.shape[:2] == batch["attention_mask"].shape else ...
-    torch.testing.assert_close(one[valid], other[valid], atol=2e-4, rtol=2e-4)
+@pytest.mark.parametrize("name, gnn, join, padded, dropout, backend", [*BLIP, *OTHERS])
+def test_logits_and_gradients_are_those_of_the_graph(name, gnn, join, padded, dropout, backend, monkeypatch):
+    """Under dropout the graph has the weights that it leaves, the same ones with which the model goes on.
+    Decoders have the cache that they make by default; T5's position bias and image tokens that see each other
+    keep a model to the graph."""
+    settings = dict(padded=padded, dropout=dropout, gnn=gnn, join=join)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tiled backend holds weights where it may not start from scores
+        (one, gradients, taken), (other, expected, never) = (
+            train_step(name, fast, monkeypatch, backend=backend, **settings) for fast in (True, False)
+        )
+    assert taken == [name not in ON_THE_GRAPH] * len(taken) and taken and not any(never)
+    torch.testing.assert_close(one, other, atol=2e-4, rtol=2e-4)
     for a, b in zip(gradients, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-3 * float(b.abs().max()) + 1e-7, rtol=2e-3)
 
 
-def test_padded_queries_keep_the_attention_that_the_model_gives_them():
-    model, batch = peft("bert", init_weights=True), padded_batch("bert")
-    states = [model.train(training)(**batch).logits for training in (True, False)]
-    torch.testing.assert_close(*states, atol=1e-5, rtol=1e-5)
+def test_the_model_does_not_attend_a_second_time(monkeypatch):
+    """Also where queries are padded, as long as each sees something."""
+    own, attended = Call._eager.func, []
+    monkeypatch.setattr(Call, "_eager", property(lambda call: attended.append(call.site.name) or own(call)))
+    for padded, again in (("no", False), ("right", False), ("both", True)):
+        attended.clear()
+        assert train_step("blip", True, monkeypatch, padded)[2] == [True] * 4
+        assert any(name.startswith("text_decoder") for name in attended) == again
+
+
+def test_where_only_the_weights_tell_the_graph(monkeypatch):
+    """Sparse messages, the heaviest edges, dropout on the tiled backend, or of all weights."""
+    assert train_step("blip", True, monkeypatch, backend="sparse")[2] == []
+    assert train_step("blip", True, monkeypatch, top_k=4)[2] == []
+    model = dropping(put("blip", backend="tiled", positions=("self", "cross")).train(), 0.1)
+    with watched(monkeypatch) as taken, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model(**FAMILIES["blip"].batch()), model(**FAMILIES["blip"].batch())
+    assert taken == [False] * 8
+    assert sum("in spite of the tiled backend: dropout" in str(x.message) for x in caught) == 4  # once each
+    logits, gradients, taken = train_step("blip", True, monkeypatch, dropout=1.0)
+    assert taken == [False] * 4 and all(x.isfinite().all() for x in [logits, *gradients])
+
+
+def test_attentions_are_those_after_dropout_where_the_model_returns_these(monkeypatch):
+    """What the model returns, whatever the adapter has computed by then."""
+    model, seen = dropping(put("bert", positions=("self",)).train(), 0.3), []
+    for fast in (True, False):
+        torch.manual_seed(2)
+        with watched(monkeypatch, fast) as taken:
+            seen.append(model(**FAMILIES["bert"].batch(), output_attentions=True).attentions)
+        assert taken == [fast] * len(taken)
+    for one, other in zip(*seen, strict=True):
+        assert ((one == 0) == (other == 0)).all() and (one == 0).any()
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_attention_that_is_more_than_a_softmax_is_found_out():
@@ -196,24 +167,13 @@ def test_attention_that_is_more_than_a_softmax_is_found_out():
 
 def test_an_adapted_model_can_be_captured_and_its_weights_held():
     """A tiled adapter does not complain of weights that a listener asks for."""
-    model, batch = peft("llama", backend="tiled"), FAMILIES["llama"].batch()
+    model, batch = put("llama", backend="tiled").train(), FAMILIES["llama"].batch()
     seen = capture(model, batch)
     assert seen and all(graph.weight.sum(-1).allclose(torch.ones(())) for graph in seen.values())
-    model = peft("llama", backend="tiled")
+    model = dropping(put("llama", backend="tiled").train(), 0.1)
     handle = instrument(model.get_base_model())
     for site in handle.sites.values():
         site.listeners.insert(0, Call.hold_weights)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*in spite of the tiled backend")
         model(**batch, use_cache=False)
-
-
-def test_attentions_are_returned_where_they_are_asked_for():
-    """Under checkpointing, and a second time."""
-    model = peft("bert")
-    model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.enable_input_require_grads()
-    for _ in range(2):
-        out = model(**FAMILIES["bert"].batch(), output_attentions=True)
-        out.logits.sum().backward()
-        assert all(torch.allclose(x.sum(-1), torch.ones(())) for x in out.attentions)

@@ -4,7 +4,6 @@ chooses it by name, trains, saves and loads it like any other."""
 import importlib
 import math
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -30,19 +29,16 @@ def dropped_in():
 
 
 def reference(scheme, graph, output):
-    def one(x, square, n, scale, only=None, head=0):
-        d = [sum(row) for row in square]
-        rows = []
-        for i in range(n):
-            total = scheme.epsilon * x[i]
-            for j in range(len(x)):
-                if square[i][j] > 0:
-                    gate = math.tanh(float(scheme.gamma() * (x[i] @ x[j]) / x[i].norm() / x[j].norm()))
-                    total = total + gate * square[i][j] / math.sqrt(d[i] * d[j]) * x[j]
-            rows.append(total)
-        return rows
+    def update(s: brute_force.Square, x, i):
+        total = scheme.epsilon * x[i]
+        for j, w in enumerate(s.weight[i]):
+            if w > 0:
+                cosine = x[i] @ x[j] / x[i].norm() / x[j].norm()
+                gate = math.tanh(float(scheme.gamma() * cosine))
+                total = total + gate * w / math.sqrt(s.degrees[i] * s.degrees[j]) * x[j]
+        return total
 
-    return brute_force.per_head(graph, output, one)
+    return brute_force.per_head(graph, output, update)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.run.__name__)
@@ -53,13 +49,11 @@ def test_it_keeps_the_contract(check, monkeypatch):
         check.run(**settings)
 
 
-@pytest.mark.parametrize("family, join", [("blip", "replace"), ("t5", "blend")])
-def test_it_goes_into_models_by_name(family, join, tmp_path):
+def test_it_goes_into_models_by_name(tmp_path):
     torch.manual_seed(0)
-    config = GraphAdapterConfig(
-        gnn="fagcn", gnn_args={"epsilon": 0.2}, degree="mean", join=join, reduction=4, init_weights=False
-    )
-    model, batch = get_peft_model(FAMILIES[family].make(), config), FAMILIES[family].batch()
+    settings = dict(gnn_args={"epsilon": 0.2}, degree="mean", reduction=4, init_weights=False)
+    config = GraphAdapterConfig(gnn="fagcn", **settings)
+    model, batch = get_peft_model(FAMILIES["t5"].make(), config), FAMILIES["t5"].batch()
     optimizer = torch.optim.AdamW(optimizer_groups(model, 1e-2, 0.05))
     model.train()(**batch).logits.square().mean().backward()
     optimizer.step()
@@ -70,19 +64,11 @@ def test_it_goes_into_models_by_name(family, join, tmp_path):
         with model.disable_adapter():
             assert not torch.allclose(model(**batch).logits, want, atol=0.05)
         model.save_pretrained(tmp_path)
-        loaded = load_adapter(FAMILIES[family].make(), tmp_path).eval()
+        loaded = load_adapter(FAMILIES["t5"].make(), tmp_path).eval()
         assert loaded.peft_config["default"].settings().gnn_args == {"epsilon": 0.2, "degree": "mean"}
         assert torch.equal(loaded(**batch).logits, want)
     with pytest.raises(UserError, match="fagcn: epsilon must lie in"):
         GraphAdapterConfig(gnn="fagcn", gnn_args={"epsilon": 2})
-
-
-def test_it_is_found_in_no_other_file():
-    """The package and the other tests know nothing of it."""
-    root = Path(__file__).resolve().parents[2]
-    files = [*(root / "adapters").rglob("*.py"), *(root / "attngraph").rglob("*.py")]
-    files += [root / "tests" / "adapters" / name for name in ("contract.py", "cases.py", "test_contract.py")]
-    assert len(files) > 20 and not [file for file in files if "fagcn" in file.read_text().lower()]
 
 
 def test_a_name_is_given_once():

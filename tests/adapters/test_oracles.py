@@ -7,7 +7,7 @@ import torch
 from torch_geometric.nn import APPNP as PygAPPNP
 from torch_geometric.nn import GCN2Conv, GCNConv
 
-from adapters import APPNP, GCN, GCNII, PGNN, RotatedQueries, Tempering
+from adapters import APPNP, GCN, GCNII, PGNN, RotatedQueries
 from attngraph import AttentionGraph
 from attngraph.rotation import root_of, rotation
 from tests.adapters.contract import random_graph
@@ -75,20 +75,6 @@ def test_gcn_is_pygs():
             torch.testing.assert_close(got, every_head(graph, output, conv))
 
 
-@pytest.mark.parametrize("causal, degree", [(False, "mean"), (True, "sum")])
-def test_identities(causal, degree):
-    """At p = 2 nothing is reweighted, and with softmax rows α_i = 1/(1 + μ) and β_i = μ/(1 + μ), a teleport
-    share on the query side; a large μ gives back the query."""
-    graph, _ = random_graph(4, causal=causal)
-    settings = dict(p=2, learn_p=False, degree=degree)
-    torch.testing.assert_close(PGNN(**settings).reweight(graph), graph.weight)
-    appnp = APPNP(alpha=0.2, degree=degree)
-    torch.testing.assert_close(PGNN(mu=0.25, **settings)(graph), appnp(graph))
-    torch.testing.assert_close(PGNN(mu=0, **settings)(graph), appnp.reweight(graph) @ graph.value)
-    far = PGNN(p=1.5, mu=1e6, steps=3, degree=degree).double()(graph)
-    torch.testing.assert_close(far, graph.query, rtol=0, atol=1e-4)
-
-
 def test_the_published_fall_of_row_sums():
     """Uniform attention of 40 ordered queries over 577 values: the row sums of S fall from 24 to 3.8."""
     weight = torch.full((1, 1, 40, 577), 1 / 577)
@@ -102,22 +88,6 @@ def test_the_published_fall_of_row_sums():
 
 
 # ---- the controls: tempering and rotated queries -------------------------------------------------------
-
-
-def test_tempering_does_not_look_at_features_for_its_weights():
-    graph, _ = random_graph(2)
-    torch.testing.assert_close(Tempering(p=1.3, learn_p=False).reweight(graph), graph.weight**0.65)
-
-
-@pytest.mark.parametrize("metric, backend", [(True, "dense"), (False, "tiled"), (True, "sparse")])
-def test_rotated_queries_with_the_identity_is_pgnn(metric, backend, monkeypatch):
-    monkeypatch.setattr(
-        "attngraph.rotation.rotation", lambda features, seed: torch.eye(features).double().numpy()
-    )
-    graph, _ = random_graph(4, h=3, d=5, causal=True, padded=True)
-    graph = graph if metric else type(graph)(graph.query, graph.value, graph.weight)
-    args = dict(p=1.3, learn_p=False, steps=2)
-    torch.testing.assert_close(RotatedQueries(**args)(graph, backend), PGNN(**args)(graph, backend))
 
 
 def test_the_rotation_follows_from_the_seed_alone():

@@ -8,10 +8,8 @@ import torch
 
 from adapters.query_rows import PLACES, _noise, with_query_rows
 from adapters.scheme import Scheme
-from tests.adapters.cases import REFERENCES, TYPICAL
-from tests.adapters.contract import CHECKS, GRAPHS, Case, check_residual_share, random_graph
-from tests.adapters.peft.helpers import put, run
-from tests.adapters.peft_models import FAMILIES
+from tests.adapters.cases import REFERENCES
+from tests.adapters.contract import CHECKS, Case, check_residual_share, random_graph
 from tests.pairwise import pairwise
 
 other = pytest.mark.parametrize("rows", ["zero", "noise"])
@@ -75,18 +73,6 @@ def test_the_contract(check, rows, monkeypatch):
         check.run(**settings)
 
 
-@pytest.mark.parametrize("kind", ["encoder", "decoder self, padded"])
-@other
-def test_only_gcn_has_no_use_for_query_rows(rows, kind):
-    graph, _ = random_graph(**GRAPHS[kind])
-    changed = with_query_rows(graph, rows)
-    assert torch.equal(changed.weight, graph.weight) and torch.equal(changed.value, graph.value)
-    assert with_query_rows(graph, "query") is graph
-    for case in [*TYPICAL[1:], Case("gcn", REFERENCES["gcn"])]:
-        scheme = case.make(torch.float64)
-        assert torch.equal(scheme(changed), scheme(graph)) == (case.name == "gcn"), case
-
-
 def test_noise_is_standard_normal_at_the_lengths_of_queries_and_comes_again():
     graph, _ = random_graph(b=1, h=2, n=PLACES + 4, m=3, d=32)
     noise, query = with_query_rows(graph, "noise").query, graph.query
@@ -112,7 +98,3 @@ def test_the_table_of_noise_stays_on_the_device_and_serves_training_after_infere
     assert query.grad is not None and _noise.cache_info()[:2] == (1, 1)  # hits, misses
     half = with_query_rows(replace(graph, query=graph.query.half()), "noise").query
     assert half.dtype == torch.half and _noise.cache_info().misses == 2, "a dtype has a table of its own"
-    model = put("blip", "pgnn", query_rows="noise")
-    names = list(model.state_dict())
-    run(model, FAMILIES["blip"].batch())
-    assert list(model.state_dict()) == names

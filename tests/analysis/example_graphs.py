@@ -1,7 +1,10 @@
-"""Graphs for the tests of ``analysis``: random graphs with every kind of mask, and a planted one."""
+"""Graphs for the tests of ``analysis``: random graphs with every kind of mask, and a planted one; labels for
+them, and lines of tables."""
 
+import pandas as pd
 import torch
 
+from analysis.labels import Labels
 from attngraph import AttentionGraph
 
 
@@ -68,3 +71,17 @@ def block_model(agreement: float, seed: int = 0, n: int = 300, m: int = 240, cla
     query = corner[y] + 0.5 * torch.randn(n, classes, generator=draw, dtype=torch.float64)
     value = corner[z] + 0.5 * torch.randn(m, classes, generator=draw, dtype=torch.float64)
     return AttentionGraph(query[None, None], value[None, None], weight[None, None], kind="cross"), y, z
+
+
+def line(table: pd.DataFrame, statistic: str, head: int | str = "all", **columns) -> pd.Series:
+    """The one line of a table with these values."""
+    chosen = table[(table.statistic == statistic) & (table["head"] == head)]
+    for column, value in columns.items():
+        chosen = chosen[chosen[column] == value]
+    assert len(chosen) == 1
+    return chosen.iloc[0]
+
+
+def labels_for(graph) -> Labels:
+    b, _, n, m, _ = graph.shape
+    return Labels((torch.arange(n) % 3).expand(b, n), (torch.arange(m) % 2).expand(b, m))

@@ -1,34 +1,11 @@
-from dataclasses import replace
-
 import pytest
 import torch
-from torch.nn.functional import pad
 
 from analysis.bipartite import Bipartite
 from analysis.labels import IMAGE, SPECIAL, TEXT, Labels, SharedClusters, classes_of_tokens, modality, one_hot
 from analysis.nulls import Draws
 from attngraph import AttentionGraph
 from tests.analysis.example_graphs import random_graph
-
-
-def test_numbers_anew_in_each_example():
-    graph = Bipartite.of(random_graph(n=4, m=6, padding=False))
-    query = torch.tensor([[900, -1, 7, 900], [3, 3, 5, 4]])
-    value = torch.tensor([[7, 7, 30000, -1, 8, 900], [3, 3, 3, 3, 3, 3]])
-    result = Labels(query, value).on(graph)
-    assert result.query.tolist() == [[[2, -1, 0, 2]], [[0, 0, 2, 1]]]
-    assert result.value.tolist() == [[[0, 0, 3, -1, 1, 2]], [[0] * 6]]
-    apart = Labels(query, value, shared=False).on(graph)
-    assert apart.query.tolist() == [[[1, -1, 0, 1]], [[0, 0, 2, 1]]]
-    assert apart.value[0, 0].tolist() == [0, 0, 3, -1, 1, 2]
-
-
-def test_padding_has_no_class():
-    graph = Bipartite.of(random_graph())
-    result = Labels(torch.ones(2, 5, dtype=torch.long), torch.ones(2, 7, dtype=torch.long)).on(graph)
-    assert torch.equal(result.query[:, 0] >= 0, graph.rows) and torch.equal(
-        result.value[:, 0] >= 0, graph.columns
-    )
 
 
 def test_permuted_moves_classes_among_labelled_values():
@@ -94,35 +71,25 @@ def test_shared_clusters_find_planted_ones():
         assert len(pairs) == len({kind for kind, _ in pairs}) == len({cluster for _, cluster in pairs})
     moved = Bipartite(graph.weight, graph.visible, x + 1, y)
     assert torch.equal(clusters("layer", moved).query, result.query)  # the fit is kept
-    with pytest.raises(ValueError, match="clusters need at least as many nodes"):
-        SharedClusters(60)("layer", graph)
     few = Bipartite(graph.weight[:1, :, :1, :1], graph.visible[:1, :1, :1], x[:1, :, :1], y[:1, :, :1])
     with pytest.raises(ValueError, match="the first examples have 2"):
         clusters("other layer", few)
     assert torch.equal(clusters("other layer", graph).query, result.query)  # the error left nothing behind
-    with pytest.raises(ValueError, match="at least 2"):
-        SharedClusters(1)
-    with pytest.raises(ValueError, match="examples must be at least 1"):
-        SharedClusters(2, examples=0)
+    for wrong, message in (
+        (dict(clusters=1), "at least 2"),
+        (dict(examples=0), "examples must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SharedClusters(**dict(clusters=2) | wrong)
 
 
-def test_clusters_do_not_depend_on_batches():
-    """Same first examples, same centres, though batches and padding differ; later examples do not count."""
-    graph = Bipartite.of(random_graph(b=6, n=8, m=9, padding=False, metric=False))
-    parts = [
-        replace(graph, **{name: getattr(graph, name)[k] for name in ("weight", "visible", "query", "value")})
-        for k in (slice(0, 1), slice(1, 3), slice(3, 6))
-    ]
-    wide = dict.fromkeys(("query", "weight", "visible"), (0, 0, 2, 0))
-    parts[0] = replace(parts[0], **{name: pad(getattr(parts[0], name), by) for name, by in wide.items()})
-    whole, split = SharedClusters(3, points=20, examples=4), SharedClusters(3, points=20, examples=4)
-    whole.gather("layer", graph)
-    for part in parts:
-        split.gather("layer", part)
-    expected, result = whole("layer", graph), split("layer", graph)
-    assert torch.equal(expected.query, result.query) and torch.equal(expected.value, result.value)
-    other = SharedClusters(3, points=20, examples=4)
-    other.gather(
-        "layer", replace(graph, query=graph.query + torch.tensor([0, 0, 0, 0, 9, 9])[:, None, None, None])
-    )
-    assert torch.equal(other("layer", graph).query, expected.query)
+def test_numbers_anew_in_each_example():
+    graph = Bipartite.of(random_graph(n=4, m=6, padding=False))
+    query = torch.tensor([[900, -1, 7, 900], [3, 3, 5, 4]])
+    value = torch.tensor([[7, 7, 30000, -1, 8, 900], [3, 3, 3, 3, 3, 3]])
+    result = Labels(query, value).on(graph)
+    assert result.query.tolist() == [[[2, -1, 0, 2]], [[0, 0, 2, 1]]]
+    assert result.value.tolist() == [[[0, 0, 3, -1, 1, 2]], [[0] * 6]]
+    apart = Labels(query, value, shared=False).on(graph)
+    assert apart.query.tolist() == [[[1, -1, 0, 1]], [[0, 0, 2, 1]]]
+    assert apart.value[0, 0].tolist() == [0, 0, 3, -1, 1, 2]

@@ -28,7 +28,12 @@ def test_patch_grid():
         assert patch_grid(nodes) == grid
     for nodes, grid, others in ((225, (14, 16), 1), (261, (16, 16), 5), (7, (2, 3), 1), (6, (3, 2), 0)):
         assert patch_grid(nodes, grid) == (*grid, others)
-    for nodes, grid, merged in ((4, (4, 4), (2, 2)), (6, (8, 12), (2, 3)), (16, (8, 8), (4, 4))):
+    for nodes, grid, merged in (
+        (1, (4, 4), (1, 1)),
+        (4, (4, 4), (2, 2)),
+        (6, (8, 12), (2, 3)),
+        (16, (8, 8), (4, 4)),
+    ):
         assert patch_grid(nodes, grid) == (*merged, 0)  # by squares
     for nodes, grid in ((0, (4, 4)), (4, (16, 1)), (5, (4, 5))):
         with pytest.raises(ValueError, match=f"patches after at most 5 others .* got {nodes}"):
@@ -42,28 +47,16 @@ def test_patch_grid():
             patch_grid(225, (rows, columns))
 
 
-def test_nodes_before_the_grid_are_dropped_and_the_rest_is_shared_out():
-    values = torch.tensor([[7.0, 1, 0, 0, 3]])  # [CLS] and 2 x 2 patches
-    assert shares(values).tolist() == [[0.25, 0, 0, 0.75]]
-    with pytest.raises(ValueError, match="at least 0, got -1"):
-        shares(-values / 7)
-
-
-def test_a_row_per_patch():
-    values = torch.tensor([[9.0, 1, 2, 3, 4], [0, 0, 0, 0, 1]])
-    table = map_table({("raw", "first"): values, ("raw", "answer"): values.flip(0)}, NAMES)
-    assert len(table) == 16
-    row = table.set_index(["example", "query", "row", "column"])["share"]
-    assert row["one", "first", 0, 1] == 0.2 and row["one", "first", 1, 0] == 0.3
-    assert row["two", "first", 1, 1] == 1
-    assert table["lift"].tolist() == pytest.approx((4 * table["share"]).tolist())
-    assert row["two", "answer", 1, 1] == 0.4 and row["one", "answer", 0, 0] == 0
-
-
 def test_a_rectangle_of_patches():
     values = torch.tensor([[9.0, 1, 2, 3, 4, 0, 0]])  # [CLS] and 2 x 3 patches
     table = map_table({("raw", "first"): values}, ["one"], (2, 3)).set_index(["row", "column"])["share"]
     assert table[0, 2] == 0.3 and table[1, 0] == 0.4 and table.index.max() == (1, 2)
+    both = {("raw", "first"): values.expand(2, -1), ("raw", "answer"): values.flip(1)[:, :7].expand(2, -1)}
+    named = map_table(both, NAMES, (2, 3)).set_index(["example", "query", "row", "column"])
+    assert len(named) == 24 and named.share["two", "answer", 0, 1] == pytest.approx(4 / 19)
+    assert named.lift["one", "first", 0, 2] == pytest.approx(6 * 0.3)
+    with pytest.raises(ValueError, match="at least 0, got -9"):
+        shares(-values, (2, 3))
     inside = torch.tensor([[False, False, True, True, False, False]])
     assert mass_table({("raw", "first"): values}, inside, ["one"], (2, 3))["mass"].tolist() == pytest.approx(
         [0.7]
@@ -76,6 +69,10 @@ def test_mass_inside_a_region():
     def masses(values):
         return mass_table({("raw", "answer"): values}, region(), NAMES)
 
+    values = torch.ones(2, 10)
+    values[0] = 0  # everywhere, which is counted apart
+    summary, third = mass_summary(masses(values)), pytest.approx(3 / 9)
+    assert summary.loc[0, ["examples", "empty", "mass", "uniform"]].tolist() == [1, 1, third, third]
     table = masses(torch.arange(20.0).view(2, 10))  # [CLS] is 0 and 10
     assert table["mass"].tolist() == pytest.approx([5 / 45, (11 + 14 + 17) / sum(range(11, 20))])
     assert table["uniform"].tolist() == pytest.approx([1 / 9, 3 / 9])
@@ -108,12 +105,3 @@ def test_the_summary_is_of_examples_and_paired_with_the_uniform_map():
     assert raw["excess"] == pytest.approx(0.2, abs=4 * paired)
     assert raw["excess_high"] - raw["excess_low"] == pytest.approx(3.92 * paired, rel=0.1)
     assert mass_summary(table).equals(mass_summary(table))
-
-
-def test_a_map_that_is_0_everywhere_is_counted_apart():
-    values = torch.ones(2, 10)
-    values[0] = 0
-    summary = mass_summary(mass_table({("gradient", "first"): values}, region(), NAMES))
-    third = pytest.approx(3 / 9)
-    assert summary.loc[0, ["examples", "empty", "mass", "uniform"]].tolist() == [1, 1, third, third]
-    assert np.isnan(summary.loc[0, "low"])

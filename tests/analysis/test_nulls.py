@@ -1,7 +1,7 @@
 import torch
 
 from analysis.bipartite import Bipartite
-from analysis.nulls import Draws, gather, permuted, shuffle, uniform
+from analysis.nulls import Draws, permuted, shuffle, uniform
 from tests.analysis.example_graphs import random_graph
 
 
@@ -60,7 +60,3 @@ def test_batches_and_padding_do_not_matter():
     assert not torch.equal(shuffle(mask, Draws(3, "other")), first)  # layers differ
     heads = shuffle(mask.expand(2, 3, 6), Draws(3, "layer"))
     assert torch.equal(heads, first.expand(2, 3, 6))
-
-
-def test_gather():
-    assert gather(torch.tensor([[[5, 6, 7]]]), torch.tensor([[[2, 0, 1]]])).tolist() == [[[7, 5, 6]]]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from analysis import points as points_module
 from analysis.points import COLUMNS, Points, output_matrices
 from attngraph import AttentionGraph, capture
 from attngraph.reading.outputs import head_metric
@@ -128,6 +127,7 @@ def test_padding_that_no_mask_tells_takes_no_room():
     [
         (60, dict(b=12, n=3, m=50), 2, 2),  # 12 x (2 + 2); 3 would be 72
         (100, dict(b=2, n=3, m=90), 3, 47),  # a short side leaves its room to the other
+        (4, dict(b=2, n=3, m=9), 1, 1),
     ],
 )
 def test_points_are_thinned_evenly_over_examples_and_roles(most, sizes, queries, values):
@@ -135,18 +135,6 @@ def test_points_are_thinned_evenly_over_examples_and_roles(most, sizes, queries,
     counts = nodes.groupby(["example", "role"]).size()
     assert counts.loc[:, "query"].eq(queries).all() and counts.loc[:, "value"].eq(values).all()
     assert len(counts) == 2 * sizes["b"] and not nodes.duplicated(["example", "role", "node"]).any()
-
-
-def test_more_examples_than_points_leave_one_point_each_at_most():
-    nodes = clouds_of(graph_of(b=10, h=1), most=7)[0].nodes
-    assert len(nodes) == 7 and not nodes.duplicated(["example", "role"]).any()
-
-
-def test_a_side_without_nodes_leaves_all_room_to_the_other():
-    points = Points(most=7)
-    points.add("layer", graph_of(b=1, h=1, m=7), names(1), query_valid=torch.zeros(1, 4, dtype=torch.bool))
-    points._layers["layer"].thin(7)
-    assert points.clouds()[0].nodes.role.tolist() == ["value"] * 7
 
 
 def test_the_choice_depends_on_the_seed_and_the_nodes_alone():
@@ -173,22 +161,6 @@ def test_thinning_on_the_way_and_batches_change_nothing():
         for single, other in zip(early.clouds(), points.clouds(), strict=True):
             pd.testing.assert_frame_equal(single.nodes, other.nodes)
             np.testing.assert_array_equal(single.features, other.features)
-
-
-def test_many_examples_are_thinned_seldom(monkeypatch):
-    """However many examples there are beyond the points, each row is gone over a few times only."""
-    gone_over, thin = [], points_module._Layer.thin
-
-    def counted(layer, most):
-        gone_over.append(sum(map(len, layer.rows)))
-        thin(layer, most)
-
-    monkeypatch.setattr(points_module._Layer, "thin", counted)
-    points = Points(most=20, seed=0)
-    for k in range(60):
-        points.add("layer", graph_of(b=2, h=1, seed=k), names(2, 2 * k))
-    (cloud,) = points.clouds()
-    assert len(cloud.nodes) == 20 and sum(gone_over) < 10 * 60 * 2 * 2
 
 
 def test_a_model_whose_layers_have_projections():
@@ -220,3 +192,10 @@ def test_what_does_not_fit_is_refused_and_leaves_nothing_behind():
     assert not points.clouds()
     points.add("layer", graph, names(2))
     assert len(points.clouds()[0].nodes) == 2 * (4 + 5)
+
+
+def test_a_side_without_nodes_leaves_all_room_to_the_other():
+    points = Points(most=7)
+    points.add("layer", graph_of(b=1, h=1, m=7), names(1), query_valid=torch.zeros(1, 4, dtype=torch.bool))
+    points._layers["layer"].thin(7)
+    assert points.clouds()[0].nodes.role.tolist() == ["value"] * 7

@@ -4,8 +4,7 @@
 import pytest
 import torch
 
-from attngraph import UserError
-from tests.adapters.peft.blip_decoder import FEW, JOINS, logits
+from tests.adapters.peft.blip_decoder import logits
 from tests.adapters.peft.blip_decoder import put as put_in_blip
 from tests.adapters.peft.helpers import close, differ, put, run
 from tests.adapters.peft_models import FAMILIES
@@ -18,34 +17,6 @@ N = 8
 def added(visible: torch.Tensor) -> torch.Tensor:
     """A mask as models add it to scores, from which tokens see which."""
     return torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
-
-
-@pytest.mark.parametrize("variant, join, left", pairwise_params(variant=FEW, join=JOINS, left=[False, True]))
-def test_padding(variant, join, left, make_decoder, words, image_states):
-    model = make_decoder()
-    put_in_blip(model, *variant, join=join)
-    ids, states = words(3, 7), image_states(3)
-    mask = torch.ones(3, 7, dtype=torch.long)
-    columns = [slice(0, 7), slice(2, 7) if left else slice(0, 5), slice(6, 7) if left else slice(0, 1)]
-    for row, column in enumerate(columns):
-        mask[row] = 0
-        mask[row, column] = 1
-    together = logits(model, ids, states, mask, left)
-    for row, column in enumerate(columns):
-        alone = logits(model, ids[row : row + 1, column], states[row : row + 1])
-        close(together[row : row + 1, column], alone)
-
-
-def test_padding_under_a_4d_mask(make_decoder, words, image_states):
-    """A mask made by the caller, as for packed texts, counts as well as a 2D one."""
-    model = make_decoder()
-    put_in_blip(model, "pgnn", {"degree": "mean"}, join="replace")
-    ids, states = words(), image_states()
-    mask = torch.ones(2, 7, dtype=torch.long)
-    mask[1, :3] = 0
-    allowed = torch.ones(7, 7, dtype=torch.bool).tril() & mask[:, None, None].bool()
-    rows = mask.bool()
-    close(logits(model, ids, states, added(allowed))[rows], logits(model, ids, states, mask)[rows])
 
 
 QUERY, VALUE = torch.arange(N)[:, None], torch.arange(N)
@@ -85,22 +56,6 @@ def test_adapters_show_a_token_nothing_that_its_mask_hides(kind, way):
         assert torch.equal(adapted, may_see)
 
 
-@pytest.mark.parametrize("gnn, args", WAYS[:2], ids=str)
-@pytest.mark.parametrize("kind, size", [("packed texts", 3), ("packed prefixes", 4)])
-def test_packed_texts_give_what_each_gives_alone(kind, size, gnn, args):
-    ids = FAMILIES["llama"].batch(b=1, n=N)["input_ids"]
-    model = put("llama", gnn, join="replace", **args)
-
-    def logits_of(part: slice) -> torch.Tensor:
-        mask, places = added(SEEN[kind][part, part])[None, None], torch.arange(N)[None, part]
-        return run(model, {"input_ids": ids[:, part], "attention_mask": mask, "position_ids": places})
-
-    together = logits_of(slice(0, N))
-    for start in range(0, N, size):
-        part = slice(start, min(N, start + size))
-        close(together[:, part], logits_of(part))
-
-
 @pytest.mark.parametrize("gnn, args", WAYS[1:], ids=str)
 def test_packed_texts_do_not_meet_in_the_image(gnn, args, make_decoder, words, image_states):
     """Both look at it: degrees there are sums over the queries of one text."""
@@ -112,18 +67,6 @@ def test_packed_texts_do_not_meet_in_the_image(gnn, args, make_decoder, words, i
     got, want = logits(model, other, states, mask), logits(model, ids, states, mask)
     close(got[:, 4:], want[:, 4:])
     assert differ(got[:, :4], want[:, :4])
-
-
-def test_a_mask_without_an_order_is_refused():
-    """Its first token sees the last, which does not see it."""
-    visible = torch.ones(4, 4, dtype=torch.bool).tril()
-    visible[0, 3], visible[3, 0] = True, False
-    batch = {
-        "input_ids": FAMILIES["llama"].batch(1, 4)["input_ids"],
-        "attention_mask": added(visible)[None, None],
-    }
-    with pytest.raises(UserError, match="layers.0.self_attn: its mask shows a query a later one.*exclude="):
-        run(put("llama"), batch)
 
 
 # ---- absolute positions, of queries that a model rotates ---------------------------------------------

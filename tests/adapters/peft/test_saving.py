@@ -67,12 +67,9 @@ def test_files_from_before_single_numbers_were_scaled(settings, tmp_path):
 
     assert sum(name.endswith(".stored") for name in state) == len(model.base_model.layers()) * len(values) / 2
     save_file(earlier(state), tmp_path / WEIGHTS)
-    for loaded in (
-        load_adapter(FAMILIES["llama"].make(), tmp_path),
-        PeftModel.from_pretrained(FAMILIES["llama"].make(), tmp_path, low_cpu_mem_usage=True),
-    ):
-        assert learned_scalars(loaded) == pytest.approx(values, rel=1e-6)
-        close(run(loaded.eval(), batch), run(model, batch), 1e-6)
+    loaded = PeftModel.from_pretrained(FAMILIES["llama"].make(), tmp_path, low_cpu_mem_usage=True)
+    assert learned_scalars(loaded) == pytest.approx(values, rel=1e-6)
+    close(run(loaded.eval(), batch), run(model, batch), 1e-6)
     again = put("llama", p=1.5, **settings)
     again.load_state_dict(earlier(model.state_dict()))
     close(run(again, batch), run(model, batch), 1e-6)
@@ -89,20 +86,6 @@ def test_over_older_ones_under_other_names_and_to_be_trained_further(saved):
         assert bool(learn) == trainable and all(f".gnn_adapter.{name}." in n for n in learn)
     beside = load_adapter(again, saved, "third").eval()
     assert torch.equal(run(beside, BATCH), run(model, BATCH))
-
-
-def test_the_same_file_with_and_without_lora(tmp_path):
-    """Names of saved weights do not tell whether LoRA is on the same projection."""
-    batch = FAMILIES["llama"].batch()
-    alone = put("llama")
-    alone.save_pretrained(tmp_path / "alone")
-    lora = LoraConfig(r=2, target_modules=["o_proj", "down_proj"])  # which starts at zero
-    tuned = get_peft_model(FAMILIES["llama"].make(), lora)
-    beside = load_adapter(tuned, tmp_path / "alone", "graph").eval()
-    assert torch.equal(run(beside, batch), run(alone, batch))
-    beside.save_pretrained(tmp_path / "beside", selected_adapters=["graph"])
-    again = load_adapter(FAMILIES["llama"].make(), tmp_path / "beside" / "graph").eval()
-    assert torch.equal(run(again, batch), run(alone, batch))
 
 
 # ---- what cannot be loaded ----------------------------------------------------------------------------
@@ -127,26 +110,14 @@ def first(state, part=""):
     return next(name for name in state if part in name)
 
 
-UNREADABLE = "not a readable adapter configuration"
 DAMAGE = {
     "no folder": (shutil.rmtree, "adapter_config.json: no such file; give the folder that save_pretrained"),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), "adapter_model.safetensors: no such file; give the"),
     "weights cut": (lambda f: cut(f / WEIGHTS, -40), "adapter_model.safetensors cannot be read"),
-    "empty weights": (lambda f: cut(f / WEIGHTS, 0), "adapter_model.safetensors cannot be read"),
-    "settings that are no JSON": (lambda f: cut(f / CONFIG, 30), UNREADABLE),
-    "settings that are no record": (lambda f: (f / CONFIG).write_text("[1, 2]"), UNREADABLE),
-    "settings nested without end": (
-        lambda f: (f / CONFIG).write_text("[" * 100_000 + "]" * 100_000),
-        f"{UNREADABLE} .RecursionError",
-    ),
-    "settings that are no text": (lambda f: (f / CONFIG).write_bytes(b"\xff\xfe\x00"), UNREADABLE),
+    "settings that are no JSON": (lambda f: cut(f / CONFIG, 30), "not a readable adapter configuration"),
     "no type": (lambda f: (f / CONFIG).write_text("{}"), "not a (readable|graph) adapter"),
     "an unknown scheme": (lambda f: change_config(f, gnn="gat"), "adapter_config.json: unknown gnn 'gat': "),
     "another scheme": (lambda f: change_config(f, learn_p=False), "2 left over .first .*p_logit"),
-    "a place that is not there": (
-        lambda f: change_config(f, target_modules=["h.0.attn", "h.7.attn"]),
-        "target_modules: 'h.7.attn' matches no attention layer of GPT2LMHeadModel",
-    ),
     "a number that is not finite": (
         lambda f: change_weights(f, lambda state: state[first(state)].view(-1)[:1].fill_(math.nan)),
         "adapter_model.safetensors holds numbers that are not finite .base_model.*: restore it, or train",
@@ -155,15 +126,10 @@ DAMAGE = {
         lambda f: change_weights(f, lambda state: state.pop(first(state, "p_logit"))),
         "1 missing .first .*p_logit.stored.; use the base model that the adapter",
     ),
-    "a weight too many": (
-        lambda f: change_weights(f, lambda state: state.update({"base_model.model.more": torch.zeros(2)})),
-        "do not fit this GPT2LMHeadModel: 1 left over .first base_model.model.more.; use the base",
-    ),
     "another shape": (
         lambda f: change_weights(f, lambda x: x.update({first(x, "down.bias"): torch.zeros(7)})),
         "do not fit this GPT2LMHeadModel: 1 of another shape .first .*down.bias",
     ),
-    "no weight at all": (lambda f: save_file({}, f / WEIGHTS), "do not fit this GPT2LMHeadModel: 20 missing"),
 }
 
 
@@ -195,32 +161,11 @@ def test_peft_loads_no_part_of_an_adapter(how, saved):
             load()
 
 
-@pytest.mark.parametrize("folder", ["", "\0", "a" * 5000, "https://x"])
-def test_a_name_that_is_no_folder(folder):
-    with pytest.raises(UserError, match="give the folder that save_pretrained wrote"):
-        load_adapter(gpt2(), folder)
-
-
-def test_a_module_to_save_is_missing(tmp_path):
-    put("gpt2", modules_to_save=["ln_f"]).save_pretrained(tmp_path)
-    change_weights(tmp_path, lambda state: state.pop("base_model.model.transformer.ln_f.bias"))
-    model = gpt2()
-    want = run(model, BATCH)
-    with pytest.raises(UserError, match="the saved weights of the adapter lack .*ln_f.bias: use the base"):
-        load_adapter(model, tmp_path)
-    assert torch.equal(run(model, BATCH), want)
-
-
-@pytest.mark.parametrize("beside", ["LoRA", "a graph adapter"])
-def test_another_models_adapter(beside, saved):
+def test_another_models_adapter(saved):
     """Adapters that are there already stay after the error."""
-    base, batch = FAMILIES["llama"].make(), FAMILIES["llama"].batch()
-    if beside == "LoRA":
-        model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    else:
-        model = put("llama")
-        base = model.get_base_model()
-    want, implementation = run(model.eval(), batch), base.config._attn_implementation
+    model, batch = put("llama"), FAMILIES["llama"].batch()
+    base = model.get_base_model()
+    want, implementation = run(model, batch), base.config._attn_implementation
     message = "do not fit this .*: .* missing .*, 20 left over .*; use the base model that the adapter"
     with pytest.raises(UserError, match=message):
         load_adapter(model, saved, "second")
@@ -230,8 +175,11 @@ def test_another_models_adapter(beside, saved):
     assert model.unload().config._attn_implementation == "sdpa"
 
 
-def test_another_method(tmp_path):
+def test_another_method_and_a_name_that_is_no_folder(tmp_path):
     lora = LoraConfig(r=2, target_modules=["c_attn"])
     get_peft_model(gpt2(), lora).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="type LORA, not a graph adapter: load it with peft.PeftModel.from_"):
         load_adapter(gpt2(), tmp_path)
+    for folder in ("", "a" * 5000):
+        with pytest.raises(UserError, match="give the folder that save_pretrained wrote"):
+            load_adapter(gpt2(), folder)

@@ -8,14 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import peft
 import pytest
 from peft import PeftConfig, get_peft_model
 from peft.utils import PeftType
 
 from adapters import GraphAdapterConfig
-from adapters.peft import GraphAdapterModel
-from adapters.peft.shim import PEFT_TYPE, SAVED_NAME, add_member, register
+from adapters.peft.shim import PEFT_TYPE, SAVED_NAME, add_member
 from tests.adapters.peft_models import FAMILIES
 
 
@@ -28,12 +26,6 @@ def test_an_added_member_is_like_any_other():
     assert add_member(Kind, "B") is member and add_member(Kind, "A") is Kind.A
     assert PeftType.GRAPH_ADAPTER is PEFT_TYPE
     assert pickle.loads(pickle.dumps(PEFT_TYPE)) is PEFT_TYPE and copy.deepcopy(PEFT_TYPE) is PEFT_TYPE
-
-
-def test_registering_again_replaces():
-    register(GraphAdapterConfig, GraphAdapterModel)
-    assert peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE] is GraphAdapterModel
-    assert peft.mapping.PEFT_TYPE_TO_CONFIG_MAPPING["GRAPH_ADAPTER"] is GraphAdapterConfig
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from torch.nn.functional import pad
 
 from analysis.bipartite import Bipartite
 from analysis.bootstrap import Means
-from analysis.contrast import Region
 from analysis.entropy import entropy
 from analysis.heterophily import (
     CLOSED_FORM_STATISTICS,
@@ -19,8 +18,7 @@ from analysis.heterophily import (
     heterophily,
 )
 from analysis.labels import Labels
-from tests.analysis.example_graphs import random_graph
-from tests.analysis.heterophily.table_lines import labels_for, line
+from tests.analysis.example_graphs import labels_for, line, random_graph
 
 
 @pytest.mark.parametrize("kind", ["self", "cross"])
@@ -42,20 +40,6 @@ def test_streaming_equals_one_batch(kind):
         split.add("layer", part, {"x": classes})
     pd.testing.assert_frame_equal(whole.table(), split.table(), rtol=1e-6, atol=1e-8)
     pd.testing.assert_frame_equal(whole.spectrum(), split.spectrum(), rtol=1e-6, atol=1e-8)
-
-
-def test_regions_in_batches():
-    graph = random_graph(b=5, n=9, m=9, padding=False, causal=True)
-    region = Region(torch.rand(5, 9, 9, generator=torch.Generator().manual_seed(0)) < 0.3)
-    whole, split = Heterophily(), Heterophily()
-    whole.add("layer", graph, regions={"x": region})
-    fields = ("query", "value", "weight", "query_mask", "value_mask")
-    for k in (slice(0, 1), slice(1, 3), slice(3, 5)):
-        part = replace(graph, **{name: getattr(graph, name)[k] for name in fields})
-        split.add("layer", part, regions={"x": Region(region.relevant[k])})
-    pd.testing.assert_frame_equal(whole.table(), split.table(), rtol=1e-6, atol=1e-8)
-    with pytest.raises(ValueError, match="the same labels, regions"):
-        split.add("layer", graph)
 
 
 def test_layers_have_their_own_permutations_and_kinds_of_weights_the_same():
@@ -129,12 +113,3 @@ def test_spectrum():
         row := spectrum[(spectrum.statistic == "spectral_energy") & (spectrum["head"] == 0)]
     ).frequency @ row.value
     assert mean == pytest.approx(line(table, "dirichlet_normalised", 0).value, abs=1 / 101)  # half a bin
-
-
-def test_no_graphs_or_other_labels_are_refused():
-    with pytest.raises(ValueError, match="graphs is empty"):
-        heterophily([])
-    measured = Heterophily()
-    measured.add("layer", random_graph())
-    with pytest.raises(ValueError, match="layer: a layer must have the same labels"):
-        measured.add("layer", random_graph(), {"x": labels_for(random_graph())})

@@ -26,8 +26,7 @@ from analysis.labels import Labels
 from analysis.mixing import Mixing
 from analysis.nulls import uniform
 from attngraph import AttentionGraph
-from tests.analysis.example_graphs import block_model, random_graph
-from tests.analysis.heterophily.table_lines import labels_for, line
+from tests.analysis.example_graphs import block_model, labels_for, line, random_graph
 
 
 def test_numbers_are_those_of_the_functions():
@@ -130,16 +129,6 @@ def test_rounding_is_no_finding():
     assert len(alike) == 15 and (alike[["excess", "excess_low", "excess_high"]] == 0).all(axis=None)
 
 
-def test_labels_that_all_differ_are_marked():
-    graph = random_graph(n=5, m=7, padding=False)
-    table = heterophily(graph, {"x": Labels(torch.arange(5).expand(2, 5) % 2, torch.arange(7).expand(2, 7))})
-    for statistic in ("label_informativeness", "aggregation", "neighbourhood_contrast"):
-        row = line(table, statistic)
-        assert np.isnan(row.value)
-        assert row.note == "6 graphs left out: all labels differ: a permutation changes nothing"
-    assert line(table, "edge").examples == 2
-
-
 @pytest.mark.parametrize("options", [{"kind": "self", "causal": True, "n": 16}, {"n": 15, "m": 20}])
 def test_nothing_is_found_where_nothing_is(options):
     """Random weights, features and labels: excess intervals cover 0, and both nulls tell what masks alone
@@ -196,7 +185,11 @@ def test_degenerate_labels_are_marked():
     partly = Labels(
         torch.arange(5).expand(2, 5) % 2 * torch.tensor([[1], [0]]), torch.arange(7).expand(2, 7) % 2
     )
-    table = heterophily(graph, {"roles": roles, "one": one, "partly": partly})
+    apart = Labels(torch.arange(5).expand(2, 5) % 2, torch.arange(7).expand(2, 7))
+    table = heterophily(graph, {"roles": roles, "one": one, "partly": partly, "apart": apart})
+    row = line(table, "label_informativeness", labels="apart")
+    assert row.note == "6 graphs left out: all labels differ: a permutation changes nothing"
+    assert np.isnan(row.value) and line(table, "edge", labels="apart").examples == 2
     for statistic in LABEL_STATISTICS:
         for labels, note in (
             ("roles", "6 graphs left out: role labels"),
@@ -221,12 +214,14 @@ def test_half_precision_and_float32_agree_with_float64():
         assert np.allclose(wide.value, narrow.value, rtol=relative, atol=relative, equal_nan=True), dtype
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("permutations", 0), ("replicates", 1), ("p", 0.5), ("bins", 4), ("level", 1.0), ("points", 2)],
-)
-def test_values_out_of_range_are_refused(name, value):
-    with pytest.raises(ValueError, match=f"{name} must .* got {value}"):
-        Settings(**{name: value})
-    with pytest.raises(ValueError, match="degree must be one of sum, mean, got 'max'"):
-        Settings(degree="max")
+def test_what_is_refused():
+    wrong = dict(permutations=0, replicates=1, p=0.5, bins=4, level=1.0, points=2, degree="'max'")
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=f"{name} must .* got {value}"):
+            Settings(**{name: value.strip("'") if name == "degree" else value})
+    with pytest.raises(ValueError, match="graphs is empty"):
+        heterophily([])
+    measured = Heterophily()
+    measured.add("layer", random_graph())
+    with pytest.raises(ValueError, match="layer: a layer must have the same labels"):
+        measured.add("layer", random_graph(), {"x": labels_for(random_graph())})

@@ -24,15 +24,6 @@ def tables():
     return measured.table(), measured.spectrum()
 
 
-def test_stacks_and_entries(tables):
-    table, _ = tables
-    assert plots.stacks(table) == {"decoder.*.cross": [f"decoder.{k}.cross" for k in range(3)]}
-    pairs = plots.entries(table)
-    assert (
-        ("adjusted", "two") in pairs and ("adjusted", "one") not in pairs and ("entropy", "") in pairs
-    )  # nothing degenerate
-
-
 def test_heat_maps(tables, drawn):
     table, _ = tables
     plots.heat_maps(table, "x.png", "title")

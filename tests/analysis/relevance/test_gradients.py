@@ -68,6 +68,8 @@ def test_a_frozen_model_stays_as_it_is(make_captioner, words):
     batch = inputs(words, dtype=torch.float32)
     with torch.no_grad():
         before = model(**batch).logits
+    with pytest.raises(ValueError, match=r"shape \(2,\), got \(2, 5\)"):
+        capture_with_gradients(model, batch, lambda output: output.logits[:, :, 0])
     free = capture_with_gradients(model, batch, score)[1]
     model.requires_grad_(False)
     next(model.text_decoder.parameters()).requires_grad_(True)
@@ -80,14 +82,7 @@ def test_a_frozen_model_stays_as_it_is(make_captioner, words):
         assert torch.equal(model(**batch).logits, before)
 
 
-def test_nothing_comes_from_later_tokens(make_captioner, words):
-    result = relevance(*capture_with_gradients(make_captioner().double(), inputs(words, n=6), score))
-    assert (result.seen[:, POSITION].sum(-1) > 0).all()
-    assert not result.seen[:, POSITION + 1 :].any()
-    assert not result.own[:, POSITION, POSITION + 1 :].any()
-
-
-def test_padding_changes_nothing(make_captioner, words):
+def test_padding_changes_nothing_and_nothing_comes_from_later_tokens(make_captioner, words):
     model, batch = make_captioner().double(), inputs(words)
     padded = {
         **batch,
@@ -99,20 +94,14 @@ def test_padding_changes_nothing(make_captioner, words):
         torch.testing.assert_close(alone.seen, beside.seen[:, :5])
         torch.testing.assert_close(alone.own, beside.own[:, :5, :5])
     torch.testing.assert_close(raw(short[0]), raw(long[0])[:, :5])
-
-
-def test_the_route_of_an_encoder_and_a_decoder(make_captioner, words):
-    model = make_captioner().double()
-    result = route(capture_with_gradients(model, inputs(words), score)[0])  # five tokens and five image nodes
-    assert result.layers == [SELF.format(0), CROSS.format(0), SELF.format(1), CROSS.format(1)]
-    assert result.hops == [CROSS.format(1)]
-
-
-def test_a_score_is_one_number_per_example(make_captioner, words):
-    with pytest.raises(ValueError, match=r"shape \(2,\), got \(2, 5\)"):
-        capture_with_gradients(
-            make_captioner().double(), inputs(words), lambda output: output.logits[:, :, 0]
-        )
+    result = relevance(*short)
+    assert (result.seen[:, POSITION].sum(-1) > 0).all()
+    assert not result.seen[:, POSITION + 1 :].any()
+    assert not result.own[:, POSITION, POSITION + 1 :].any()
+    assert route(short[0]) == (
+        [layer.format(k) for k in (0, 1) for layer in (SELF, CROSS)],
+        [CROSS.format(1)],
+    )
 
 
 @pytest.mark.filterwarnings("error:.*in spite of the tiled backend")

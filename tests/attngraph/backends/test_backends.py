@@ -2,9 +2,7 @@
 
 import pytest
 import torch
-from torch_geometric.utils import scatter
 
-from adapters import PGNN
 from attngraph.backends import BACKENDS, edges_of
 from attngraph.backends.message_passing import WeightedSum
 from attngraph.backends.tiles import columns_of_tiles
@@ -18,33 +16,6 @@ def test_weighted_sum_is_a_matrix_product():
     torch.testing.assert_close(WeightedSum()(x, torch.stack([source, target]), w[target, source], 4), w @ x)
     none = torch.zeros(2, 0, dtype=torch.long)
     assert torch.equal(WeightedSum()(torch.ones(4, 3), none, torch.zeros(0), 2), torch.zeros(2, 3))
-
-
-def test_gradients_pass_the_sparse_backend():
-    graph, _ = random_graph(1, causal=True, padded=True)
-    scheme = PGNN(steps=2).double()
-    torch.testing.assert_close(scheme(graph, "sparse"), scheme(graph, "dense"))
-    scheme(graph, "sparse").sum().backward()
-    assert scheme.p_logit.stored.grad.isfinite()
-
-
-def test_pyg_and_torch_scatter_sum_alike():
-    """Where torch-scatter is installed: PyG may hand sums to it."""
-    torch_scatter = pytest.importorskip("torch_scatter")
-    source, index = torch.randn(300, 4), torch.randint(0, 6, (300,))
-    ours = scatter(source, index, dim=0, dim_size=8, reduce="sum")
-    assert torch.equal(torch_scatter.scatter_add(source, index, dim=0, dim_size=8), ours)
-
-
-def test_backends_by_name():
-    graph, _ = random_graph(1)
-    for name, kind in BACKENDS.items():
-        assert type(edges_of(graph, name)) is kind
-
-
-def test_an_unknown_backend():
-    with pytest.raises(ValueError, match="backend must be one of dense, sparse, tiled, got 'fast'"):
-        edges_of(random_graph(1)[0], "fast")
 
 
 @pytest.mark.parametrize(
@@ -64,3 +35,9 @@ def test_every_edge_lies_in_one_tile(nodes, tile, triangular):
             seen[part.rows, part.columns] += 1
     visible = torch.ones(n, m).tril(m - n) if triangular else torch.ones(n, m)
     assert (seen[visible > 0] == 1).all() and (seen <= 1).all()
+
+
+def test_backends_by_name():
+    graph, _ = random_graph(1)
+    for name, kind in BACKENDS.items():
+        assert type(edges_of(graph, name)) is kind

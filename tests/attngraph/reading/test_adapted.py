@@ -2,7 +2,6 @@
 adapters that change what they compute: nothing leaks from later words, padding does not count, and decoding
 with a cache gives what the whole text gives."""
 
-import sys
 from threading import Thread
 
 import pytest
@@ -26,7 +25,7 @@ from tests.attngraph.reading.zoo import (
 )
 
 DECODERS = ("bloom", "falcon", "falcon, alibi", "falcon, groups", "mpt", "gpt-neo", "xglm", "megatron-bert")
-DECODERS += ("gemma3n, shared keys", "gemma4, shared keys")
+DECODERS += ("gemma4, shared keys",)
 ENCODERS = ("mpnet", "roformer", "rembert", "deberta", "deberta-v2")
 LED = ("rembert, a decoder", "roformer, a decoder")
 
@@ -57,27 +56,10 @@ UNSAID = {
     "nllb-moe": lambda: hf.NllbMoeForConditionalGeneration(
         sized("NllbMoe", num_experts=2, encoder_sparse_step=2, decoder_sparse_step=2)
     ),
-    "bigbird-pegasus": lambda: hf.BigBirdPegasusForConditionalGeneration(
-        sized("BigBirdPegasus", attention_type="original_full")
-    ),
     "pegasus-x": lambda: hf.PegasusXForConditionalGeneration(
         sized("PegasusX", block_size=4, num_global_tokens=2)
     ),
     "doge": lambda: hf.DogeForCausalLM(sized("Doge", num_attention_heads=4, num_key_value_heads=2)),
-    "zamba2": lambda: hf.Zamba2ForCausalLM(
-        sized(
-            "Zamba2",
-            num_hidden_layers=4,
-            layers_block_type=["mamba", "hybrid"] * 2,
-            num_key_value_heads=2,
-            mamba_d_state=4,
-            n_mamba_heads=2,
-            mamba_headdim=16,
-            mamba_ngroups=1,
-            chunk_size=4,
-            num_mem_blocks=1,
-        )
-    ),
 }
 """Decoders whose attention modules do not say that they are ordered in time, or where in a cache they are."""
 
@@ -104,7 +86,7 @@ def seen_with(name: str, ids: torch.Tensor) -> dict:
             aspect_ratio_mask=tiles,
             cross_attention_mask=tiles[:, None].expand(-1, n, -1, -1),
         )
-    if name in ("doge", "zamba2"):
+    if name == "doge":
         return dict(input_ids=ids)
     return dict(input_ids=words(8, seed=5)[:b], decoder_input_ids=ids)
 
@@ -220,29 +202,3 @@ def test_an_encoder_of_one_valid_token_is_in_no_order():
         model = getattr(hf, f"{kind}Model")(sized(kind)).eval()
         graphs = capture(model, {"input_ids": 7 * mask, "attention_mask": mask})
         assert not any(graph.causal for graph in graphs.values()), kind
-
-
-def test_threads_run_one_adapted_model_as_one_thread_does():
-    """With padding of their own, and switched as often as possible."""
-    model = adapted("blip")
-    texts = [dict(FAMILIES["blip"].inputs(), input_ids=words(7, seed=seed)) for seed in range(4)]
-    for k, given in enumerate(texts):
-        given["attention_mask"] = (torch.arange(7) < 7 - k).long().expand(2, -1)
-    want, got = [run(model, **given) for given in texts], [[] for _ in texts]
-
-    def work(k: int) -> None:
-        for _ in range(5):
-            got[k].append(run(model, **texts[k]))
-
-    threads = [Thread(target=work, args=(k,)) for k in range(4)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    finally:
-        sys.setswitchinterval(interval)
-    for one, several in zip(want, got, strict=True):
-        assert len(several) == 5 and all(torch.equal(one, other) for other in several)

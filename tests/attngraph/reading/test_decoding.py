@@ -1,28 +1,21 @@
 """Graphs of decoding with a key/value cache: the steps, put together, are the graph of the whole text."""
 
-import pickle
 from dataclasses import replace
 
 import pytest
 import torch
 import transformers as hf
-from transformers import DynamicCache
 
-from attngraph import UserError, capture, record
+from attngraph import UserError, record
 from attngraph.backends import edges_of
-from attngraph.reading.degree_cache import DegreeCache, degree_cache_of
-from tests.attngraph.reading.running import prompt, read, rows, run
+from attngraph.reading.degree_cache import DegreeCache
+from tests.attngraph.reading.running import prompt, read, rows
 from tests.attngraph.reading.zoo import (
     FAMILIES,
-    GQA,
     IMAGE,
-    QFORMER,
-    VISION,
     families,
     far_from_zero,
-    pixels,
     sized,
-    text,
     words,
 )
 
@@ -147,16 +140,6 @@ def test_image_tokens_follow_the_beams(name, layer):
         assert torch.equal(graph.value_modality[:, : images.shape[1]], images.repeat_interleave(2, 0))
 
 
-def test_recording_must_start_with_the_cache():
-    model = FAMILIES["llama"].model()
-    cache = run(model, {"input_ids": words()}, use_cache=True).cache
-    with (
-        pytest.raises(UserError, match="cache holds 7 earlier tokens, but the attention graph saw 0"),
-        record(model),
-    ):
-        run(model, {"input_ids": words(1)}, cache=cache, use_cache=True)
-
-
 def test_a_sliding_window_drops_the_degrees_of_the_values_that_leave_it():
     config = sized("Mistral", num_key_value_heads=2, sliding_window=4, attn_implementation="eager")
     torch.manual_seed(0)
@@ -211,128 +194,15 @@ def test_long_prompts_do_not_keep_all_their_degrees():
         )
 
 
-def test_long_decoding_does_not_keep_all_its_degrees():
-    """Of single steps the last ones are kept, and where longer passes end: the cache can be cropped there."""
-    model = FAMILIES["llama"].model()
-    ids = words(64)
-    whole = read(model, {"input_ids": ids})
-    steps = []
-
-    def decode(cache, start, end):
-        for k in range(start, end):
-            cache = model(ids[:, k : k + 1], cache=cache, use_cache=True).cache
-        return cache
-
-    with record(model, on_graph=lambda name, graph: steps.append((name, graph))), torch.no_grad():
-        cache = model(ids[:, :5], use_cache=True).cache
-        cache = decode(model(ids[:, 5:9], cache=cache, use_cache=True).cache, 9, 60)
-        for layer in cache.layers:
-            (degrees,) = layer.degrees.values()
-            assert degrees.length == 60 and [x.rows.shape[2] for x in degrees.calls] == [1] * (3 + 31)
-        # the farthest place in decoding, and where both of the longer passes end
-        for crop, end in ((31, 64), (55, 30), (25, 8)):
-            cache.crop(-crop)
-            start = cache.get_seq_length()
-            steps.clear()
-            cache = decode(cache, start, end)
-            for k, (name, step) in enumerate(steps):
-                row = start + k // len(whole)
-                want = whole[name].value_degree()[:, :, row : row + 1, : row + 1]
-                torch.testing.assert_close(step.value_degree(), want, rtol=1e-4, atol=1e-4)
-        cache = decode(cache, 8, 50)
-        with pytest.raises(UserError, match="cropped by 32 tokens, to one whose degrees"):
-            cache.crop(-32)
-
-
-def test_degrees_weigh_less_than_grouped_keys_and_values():
-    sizes = dict(num_hidden_layers=1, num_attention_heads=8, num_key_value_heads=2, head_dim=128)
-    config = hf.LlamaConfig(**GQA | sizes, attn_implementation="eager")
-    model = hf.LlamaForCausalLM(config).eval().bfloat16()
-    with record(model, on_graph=lambda name, graph: None), torch.no_grad():
-        cache = model(words(140), use_cache=True).cache
-        for _ in range(40):
-            cache = model(words(1), cache=cache, use_cache=True).cache
-    (layer,) = cache.layers
-    (degrees,) = layer.degrees.values()
-    kept = sum(x.nbytes for call in degrees.calls for x in (call.rows, call.queries)) + degrees.total.nbytes
-    assert kept < layer.keys.nbytes + layer.values.nbytes
-
-
-def test_a_cache_can_be_saved_and_goes_on():
-    model = FAMILIES["llama"].model()
-    ids = words(9)
-    whole = read(model, {"input_ids": ids})
-    with record(model, on_graph=lambda name, graph: steps.update({name: graph})), torch.no_grad():
-        steps = {}
-        cache = pickle.loads(pickle.dumps(model(ids[:, :6], use_cache=True).cache))
-        model(ids[:, 6:], cache=cache, use_cache=True)
-    for name, graph in whole.items():
-        torch.testing.assert_close(steps[name].value_degree(), graph.value_degree()[:, :, 6:])
-
-
-def test_words_in_a_q_former_are_words():
-    """BLIP-2's retrieval runs it over queries and words, over queries alone and over words alone."""
-    config = hf.Blip2Config(
-        vision_config=VISION,
-        num_query_tokens=3,
-        image_text_hidden_size=16,
-        image_token_index=IMAGE,
-        qformer_config=QFORMER | dict(use_qformer_text_input=True, max_position_embeddings=64),
-    )
-    model = far_from_zero(hf.Blip2ForImageTextRetrieval(config), 0)
-    inputs, first = text(images=3) | pixels(), "qformer.encoder.layer.0.attention.attention"
-    graphs = capture(model, inputs | dict(use_image_text_matching_head=True), layers="qformer*")
-    n = graphs[first].shape[2]
-    assert n > 3 and torch.equal(graphs[first].query_modality, (torch.arange(n) < 3).expand(2, -1))
-    cross = graphs["qformer.encoder.layer.0.crossattention.attention"]
-    assert cross.shape[2] == 3 and cross.query_modality == cross.value_modality == "image"
-    graphs = capture(model, inputs, layers="qformer*")
-    sides = [
-        (graph.query_modality, graph.value_modality)
-        for name, graph in graphs.items()
-        if name.startswith(first)
-    ]
-    assert sides == [("image",) * 2, ("text",) * 2]
-
-
-def deepseek_v4() -> torch.nn.Module:
-    config = sized(
-        "DeepseekV4",
-        num_hidden_layers=3,
-        head_dim=8,
-        q_lora_rank=8,
-        o_groups=2,
-        o_lora_rank=4,
-        qk_rope_head_dim=4,
-        moe_intermediate_size=8,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        sliding_window=16,
-        layer_types=["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"],
-        compress_rates={"compressed_sparse_attention": 2, "heavily_compressed_attention": 4},
-        index_n_heads=2,
-        index_head_dim=8,
-        index_topk=4,
-        num_hash_layers=0,
-    )
-    return far_from_zero(hf.DeepseekV4ForCausalLM(config), 0)
-
-
-def hrm_text() -> torch.nn.Module:
+def test_layers_with_several_places_in_a_cache_keep_degrees():
     sizes = dict(vocab_size=41, hidden_size=16, num_attention_heads=2, intermediate_size=24, head_dim=8)
     config = hf.HrmTextConfig(**sizes, num_layers_per_stack=1, H_cycles=2, L_cycles=2)
-    return far_from_zero(hf.HrmTextForCausalLM(config), 0)
-
-
-@pytest.mark.parametrize("make, layers", [(deepseek_v4, "*.0.*"), (hrm_text, None)])
-def test_caches_of_their_own_kind_keep_degrees(make, layers):
-    """DeepSeek-V4's other layers are no graphs; each of HRM-Text's layers has several places."""
-    model, ids = make(), words(7)
-    whole = record_steps(model, ids, layers, [7])
+    model, ids = far_from_zero(hf.HrmTextForCausalLM(config), 0), words(7)
+    whole = record_steps(model, ids, [7])
     for sizes in ([1] * 7, [4, 1, 2]):
         assert whole
         for name, (calls, *_) in whole.items():
-            steps = record_steps(model, ids, layers, sizes)[name]
+            steps = record_steps(model, ids, sizes)[name]
             for k, call in enumerate(calls):
                 end = 0
                 for step in (part[k] for part in steps):
@@ -341,10 +211,10 @@ def test_caches_of_their_own_kind_keep_degrees(make, layers):
                     torch.testing.assert_close(step.value_degree(), want, rtol=1e-4, atol=1e-4)
 
 
-def record_steps(model, ids, layers, sizes) -> dict[str, list[list]]:
+def record_steps(model, ids, sizes) -> dict[str, list[list]]:
     """The calls of every layer in each step of a decoding with a cache, which is the model's own."""
     steps: dict[str, list[list]] = {}
-    with record(model, layers=layers) as graphs, torch.no_grad():
+    with record(model) as graphs, torch.no_grad():
         cache = None
         for part in ids.split(sizes, 1):
             cache = model(part, cache=cache, use_cache=True).cache
@@ -352,17 +222,3 @@ def record_steps(model, ids, layers, sizes) -> dict[str, list[list]]:
                 steps.setdefault(name, []).append(calls[:])
                 calls.clear()
     return steps
-
-
-def test_later_caches_are_not_made_of_layers_that_keep_degrees():
-    """transformers makes a cache of the class that was registered last for a kind of layer."""
-    config = deepseek_v4().config
-    kinds = [type(layer) for layer in DynamicCache(config=config).layers]
-    for place in range(3):
-        degree_cache_of(DynamicCache(config=config), place, "owner", 0)
-    assert [type(layer) for layer in DynamicCache(config=config).layers] == kinds
-
-
-def test_layers_that_attend_to_compressed_entries_are_refused():
-    with pytest.raises(UserError, match="layers.1.self_attn attends to tokens and to compressed runs"):
-        capture(deepseek_v4(), {"input_ids": words()})

@@ -3,34 +3,12 @@
 import pytest
 import torch
 import transformers as hf
-from peft import get_peft_model
 
-from adapters import GraphAdapterConfig
 from attngraph import capture, record
 from attngraph.reading.families.vilt_order import in_order
 from tests.attngraph.reading.running import run
 from tests.attngraph.reading.zoo import BLIP_TEXT, FAMILIES, TEXT, VISION, far_from_zero, normal, text
 from tests.attngraph.reading.zoo import words as texts
-
-LAYERS = [f"bert.encoder.layer.{k}.{name}.self" for k in (0, 1) for name in ("attention", "crossattention")]
-
-
-def test_an_adapted_model_gives_the_weights_that_it_computes(make_decoder, words, image_states):
-    model = make_decoder()
-    get_peft_model(model, GraphAdapterConfig(gnn="pgnn", join="replace", init_weights=False))
-    mask = torch.tensor([[1] * 7, [0, 0, 1, 1, 1, 1, 1]])
-    given = dict(encoder_hidden_states=image_states(), attention_mask=mask, output_attentions=True)
-    with record(model) as graphs, torch.no_grad():
-        output = model(words(), **given)
-        graphs = {name: calls[0] for name, calls in graphs.items()}
-        assert torch.equal(model(words(), **given).logits, output.logits)
-    pairs = zip(output.attentions, output.cross_attentions, strict=True)
-    own = dict(zip(LAYERS, (weight for pair in pairs for weight in pair), strict=True))
-    rows = mask.bool()[:, None].expand(2, 2, 7)
-    assert list(graphs) == LAYERS
-    for name, graph in graphs.items():
-        assert graph.causal and torch.equal(graph.query_mask, mask.bool())
-        assert torch.equal(graph.weight[rows], own[name][rows]) and (graph.weight[~rows] == 0).all()
 
 
 def test_blip_is_causal_where_it_is_a_decoder(make_decoder, words, image_states):

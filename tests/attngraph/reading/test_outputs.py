@@ -84,26 +84,3 @@ def test_the_metric_is_kept_but_never_older_than_the_projection(held, write):
     assert metric(3, like).shape == (3, 2, 2)
     with torch.inference_mode():
         assert not Metric(output)(2, like).is_inference()
-
-
-def test_a_trained_projection_has_a_trained_metric():
-    metric, like = Metric(nn.Linear(6, 4)), torch.zeros(1)
-    assert metric(2, like).requires_grad
-    with torch.no_grad():
-        assert not metric(2, like).requires_grad
-
-
-def test_on_a_device_the_metric_is_kept_from_step_to_step_of_decoding(monkeypatch):
-    """Where it must not wait for the device, here one without numbers."""
-    monkeypatch.setattr("attngraph.reading.outputs.head_metric", lambda *args: torch.empty(2, 3, 3))
-    output = nn.Linear(6, 4, device="meta").requires_grad_(False).eval()
-    metric, prompt, step = Metric(output), *(torch.empty(1, 2, n, 3, device="meta") for n in (5, 1))
-    first = metric(2, prompt)
-    assert metric(2, step) is metric(2, step) is first
-    output.weight.mul_(2)
-    second = metric(2, step)
-    assert second is not first and second is metric(2, step)
-    third = metric(2, prompt)
-    assert third is not second and third is metric(2, step)
-    output.train()
-    assert metric(2, step) is not third

@@ -151,6 +151,10 @@ def pixels() -> dict:
     return dict(pixel_values=normal(2, 3, 8, 8))
 
 
+def text_and_pixels(left: bool = False) -> dict:
+    return text(left=left) | pixels()
+
+
 def prefix_types(ids: torch.Tensor, prefix: int) -> dict:
     """PaliGemma's token types: the first tokens are a prefix that sees itself."""
     return dict(token_type_ids=(torch.arange(ids.shape[1]).expand_as(ids) >= prefix).long())
@@ -170,16 +174,13 @@ def with_types(images: int, left: bool, types: Callable[[torch.Tensor], dict]) -
 class Family:
     """``make()`` gives the model, ``inputs(left)`` what it is run on, ``layers`` what is to be found.
 
-    ``generates`` names the model's decoder layers, if it writes text. ``exact``: while it is read it puts out
-    the same numbers to the last bit.
+    ``generates`` names the model's decoder layers, if it writes text.
     """
 
     make: Callable
     inputs: Callable
     layers: dict[str, str]
     generates: str | None = None
-    sdpa: bool = True
-    exact: bool = True
 
     def model(self, seed: int = 0, implementation: str = "eager") -> torch.nn.Module:
         model = far_from_zero(self.make(), seed)
@@ -189,6 +190,12 @@ class Family:
 
 def numbered(pattern: str, what: str, count: int = 2) -> dict[str, str]:
     return {pattern.format(k): what for k in range(count)}
+
+
+def of_words(make: Callable, pattern: str, ordered: bool = True, count: int = 2) -> Family:
+    """A family that reads words alone, in layers of one kind, and writes them if these are ordered."""
+    layers = numbered(pattern, CAUSAL if ordered else BIDIRECTIONAL, count)
+    return Family(make, words_only, layers, f"{pattern.partition('.')[0]}.*" if ordered else None)
 
 
 def seq2seq(left: bool = False) -> dict:
@@ -261,14 +268,6 @@ def falcon(**settings) -> torch.nn.Module:
     return hf.FalconForCausalLM(sized("Falcon", **settings))
 
 
-def struct_patches() -> torch.Tensor:
-    """Sixteen patches with their rows and columns, the last four of the second image padding."""
-    patches = normal(2, 16, 14)
-    patches[..., :2] = torch.stack([torch.arange(16) // 4 + 1, torch.arange(16) % 4 + 1], -1)
-    patches[1, 12:] = 0
-    return patches
-
-
 WITHOUT_OUTPUT = ("channel_attn", "rel_attn")
 """Layers that have no linear layer as output projection: one's nodes are channels, one's is a parameter."""
 BIDIRECTIONAL, CAUSAL, SEEING = "self both text text", "self causal text text", "self both image image"
@@ -284,23 +283,9 @@ def led_layers(decoder: str) -> dict[str, str]:
 
 
 FAMILIES: dict[str, Family] = {
-    "bert": Family(
-        of("BertModel"),
-        words_only,
-        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
-    ),
-    "gpt2": Family(
-        of("GPT2LMHeadModel"),
-        words_only,
-        numbered("transformer.h.{}.attn", CAUSAL),
-        generates="transformer.h.*",
-    ),
-    "llama": Family(
-        of("LlamaForCausalLM", **GQA),
-        words_only,
-        numbered("model.layers.{}.self_attn", CAUSAL),
-        generates="model.layers.*",
-    ),
+    "bert": of_words(of("BertModel"), "encoder.layer.{}.attention.self", ordered=False),
+    "gpt2": of_words(of("GPT2LMHeadModel"), "transformer.h.{}.attn"),
+    "llama": of_words(of("LlamaForCausalLM", **GQA), "model.layers.{}.self_attn"),
     "vit": Family(
         of("ViTModel", **VISION),
         lambda left=False: pixels(),
@@ -308,7 +293,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "clip": Family(
         of("CLIPModel", text_config=TEXT, vision_config=VISION, projection_dim=8),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("text_model.encoder.layers.{}.self_attn", CAUSAL),
     ),
@@ -330,12 +315,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "blip": Family(
         of("BlipForConditionalGeneration", text_config=BLIP_TEXT, vision_config=VISION),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("text_decoder.bert.encoder.layer.{}.attention.self", CAUSAL)
         | numbered("text_decoder.bert.encoder.layer.{}.crossattention.self", CROSS_IMAGE),
         generates="text_decoder.*",
-        sdpa=False,
     ),
     "blip2": Family(
         of(
@@ -365,20 +349,6 @@ FAMILIES: dict[str, Family] = {
         | numbered("model.language_model.layers.{}.self_attn", MIXED),
         generates="model.language_model.*",
     ),
-    "smolvlm": Family(
-        of(
-            "SmolVLMForConditionalGeneration",
-            vision_config=VISION,
-            text_config=GQA,
-            image_token_id=IMAGE,
-            scale_factor=2,
-            pad_token_id=PAD,
-        ),
-        lambda left=False: text(images=1, left=left) | dict(pixel_values=normal(2, 1, 3, 8, 8)),
-        numbered("model.vision_model.encoder.layers.{}.self_attn", SEEING)
-        | numbered("model.text_model.layers.{}.self_attn", MIXED),
-        generates="model.text_model.*",
-    ),
     "qwen2-vl": Family(
         of(
             "Qwen2VLForConditionalGeneration",
@@ -397,9 +367,8 @@ FAMILIES: dict[str, Family] = {
     ),
     "vilt": Family(
         of("ViltModel", image_size=8, patch_size=4),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("encoder.layer.{}.attention.attention", "self both mixed mixed"),
-        sdpa=False,
     ),
     "lxmert": Family(
         of("LxmertModel", l_layers=1, x_layers=1, r_layers=1, visual_feat_dim=6),
@@ -419,33 +388,13 @@ FAMILIES: dict[str, Family] = {
             "encoder.x_layers.0.lang_self_att.self": BIDIRECTIONAL,
             "encoder.x_layers.0.visn_self_att.self": SEEING,
         },
-        sdpa=False,
     ),
     "siglip": Family(
         of("SiglipModel", text_config=TEXT | dict(projection_size=12), vision_config=VISION),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("vision_model.encoder.layers.{}.self_attn", SEEING)
         | {"vision_model.head.attention": "cross both image image"}
         | numbered("text_model.encoder.layers.{}.self_attn", BIDIRECTIONAL),
-    ),
-    "bridgetower": Family(
-        of(
-            "BridgeTowerModel",
-            hidden_size=16,
-            num_attention_heads=2,
-            num_hidden_layers=2,
-            text_config=TEXT,
-            vision_config=dict(hidden_size=128, num_hidden_layers=2, patch_size=4, image_size=8),
-        ),
-        lambda left=False: text(left=left) | pixels(),
-        numbered("vision_model.visual.transformer.resblocks.{}.attn", SEEING)
-        | numbered("text_model.encoder.layer.{}.attention.self", BIDIRECTIONAL)
-        | numbered("cross_modal_text_layers.{}.attention.self", BIDIRECTIONAL)
-        | numbered("cross_modal_text_layers.{}.crossattention.self", "cross both text image")
-        | numbered("cross_modal_image_layers.{}.attention.self", SEEING)
-        | numbered("cross_modal_image_layers.{}.crossattention.self", "cross both image text"),
-        sdpa=False,
-        exact=False,
     ),
     "mllama": Family(
         of(
@@ -519,11 +468,10 @@ FAMILIES: dict[str, Family] = {
     ),
     "git": Family(
         of("GitForCausalLM", vision_config=VISION, **TEXT),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("git.image_encoder.vision_model.encoder.layers.{}.self_attn", SEEING)
         | numbered("git.encoder.layer.{}.attention.self", MIXED),
         generates="git.encoder.*",
-        sdpa=False,
     ),
     "paligemma": Family(
         of(
@@ -561,7 +509,6 @@ FAMILIES: dict[str, Family] = {
         | numbered("decoder.model.decoder.layers.{}.self_attn", CAUSAL)
         | numbered("decoder.model.decoder.layers.{}.encoder_attn", CROSS_IMAGE),
         generates="decoder.*",
-        sdpa=False,
     ),
     "donut": Family(
         lambda: led(
@@ -573,13 +520,11 @@ FAMILIES: dict[str, Family] = {
         | numbered("decoder.model.decoder.layers.{}.self_attn", CAUSAL)
         | numbered("decoder.model.decoder.layers.{}.encoder_attn", CROSS_IMAGE),
         generates="decoder.*",
-        sdpa=False,
     ),
     "visualbert": Family(
         of("VisualBertModel", visual_embedding_dim=6),
         with_regions,
         numbered("encoder.layer.{}.attention.self", "self both mixed mixed"),
-        sdpa=False,
     ),
     "flava": Family(
         of(
@@ -590,11 +535,10 @@ FAMILIES: dict[str, Family] = {
             hidden_size=16,
             projection_dim=16,
         ),
-        lambda left=False: text(left=left) | pixels(),
+        text_and_pixels,
         numbered("image_model.encoder.layer.{}.attention.attention", SEEING)
         | numbered("text_model.encoder.layer.{}.attention.attention", BIDIRECTIONAL)
         | numbered("multimodal_model.encoder.layer.{}.attention.attention", "self both mixed mixed"),
-        sdpa=False,
     ),
     "segformer": Family(
         of(
@@ -611,17 +555,6 @@ FAMILIES: dict[str, Family] = {
         lambda left=False: pixels(),
         numbered("stages.{}.blocks.0.attention", SEEING),
     ),
-    "pix2struct": Family(
-        of(
-            "Pix2StructForConditionalGeneration",
-            text_config=sized("Pix2StructText"),
-            vision_config=sized("Pix2StructVision", patch_embed_hidden_size=12, seq_len=20),
-        ),
-        lambda left=False: dict(flattened_patches=struct_patches(), decoder_input_ids=words(5)),
-        numbered("encoder.encoder.layer.{}.attention", SEEING)
-        | numbered("decoder.layer.{}.self_attention.attention", CAUSAL)
-        | numbered("decoder.layer.{}.encoder_decoder_attention.attention", CROSS_IMAGE),
-    ),
     "whisper": Family(
         of("WhisperForConditionalGeneration", max_source_positions=6, num_mel_bins=4),
         lambda left=False: dict(input_features=normal(2, 4, 12), decoder_input_ids=words(5)),
@@ -629,85 +562,29 @@ FAMILIES: dict[str, Family] = {
         | numbered("model.decoder.layers.{}.self_attn", CAUSAL)
         | numbered("model.decoder.layers.{}.encoder_attn", "cross causal text None"),
     ),
-    "gemma3n, shared keys": Family(
-        of(
-            "Gemma3nForCausalLM",
-            **SHARED_KEYS | dict(intermediate_size=[24] * 4),
-            laurel_rank=4,
-            altup_num_inputs=2,
-            activation_sparsity_pattern=[0.0] * 4,
-        ),
-        words_only,
-        numbered("model.layers.{}.self_attn", CAUSAL, 4),
-        generates="model.layers.*",
-    ),
-    "gemma4, shared keys": Family(
+    "gemma4, shared keys": of_words(
         of("Gemma4ForCausalLM", **SHARED_KEYS, global_head_dim=8, per_layer_config=None),
-        words_only,
-        numbered("model.layers.{}.self_attn", CAUSAL, 4),
-        generates="model.layers.*",
+        "model.layers.{}.self_attn",
+        count=4,
     ),
-    "bloom": Family(
-        of("BloomForCausalLM"),
-        words_only,
-        numbered("transformer.h.{}.self_attention", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
+    "bloom": of_words(of("BloomForCausalLM"), "transformer.h.{}.self_attention"),
+    "falcon": of_words(lambda: falcon(multi_query=True), "transformer.h.{}.self_attention"),
+    "falcon, alibi": of_words(
+        lambda: falcon(multi_query=False, alibi=True), "transformer.h.{}.self_attention"
     ),
-    "falcon": Family(
-        lambda: falcon(multi_query=True),
-        words_only,
-        numbered("transformer.h.{}.self_attention", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
+    "falcon, groups": of_words(
+        lambda: falcon(new_decoder_architecture=True, num_kv_heads=2), "transformer.h.{}.self_attention"
     ),
-    "falcon, alibi": Family(
-        lambda: falcon(multi_query=False, alibi=True),
-        words_only,
-        numbered("transformer.h.{}.self_attention", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
-    ),
-    "falcon, groups": Family(
-        lambda: falcon(new_decoder_architecture=True, num_kv_heads=2),
-        words_only,
-        numbered("transformer.h.{}.self_attention", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
-    ),
-    "mpt": Family(
-        of("MptForCausalLM"),
-        words_only,
-        numbered("transformer.blocks.{}.attn", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
-    ),
-    "gpt-neo": Family(
+    "mpt": of_words(of("MptForCausalLM"), "transformer.blocks.{}.attn"),
+    "gpt-neo": of_words(
         of("GPTNeoForCausalLM", attention_types=[[["global", "local"], 1]], window_size=3),
-        words_only,
-        numbered("transformer.h.{}.attn.attention", CAUSAL),
-        generates="transformer.*",
-        sdpa=False,
+        "transformer.h.{}.attn.attention",
     ),
-    "xglm": Family(
-        of("XGLMForCausalLM"),
-        words_only,
-        numbered("model.layers.{}.self_attn", CAUSAL),
-        generates="model.*",
-        sdpa=False,
+    "xglm": of_words(of("XGLMForCausalLM"), "model.layers.{}.self_attn"),
+    "mpnet": of_words(
+        of("MPNetModel", **TEXT | dict(sep_token_id=None)), "encoder.layer.{}.attention.attn", ordered=False
     ),
-    "mpnet": Family(
-        of("MPNetModel", **TEXT | dict(sep_token_id=None)),
-        words_only,
-        numbered("encoder.layer.{}.attention.attn", BIDIRECTIONAL),
-        sdpa=False,
-    ),
-    "roformer": Family(
-        of("RoFormerModel"),
-        words_only,
-        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
-        sdpa=False,
-    ),
+    "roformer": of_words(of("RoFormerModel"), "encoder.layer.{}.attention.self", ordered=False),
     "roformer, a decoder": Family(
         lambda: led(
             hf.DeiTConfig(**VISION), hf.RoFormerConfig(**TEXT, is_decoder=True, add_cross_attention=True)
@@ -715,13 +592,11 @@ FAMILIES: dict[str, Family] = {
         led_inputs(8),
         led_layers("roformer"),
         generates="decoder.*",
-        sdpa=False,
     ),
     "rembert": Family(
         of("RemBertModel", input_embedding_size=8),
         words_only,
         numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
-        sdpa=False,
     ),
     "rembert, a decoder": Family(
         lambda: led(
@@ -730,33 +605,20 @@ FAMILIES: dict[str, Family] = {
         led_inputs(8),
         led_layers("rembert"),
         generates="decoder.*",
-        sdpa=False,
     ),
     "megatron-bert": Family(
         of("MegatronBertForCausalLM", is_decoder=True),
         words_only,
         numbered("bert.encoder.layer.{}.attention.self", CAUSAL),
         generates="bert.*",
-        sdpa=False,
     ),
-    "deberta": Family(
-        of("DebertaModel", **DISENTANGLED),
-        words_only,
-        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
-        sdpa=False,
-    ),
-    "deberta-v2": Family(
+    "deberta": of_words(of("DebertaModel", **DISENTANGLED), "encoder.layer.{}.attention.self", ordered=False),
+    "deberta-v2": of_words(
         of("DebertaV2Model", **DISENTANGLED, position_buckets=4),
-        words_only,
-        numbered("encoder.layer.{}.attention.self", BIDIRECTIONAL),
-        sdpa=False,
+        "encoder.layer.{}.attention.self",
+        ordered=False,
     ),
-    "xlnet": Family(
-        of("XLNetModel"),
-        words_only,
-        numbered("layer.{}.rel_attn", BIDIRECTIONAL),
-        sdpa=False,
-    ),
+    "xlnet": of_words(of("XLNetModel"), "layer.{}.rel_attn", ordered=False),
 }
 KINDS = (
     "bert",  # an encoder; also with SDPA
