@@ -19,9 +19,17 @@ Split = Literal["train", "validation", "test"]
 
 
 def from_hub(name: str | None) -> tuple[str | None, bool]:
-    """A name without ``hub:``, and whether it was there: only then is anything fetched."""
+    """A name without ``hub:``, and whether it was there: only then is anything fetched.
+
+    Raises:
+        UserError: there is no name.
+    """
     if name is None or not name.startswith(HUB):
         return name, False
+    if name == HUB:
+        from attngraph.errors import UserError  # --help imports no package
+
+        raise UserError(f"{HUB} names nothing: give {HUB}OWNER/NAME")
     return name.removeprefix(HUB), True
 
 

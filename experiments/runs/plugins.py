@@ -15,8 +15,12 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from adapters.scheme import SCHEMES, Scheme
 from attngraph.errors import UserError
 from experiments.base.messages import first_line
+from experiments.methods.method import METHODS, Method
+from experiments.models.family import FAMILIES, ModelFamily
+from experiments.tasks.task import TASKS, Task
 
 _loaded: dict[Path, None] = {}
 
@@ -25,7 +29,8 @@ def load_plugins(files: Sequence[Path]) -> None:
     """Run the files that were not run yet.
 
     Raises:
-        UserError: a file is missing, is no Python file, or fails.
+        UserError: a file is missing, is no Python file, fails, or registers something else than tasks,
+            methods, model families and schemes.
     """
     for file in files:
         given, file = file, Path(file).absolute()
@@ -43,6 +48,7 @@ def load_plugins(files: Sequence[Path]) -> None:
         sys.modules[name] = module  # so that what it defines can be sent to worker processes
         try:
             spec.loader.exec_module(module)
+            _check_registered()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
@@ -52,6 +58,17 @@ def load_plugins(files: Sequence[Path]) -> None:
                 f"{place}: {type(error).__name__}: {first_line(error)}; correct the file"
             ) from error
         _loaded[file] = None
+
+
+def _check_registered() -> None:
+    for registry, kind in ((TASKS, Task), (METHODS, Method)):
+        for name, held in registry.items():
+            if not isinstance(held, kind):
+                raise TypeError(f"{name} is {held!r}, no {kind.__name__}")
+    for registry, kind in ((FAMILIES, ModelFamily), (SCHEMES, Scheme)):
+        for name, held in registry.items():
+            if not (isinstance(held, type) and issubclass(held, kind)):
+                raise TypeError(f"{name} is {held!r}, no kind of {kind.__name__}")
 
 
 def module_name(file: Path) -> str:

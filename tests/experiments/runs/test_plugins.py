@@ -95,6 +95,7 @@ def test_estimates_know_them(preset, tmp_path, capsys):
         ("x = 1\ndef (", ", line 2: SyntaxError"),
         ("raise ValueError('one\\ntwo')", ", line 1: ValueError: one; correct the file"),
         ("from experiments.tasks import *\nregister(5)", ", line 2: UserError: 5 is no task with a name"),
+        ("from experiments.tasks import TASKS\nTASKS['vqa'] = 5", "TypeError: vqa is 5, no Task"),
     ],
 )
 def test_a_plugin_that_fails_is_named_in_one_line(content, said, tmp_path, capsys):

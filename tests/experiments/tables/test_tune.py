@@ -182,10 +182,10 @@ def test_files_of_somebody_else_are_not_lost(tmp_path, monkeypatch):
     tuner = World(tmp_path, monkeypatch, rate_of).tuner(TABLE)
     sweep(tuner)
     tuner.save("sweep")
-    check_tuned(tmp_path, "sweep")
+    check_tuned(tmp_path, "sweep", tuner.cells)
     (tmp_path / "sweep.csv").write_text("mine")
     with pytest.raises(UserError, match="no sweep has written it: move it away"):
-        check_tuned(tmp_path, "sweep")
+        check_tuned(tmp_path, "sweep", tuner.cells)
 
 
 # ---- a search -------------------------------------------------------------------------------------------
