@@ -20,10 +20,21 @@ from experiments.data.hub import download
 
 WHOLE, FAULTY, OTHER_COUNTS = 0, 1, 3  # exit codes of `check`
 SCENES = "scenes"
+#: Action -> the options that it takes.
+OPTIONS = {
+    "check": ("root", "split", "format", "deep", "leave_out"),
+    "layout": (),
+    "fetch": ("root", "split"),
+    "make": ("out", "size", "seed"),
+}
 
 
 def run(options: DataOptions) -> int:
     """Does what was asked for."""
+    for name, default in vars(DataOptions(act=options.act)).items():
+        if getattr(options, name) != default and name not in ("act", "what", *OPTIONS[options.act]):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} is no option of `attngraph data {options.act}`: leave it out")
     return {"check": _check, "layout": _layout, "fetch": _fetch, "make": _make}[options.act](options)
 
 

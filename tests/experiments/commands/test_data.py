@@ -109,6 +109,7 @@ def test_what_is_wrong_or_missing_is_said(folder, capsys, tmp_path):
         (["fetch", "textcaps", "--root", folder / "manifest.json"], "--root is missing or no folder"),
         (["check", "coco", "--root", folder], "dataset_coco.json missing, which the split"),
         (["check", "coco", *root, "--split", "dev"], "'dev'"),
+        (["check", "coco", *root, "--out", tmp_path], "--out is no option of `attngraph data check`"),
         (["make", "scenes"], "--out is missing"),
         (["make", "scene", "--out", tmp_path / "x"], "did you mean scenes?"),
     ):
