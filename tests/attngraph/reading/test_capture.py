@@ -79,11 +79,11 @@ def tensors(output) -> list[torch.Tensor]:
     return [tensor for part in parts for tensor in tensors(part)]
 
 
-def same_output(got, want):
+def same_output(got, want, exact=True):
     got, want = tensors(got), tensors(want)
     assert want
     for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=0)
+        torch.testing.assert_close(a, b, **(dict(rtol=0, atol=0) if exact else dict(rtol=1e-4, atol=1e-5)))
 
 
 def described(graph) -> str:
@@ -143,9 +143,10 @@ def check_output(site, graph, want):
     torch.testing.assert_close(graph.query[0, 1, 0] @ graph.metric[1] @ graph.query[0, 1, 0], one @ one)
 
 
-CHANGED = "llama llava qwen2-vl mllama instructblip paligemma gemma3 falcon blip2 whisper".split()
+CHANGED = "llama llava smolvlm qwen2-vl mllama instructblip paligemma gemma3 falcon blip2 whisper".split()
 CHANGED += [
     "falcon, groups",
+    "gemma3n, shared keys",
     "gemma4, shared keys",
     "roformer",
     "roformer, a decoder",
@@ -169,7 +170,7 @@ def test_a_family_is_read(name):
     for site in handle.sites.values():
         site.listeners.append(seen.append)
     with record(model) as calls:
-        same_output(run(model, inputs, output_attentions=True), output)
+        same_output(run(model, inputs, output_attentions=True), output, family.exact)
     for hook in hooks:
         hook.remove()
     if name not in CHANGED:
@@ -230,7 +231,7 @@ def test_an_sdpa_model_gives_the_same_graphs_and_is_as_before(family):
         assert torch.equal(graphs[layer][int(place or 1) - 1].weight, want.weight)
     assert state() == before
     assert type(model.config._attn_implementation) is str
-    same_output(run(model, inputs), output)
+    same_output(run(model, inputs), output, family.exact)
 
 
 @every_kind
@@ -256,7 +257,7 @@ def test_training_with_dropout(family):
                 setattr(part, name, p)
     own, want = own_weights(family, model, inputs), run(model, inputs)
     with record(model) as graphs:
-        same_output(run(model, inputs), want)
+        same_output(run(model, inputs), want, family.exact)
     dropped = 0
     for name, calls in graphs.items():
         for key, graph in zip((name, f"{name}#2"), calls):

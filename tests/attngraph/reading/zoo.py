@@ -174,13 +174,15 @@ def with_types(images: int, left: bool, types: Callable[[torch.Tensor], dict]) -
 class Family:
     """``make()`` gives the model, ``inputs(left)`` what it is run on, ``layers`` what is to be found.
 
-    ``generates`` names the model's decoder layers, if it writes text.
+    ``generates`` names the model's decoder layers, if it writes text. ``exact``: while it is read it puts out
+    the same numbers to the last bit.
     """
 
     make: Callable
     inputs: Callable
     layers: dict[str, str]
     generates: str | None = None
+    exact: bool = True
 
     def model(self, seed: int = 0, implementation: str = "eager") -> torch.nn.Module:
         model = far_from_zero(self.make(), seed)
@@ -272,6 +274,14 @@ WITHOUT_OUTPUT = ("channel_attn", "rel_attn")
 """Layers that have no linear layer as output projection: one's nodes are channels, one's is a parameter."""
 BIDIRECTIONAL, CAUSAL, SEEING = "self both text text", "self causal text text", "self both image image"
 CROSS, CROSS_IMAGE, MIXED = "cross causal text text", "cross causal text image", "self causal mixed mixed"
+
+
+def struct_patches() -> torch.Tensor:
+    """Sixteen patches with their rows and columns, the last four of the second image padding."""
+    patches = normal(2, 16, 14)
+    patches[..., :2] = torch.stack([torch.arange(16) // 4 + 1, torch.arange(16) % 4 + 1], -1)
+    patches[1, 12:] = 0
+    return patches
 
 
 def led_layers(decoder: str) -> dict[str, str]:
@@ -561,6 +571,60 @@ FAMILIES: dict[str, Family] = {
         numbered("model.encoder.layers.{}.self_attn", "self both None None")
         | numbered("model.decoder.layers.{}.self_attn", CAUSAL)
         | numbered("model.decoder.layers.{}.encoder_attn", "cross causal text None"),
+    ),
+    "smolvlm": Family(
+        of(
+            "SmolVLMForConditionalGeneration",
+            vision_config=VISION,
+            text_config=GQA,
+            image_token_id=IMAGE,
+            scale_factor=2,
+            pad_token_id=PAD,
+        ),
+        lambda left=False: text(images=1, left=left) | dict(pixel_values=normal(2, 1, 3, 8, 8)),
+        numbered("model.vision_model.encoder.layers.{}.self_attn", SEEING)
+        | numbered("model.text_model.layers.{}.self_attn", MIXED),
+        generates="model.text_model.*",
+    ),
+    "bridgetower": Family(
+        of(
+            "BridgeTowerModel",
+            hidden_size=16,
+            num_attention_heads=2,
+            num_hidden_layers=2,
+            text_config=TEXT,
+            vision_config=dict(hidden_size=128, num_hidden_layers=2, patch_size=4, image_size=8),
+        ),
+        text_and_pixels,
+        numbered("vision_model.visual.transformer.resblocks.{}.attn", SEEING)
+        | numbered("text_model.encoder.layer.{}.attention.self", BIDIRECTIONAL)
+        | numbered("cross_modal_text_layers.{}.attention.self", BIDIRECTIONAL)
+        | numbered("cross_modal_text_layers.{}.crossattention.self", "cross both text image")
+        | numbered("cross_modal_image_layers.{}.attention.self", SEEING)
+        | numbered("cross_modal_image_layers.{}.crossattention.self", "cross both image text"),
+        exact=False,
+    ),
+    "pix2struct": Family(
+        of(
+            "Pix2StructForConditionalGeneration",
+            text_config=sized("Pix2StructText"),
+            vision_config=sized("Pix2StructVision", patch_embed_hidden_size=12, seq_len=20),
+        ),
+        lambda left=False: dict(flattened_patches=struct_patches(), decoder_input_ids=words(5)),
+        numbered("encoder.encoder.layer.{}.attention", SEEING)
+        | numbered("decoder.layer.{}.self_attention.attention", CAUSAL)
+        | numbered("decoder.layer.{}.encoder_decoder_attention.attention", CROSS_IMAGE),
+    ),
+    "gemma3n, shared keys": of_words(
+        of(
+            "Gemma3nForCausalLM",
+            **SHARED_KEYS | dict(intermediate_size=[24] * 4),
+            laurel_rank=4,
+            altup_num_inputs=2,
+            activation_sparsity_pattern=[0.0] * 4,
+        ),
+        "model.layers.{}.self_attn",
+        count=4,
     ),
     "gemma4, shared keys": of_words(
         of("Gemma4ForCausalLM", **SHARED_KEYS, global_head_dim=8, per_layer_config=None),
