@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from attngraph.errors import UserError
 from experiments.base.config import Config, file_named, read_yaml
@@ -39,11 +39,20 @@ REMEDY = (
 VALIDATED = "validation"  # the split by which the best state of a run is chosen
 
 
-Whole = Annotated[int, Field(gt=0, le=10**9)]  # steps or examples
-Natural = Annotated[int, Field(ge=0, le=10**9)]
-Positive = Annotated[FiniteFloat, Field(gt=0)]
-Share = Annotated[FiniteFloat, Field(ge=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]
+def no_switch(value: Any) -> Any:
+    """The value, unless it is true or false, which pass for numbers."""
+    if isinstance(value, bool):
+        raise ValueError("give a number, not true or false")
+    return value
+
+
+Integer = Annotated[int, BeforeValidator(no_switch)]
+Number = Annotated[FiniteFloat, BeforeValidator(no_switch)]
+Whole = Annotated[Integer, Field(gt=0, le=10**9)]  # steps or examples
+Natural = Annotated[Integer, Field(ge=0, le=10**9)]
+Positive = Annotated[Number, Field(gt=0)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+Seed = Annotated[Integer, Field(ge=0, lt=2**31)]
 Counts = tuple[Whole, Whole, Whole]
 
 MOST_BEAMS = 100
@@ -79,11 +88,11 @@ class Recipe(Config):
 
     learning_rate: Positive | None = None
     steps: Whole | None = None
-    epochs: Annotated[FiniteFloat, Field(gt=0, le=100_000)] | None = None
+    epochs: Annotated[Number, Field(gt=0, le=100_000)] | None = None
     batch_size: Whole | None = None
     accumulation: Whole = 1
     warmup: Share = 0.06
-    weight_decay: Annotated[FiniteFloat, Field(ge=0)] = 0.05
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.05
     label_smoothing: Share = 0.1
     clip: Positive = 1.0
     augment: bool | None = None

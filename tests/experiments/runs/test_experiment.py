@@ -70,6 +70,7 @@ def test_changes_reach_any_depth_and_the_last_one_holds(tmp_path):
         (["recipe.step=3"], "--set recipe.step=3: unknown field recipe.step (did you mean steps?)"),
         (["seed=[1"], "--set 'seed=[1' cannot be read"),
         (["recipe.steps=0"], "--set recipe.steps=0: field recipe.steps: input should be greater than 0"),
+        (["recipe.steps=true"], "give a number, not true or false"),
         (["recipe.learning_rate=.nan"], "field recipe.learning_rate:"),
         (["recipe.schedule=cosin"], "field recipe.schedule: input should be 'linear' or 'cosine'"),
         (["recipe.patience=2"], "recipe: patience counts validations: give validate_every too"),
