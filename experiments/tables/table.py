@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from experiments.runs.answering import in_words
 from experiments.tables.compare import compare_pairs, contenders
 from experiments.tables.frame import AVERAGE, Row, averaged_keys, rows_from_frame, scores_of
 from experiments.tables.grid import Grid
-from experiments.tables.runs import Run
+from experiments.tables.runs import Run, distinct
 from experiments.tasks.task import Column, Task
 
 LEVEL = 0.05  # of Holm-adjusted p values
@@ -144,7 +145,7 @@ def make_table(
         scores.columns,
         baseline=method_named(grid.baseline).title,
         comparisons=compare_pairs(scores, pairs) if compare else (),
-        notes=[*filter(None, [scores.about_way, *counts, *grid.notes]), ABOUT_COSTS],
+        notes=[*filter(None, [scores.about_way, *counts, *grid.notes, below_frozen(runs)]), ABOUT_COSTS],
         published=published_in(grid, scores.columns),
         contenders=grid.contenders and {method_named(name).title for name in grid.contenders},
         contest=grid.contest,
@@ -166,3 +167,25 @@ def _counts(runs: Sequence[Run], task: Task) -> str:
         said = dict.fromkeys(filter(None, (of_run(run.result) for run in runs)))
         parts += [what + " or ".join(said)] if said else []
     return "; ".join(parts)
+
+
+def below_frozen(runs: Sequence[Run]) -> str:
+    """A sentence on how many trained runs score less in some column than the frozen model with the same
+    pre-trained weights: a large deficit may come from a learning rate that does not suit. Runs that are not
+    shown the image are left out: for them it is no failure. Empty where no run can be compared.
+    """
+    frozen = {(run.task, run.checkpoint): run.result["scores"] for run in runs if run.row == "frozen"}
+    below = [
+        any(score < base.get(key, -math.inf) for key, score in run.result["scores"].items())
+        for run in distinct(runs)
+        if run.method.trains
+        and run.method.vision != "zero"
+        and (base := frozen.get((run.task, run.checkpoint))) is not None
+    ]
+    if not below:
+        return ""
+    end = "trained run ends" if len(below) == 1 else "trained runs end"
+    return (
+        f"{sum(below)} of {len(below)} {end} below the frozen model with the same pre-trained weights in "
+        "some column"
+    )

@@ -8,9 +8,9 @@ import pytest
 
 from experiments.tables.frame import Row, Summary
 from experiments.tables.make import save_results
-from experiments.tables.table import ABLATION, Table, make_table
+from experiments.tables.table import ABLATION, Table, below_frozen, make_table
 from experiments.tasks import TASKS
-from tests.experiments.tables.made import COLUMNS, NAMES, captioning, runs_on, table
+from tests.experiments.tables.made import COLUMNS, NAMES, captioning, runs_on, save_run, table
 
 
 def test_every_file_holds_every_score(tmp_path):
@@ -68,3 +68,16 @@ def test_a_grid_names_baseline_contenders_blocks_and_notes(tmp_path):
     assert vqa == f"{tasks['vqa'].title}: 91 training and 400 test examples"
     assert ve == f"{tasks['ve'].title}: 90 training and 400 test examples"
     assert make_table(runs, tasks, "t", compare=False).comparisons == ()
+
+
+def test_each_run_is_compared_with_its_own_checkpoint(tmp_path):
+    """Checkpoint 0 scores 0.5, checkpoint 1 scores 0.7; seeds 2 and 4 start from checkpoint 0 as well."""
+    frozen = [("frozen", 0, 0.5), ("frozen", 1, 0.7)]
+    gcn = [("gcn", 0, 0.6), ("gcn", 1, 0.6), ("gcn", 2, 0.49), ("gcn", 4, 0.5)]
+    pgnn = [("pgnn", 0, 0.51), ("pgnn", 1, 0.71)]
+    blind = [("pgnn_gated", 3, 0.1), ("majority", 0, 0.1), ("text", 0, 0.1)]  # but the first are not counted
+    runs = [
+        save_run(tmp_path, row, "vqa", seed, {"vqa.accuracy": [[accuracy]]}, {"vqa.accuracy": accuracy}, 2)
+        for row, seed, accuracy in (*frozen, *gcn, *pgnn, *blind)
+    ]
+    assert below_frozen(runs).startswith("3 of 7 trained runs end below the frozen model")
