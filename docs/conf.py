@@ -58,7 +58,8 @@ OTHERS = """
 """.split()
 TYPES = (
     # as they stand in annotations
-    r"Tensor|Data|HeteroData|NoneType|FieldInfo|PydanticUndefined|Ge|Gt|Le|Lt|MinLen|Strict|optional|\w+\[.*"
+    r"Tensor|Data|HeteroData|NoneType|FieldInfo|PydanticUndefined|RootModelRootType|_PydanticGeneralMetadata|"
+    r"Ge|Gt|Le|Lt|MinLen|Strict|optional|\w+\[.*"
 )
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(OTHERS)})(\..*)?"), (r"py:class", TYPES)]
