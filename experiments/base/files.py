@@ -6,6 +6,7 @@ and the process that write it.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -110,6 +111,8 @@ def published(out: Path) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
     part = _part(out.parent if is_new else out)
     try:
+        if is_new:  # what a killed process has left of it; elsewhere a command's lock tells who removes it
+            remove_parts(out.parent, below=False)
         part.mkdir(FOLDER_MODE)
         yield part
         for path in part.rglob("*"):
@@ -127,11 +130,11 @@ def published(out: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def remove_parts(folder: Path) -> None:
-    """Removes temporary files and folders that processes of this machine left in a folder and below when they
-    were killed; nothing else, and nothing of a process that runs.
+def remove_parts(folder: Path, below: bool = True) -> None:
+    """Removes temporary files and folders that processes of this machine left in a folder, and ``below``,
+    when they were killed; nothing else, and nothing of a process that runs.
     """
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder) if below else itertools.islice(os.walk(folder), 1):
         for found in (*folders, *files):
             match = re.match(rf"{re.escape(PART + HOST)}-(\d+)-", found)
             if match is None or is_running(int(match[1])):

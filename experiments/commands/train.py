@@ -23,8 +23,9 @@ from experiments.tasks import TASKS
 
 def run(options: TrainOptions) -> int:
     """Run what is missing, then print the scores."""
-    given = [] if options.model is None else [f"model={options.model}"]
-    experiment = load_experiment(options.experiment, [*options.changes, *given])
+    experiment = load_experiment(options.experiment, options.changes)
+    if options.model is not None:
+        experiment = experiment.model_copy(update={"model": options.model})
     out = options.out
     execution = replace(execution_of(options, out), jobs=1, trackers=trackers_of(options.track))
     check_out(out)

@@ -159,7 +159,9 @@ def canonical(name: str) -> str:
 
 
 def register(method: Method) -> Method:
-    """Make a method known by its name."""
+    """Make a method known by its name; a :class:`~attngraph.UserError` if it is none."""
+    if not isinstance(method, Method) or not isinstance(method.name, str):
+        raise UserError(f"{method!r} is no method with a name: register an instance of a subclass of Method")
     METHODS[method.name] = method
     return method
 

@@ -52,6 +52,7 @@ ARRANGEMENTS: dict[str, tuple[type[BlipLike], str]] = {
 }
 PLACES = ("model", "module", "state_dict")  # under which training programs keep the weights
 HEAD = 64  # width of a head
+NEEDED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BERT = "google-bert/bert-base-uncased"
 EMBEDDINGS = "text_decoder.bert.embeddings"
 PREDICTIONS = "text_decoder.cls.predictions"
@@ -134,6 +135,9 @@ def read_original(
         wrong = sorted({*told["missing_keys"], *told["unexpected_keys"]})
         if wrong:
             raise ValueError(f"{len(wrong)} tensors are missing or not known, first {wrong[0]}")
+        for name, tensor in model.state_dict().items():
+            if name in weights and not torch.equal(tensor, weights[name]):
+                raise ValueError(f"{name} is not equal to the tensor that the model shares with it")
     except KeyError as error:
         raise UserError(f"{file}: {error.args[0]} is missing: give another checkpoint") from None
     except (ValueError, RuntimeError) as error:
@@ -233,12 +237,17 @@ def make_tokenizer(
     """
     file = in_folder(Path(place)) or Path(place)
     try:
+        if file.suffix == ".json" and file.name != VOCABULARY[1]:
+            raise ValueError(f"its name is not {VOCABULARY[1]}")
         with quiet_transformers(download):
             if file.is_file() and file.suffix != ".json":
                 words = BertTokenizerFast(vocab=str(file), do_lower_case=True)
             else:
                 folder = str(file.parent if file.is_file() else place)
                 words = BertTokenizerFast.from_pretrained(folder, local_files_only=not download)
+        held = words.backend_tokenizer.get_vocab(with_added_tokens=False)
+        if lacking := [token for token in NEEDED if token not in held]:  # transformers adds them at the end
+            raise ValueError(f"{lacking[0]} is missing")
         words.add_special_tokens({"bos_token": own[0]})
         if own[1:]:
             words.add_special_tokens({"additional_special_tokens": list(own[1:])})
@@ -340,7 +349,7 @@ def _renamed(tensors: Tensors, names: dict[str, str], left_out: str) -> Tensors:
     state: Tensors = {}
     for name, tensor in tensors.items():
         if not re.fullmatch(left_out, name):
-            if not tensor.isfinite().all():
+            if not tensor.is_floating_point() or not tensor.isfinite().all():
                 raise ValueError(f"{name} holds other than finite numbers")
             for old, new in names.items():
                 name = name.replace(old, new)

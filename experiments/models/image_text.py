@@ -343,6 +343,11 @@ class ImageTextFamily(ProcessorFamily):
         if isinstance(known, list):
             return known
         ids = (known, self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
+        if ids == (None, None, None):
+            raise UserError(
+                f"{self.title}: neither the model nor its tokenizer names an end token: name one in "
+                "config.json"
+            )
         return [next(number for number in ids if number is not None)]
 
     @property

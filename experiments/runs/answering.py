@@ -150,8 +150,13 @@ def predict(tuned: Tuned, data: TaskData, way: Answering) -> dict[str, str]:
         try:
             texts += zip(part, tuned.answer([data.sample(k) for k in part], way))
         except RuntimeError as error:
-            if size == 1 or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
+            if size == 1:
+                raise UserError(
+                    f"{data.task.title}: out of memory with a single example to answer: choose fewer beams "
+                    "or a smaller side"
+                ) from None
             size = (min(size, len(own)) + 1) // 2
             clear_device_cache(garbage_collection=True)
     found = dict(gather_object(texts))

@@ -15,6 +15,7 @@ import random
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from torch.utils.data import Dataset
 from attngraph.errors import UserError
 from experiments.base.files import whole
 from experiments.base.messages import first_line
-from experiments.base.progress import Progress
+from experiments.base.progress import Progress, note
 from experiments.data.example import Example
 from experiments.data.tables import Examples
 from experiments.methods.method import Vision
@@ -224,9 +225,22 @@ class FeatureCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"{_digest(family, paths)}.npy"
         with FileLock(self.folder / "lock"):
-            if not file.exists() and not self._fill(file, family, paths):
-                return None
-        return Features(paths, np.load(file, mmap_mode="r"))
+            states = self._saved(file, len(paths))
+            if states is None and self._fill(file, family, paths):
+                states = self._saved(file, len(paths))
+        return None if states is None else Features(paths, states)
+
+    def _saved(self, file: Path, count: int) -> np.ndarray | None:
+        """The states in a file; None where there is none, or a damaged one, which is removed."""
+        if not file.exists():
+            return None
+        with suppress(ValueError, EOFError):
+            states = np.load(file, mmap_mode="r")
+            if len(states) == count:
+                return states
+        note(f"{file} is damaged: its image states are computed anew")
+        file.unlink()
+        return None
 
     def _fill(self, file: Path, family: ModelFamily, paths: Sequence[Path]) -> bool:
         """Computes and writes states, not through a map: there a full disk would end the process. Whether

@@ -128,7 +128,8 @@ class Job:
             nonlocal written
             if time.monotonic() - written >= EVERY:
                 written = time.monotonic()
-                self.file("step").write_text(str(step))
+                with suppress(OSError):  # a full disk shows where it matters
+                    self.file("step").write_text(str(step))
 
         return count
 

@@ -258,10 +258,13 @@ class Scenes(Config):
         """
         if not holds_scenes(data):
             return None
-        manifest = json.loads((data / MANIFEST).read_text(encoding="utf-8"))
-        if manifest.get("version") != VERSION:
-            return None
-        return Scenes(seed=manifest["seed"], **manifest["sizes"])
+        try:
+            manifest = json.loads((data / MANIFEST).read_text(encoding="utf-8"))
+            if manifest["version"] == VERSION:
+                return Scenes(seed=manifest["seed"], **manifest["sizes"])
+        except (ValueError, KeyError, TypeError):  # damaged
+            pass
+        return None
 
 
 class Experiment(Part):

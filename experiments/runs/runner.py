@@ -117,7 +117,7 @@ def _found(cells: Sequence[Cell], run: Execution, download: bool, may_diverge: b
 
 
 def check_models(cells: Sequence[Cell], download: bool) -> None:
-    """Load each model of cells and try a method's settings on it.
+    """Load each model of cells and try the settings of the first of its cells.
 
     Raises:
         UserError: it cannot be loaded, or not trained, or the settings do not fit it.

@@ -235,14 +235,16 @@ class Finished:
         Raises:
             UserError: it ranked another list than there is in these data.
         """
-        recorded = self.result["answering"]
-        if recorded["way"] == GENERATE:
-            penalty = recorded.get("penalty", LENGTH)
-            least, released = recorded.get("least", 0), recorded.get("released")
-            return Decoding(recorded["tokens"], recorded["beams"], least, penalty, released)
+        with _undamaged(self.folder / SCORES):
+            recorded = self.result["answering"]
+            if recorded["way"] == GENERATE:
+                penalty = recorded.get("penalty", LENGTH)
+                least, released = recorded.get("least", 0), recorded.get("released")
+                return Decoding(recorded["tokens"], recorded["beams"], least, penalty, released)
+            digest = recorded["digest"]
         changes = self.experiment.ranking.model_dump(exclude_none=True)
         way = way_of(self.task, data, self.experiment.answering, None, changes)
-        if described(way).get("digest") != recorded["digest"]:
+        if described(way).get("digest") != digest:
             raise UserError(
                 f"{self.folder} answered in another way than can be had with {data} ({SCORES} says "
                 f"{recorded}): give the data that it was trained on"

@@ -35,7 +35,10 @@ CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
 def _seeds(value: Any) -> Any:
     """Checks a number for all rows, or one for each."""
     counts = value.values() if isinstance(value, dict) else [value or None]
-    if not all(type(count) is int and 0 <= count <= MOST_SEEDS for count in counts):
+    names = value if isinstance(value, dict) else ()
+    if not all(isinstance(name, str) for name in names) or not all(
+        type(count) is int and 0 <= count <= MOST_SEEDS for count in counts
+    ):
         raise ValueError(f"give a whole number from 1 to {MOST_SEEDS}, or one for each method")
     return value
 

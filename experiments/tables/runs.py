@@ -203,6 +203,7 @@ def runs_of(file: Path) -> list[tuple[str, str, int]]:
 
 def _read(cell: Path) -> Run:
     """A finished run, named by its settings, or by its folder where these do not (earlier versions)."""
+    cell = cell.absolute()
     settings = read_config(cell)["settings"]
     checked(settings, _Settings, lambda _: str(cell / CONFIG), f"delete the folder {cell} and run again")
     row, task = str(settings.get("label", cell.parts[-3])), str(settings.get("task", cell.parts[-2]))
@@ -238,7 +239,7 @@ def distinct(runs: Sequence[Run]) -> list[Run]:
 
 
 def versions_of(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    """With what runs were made: name of a package (or ``code``, ``machine``) -> version -> number of runs."""
+    """With what runs were made: name of a package (or ``machine``) -> version -> number of runs."""
     counts: dict[str, Counter[str]] = {}
     for run in distinct(runs):
         held = {**(run.config.get("versions") or {}), "machine": run.config.get("machine") or "unknown"}

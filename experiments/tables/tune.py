@@ -37,6 +37,7 @@ import pandas as pd
 from attngraph.errors import UserError
 from experiments.base.files import published, write_text
 from experiments.base.progress import note
+from experiments.base.reading import read_text
 from experiments.methods import GraphAdapter, Method, method_named
 from experiments.methods.settings import Choice, Settings, write_settings
 from experiments.runs.cells import has_scores
@@ -369,11 +370,10 @@ def check_tuned(out: Path, stem: str, tried: Collection[Key]) -> None:
     found = [file for file in files if file.exists()]
     if not found:
         return
-    text = files[0].read_text(encoding="utf-8") if found == files else ""
+    remedy = "move it away, or give another --out"
+    text = read_text(files[0], remedy) if found == files else ""
     if not text.startswith(",".join(FIRST)):
-        raise UserError(
-            f"{found[0]} is there, and no {stem} has written it: move it away, or give another --out"
-        )
+        raise UserError(f"{found[0]} is there, and no {stem} has written it: {remedy}")
     earlier = dict.fromkeys((line["method"], line["task"]) for line in csv.DictReader(text.splitlines()))
     if lost := [f"{method} on {task}" for method, task in earlier if (method, task) not in tried]:
         others = f" and {len(lost) - 1} others" * (len(lost) > 1)

@@ -1,7 +1,7 @@
 """What a task is: examples, a prompt, a target to train on, and the columns of a table that its scores fill.
 
-Subclass :class:`Task` and ``register(MyTask())``, in a file of one's own too. The table, the search, the
-estimates of time and the analysis commands derive all that they know of a task from it.
+Subclass :class:`Task` and ``register(MyTask())``, in a file of one's own too. The table, the search
+and the analysis commands derive all that they know of a task from it.
 """
 
 from __future__ import annotations

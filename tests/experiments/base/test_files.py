@@ -141,4 +141,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     with whole(tmp_path / "deep" / "state.pt") as part:
         part.write_text("its process runs")
         remove_parts(tmp_path)
-    assert names(tmp_path) == sorted([*mine, "deep"]) and names(tmp_path / "deep") == ["state.pt"]
+    (tmp_path / f"{PART}{HOST}-{killed.pid}-new").mkdir()
+    with published(tmp_path / "new"):
+        pass
+    assert names(tmp_path) == sorted([*mine, "deep", "new"]) and names(tmp_path / "deep") == ["state.pt"]

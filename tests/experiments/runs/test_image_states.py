@@ -82,6 +82,15 @@ def test_a_set_that_finds_no_room_is_not_cached(family, paths, tmp_path, encoded
     assert other is None, "what the folder holds counts"
 
 
+@pytest.mark.parametrize("length", [0, 100, 200])
+def test_a_damaged_file_is_computed_anew(length, family, paths, tmp_path, capsys):
+    FeatureCache(tmp_path / "cache").features(family, paths)
+    file = only_file(tmp_path / "cache")
+    file.write_bytes(file.read_bytes()[:length])
+    check(FeatureCache(tmp_path / "cache").features(family, paths), family, paths)
+    assert f"{file} is damaged" in capsys.readouterr().err
+
+
 def test_a_family_without_features_has_none(family, paths, tmp_path, monkeypatch):
     monkeypatch.setattr(type(family), "caches_features", False)
     assert FeatureCache(tmp_path / "cache").features(family, paths) is None

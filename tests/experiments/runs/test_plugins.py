@@ -95,6 +95,7 @@ def test_estimates_know_them(preset, tmp_path, capsys):
         ("x = 1\ndef (", ", line 2: SyntaxError"),
         ("raise ValueError('one\\ntwo')", ", line 1: ValueError: one; correct the file"),
         ("from experiments.tasks import *\nregister(5)", ", line 2: UserError: 5 is no task with a name"),
+        ("from experiments.methods import register\nregister(5)", ", line 2: UserError: 5 is no method with"),
         ("from experiments.tasks import TASKS\nTASKS['vqa'] = 5", "TypeError: vqa is 5, no Task"),
     ],
 )

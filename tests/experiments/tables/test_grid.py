@@ -136,6 +136,7 @@ def test_a_size_without_settings_has_none(tmp_path):
     [
         (RIGHT + "run: {recipe: {steps: 3}}\n", r"unknown field run \(did you mean runs\?\)"),
         ("about: mine\nseeds: abc\n", "field seeds: give a whole number from 1 to 1000, or one for each"),
+        ("about: mine\nseeds: {1: 2}\n", "field seeds: give a whole number"),
         ("about: mine\nseeds: {gcn: 1001}\n", "field seeds: give a whole number"),
         (RIGHT + "by_task: {vqa: {recipe: {step: 3}}}\n", r"field by_task.vqa.recipe.step \(did you mean"),
         (RIGHT + "seeds: {gcn: 2}\n", "seeds stands twice"),

@@ -153,10 +153,11 @@ def test_the_tokenizer_is_berts_with_the_models_tokens(tmp_path):
         ("vocab.txt", "\n".join([*WORDS, "more"])),
         ("vocab.txt", "\n".join([*WORDS[:-1], "red"])),
         ("vocab.txt", "\n".join(["pad", *WORDS[1:]])),
+        ("vocab.txt", "\n".join([*(word for word in WORDS if word != "[MASK]"), "more"])),
         ("tokenizer.json", "{"),
         ("none.txt", ""),
     ],
-    ids=["a word more", "a word twice", "no padding", "cut", "empty folder"],
+    ids=["a word more", "a word twice", "no padding", "no mask", "cut", "empty folder"],
 )
 def test_damaged_vocabularies(name, content, tmp_path):
     (tmp_path / name).write_text(content)
