@@ -94,12 +94,6 @@ class Outputs:
         with sole_use(self.folder):
             yield
 
-    def claim(self) -> None:
-        """Checks the folder, and says in the manifest that all of ``names`` (without ``*``) are this
-        experiment's, for a command that writes them one after another.
-        """
-        self._record(self.check() | set(self.names))
-
     @contextmanager
     def writing(self) -> Iterator[Path]:
         """An empty folder to write all results into; when the block ends they take the place of the earlier

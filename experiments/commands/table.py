@@ -12,21 +12,11 @@ from experiments.base.shipped import DEFAULT
 from experiments.commands.options import TableOptions
 from experiments.tables.grid import load_table
 from experiments.tables.make import folder_of, make
-from experiments.tables.plan import plan_table
 
 
 def run(options: TableOptions) -> int:
     """Run what is missing, then print and save the table."""
     grid = load_table(options.name, options.size, options.changes).with_settings(options.settings)
     name, size, out = Path(options.name).stem, Path(options.size).stem, folder_of(options.out, options.size)
-    plan = plan_table(
-        grid,
-        out / "data",
-        rows=options.rows,
-        tasks=options.tasks,
-        seeds=options.seeds,
-        model=options.model,
-        data=options.data,
-    )
     title = f"{grid.title}, size {size}, {Path(options.model or DEFAULT).name}"
-    return make(options, grid, plan, title, out, out / name, name, options.dry_run)
+    return make(options, options.seeds, grid, title, out, out / name, name)

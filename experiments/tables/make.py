@@ -9,7 +9,7 @@ from typing import Any
 
 from attngraph.errors import UserError
 from experiments.base.files import check_out, published, write_bytes, write_json, write_text
-from experiments.base.options import GridOptions
+from experiments.base.options import GridOptions, RowsOptions
 from experiments.base.shipped import DEFAULT
 from experiments.methods import method_named
 from experiments.runs.cells import has_scores
@@ -18,7 +18,7 @@ from experiments.runs.execution import execution_of
 from experiments.runs.runner import run_cells
 from experiments.tables.details import details_markdown
 from experiments.tables.grid import Grid
-from experiments.tables.plan import Plan, check_checkpoints
+from experiments.tables.plan import Plan, check_checkpoints, plan_table
 from experiments.tables.render import render_latex, render_markdown, render_text, table_frame
 from experiments.tables.runs import RESULTS, Run, distinct, runs_of, versions_of
 from experiments.tables.table import Table, make_table, published_in
@@ -29,37 +29,44 @@ STEM = "ablation"  # of the names of a table's files
 
 
 def make(
-    options: GridOptions,
+    options: RowsOptions,
+    seeds: range | None,
     grid: Grid,
-    plan: Plan,
     title: str,
     out: Path,
     folder: Path,
     stem: str = STEM,
-    dry_run: bool = False,
 ) -> int:
     """List the runs of a table (``--dry-run``), or run what is missing, print and save it; returns the exit
     code.
 
     Args:
         options: of the command.
-        grid: how it presents the runs.
-        plan: its cells.
+        seeds: that were asked for; None for the grid's.
+        grid: its runs, and how it presents them.
         title: printed on top.
         out: folder of the cells.
         folder: for the table's own files; several tables may share the cells of ``out``.
         stem: of its files' names.
-        dry_run: list only.
 
     Raises:
         UserError: a folder holds something else, or a run fails.
     """
+    plan = plan_table(
+        grid,
+        out / "data",
+        rows=options.rows,
+        tasks=options.tasks,
+        seeds=seeds,
+        model=options.model,
+        data=options.data,
+    )
     execution = execution_of(options, out)
     is_main = processes(options.device).is_main_process
     published_in(grid)  # an error before anything runs
     check_out(out)
     check_table(plan, folder, stem)
-    if dry_run:
+    if options.dry_run:
         if is_main:
             _list(plan, out)
         return 0

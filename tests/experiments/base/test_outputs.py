@@ -41,7 +41,7 @@ def test_the_same_run_replaces_its_files_and_removes_those_that_it_no_longer_wri
 def test_files_of_somebody_else_are_refused_before_anything_is_written(tmp_path):
     name = "map_of_the_town.png"  # which a pattern means
     (tmp_path / name).write_text("mine")
-    for refused in (outputs(tmp_path).check, outputs(tmp_path).claim, lambda: write(tmp_path, "table.csv")):
+    for refused in (outputs(tmp_path).check, lambda: write(tmp_path, "table.csv")):
         with pytest.raises(UserError, match=f"{name} is there already, and no run.json .* another --out"):
             refused()
     assert held(tmp_path) == {name: "mine"} and not (tmp_path / MANIFEST).exists()
@@ -135,13 +135,3 @@ def test_nobody_else_works_in_the_folder_meanwhile(tmp_path):
         with pytest.raises(UserError, match="out is in use by another command"), outputs(out).alone():
             pytest.fail("two at a time")
     assert not out.parent.exists()
-
-
-def test_claimed_names_belong_to_the_run(tmp_path):
-    claimed = Outputs(tmp_path, "bench", {"quick": True}, ("results.json", "bench.png"))
-    claimed.claim()
-    (tmp_path / "results.json").write_text("{}")
-    claimed.claim()
-    assert claimed.check() == {"results.json", "bench.png"}
-    with pytest.raises(UserError, match="other quick"):
-        Outputs(tmp_path, "bench", {"quick": False}, claimed.names).claim()
