@@ -24,6 +24,7 @@ from attngraph.reading.heads import repeat_heads
 from attngraph.reading.hub import Hub, find_hub, hub_of, is_causal
 from attngraph.reading.masks import Mask, Order
 from attngraph.reading.plain import PlainTest
+from attngraph.reading.watch import Attended, Fused, Watch
 
 
 class Projected(NamedTuple):
@@ -80,21 +81,152 @@ def attend(
         UserError: the tensors have no numbers.
     """
     hub = hub_of(module)
-    given = hub.given
     query, key, value = projected
+    b, h, n, m = max(query.shape[0], key.shape[0]), query.shape[1], query.shape[2], key.shape[2]
+    run = partial(eager, module, dropout=0.0, **kwargs)
+    test = PlainTest(run, h, key.shape[1], query.shape[-1], value.shape[-1], kwargs, query.device)
+    _check_real(hub, query)
+    mask = hub.hold.flow.mask(attention_mask, (b, h, n, m))
+    call = _call(
+        module,
+        Projected(query.expand(b, -1, -1, -1), repeat_heads(key, b, h), repeat_heads(value, b, h)),
+        mask,
+        known,
+        key=key,
+        dropout=dropout if module.training else 0.0,
+        eager=partial(run, query, key, value, _additive(attention_mask, query.dtype)),
+        scale=kwargs.get("scaling"),
+        plain=partial(test.passed, hub.plain) if mask.pure else None,
+        unrotated=hub.projections.of(query),
+    )
+    for listener in tuple(hub.listeners):
+        listener(call)
+    return call
+
+
+def watch(module: nn.Module, given: dict[str, Any]) -> Watch:
+    """What watches an instrumented module whose attention is not known, through one forward pass.
+
+    Args:
+        module: the module.
+        given: its arguments by name.
+    """
+    masked = any(isinstance(x, Tensor) and "mask" in name for name, x in given.items())
+    states = given.get("hidden_states")
+    width = states.shape[-1] if isinstance(states, Tensor) else None
+    return Watch(module, width, partial(_attended, module, masked), partial(_fused, module))
+
+
+def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
+    """Hand a call to the module's listeners that was seen while the module ran.
+
+    Args:
+        module: an instrumented attention module.
+        masked: whether it was given a mask.
+        seen: the call.
+
+    Returns:
+        What the module goes on with, ``(b, h, n, d)``.
+    """
+    hub = hub_of(module)
+    _check_real(hub, seen.query)
+    b, _, n, m = seen.weight.shape
+    turns = hub.notes["turns"] or []
+    known = turns.pop(0) if turns else NOTHING
+    visible = None
+    if seen.hidden is not None or masked or known.query_mask is not None:
+        shape = (b, 1, n, m)
+        visible = seen.weight.new_ones(shape, dtype=torch.bool)
+        if seen.hidden is not None:
+            visible = ~seen.hidden.all(1, keepdim=True)
+        if known.query_mask is not None and not known.cross:
+            visible = visible & known.query_mask[:, None, :, None]
+    call = _call(
+        module,
+        Projected(seen.query, seen.key, seen.value),
+        hub.hold.flow.seen(visible, (b, 1, n, m)),
+        known,
+        key=seen.key,
+        dropout=0.0,
+        eager=partial(_seen, seen),
+        scale=None,
+        plain=None,
+        unrotated=hub.projections.of(seen.query),
+    )
+    call.context = seen.context
+    call.dropped = seen.dropped
+    for listener in tuple(hub.listeners):
+        listener(call)
+    return call.context
+
+
+def _seen(seen: Attended) -> tuple[Tensor, Tensor]:
+    return seen.context.transpose(1, 2), seen.weight
+
+
+def _fused(module: nn.Module, seen: Fused) -> Tensor:
+    """The same for a call of PyTorch's fused attention, which is computed by its formula."""
+    turns = hub_of(module).notes["turns"] or []
+    known = turns.pop(0) if turns else NOTHING
+    projected = Projected(seen.query, seen.key, seen.value)
+    call = attend(
+        module, projected, seen.mask, _formula, dropout=seen.dropout, known=known, scaling=seen.scale
+    )
+    return call.context
+
+
+def _formula(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    r""":math:`\mathrm{softmax}(s Q K^\top + \mathrm{mask})` and its product with V, ``(b, n, h, d)``."""
+    b, h = max(query.shape[0], key.shape[0]), query.shape[1]
+    scores = query @ repeat_heads(key, b, h).transpose(-1, -2) * scaling
+    weight = (scores if attention_mask is None else scores + attention_mask).softmax(-1)
+    weight = nn.functional.dropout(weight, dropout, module.training)
+    return (weight @ repeat_heads(value, b, h)).transpose(1, 2), weight
+
+
+def _check_real(hub: Hub, query: Tensor) -> None:
+    """Refuse tensors without numbers.
+
+    Raises:
+        UserError: they have none.
+    """
     if query.is_meta or isinstance(query, FakeTensor):
         raise UserError(
             f"{hub.site.name} runs on tensors without numbers (meta or fake ones), from which no graph can "
             "be read: give the model its weights, or switch the adapters off to trace or count it"
         )
-    b, h, n, m = max(query.shape[0], key.shape[0]), query.shape[1], query.shape[2], key.shape[2]
-    run = partial(eager, module, dropout=0.0, **kwargs)
-    test = PlainTest(run, h, key.shape[1], query.shape[-1], value.shape[-1], kwargs, query.device)
-    mask = hub.hold.flow.mask(attention_mask, (b, h, n, m))
+
+
+def _call(
+    module: nn.Module, projected: Projected, mask: Mask, known: Known, key: Tensor, **fields: Any
+) -> Call:
+    """A call, with what other calls of the model say of it.
+
+    Args:
+        module: an instrumented attention module.
+        projected: queries, keys and values of all heads.
+        mask: what its mask says.
+        known: what else is known of it.
+        key: its keys as they are in a cache.
+        fields: further fields of :class:`attngraph.reading.calls.Call`.
+    """
+    hub = hub_of(module)
+    given = hub.given
+    query, keys, value = projected
+    b, _, n, _ = query.shape
+    m = keys.shape[2]
     cross = _is_cross(hub, module, n, m) if known.cross is None else known.cross
     if cross and given.cache is None:
         given.cache = hub.notes.take("cache")
-    layer_idx = getattr(module, "layer_idx", None)
+    layer_idx = getattr(module, "layer_idx", getattr(module, "layer_id", None))
     if given.cache is not None:
         layer_idx = place_of(given.cache, layer_idx, None if cross else key)
     if cross:
@@ -108,33 +240,26 @@ def attend(
         if before is not None:
             hub.hold.flow.note(hub.home, b, n, before)
     before = SelfAttention() if before is None else before
-    call = Call(
+    return Call(
         site=hub.site,
         kind="cross" if cross else "self",
         causal=before.causal,
         span=before.span,
-        query=query.expand(b, -1, -1, -1),
-        key=repeat_heads(key, b, h),
-        value=repeat_heads(value, b, h),
+        query=query,
+        key=keys,
+        value=value,
         visible=mask.visible,
         query_mask=before.queries if known.query_mask is None else known.query_mask,
         source=given.source,
         cache=given.cache,
         layer_idx=layer_idx,
-        dropout=dropout if module.training else 0.0,
         sides=known.sides,
         sees=mask.sees,
         valid=before.valid and known.query_mask is None,
         stored=before.stored,
         wanted=given.wanted,
-        eager=partial(run, query, key, value, _additive(attention_mask, query.dtype)),
-        scale=kwargs.get("scaling"),
-        plain=partial(test.passed, hub.plain) if mask.pure else None,
-        unrotated=hub.projections.of(query),
+        **fields,
     )
-    for listener in tuple(hub.listeners):
-        listener(call)
-    return call
 
 
 def _is_cross(hub: Hub, module: nn.Module, n: int, m: int) -> bool:

@@ -17,6 +17,7 @@ class _Left:
 
     def __init__(self):
         self.masks: list[tuple] = []
+        self.seen: list[tuple[Tensor, Mask]] = []
         self.calls: dict[tuple[object, int, int], SelfAttention] = {}
 
 
@@ -64,6 +65,7 @@ class Flow:
         """A forward pass of ``home`` begins: forget the self-attention of the one before."""
         left = self._latest = self._own.get()
         left.calls = {key: call for key, call in left.calls.items() if key[0] is not home}
+        left.seen = []
 
     def mask(self, mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
         """:func:`attngraph.reading.masks.read_mask`, once for all layers that get the same tensor."""
@@ -75,6 +77,19 @@ class Flow:
         if mask is not None and not (mask.is_inference() or torch.is_inference_mode_enabled()):
             left.masks = [entry for entry in left.masks if entry[0]() is not None][-self.KEPT :]
             left.masks.append((weakref.ref(mask), (shape[0], *shape[2:], mask._version), read))
+        return read
+
+    def seen(self, visible: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
+        """The same for what calls were seen to hide, bool ``shape``, once for all layers that hide the same
+        edges."""
+        left = self._left
+        if visible is None:
+            return read_mask(None, shape)
+        for kept, read in left.seen:
+            if kept.shape == visible.shape and torch.equal(kept, visible):
+                return read
+        read = read_mask(visible, shape)
+        left.seen = [*left.seen[1 - self.KEPT :], (visible, read)]
         return read
 
     def note(self, home: object, b: int, n: int, call: SelfAttention) -> None:

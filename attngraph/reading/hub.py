@@ -39,6 +39,7 @@ class Given:
         states: how many states it was given, if those of one kind only.
         cache: the key/value cache among them, if any.
         wanted: whether it was asked for its weights (``output_attentions``).
+        watch: what watches it, if its attention is read that way.
     """
 
     def __init__(self):
@@ -46,6 +47,7 @@ class Given:
         self.states: int | None = None
         self.cache: Any = None
         self.wanted = False
+        self.watch: Any = None
 
 
 class Notes:
@@ -82,6 +84,7 @@ class Hub:
         site: its first description; several handles may have their own.
         hold: what the modules of a model have in common.
         home: the innermost transformers model that holds the module; else what was instrumented.
+        watched: whether its attention is read by watching it run.
 
     Attributes:
         listeners: called with each :class:`attngraph.reading.calls.Call`.
@@ -90,8 +93,8 @@ class Hub:
         projections: what its query projection put out.
     """
 
-    def __init__(self, site: Site, hold: Holder, home: nn.Module):
-        self.site, self.hold, self.home = site, hold, home
+    def __init__(self, site: Site, hold: Holder, home: nn.Module, watched: bool = False):
+        self.site, self.hold, self.home, self.watched = site, hold, home, watched
         self.listeners: list[Callable[[Call], None]] = []
         self._given = PerThread(Given)
         self.plain: dict[tuple, bool] = {}

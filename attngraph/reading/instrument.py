@@ -28,7 +28,7 @@ from transformers.masking_utils import eager_mask
 
 from attngraph.errors import UserError
 from attngraph.reading.arguments import arguments
-from attngraph.reading.attend import graph_attention
+from attngraph.reading.attend import graph_attention, watch
 from attngraph.reading.calls import Site
 from attngraph.reading.families import hook_of, is_stand_in, refusal_of, stand_in
 from attngraph.reading.flow import Flow
@@ -168,13 +168,16 @@ class Hold:
         site = Site(name, module, None if output is None else output[1], output_name, [])
         hub = find_hub(module)
         if hub is None:
-            hub = Hub(site, self, _home(model, name))
+            hub = Hub(site, self, _home(model, name), _is_watched(type(module)))
             setattr(module, ATTRIBUTE, hub)
             hooks = [
                 module.register_forward_pre_hook(_before, with_kwargs=True),
                 module.register_forward_hook(_after, always_call=True),
             ]
             kind = type(module)
+            note = hook_of(kind)
+            if note is not None:
+                hooks.append(module.register_forward_pre_hook(note, with_kwargs=True))
             self.modules.append(ChangedModule(module, kind, hooks))
             other = stand_in(kind)
             if other is not None:
@@ -263,7 +266,7 @@ def why_unread(modules: Mapping[str, nn.Module]) -> str:
     for kind in dict.fromkeys(type(module) for module in modules.values()):
         names = ", ".join(wildcards([name for name, module in modules.items() if type(module) is kind]))
         reason = refusal_of(kind) or (
-            "uses neither transformers' AttentionInterface nor a family of attngraph.reading.families"
+            "neither uses transformers' AttentionInterface nor calls a softmax itself"
         )
         reasons.setdefault(reason, []).append(f"{names} ({kind.__name__})")
     return "; ".join(f"{', '.join(layers)}: {reason}" for reason, layers in reasons.items())
@@ -295,11 +298,38 @@ def attention_like(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 def _attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
     """Name, module and parent of every attention layer that can be read."""
+    alike = {name for name, _ in attention_like(model)}
     for name, module in model.named_modules():
         kind = type(module)
-        written_out = is_stand_in(kind) or stand_in(kind) is not None
-        if written_out or (refusal_of(kind) is None and _uses_interface(cast(Hashable, kind))):
+        if is_stand_in(kind) or stand_in(kind) is not None:
+            read = True
+        elif refusal_of(kind) is not None:
+            read = False
+        else:
+            read = _uses_interface(cast(Hashable, kind)) or (name in alike and _is_watched(kind))
+        if read:
             yield name, module, model.get_submodule(name.rpartition(".")[0]) if name else None
+
+
+def _is_watched(kind: type[nn.Module]) -> bool:
+    """Whether modules of a class are read by watching them run: their attention is neither transformers'
+    interface nor in a file of :mod:`attngraph.reading.families`, and computes a softmax."""
+    ours = is_stand_in(kind) or stand_in(kind) is not None
+    return not (ours or _uses_interface(cast(Hashable, kind))) and _has_softmax(cast(Hashable, kind))
+
+
+@cache
+def _has_softmax(kind: Hashable) -> bool:
+    """Whether a class's own methods, or functions of their file that they call, call a softmax or PyTorch's
+    fused attention."""
+    assert isinstance(kind, type)
+    own = [base for base in kind.__mro__ if base is not nn.Module and issubclass(base, nn.Module)]
+    methods = [inspect.unwrap(f) for base in own for f in vars(base).values() if inspect.isfunction(f)]
+    names = {name for f in methods for name in f.__code__.co_names}
+    called = [f.__globals__.get(name) for f in methods for name in f.__code__.co_names]
+    helpers = [inspect.unwrap(f) for f in called if inspect.isfunction(f)]
+    names |= {name for f in helpers for name in f.__code__.co_names}
+    return bool(names & {"softmax", "Softmax", "scaled_dot_product_attention"})
 
 
 @cache
@@ -358,6 +388,9 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     if wanted is None:
         wanted = getattr(getattr(module, "config", None), "output_attentions", False)
     now.wanted = bool(wanted)
+    if hub.watched:
+        now.watch = watch(module, given)
+        now.watch.__enter__()
 
 
 def _count_states(given: dict[str, Any]) -> int | None:
@@ -373,7 +406,16 @@ def _count_states(given: dict[str, Any]) -> int | None:
 def _after(module: nn.Module, args: tuple, output: object) -> None:
     """After it ran: let go of that."""
     hub = find_hub(module)
-    if hub is not None:
-        given = hub.given
-        given.source = given.cache = None
-        hub.projections.end()
+    if hub is None:
+        return
+    given = hub.given
+    watched, given.watch = given.watch, None
+    if watched is not None:
+        watched.__exit__(None, None, None)
+    given.source = given.cache = None
+    hub.projections.end()
+    if watched is not None and not watched.calls and hub.listeners and output is not None:
+        raise UserError(
+            f"{hub.site.name} ({type(module).__name__}) is no attention that can be read: {watched.trouble}; "
+            "leave the layer out (layers=...; for adapters exclude=...)"
+        )

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from transformers.cache_utils import EncoderDecoderCache
 from transformers.models.blip.modeling_blip import BlipAttention
 from transformers.models.blip.modeling_blip_text import BlipTextModel, BlipTextSelfAttention
 
 from attngraph.reading.arguments import check_known
 from attngraph.reading.attend import Known, Projected, attend
-from attngraph.reading.families.cached import with_cache
-from attngraph.reading.families.eager import rooted_attention
 from attngraph.reading.heads import merge_heads, split_heads
 from attngraph.reading.hub import hub_of
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    r""":math:`\mathrm{softmax}(Q K^\top/\sqrt d + \mathrm{mask})` and its product with V, ``(b, n, h, d)``,
+    in BLIP's own order of operations: dividing by the root and multiplying with its inverse differ in the
+    last bit."""
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weight = nn.functional.dropout(scores.softmax(-1), dropout, module.training)
+    return (weight @ value).transpose(1, 2), weight
 
 
 class GraphBlipTextSelfAttention(BlipTextSelfAttention):
@@ -42,11 +60,36 @@ class GraphBlipTextSelfAttention(BlipTextSelfAttention):
         def project() -> tuple[Tensor, Tensor]:
             return split_heads(self.key(states), features), split_heads(self.value(states), features)
 
-        key, value = with_cache(self, cache, cross, project)
+        key, value = _with_cache(self, cache, cross, project)
         known = Known(is_causal=hub_of(self).notes["causal"])
         projected = Projected(query, key, value)
-        call = attend(self, projected, attention_mask, rooted_attention, self.dropout.p, known)
+        call = attend(self, projected, attention_mask, _attention, self.dropout.p, known)
         return merge_heads(call.context), call.recorded("weight")
+
+
+def _with_cache(
+    module: Any, cache: Any, cross: bool, project: Callable[[], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Keys and values ``(b, g, m, d)``, those in the cache included.
+
+    Args:
+        module: has the layer's place in the cache as ``layer_idx``.
+        cache: the model's, or None.
+        cross: cross-attention, whose keys and values stay the same while a text is written: they are
+            projected once.
+        project: gives the keys and values of the states that this call has.
+    """
+    both = isinstance(cache, EncoderDecoderCache)
+    store = (cache.cross_attention_cache if cross else cache.self_attention_cache) if both else cache
+    if cross and both and cache.is_updated.get(module.layer_idx):
+        layer = store.layers[module.layer_idx]
+        return layer.keys, layer.values
+    key, value = project()
+    if store is not None:
+        key, value = store.update(key, value, module.layer_idx)
+        if cross and both:
+            cache.is_updated[module.layer_idx] = True
+    return key, value
 
 
 def _scaled_attention(
