@@ -65,7 +65,7 @@ class GraphAdapter(nn.Module):
         scores = call.scores(metric, dropped=not tiled) if from_scores else None
         if scores is not None:
             aggregated, context = self.scheme.attend(
-                with_query_rows(scores, self.query_rows), self.backend, context=call.sees or tiled
+                with_query_rows(scores, self.query_rows), self.backend, context=call.every_query_sees or tiled
             )
             if context is not None:
                 call.context = context

@@ -19,11 +19,10 @@ from transformers.cache_utils import EncoderDecoderCache
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call
 from attngraph.reading.degree_cache import place_of
-from attngraph.reading.flow import SelfAttention
 from attngraph.reading.heads import repeat_heads
-from attngraph.reading.hub import Hub, find_hub, hub_of, is_causal
 from attngraph.reading.masks import Mask, Order
-from attngraph.reading.plain import PlainTest
+from attngraph.reading.softmax_test import SoftmaxTest
+from attngraph.reading.state import LayerState, SelfAttention, find_state, is_causal, state_of
 from attngraph.reading.watch import Attended, Fused, Watch
 
 
@@ -80,13 +79,13 @@ def attend(
     Raises:
         UserError: the tensors have no numbers.
     """
-    hub = hub_of(module)
+    state = state_of(module)
     query, key, value = projected
     b, h, n, m = max(query.shape[0], key.shape[0]), query.shape[1], query.shape[2], key.shape[2]
     run = partial(eager, module, dropout=0.0, **kwargs)
-    test = PlainTest(run, h, key.shape[1], query.shape[-1], value.shape[-1], kwargs, query.device)
-    _check_real(hub, query)
-    mask = hub.hold.flow.mask(attention_mask, (b, h, n, m))
+    test = SoftmaxTest(run, h, key.shape[1], query.shape[-1], value.shape[-1], kwargs, query.device)
+    _check_real(state, query)
+    mask = state.model.mask(attention_mask, (b, h, n, m))
     call = _call(
         module,
         Projected(query.expand(b, -1, -1, -1), repeat_heads(key, b, h), repeat_heads(value, b, h)),
@@ -96,10 +95,10 @@ def attend(
         dropout=dropout if module.training else 0.0,
         eager=partial(run, query, key, value, _additive(attention_mask, query.dtype)),
         scale=kwargs.get("scaling"),
-        plain=partial(test.passed, hub.plain) if mask.pure else None,
-        unrotated=hub.projections.of(query),
+        is_softmax=partial(test.passed, state.softmax_tests) if mask.only_hides else None,
+        unrotated=state.projections.of(query),
     )
-    for listener in tuple(hub.listeners):
+    for listener in tuple(state.listeners):
         listener(call)
     return call
 
@@ -128,10 +127,10 @@ def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
     Returns:
         What the module goes on with, ``(b, h, n, d)``.
     """
-    hub = hub_of(module)
-    _check_real(hub, seen.query)
+    state = state_of(module)
+    _check_real(state, seen.query)
     b, _, n, m = seen.weight.shape
-    turns = hub.notes["turns"] or []
+    turns = state.notes["turns"] or []
     known = turns.pop(0) if turns else NOTHING
     visible = None
     if seen.hidden is not None or masked or known.query_mask is not None:
@@ -144,18 +143,18 @@ def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
     call = _call(
         module,
         Projected(seen.query, seen.key, seen.value),
-        hub.hold.flow.seen(visible, (b, 1, n, m)),
+        state.model.seen(visible, (b, 1, n, m)),
         known,
         key=seen.key,
         dropout=0.0,
         eager=partial(_seen, seen),
         scale=None,
-        plain=None,
-        unrotated=hub.projections.of(seen.query),
+        is_softmax=None,
+        unrotated=state.projections.of(seen.query),
     )
     call.context = seen.context
     call.dropped = seen.dropped
-    for listener in tuple(hub.listeners):
+    for listener in tuple(state.listeners):
         listener(call)
     return call.context
 
@@ -166,7 +165,7 @@ def _seen(seen: Attended) -> tuple[Tensor, Tensor]:
 
 def _fused(module: nn.Module, seen: Fused) -> Tensor:
     """The same for a call of PyTorch's fused attention, which is computed by its formula."""
-    turns = hub_of(module).notes["turns"] or []
+    turns = state_of(module).notes["turns"] or []
     known = turns.pop(0) if turns else NOTHING
     projected = Projected(seen.query, seen.key, seen.value)
     call = attend(
@@ -192,7 +191,7 @@ def _formula(
     return (weight @ repeat_heads(value, b, h)).transpose(1, 2), weight
 
 
-def _check_real(hub: Hub, query: Tensor) -> None:
+def _check_real(state: LayerState, query: Tensor) -> None:
     """Refuse tensors without numbers.
 
     Raises:
@@ -200,7 +199,7 @@ def _check_real(hub: Hub, query: Tensor) -> None:
     """
     if query.is_meta or isinstance(query, FakeTensor):
         raise UserError(
-            f"{hub.site.name} runs on tensors without numbers (meta or fake ones), from which no graph can "
+            f"{state.site.name} runs on tensors without numbers (meta or fake ones), from which no graph can "
             "be read: give the model its weights, or switch the adapters off to trace or count it"
         )
 
@@ -218,30 +217,30 @@ def _call(
         key: its keys as they are in a cache.
         fields: further fields of :class:`attngraph.reading.calls.Call`.
     """
-    hub = hub_of(module)
-    given = hub.given
+    state = state_of(module)
+    given = state.given
     query, keys, value = projected
     b, _, n, _ = query.shape
     m = keys.shape[2]
-    cross = _is_cross(hub, module, n, m) if known.cross is None else known.cross
+    cross = _is_cross(state, module, n, m) if known.cross is None else known.cross
     if cross and given.cache is None:
-        given.cache = hub.notes.take("cache")
+        given.cache = state.notes.take("cache")
     layer_idx = getattr(module, "layer_idx", getattr(module, "layer_id", None))
     if given.cache is not None:
         layer_idx = place_of(given.cache, layer_idx, None if cross else key)
     if cross:
-        before = _before_cross(hub, module, b, n)
+        before = _before_cross(state, module, b, n)
         place = None if before is None else before.layer_idx
         if place is not None and not isinstance(given.cache, EncoderDecoderCache):
             layer_idx = place
     else:
-        told = hub.notes["is_causal"] if known.is_causal is None else known.is_causal
-        before = _self_attention(hub, module, mask, told, n, layer_idx)
+        told = state.notes["is_causal"] if known.is_causal is None else known.is_causal
+        before = _self_attention(state, module, mask, told, n, layer_idx)
         if before is not None:
-            hub.hold.flow.note(hub.home, b, n, before)
+            state.model.note(state.inner_model, b, n, before)
     before = SelfAttention() if before is None else before
     return Call(
-        site=hub.site,
+        site=state.site,
         kind="cross" if cross else "self",
         causal=before.causal,
         span=before.span,
@@ -254,49 +253,49 @@ def _call(
         cache=given.cache,
         layer_idx=layer_idx,
         sides=known.sides,
-        sees=mask.sees,
+        every_query_sees=mask.every_query_sees,
         valid=before.valid and known.query_mask is None,
         stored=before.stored,
-        wanted=given.wanted,
+        output_attentions=given.output_attentions,
         **fields,
     )
 
 
-def _is_cross(hub: Hub, module: nn.Module, n: int, m: int) -> bool:
+def _is_cross(state: LayerState, module: nn.Module, n: int, m: int) -> bool:
     """Whether the values are other nodes than the queries. Where there are fewer than the module was given
     states, and as many queries, they are the queries' own, pooled (SegFormer)."""
-    given = hub.given
+    given = state.given
     if given.source is not None or "Cross" in type(module).__name__:
         return True
     return n != m and given.cache is None and given.states != n
 
 
-def _before_cross(hub: Hub, module: nn.Module, b: int, n: int) -> SelfAttention | None:
+def _before_cross(state: LayerState, module: nn.Module, b: int, n: int) -> SelfAttention | None:
     """What self-attention says of the queries of cross-attention: in the mask that an outer module was given
     for it (a family notes that), or in the call before in this forward pass. None if there is neither.
 
     Raises:
         UserError: the layer has listeners, and there is neither in a model that orders its queries in time.
     """
-    before, noted = hub.hold.flow.before(hub.home, b, n), hub.notes.take("self_attention")
+    before, noted = state.model.before(state.inner_model, b, n), state.notes.take("self_attention")
     if noted is not None:
         mask, place = noted
-        read = hub.hold.flow.mask(mask, (b, 1, n, n if mask is None else mask.shape[-1]))
+        read = state.model.mask(mask, (b, 1, n, n if mask is None else mask.shape[-1]))
         stored = before is not None and before.layer_idx is not None
         layer_idx = before.layer_idx if before is not None and stored else place
-        said = _self_attention(hub, module, read, True, n, layer_idx)
+        said = _self_attention(state, module, read, True, n, layer_idx)
         return None if said is None else said._replace(stored=stored)
-    if before is None and hub.listeners and hub.decodes:
+    if before is None and state.listeners and state.decodes:
         raise UserError(
-            f"{hub.site.name} attends to other states before any self-attention over its {n} queries has "
-            f"run in {type(hub.home).__name__}, so that nothing says in which order they are and which are "
-            "padding: leave the layer out (layers=...; for adapters exclude=...)"
+            f"{state.site.name} attends to other states before any self-attention over its {n} queries has "
+            f"run in {type(state.inner_model).__name__}, so that nothing says in which order they are and "
+            "which are padding: leave the layer out (layers=...; for adapters exclude=...)"
         )
     return before
 
 
 def _self_attention(
-    hub: Hub, module: nn.Module, mask: Mask, told: bool | None, n: int, layer_idx: int | None
+    state: LayerState, module: nn.Module, mask: Mask, told: bool | None, n: int, layer_idx: int | None
 ) -> SelfAttention | None:
     """What a self-attention call leaves for the cross-attention after it. None where it would be refused if
     the layer had listeners.
@@ -307,7 +306,7 @@ def _self_attention(
             way than the other.
     """
     word = is_causal(module)
-    cached = hub.given.cache is not None
+    cached = state.given.cache is not None
     order = Order(
         call=told,
         module=word,
@@ -315,16 +314,16 @@ def _self_attention(
         mask=mask.order,
         queries=n,
         cached=cached,
-        generates=hub.hold.generates,
-        decodes=word is None and hub.decodes,
+        generates=state.changes.generates,
+        decodes=word is None and state.decodes,
     )
     word = word if told is None else told
     if mask.order == "unclear" and (word is not False or cached):
-        if not hub.listeners:
+        if not state.listeners:
             return None
         raise UserError(
-            f"{hub.site.name}: its mask shows a query a later one that does not see it in turn, so that the "
-            "queries are ordered neither one by one nor in blocks, nor unordered: leave the layer out "
+            f"{state.site.name}: its mask shows a query a later one that does not see it in turn, so that "
+            "the queries are ordered neither one by one nor in blocks, nor unordered: leave the layer out "
             "(layers=...; for adapters exclude=...)"
         )
     causal = order.causal
@@ -376,7 +375,7 @@ def graph_attention(
         context ``(b, n, h, d)`` and weights after dropout, as eager attention returns them.
     """
     eager = eager_of(module)
-    if find_hub(module) is None:  # of another model, which shares its configuration with an instrumented one
+    if find_state(module) is None:  # of another model of the same configuration
         if is_causal is not None:
             kwargs["is_causal"] = is_causal
         return eager(module, query, key, value, attention_mask, **kwargs)

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from attngraph.reading.arguments import arguments
 from attngraph.reading.calls import Call
+from attngraph.reading.state import arguments
 
 Side = str | Tensor | None
 """The modality of one side's nodes; see :class:`attngraph.AttentionGraph`."""

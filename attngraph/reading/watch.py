@@ -62,12 +62,12 @@ class Weights:
     """Weights of a softmax, in whatever layout they have got by now.
 
     Attributes:
-        plain: what they would be without dropout.
+        undropped: what they would be without dropout.
         scores: what they were made of.
         hidden: which edges were hidden, in the softmax's layout; None if none was.
     """
 
-    plain: Tensor
+    undropped: Tensor
     scores: Scores
     hidden: Tensor | None
 
@@ -201,11 +201,11 @@ class Watch(TorchFunctionMode):
         """What becomes of weights on their way to the values."""
         if "dropout" in name and out.shape == x.shape:
             active = given.get("training", args[2] if len(args) > 2 else True)
-            plain = weights.plain if active and not torch.equal(out, x) else out
-            self._weights[out] = Weights(plain, weights.scores, weights.hidden)
+            undropped = weights.undropped if active and not torch.equal(out, x) else out
+            self._weights[out] = Weights(undropped, weights.scores, weights.hidden)
         elif name in (*LAYOUT, *CHANGES) and out.numel() == x.numel() and _rows_stay(x, out):
-            same = weights.plain is x
-            again = [weights.plain if y is x else y for y in args]
+            same = weights.undropped is x
+            again = [weights.undropped if y is x else y for y in args]
             self._weights[out] = Weights(
                 out if same else func(*again, **given), weights.scores, weights.hidden
             )
@@ -216,14 +216,16 @@ class Watch(TorchFunctionMode):
         """The product of weights and values, and what stands in its place."""
         found: Weights = self._weights[product.left]
         left, value = product.as_left(product.left), product.as_right(product.right)
-        weight = left if found.plain is product.left else product.as_left(found.plain)
+        weight = left if found.undropped is product.left else product.as_left(found.undropped)
         layout = _layout(left.shape[:-2], value.shape, self.heads, self.width)
         last = product.orders is None or product.orders[0][-1] == left.dim() - 1
         if layout is None or not last or left.shape[-1] != value.shape[-2]:
             self.trouble = "the weights of its softmax are multiplied with something else than values by head"
             return func(*args, **given)
         split = layout.split(weight)
-        if found.plain is product.left:  # the module goes on with what is shown, so that gradients reach it
+        if (
+            found.undropped is product.left
+        ):  # the module goes on with what is shown, so that gradients reach it
             args = tuple(product.as_given(layout.join(split)) if x is product.left else x for x in args)
         out = func(*args, **given)
         own = layout.split(product.as_out(out))
@@ -240,7 +242,7 @@ class Watch(TorchFunctionMode):
                 key,
                 layout.split(value),
                 split,
-                split if found.plain is product.left else layout.split(left),
+                split if found.undropped is product.left else layout.split(left),
                 own,
                 hidden,
             )

@@ -10,10 +10,10 @@ from transformers.cache_utils import EncoderDecoderCache
 from transformers.models.blip.modeling_blip import BlipAttention
 from transformers.models.blip.modeling_blip_text import BlipTextModel, BlipTextSelfAttention
 
-from attngraph.reading.arguments import check_known
+from attngraph.errors import UserError
 from attngraph.reading.attend import Known, Projected, attend
 from attngraph.reading.heads import merge_heads, split_heads
-from attngraph.reading.hub import hub_of
+from attngraph.reading.state import state_of
 
 
 def _attention(
@@ -34,6 +34,31 @@ def _attention(
     return (weight @ value).transpose(1, 2), weight
 
 
+HARMLESS = """
+    cache_position cu_seq_lens_k cu_seq_lens_q is_causal max_length_k max_length_q num_items_in_batch
+    output_attentions output_hidden_states output_router_logits position_ids return_dict seq_idx use_cache
+""".split()
+"""Arguments that models hand down to attention modules whose eager attention does not look at them."""
+
+
+def _check_known(module: nn.Module, others: dict[str, Any]) -> None:
+    """Make sure that a family's forward pass leaves out nothing that its module was given.
+
+    Args:
+        module: an instrumented attention module.
+        others: the arguments that the forward pass has no use for.
+
+    Raises:
+        UserError: one that is not :data:`HARMLESS`.
+    """
+    unknown = [name for name, value in others.items() if value is not None and name not in HARMLESS]
+    if unknown:
+        raise UserError(
+            f"{state_of(module).site.name} is given {', '.join(unknown)}, which attngraph does not know and "
+            "would ignore: update attngraph, or go back to an earlier transformers"
+        )
+
+
 class GraphBlipTextSelfAttention(BlipTextSelfAttention):
     """Self- and cross-attention of the text model. transformers hands cross-attention's mask over as
     ``attention_mask``, where its own forward (5.24) does not look: padding on the other side is attended to.
@@ -49,7 +74,7 @@ class GraphBlipTextSelfAttention(BlipTextSelfAttention):
         past_key_values=None,
         **others,
     ) -> tuple:
-        check_known(self, others)
+        _check_known(self, others)
         cache = past_key_values if cache is None else cache  # the argument's name changed between releases
         cross, features = encoder_hidden_states is not None, self.attention_head_size
         if cross and encoder_attention_mask is not None:
@@ -61,7 +86,7 @@ class GraphBlipTextSelfAttention(BlipTextSelfAttention):
             return split_heads(self.key(states), features), split_heads(self.value(states), features)
 
         key, value = _with_cache(self, cache, cross, project)
-        known = Known(is_causal=hub_of(self).notes["causal"])
+        known = Known(is_causal=state_of(self).notes["causal"])
         projected = Projected(query, key, value)
         call = attend(self, projected, attention_mask, _attention, self.dropout.p, known)
         return merge_heads(call.context), call.recorded("weight")
@@ -104,7 +129,7 @@ class GraphBlipAttention(BlipAttention):
     """Self-attention of the vision model."""
 
     def forward(self, hidden_states: Tensor, **others) -> tuple:
-        check_known(self, others)
+        _check_known(self, others)
         b, n, width = hidden_states.shape
         projected = self.qkv(hidden_states).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         call = attend(self, Projected(*projected), None, _scaled_attention, self.dropout.p)
@@ -115,7 +140,7 @@ def _note_is_decoder(model: BlipTextModel, args: tuple, kwargs: dict) -> None:
     """BLIP's text model is a decoder by an argument of the call, whatever its configuration says."""
     layers: Any = model.encoder.layer
     for layer in layers:
-        hub_of(layer.attention.self).notes["causal"] = bool(kwargs.get("is_decoder", False))
+        state_of(layer.attention.self).notes["causal"] = bool(kwargs.get("is_decoder", False))
 
 
 CLASSES = {BlipTextSelfAttention: GraphBlipTextSelfAttention, BlipAttention: GraphBlipAttention}

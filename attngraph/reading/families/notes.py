@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 
 from attngraph.errors import UserError
-from attngraph.reading.arguments import arguments
 from attngraph.reading.attend import Known
-from attngraph.reading.hub import find_hub, hub_of
 from attngraph.reading.masks import read_mask
+from attngraph.reading.state import arguments, find_state, state_of
 
 
 def _note_mask(layer: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -24,11 +23,11 @@ def _note_mask(layer: nn.Module, args: tuple, kwargs: dict) -> None:
     cache. A call of self-attention before would say the same, but not where a layer runs again in the
     backward pass (gradient checkpointing), perhaps after another forward pass."""
     attention: Any = layer.cross_attn
-    hub = find_hub(attention)
-    if hub is not None:
-        layers: Any = getattr(hub.home, "layers", ())
+    state = find_state(attention)
+    if state is not None:
+        layers: Any = getattr(state.inner_model, "layers", ())
         place = next((k for k, other in enumerate(layers) if hasattr(other, "self_attn")), None)
-        hub.notes["self_attention"] = arguments(layer, args, kwargs).get("attention_mask"), place
+        state.notes["self_attention"] = arguments(layer, args, kwargs).get("attention_mask"), place
 
 
 def _note_cache(model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
@@ -41,9 +40,9 @@ def _note_cache(model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         names = signature(type(model).forward).parameters  # the argument's name changed between releases
         kwargs = kwargs | {"cache" if "cache" in names else "past_key_values": cache}
     for layer in model.gated_cross_attn_layers:
-        hub = find_hub(layer.cross_attn)
-        if hub is not None:
-            hub.notes["cache"] = cache
+        state = find_state(layer.cross_attn)
+        if state is not None:
+            state.notes["cache"] = cache
     return args, kwargs
 
 
@@ -57,9 +56,9 @@ def _note_order(model: Any, args: tuple, kwargs: dict) -> None:
     """PaliGemma's text is a prefix that sees itself, and then words in order. Its attention modules say that
     they are not ordered, and the mask of a prefix alone does not tell that words will follow."""
     for layer in model.language_model.layers:
-        hub = find_hub(layer.self_attn)
-        if hub is not None:
-            hub.notes["is_causal"] = True
+        state = find_state(layer.self_attn)
+        if state is not None:
+            state.notes["is_causal"] = True
 
 
 def _refuse_compressed(module: Any, args: tuple, kwargs: dict) -> None:
@@ -68,10 +67,10 @@ def _refuse_compressed(module: Any, args: tuple, kwargs: dict) -> None:
     Raises:
         UserError: the layer has listeners, and attends to compressed entries too.
     """
-    hub = hub_of(module)
-    if module.compressor is not None and hub.listeners:
+    state = state_of(module)
+    if module.compressor is not None and state.listeners:
         raise UserError(
-            f"{hub.site.name} attends to tokens and to compressed runs of tokens in one softmax, so that "
+            f"{state.site.name} attends to tokens and to compressed runs of tokens in one softmax, so that "
             "its values are of two kinds: leave the layer out (layers=...; for adapters exclude=...)"
         )
 
@@ -85,9 +84,9 @@ def _note_directions(layer: Any, args: tuple, kwargs: dict) -> None:
         b, n = given[f"{side}_feats"].shape[:2]
         return read_mask(given[f"{side}_attention_mask"], (b, 1, n, n)).queries
 
-    hub = find_hub(layer.visual_attention.att)
-    if hub is not None:
-        hub.notes["turns"] = [
+    state = find_state(layer.visual_attention.att)
+    if state is not None:
+        state.notes["turns"] = [
             Known(sides=("text", "image"), query_mask=valid("lang")),
             Known(sides=("image", "text"), query_mask=valid("visual")),
         ]
@@ -100,15 +99,15 @@ def _note_valid(model: Any, args: tuple, kwargs: dict) -> None:
     valid = None if mask is None else mask > 0
     valid = padding == 0 if padding is not None else valid
     for layer in model.layer:
-        hub = find_hub(layer.rel_attn)
-        if hub is not None:
-            hub.notes["valid"] = valid
+        state = find_state(layer.rel_attn)
+        if state is not None:
+            state.notes["valid"] = valid
 
 
 def _note_streams(module: Any, args: tuple, kwargs: dict) -> None:
     """XLNet's content stream attends to itself and to what was kept of it (``mems``); then the query stream,
     where there is one, attends to the content stream."""
-    notes = hub_of(module).notes
+    notes = state_of(module).notes
     notes["turns"] = [Known(cross=False, query_mask=notes["valid"]), Known(cross=True)]
 
 
