@@ -8,8 +8,8 @@
 - :mod:`~attngraph.reading.state`: what an instrumented model and its layers know while they run;
 - :mod:`~attngraph.reading.families`: what has to be told of single families.
 
-What a call needs to know has a module each: its mask (:mod:`~attngraph.reading.masks`), queries before rotary embedding
-(:mod:`~attngraph.reading.projection`), the output projection (:mod:`~attngraph.reading.outputs`), what its
-nodes stand for (:mod:`~attngraph.reading.modality`), degrees of earlier decoding steps
+What a call needs to know has a module each: its mask (:mod:`~attngraph.reading.masks`), queries before rotary
+embedding (:mod:`~attngraph.reading.projection`), the output projection (:mod:`~attngraph.reading.outputs`),
+what its nodes stand for (:mod:`~attngraph.reading.modality`), degrees of earlier decoding steps
 (:mod:`~attngraph.reading.degree_cache`), and keys that are no nodes (:mod:`~attngraph.reading.prepend`).
 """

@@ -39,6 +39,9 @@ SOURCES = ("encoder_hidden_states", "key_value_states", "cross_attention_states"
 BESIDES = re.compile("mask|bias|pos|rotary|rope|freqs|cos|sin")
 """In names of arguments that hold no states."""
 
+PARTS = ("Output", "Projection")
+"""How names of classes end that are only parts of attention."""
+
 BATCHING = "init_continuous_batching"
 """The method of models from which each way to transformers' continuous batching begins, ``generate_batch``
 among them."""
@@ -267,9 +270,7 @@ def why_unread(modules: Mapping[str, nn.Module]) -> str:
     reasons: dict[str, list[str]] = {}
     for kind in dict.fromkeys(type(module) for module in modules.values()):
         names = ", ".join(wildcards([name for name, module in modules.items() if type(module) is kind]))
-        reason = refusal_of(kind) or (
-            "neither uses transformers' AttentionInterface nor calls a softmax itself"
-        )
+        reason = refusal_of(kind) or ("neither uses transformers' AttentionInterface nor computed a softmax")
         reasons.setdefault(reason, []).append(f"{names} ({kind.__name__})")
     return "; ".join(f"{', '.join(layers)}: {reason}" for reason, layers in reasons.items())
 
@@ -303,7 +304,7 @@ def _is_innermost(module: nn.Module) -> bool:
 
 def _is_called_attention(module: nn.Module) -> bool:
     name = type(module).__name__
-    return "Attention" in name and not name.endswith("Output")
+    return "Attention" in name and not name.endswith(PARTS)
 
 
 def _attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
@@ -338,7 +339,7 @@ def _has_softmax(kind: Hashable) -> bool:
     called = [f.__globals__.get(name) for f in methods for name in f.__code__.co_names]
     helpers = [inspect.unwrap(f) for f in called if inspect.isfunction(f)]
     names |= {name for f in helpers for name in f.__code__.co_names}
-    return bool(names & {"softmax", "Softmax", "scaled_dot_product_attention"})
+    return any("softmax" in name.lower() or name == "scaled_dot_product_attention" for name in names)
 
 
 @cache
@@ -423,7 +424,8 @@ def _after(module: nn.Module, args: tuple, output: object) -> None:
         watched.__exit__(None, None, None)
     given.source = given.cache = None
     state.projections.end()
-    if watched is not None and not watched.calls and state.listeners and output is not None:
+    missed = watched is not None and watched.trouble is not None and not watched.calls
+    if missed and state.listeners and output is not None:
         raise UserError(
             f"{state.site.name} ({type(module).__name__}) is no attention that can be read: {watched.trouble}"
             "; leave the layer out (layers=...; for adapters exclude=...)"

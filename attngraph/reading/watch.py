@@ -125,7 +125,7 @@ class Watch(TorchFunctionMode):
         self.width, self.attended, self.fused = width, attended, fused
         self.heads = next((x for x in (getattr(module, k, None) for k in HEADS) if isinstance(x, int)), None)
         self.calls = 0
-        self.trouble = "no softmax over its last dimension was multiplied with values"
+        self.trouble: str | None = None  # why a softmax was taken for none of attention
         self._scores = WeakTensorKeyDictionary()
         self._weights = WeakTensorKeyDictionary()
         self._unscaled = WeakTensorKeyDictionary()
@@ -165,6 +165,7 @@ class Watch(TorchFunctionMode):
         scores = args[0] if args else given["input"]
         dim = given.get("dim", args[1] if len(args) > 1 else None)
         if scores.dim() < 3 or dim not in (-1, scores.dim() - 1):
+            self.trouble = "its softmax is not over the last of three or more dimensions"
             return
         made = self._scores.get(scores)
         if made is None:
@@ -388,12 +389,14 @@ def _layout(
         width: of the states that it was given, as far as that shows.
     """
     lead, order = tuple(lead), list(range(len(lead)))
+    if heads == 1:
+        return Layout(lead, order, math.prod(lead), 1)
     if len(lead) == 1:
         (count,) = lead
         h = 1 if heads is None or count % heads or values[-1] == width else heads
         return Layout(lead, order, count // h, h)
     places = [k for k in order if k > 0 and lead[k] == heads]
-    if len(lead) == 2 or heads is None or heads == 1 or places == order[-1:]:
+    if heads is None or places == order[-1:]:
         several = 1
     elif len(values) == len(lead) + 2 and values[-3] == 1 < lead[-1] and lead[-2] * lead[-1] == heads:
         several = 2  # groups of heads, and the heads of each

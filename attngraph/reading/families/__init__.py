@@ -25,8 +25,25 @@ from attngraph.reading.families.notes import HOOKS
 
 FILES = {"blip": "blip"}
 """``{folder of transformers/models: file here}``"""
+BLOCKS = "attends in blocks, whose scores are not one product of queries and keys"
+LINEAR = "is no softmax of products of queries and keys"
+SAMPLED = "attends to a few places between values, which it chooses anew for each query"
 REFUSED = {
-    "PegasusXGlobalLocalAttention": "attends in blocks, and in one softmax to global tokens too",
+    "BigBirdBlockSparseAttention": BLOCKS,
+    "BigBirdPegasusBlockSparseAttention": BLOCKS,
+    "LEDEncoderSelfAttention": BLOCKS,
+    "LongformerSelfAttention": BLOCKS,
+    "LongT5LocalAttention": BLOCKS,
+    "LongT5TransientGlobalAttention": BLOCKS,
+    "LSHSelfAttention": BLOCKS,
+    "LocalSelfAttention": BLOCKS,
+    "PegasusXGlobalLocalAttention": BLOCKS,
+    "GroupViTAssignAttention": "assigns each value to one group, with a softmax over the groups",
+    "MobileViTV2LinearSelfAttention": LINEAR,
+    "MraSelfAttention": LINEAR,
+    "ProphetNetNgramSelfAttention": "attends in several streams at once, one for each word ahead",
+    "SwiftFormerEfficientAdditiveAttention": LINEAR,
+    "YosoSelfAttention": LINEAR,
     "DiffLlamaAttention": "attends twice and takes the difference, so that its weights are those of no graph",
     "T5Gemma2MergedAttention": (
         "attends to the text and to the encoder's states in one softmax, so that its values are of two kinds"
@@ -57,7 +74,9 @@ def hook_of(kind: type[nn.Module]) -> Callable | None:
 
 def refusal_of(kind: type[nn.Module]) -> str | None:
     """Why a class is not read though it could be, if that is so."""
-    return REFUSED.get(kind.__name__) if kind.__module__.startswith("transformers.models.") else None
+    if not kind.__module__.startswith("transformers.models."):
+        return None
+    return REFUSED.get(kind.__name__) or (SAMPLED if "DeformableAttention" in kind.__name__ else None)
 
 
 def _file(kind: type[nn.Module]) -> ModuleType | None:

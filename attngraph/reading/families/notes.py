@@ -75,6 +75,21 @@ def _refuse_compressed(module: Any, args: tuple, kwargs: dict) -> None:
         )
 
 
+def _refuse_landmarks(module: Any, args: tuple, kwargs: dict) -> None:
+    """Nyströmformer attends to landmarks, and these to values, unless a text is as short as there are
+    landmarks.
+
+    Raises:
+        UserError: the layer has listeners, and landmarks.
+    """
+    state = state_of(module)
+    if module.num_landmarks != module.seq_len and state.listeners:
+        raise UserError(
+            f"{state.site.name} is a product of three softmaxes, of which none is that of queries and "
+            "values: leave the layer out (layers=...; for adapters exclude=...)"
+        )
+
+
 def _note_directions(layer: Any, args: tuple, kwargs: dict) -> None:
     """A cross-modality layer of LXMERT runs one module for both directions: words that look at regions, then
     regions that look at words. The queries' own padding is not among its arguments."""
@@ -119,6 +134,7 @@ HOOKS: dict[str, Callable] = {
     "IdeficsModel": _note_cache,
     "LxmertXLayer": _note_directions,
     "MllamaCrossAttentionDecoderLayer": _note_mask,
+    "NystromformerSelfAttention": _refuse_landmarks,
     "PaliGemmaModel": _note_order,
     "XLNetModel": _note_valid,
     "XLNetRelativeAttention": _note_streams,

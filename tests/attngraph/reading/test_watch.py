@@ -162,7 +162,7 @@ def test_a_routers_softmax_is_no_attention():
 @pytest.mark.parametrize(
     "kind, reason",
     [
-        (ColumnAttention, "no softmax over its last dimension"),
+        (ColumnAttention, "its softmax is not over the last"),
         (AdditiveAttention, "the scores of its softmax are no product of queries and keys"),
         (BackwardAttention, r"the weights of its softmax are mixed or turned \(transpose\)"),
         (LonelyAttention, "the weights of its softmax are multiplied with no values"),
