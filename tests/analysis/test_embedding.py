@@ -111,6 +111,9 @@ def test_purity_equals_a_count_by_hand(labels):
     assert purity(points, labels, 7) == pytest.approx(brute_purity(points, labels, 7))
     shuffled = [purity(points, np.random.default_rng(k).permutation(labels), 7) for k in range(300)]
     assert chance_purity(labels) == pytest.approx(np.mean(shuffled), abs=0.008)
+    assert purity(points, ["a"] * 60) == chance_purity(["a"] * 60) == 1
+    with pytest.raises(ValueError, match="labels are all missing"):
+        purity(points, [None] * 60)
 
 
 def test_quality_is_scikit_learns_on_all_points_or_a_sample():

@@ -4,6 +4,7 @@ import re
 import warnings
 
 import pytest
+import torch
 import transformers as hf
 from peft import LoraConfig, get_peft_model
 
@@ -77,6 +78,22 @@ def test_attention_layers_by_name():
     assert set(places("llama", positions="ffn", ffn_modules=["0.mlp.up_proj"])) == {
         "model.layers.0.mlp.up_proj"
     }
+
+
+class HomeMadeAttention(torch.nn.Module):
+    """Which cannot be read."""
+
+
+def test_other_sides_count_where_a_model_has_no_language_side():
+    """And not where it has one that cannot be read."""
+    model = FAMILIES["llava"].make()
+    tower = torch.nn.ModuleDict({"vision_tower": model.model.vision_tower})
+    assert set(places(tower).values()) == {"self", "ffn"} and len(places(tower)) == 4
+    for layer in model.model.language_model.layers:
+        layer.self_attn = HomeMadeAttention()
+    message = r"language side of LlavaFor\w+ can't be read \(model.language_model.layers.0.self_attn is one\)"
+    with pytest.raises(UserError, match=message):
+        places(model)
 
 
 def test_the_matrices_of_lora_are_no_feed_forward_blocks():
