@@ -1,4 +1,4 @@
-"""Saved weights of adapters and prefixes, read without pickle."""
+"""Saved weights, read without pickle."""
 
 from __future__ import annotations
 

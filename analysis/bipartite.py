@@ -127,6 +127,14 @@ class Bipartite:
 AnyGraph: TypeAlias = AttentionGraph | Data | HeteroData | Bipartite
 
 
+def visible_edges(graph: AttentionGraph) -> Tensor:
+    """Which edges of an attention graph may exist, bool ``(b, n, m)``."""
+    b, _, n, m, _ = graph.shape
+    if graph.visible is None:
+        return torch.ones(b, n, m, dtype=torch.bool, device=graph.weight.device)
+    return graph.visible.expand(b, n, m)
+
+
 def joined(degree: Tensor) -> Tensor:
     """Nodes with edges: those whose degree is large enough to have a finite inverse."""
     return degree > floor(degree.dtype)
@@ -160,17 +168,14 @@ def _of_attention(graph: AttentionGraph) -> Bipartite:
         )
     if not graph.weight.isfinite().all():
         raise ValueError("the graph's weights must be finite: they hold NaN or infinity")
-    b, _, n, m, _ = graph.shape
+    n, m = graph.shape[2:4]
     dtype = torch.float64 if graph.weight.dtype == torch.float64 else torch.float32
-    if graph.visible is None:
-        visible = torch.ones(b, n, m, dtype=torch.bool, device=graph.weight.device)
-    else:
-        visible = graph.visible.expand(b, n, m)
     query, value = graph.query.to(dtype), graph.value.to(dtype)
     if graph.metric is not None:
         root = factor(graph.metric).to(dtype)
         query, value = query @ root, value @ root
-    return Bipartite(graph.weight.to(dtype), visible, query, value, paired=graph.kind == "self" and n == m)
+    paired = graph.kind == "self" and n == m
+    return Bipartite(graph.weight.to(dtype), visible_edges(graph), query, value, paired)
 
 
 def _of_pyg(graph: Data | HeteroData) -> Bipartite:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from analysis.maps import Grid
+from analysis.patches import Grid
 from attngraph import AttentionGraph, UserError
 
 # Fields of a graph whose first axis is the batch, where they are tensors.

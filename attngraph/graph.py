@@ -14,8 +14,7 @@ from attngraph.degrees import PastDegree, check_degree, mean_scale, queries_coun
 from attngraph.norms import KeptNorms
 from attngraph.part import GraphPart
 from attngraph.precision import widen
-from attngraph.sparsify import keep
-from attngraph.weights import WEIGHT, NonZeros
+from attngraph.sparsify import WEIGHT, NonZeros, keep
 
 if TYPE_CHECKING:  # PyG and networkx take seconds to import
     import networkx

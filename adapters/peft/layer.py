@@ -13,8 +13,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from adapters.adapter import GraphAdapter
-from adapters.bottleneck import Bottleneck
 from adapters.config import AdapterConfig
+from adapters.joins import Bottleneck
 from adapters.peft.beside import find_base, refuse_left_out, refuse_turned
 from adapters.rescale import rescaled
 from adapters.scalar import Scalar

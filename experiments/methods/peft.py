@@ -1,5 +1,5 @@
-"""Methods that put new parameters into a frozen model: PEFT configurations (graph adapters, LoRA and whatever
-else PEFT knows), and prefix tuning.
+"""Methods that put new parameters into a frozen model by a PEFT configuration: graph adapters, LoRA and
+whatever else PEFT knows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from adapters.config import POSITIONS, AdapterConfig
 from adapters.joins import JOINS
 from adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
 from adapters.peft.places import language_sites
-from adapters.prefix import PrefixConfig, PrefixTuning
 from adapters.saved import read_tensors
 from adapters.scalar import upgraded
 from attngraph.errors import UserError
@@ -231,39 +230,6 @@ class Lora(PeftMethod):
             target_modules=names,
             fan_in_fan_out=isinstance(family.model.get_submodule(names[0]), Conv1D),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrefixMethod(Method):
-    """Keys and values before those of both attentions; see :class:`adapters.prefix.PrefixTuning`."""
-
-    tokens: int = 16
-    projection: int | None = None
-
-    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
-        return {"tokens": self.tokens, "projection": self.projection}
-
-    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> PrefixTuned:
-        return PrefixTuned(family, PrefixTuning(family.model, PrefixConfig(**settings)))
-
-
-class PrefixTuned(Tuned):
-    """A model with a prefix."""
-
-    def __init__(self, family: ModelFamily, prefix: PrefixTuning):
-        super().__init__(family)
-        self.prefix = prefix
-        family.unadapted = prefix.disabled
-
-    def save(self, folder: Path) -> None:
-        """``prefix_config.json`` and ``prefix.safetensors``, which :func:`adapters.prefix.load_prefix`
-        reads.
-        """
-        with published(folder) as part:
-            self.prefix.save(part)
-
-    def load(self, folder: Path) -> None:
-        self.prefix.load(folder)
 
 
 def attention_projections(model: nn.Module, roles: Collection[str]) -> list[str]:

@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.maps import OTHERS, map_table, mass_table, patch_grid
-from analysis.plots.maps import draw_maps
+from analysis.patches import OTHERS, map_table, mass_table, patch_grid
+from analysis.plots.overlays import draw_maps
 from analysis.relevance import (
     Graphs,
     Route,
@@ -77,7 +77,7 @@ class AttentionMaps:
     """Maps and masses. The mass is that of all samples; maps, regions and shown are of the first ones only.
 
     Args:
-        maps, mass: tables, see :mod:`analysis.maps`.
+        maps, mass: tables, see :mod:`analysis.patches`.
         regions: ``{name: bool (patches,)}``, where the object is that was asked for.
         shown: ``{name: what the viewer gets}``.
         last: the layer that raw attention is read from.
