@@ -72,7 +72,7 @@ def test_attention_layers_by_name():
         assert set(chosen) == {f"{first}.out_proj", "model.encoder.layers.0.fc2"}
     chosen = places("llava", target_modules=r".*vision_tower.*self_attn")
     assert all("vision_tower" in name for name in chosen) and any("mlp.fc2" in name for name in chosen)
-    rest = places("llava", exclude=["layers.1.self_attn", "layers.1.mlp.down_proj"])
+    rest = places("llava", exclude_modules=["layers.1.self_attn", "layers.1.mlp.down_proj"])
     assert set(rest) == {UNDER_LLAVA[0], UNDER_LLAVA[2]}
     assert set(places("llama", positions="ffn", ffn_modules=["0.mlp.up_proj"])) == {
         "model.layers.0.mlp.up_proj"
@@ -96,7 +96,7 @@ def test_the_matrices_of_lora_are_no_feed_forward_blocks():
         ("bart", dict(target_modules=["no"]), "target_modules: 'no' matches no attention layer of Bart"),
         ("gpt2", dict(ffn_modules="no"), "ffn_modules: 'no' matches no linear layer of GPT2LMHead"),
         ("gpt2", dict(positions="cross"), "no attention layer for positions cross in GPT2LMHeadModel"),
-        ("gpt2", dict(exclude=["h.0.attn", "h.9"]), "exclude: 'h.9' matches no attention or linear layer"),
+        ("gpt2", dict(exclude_modules=["h.0.attn", "h.9"]), "exclude_modules: 'h.9' matches no attention or"),
         ("gpt2", dict(modules_to_save=["ln_f", "no"]), "modules_to_save: 'no' ends the name of no module"),
     ],
 )
