@@ -232,8 +232,11 @@ def by_name(config: GraphAdapterConfig, name: str, patterns: list[str] | str | N
     Returns:
         true or false; for a module that is excluded PEFT's own mark of these, which is false.
     """
+    end = name.rpartition(".")[2]
+    if patterns is None and end == name and config.layers_to_transform is not None:
+        return False  # PEFT asks for no number where the whole name is given, as it is here
     rule = SimpleNamespace(
-        target_modules=patterns or [name.rpartition(".")[2]],
+        target_modules=patterns or [end],
         target_parameters=None,
         exclude_modules=config.exclude_modules,
         modules_to_save=config.modules_to_save,
@@ -291,7 +294,8 @@ def _feed_forward(
     """Output projections of feed-forward blocks: the named ones, or those in the chosen sites' layers."""
     if config.ffn_modules:
         return [name for name in linear if by_name(config, name, config.ffn_modules)]
-    return [name for name in _beside(sites, chosen, linear) if _matches(FFN_OUTPUTS, name)]
+    near = _beside(sites, chosen, linear)
+    return [name for name in near if _matches(FFN_OUTPUTS, name) and by_name(config, name)]
 
 
 def _beside(sites: list[Site], chosen: list[Site], linear: list[str]) -> list[str]:
