@@ -120,18 +120,16 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         if not any(name.endswith(end) for name, _ in model.named_modules()):  # PEFT's rule; it says nothing
             raise UserError(f"modules_to_save: {end!r} ends the name of no module of {type(model).__name__}")
     position = {site.name: position_of(site) for site in sites}
-    chosen = [
-        site
-        for site in _attention(model, sites, config)
-        if not _matches(config.exclude_modules, site.name, site.output_name)
-    ]
-    free = [name for name in linear if not _matches(config.exclude_modules, name)]
-    outputs = _feed_forward(model, sites, chosen, free, config)
+    named = _attention(model, sites, config)
+    chosen = [x for x in named if not _matches(config.exclude_modules, x.name, x.output_name)]
+    blocks = _feed_forward(sites, named, linear, config)
+    kept = [name for name in blocks if not _matches(config.exclude_modules, name)]
+    outputs = [name for name in kept if by_name(config, name, config.ffn_modules)]
     followed = [site for site in chosen if position[site.name] in config.positions]
     all_positions = set(config.positions) == set(POSITIONS)
     left_out = {site.name: reason for site in followed if (reason := why_unusable(site)) is not None}
-    named = config.target_modules and not everywhere
-    if left_out and (named or not all_positions or len(left_out) == len(followed)):
+    by_choice = config.target_modules and not everywhere
+    if left_out and (by_choice or not all_positions or len(left_out) == len(followed)):
         name, reason = next(iter(left_out.items()))
         if len(left_out) < len(followed):
             remedy = "leave it out with exclude_modules=[...]"
@@ -147,14 +145,14 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         if site.output_name is not None and site.name not in left_out
     }
     if "ffn" in config.positions:
-        if chosen and not outputs and not (all_positions and places):
-            inside = _shorten(_beside(sites, chosen, free))
+        if chosen and not blocks and not (all_positions and places):
+            inside = _shorten(_beside(sites, chosen, linear))
             raise UserError(
                 f"no output projection of a feed-forward block is known in {type(model).__name__}: leave ffn "
                 f"out of positions, or name it with ffn_modules=[...] (linear layers there: {inside})"
             )
         if not config.ffn_modules:
-            done = {_layer(name) for name in outputs}
+            done = {_layer(name) for name in blocks}
             layers = [layer for site in chosen if (layer := _layer(site.name)) and layer not in done]
             left_out |= dict.fromkeys(layers, NO_BLOCK)
         places |= {name: Place(name, "ffn") for name in outputs}
@@ -289,13 +287,12 @@ def _check_names(
 
 
 def _feed_forward(
-    model: nn.Module, sites: list[Site], chosen: list[Site], linear: list[str], config: GraphAdapterConfig
+    sites: list[Site], chosen: list[Site], linear: list[str], config: GraphAdapterConfig
 ) -> list[str]:
     """Output projections of feed-forward blocks: the named ones, or those in the chosen sites' layers."""
     if config.ffn_modules:
-        return [name for name in linear if by_name(config, name, config.ffn_modules)]
-    near = _beside(sites, chosen, linear)
-    return [name for name in near if _matches(FFN_OUTPUTS, name) and by_name(config, name)]
+        return [name for name in linear if _matches(config.ffn_modules, name)]
+    return [name for name in _beside(sites, chosen, linear) if _matches(FFN_OUTPUTS, name)]
 
 
 def _beside(sites: list[Site], chosen: list[Site], linear: list[str]) -> list[str]:
