@@ -64,14 +64,15 @@ class GraphAdapterConfig(PeftConfig):
     model those of its language side, since the image encoder is frozen. See :mod:`adapters.peft.places` for
     how they are found.
 
-    With ``gnn="gcn"`` this **is** the bottleneck adapter of Houlsby et al. (2019), as AdapterHub has it,
+    With ``gnn="gcn"`` this **is** the bottleneck adapter of Houlsby et al. (2019), as AdapterHub has it and
+    PEFT's users have asked for it since 2023 (`PEFT #244 <https://github.com/huggingface/peft/issues/244>`_),
 
     .. math:: \sigma(U W_{down}) W_{up} + U ,
 
-    after attention and after the feed-forward block (here before dropout and residual connection):
+    after attention and after the feed-forward block, before dropout and residual connection:
 
     >>> config = GraphAdapterConfig(gnn="gcn", join="replace", reduction=16)
-    >>> model = get_peft_model(AutoModelForCausalLM.from_pretrained("meta-llama/Llama-3.2-1B"), config)
+    >>> model = get_peft_model(AutoModelForCausalLM.from_pretrained("openai-community/gpt2"), config)
     >>> model.print_trainable_parameters()
     >>> model.save_pretrained("bottleneck-adapter")
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from peft import (
@@ -130,7 +132,9 @@ def learn(model: nn.Module, batch: dict) -> dict[str, Tensor]:
 def choose(family: str, folder: Path) -> None:
     everything = {layer.name for layer in put(family).modules() if isinstance(layer, GraphLayer)}
     first = min(everything)
-    rest = put(family, exclude_modules=[first])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "You have passed exclude_modules")  # "but no modules were excluded"
+        rest = put(family, exclude_modules=[first])
     assert {layer.name for layer in rest.modules() if isinstance(layer, GraphLayer)} == everything - {first}
     attention = next(name for name in everything if re.search("attention|self_attn|SelfAttention", name))
     alone = put(family, target_modules=re.escape(attention), positions=("self", "cross"))
@@ -509,6 +513,27 @@ def hotswap(family: str, folder: Path) -> None:
     model = put(family)
     model.save_pretrained(folder)
     hotswap_adapter(model, str(folder), "default")
+
+
+@feature(
+    "transformers' own `add_adapter`, `disable_adapters`, `load_adapter`",
+    "transformers 5.24 asks for PEFT 0.22; after `disable_adapters` attention still runs as eager attention",
+)
+def of_transformers(family: str, folder: Path) -> None:
+    model, batch = base(family), batch_of(family)
+    plain = run(model, batch)
+    with patch("transformers.integrations.peft.check_peft_version"):
+        model.add_adapter(config(family), "first")
+        adapted = run(model.eval(), batch)
+        assert differ(adapted, plain)
+        model.disable_adapters()
+        close(run(model, batch), plain)
+        model.enable_adapters()
+        assert torch.equal(run(model, batch), adapted)
+        model.save_pretrained(folder)
+        again = base(family)
+        again.load_adapter(str(folder), "first")
+        assert torch.equal(run(again.eval(), batch), adapted)
 
 
 # ---- the page ---------------------------------------------------------------------------------------------
