@@ -163,7 +163,7 @@ def _before_cross(hub: Hub, module: nn.Module, b: int, n: int) -> SelfAttention 
         raise UserError(
             f"{hub.site.name} attends to other states before any self-attention over its {n} queries has "
             f"run in {type(hub.home).__name__}, so that nothing says in which order they are and which are "
-            "padding: leave the layer out (layers=...; for adapters exclude=...)"
+            "padding: leave the layer out (layers=...; for adapters exclude_modules=...)"
         )
     return before
 
@@ -198,7 +198,7 @@ def _self_attention(
         raise UserError(
             f"{hub.site.name}: its mask shows a query a later one that does not see it in turn, so that the "
             "queries are ordered neither one by one nor in blocks, nor unordered: leave the layer out "
-            "(layers=...; for adapters exclude=...)"
+            "(layers=...; for adapters exclude_modules=...)"
         )
     causal = order.causal
     return SelfAttention(causal, mask.span if causal else None, mask.queries, mask.valid, layer_idx)

@@ -294,7 +294,7 @@ class Call:
             raise UserError(
                 f"{self.site.name}: queries have {self.query.shape[-1]} features per head and values "
                 f"{self.value.shape[-1]}; a graph needs both in one space: leave the layer out "
-                "(layers=...; for adapters exclude=...)"
+                "(layers=...; for adapters exclude_modules=...)"
             )
         return AttentionGraph(
             self.feature,

@@ -9,7 +9,7 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +27,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from adapters import SCHEMES, GraphAdapterConfig
-from adapters.config import POSITIONS, AdapterConfig
+from adapters.config import POSITIONS
 from adapters.joins import JOINS
 from adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
 from adapters.peft.places import language_sites
@@ -44,6 +44,8 @@ from experiments.models.family import ModelFamily
 
 WEIGHTS = "adapter_model.safetensors"
 Arguments = Mapping[str, Any]
+FURTHER = ("positions", "backend", "shared", "top_k", "rescale", "query_rows")
+"""Options of :class:`adapters.GraphAdapterConfig` that a run's settings may name."""
 
 #: How the names of projections end (``query``, ``q``, ``q_proj``, ``to_q``, ``q_lin``, ``Wq``), and of those
 #: to queries, keys and values at once (in GPT-2's cross-attention: to keys and values).
@@ -130,7 +132,7 @@ class GraphAdapter(PeftMethod):
     join: str | None = None
     rescale: bool = False
     positions: tuple[str, ...] = POSITIONS
-    query_rows: str = AdapterConfig.query_rows
+    query_rows: str = GraphAdapterConfig.query_rows
     reduction: int | None = None
 
     def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
@@ -159,11 +161,11 @@ class GraphAdapter(PeftMethod):
             "reduction": self.reduction or chosen.reduction,
         }
         own = {"rescale": self.rescale, "positions": self.positions, "query_rows": self.query_rows}
-        more = {name: value for name, value in own.items() if value != getattr(AdapterConfig, name)}
+        more = {name: value for name, value in own.items() if value != getattr(GraphAdapterConfig, name)}
         return settings | {name: list(x) if isinstance(x, tuple) else x for name, x in more.items()}
 
     def further_settings(self) -> list[str]:
-        return [option.name for option in fields(AdapterConfig)]
+        return list(FURTHER)
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> GraphAdapterConfig:
         return GraphAdapterConfig(**settings)

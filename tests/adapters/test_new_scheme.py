@@ -65,7 +65,7 @@ def test_it_goes_into_models_by_name(tmp_path):
             assert not torch.allclose(model(**batch).logits, want, atol=0.05)
         model.save_pretrained(tmp_path)
         loaded = load_adapter(FAMILIES["t5"].make(), tmp_path).eval()
-        assert loaded.peft_config["default"].settings().gnn_args == {"epsilon": 0.2, "degree": "mean"}
+        assert loaded.peft_config["default"].scheme_args() == {"epsilon": 0.2, "degree": "mean"}
         assert torch.equal(loaded(**batch).logits, want)
     with pytest.raises(UserError, match="fagcn: epsilon must lie in"):
         GraphAdapterConfig(gnn="fagcn", gnn_args={"epsilon": 2})

@@ -59,7 +59,7 @@ class GraphBloomAttention(BloomAttention):
                 raise UserError(
                     f"{hub.site.name} projects its output in slices and without a bias (slow_but_exact), so "
                     "that no graph has it: set slow_but_exact=False in the model's configuration, or leave "
-                    "the layer out (layers=...; for adapters exclude=...)"
+                    "the layer out (layers=...; for adapters exclude_modules=...)"
                 )
             return super().forward(
                 hidden_states, residual, alibi, attention_mask, layer_past, use_cache, output_attentions

@@ -94,7 +94,7 @@ class GraphDebertaAttention(DebertaAttention):
                 raise UserError(
                     f"{hub.site.name} mixes the weights of its heads (talking_head) or is given queries of "
                     "its own, so that it has no graph for each head: leave the layer out (layers=...; for "
-                    "adapters exclude=...)"
+                    "adapters exclude_modules=...)"
                 )
             return super().forward(
                 hidden_states, attention_mask, output_attentions, query_states, relative_pos, rel_embeddings

@@ -21,7 +21,8 @@ class GraphDeepseekV4Attention(DeepseekV4Attention):
         if self.compressor is not None and hub.listeners:
             raise UserError(
                 f"{hub.site.name} attends to tokens and to compressed runs of tokens in one softmax, so that "
-                "its values are of two kinds: leave the layer out (layers=...; for adapters exclude=...)"
+                "its values are of two kinds: leave the layer out (layers=...; for adapters "
+                "exclude_modules=...)"
             )
         return super().forward(*args, **kwargs)
 
