@@ -57,14 +57,18 @@ def test_it_is_the_dense_scheme(case, view, kind):
             torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
 
-def test_single_precision_and_a_metric():
-    """Features after a factor of the metric have its distances."""
+def test_precision_and_a_metric():
+    """Features after a factor of the metric have its distances; sums are never in half precision."""
     graph, _ = random_graph(0, dtype=torch.float32)
     root = torch.linalg.cholesky(graph.metric)
     mapped = replace(graph, query=graph.query @ root, value=graph.value @ root, metric=None)
     scheme = PGNN(p=1.25)
     got = in_edges(SchemeConv(scheme), mapped, "to_hetero")
     torch.testing.assert_close(got, scheme(graph) @ root, rtol=1e-5, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(in_edges(SchemeConv(scheme), mapped, "to_hetero"), got)
+    half = mapped.to(torch.bfloat16)
+    assert torch.equal(in_edges(SchemeConv(scheme), half, "to_hetero"), scheme(half, "sparse"))
 
 
 def test_nodes_of_one_kind_are_pygs():
