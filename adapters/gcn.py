@@ -54,4 +54,4 @@ class GCN(Scheme):
 
     def residual_share(self, edges: Edges) -> Tensor | float:
         """The self-loop's; 0 without normalisation."""
-        return 1 / (edges.graph.query_degree() + 1) if self.normalize else 0.0
+        return 1 / (edges.sum_at_queries(edges.weight) + 1) if self.normalize else 0.0

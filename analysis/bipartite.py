@@ -160,6 +160,29 @@ def factor(metric: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()[..., None, :]).to(metric.dtype)
 
 
+def edge_weights(weight: Tensor | None, source: Tensor, x: Tensor | None = None) -> Tensor:
+    """Weights of the edges ``(edges,)``, 1 without any, in float64 if the weights (or the features) are.
+
+    Raises:
+        ValueError: weights that are negative, not finite or not one number per edge.
+    """
+    reference = weight if weight is not None and weight.is_floating_point() else x
+    dtype = torch.float64 if reference is not None and reference.dtype == torch.float64 else torch.float32
+    if weight is None:
+        return torch.ones(len(source), dtype=dtype, device=source.device)
+    if weight.shape != source.shape:
+        raise ValueError(
+            f"edge_weight must have shape ({len(source)},), one number per edge, got {tuple(weight.shape)}: "
+            "give edge_weight.flatten()"
+        )
+    weight = weight.to(dtype)
+    if not weight.isfinite().all():
+        raise ValueError("edge_weight must be finite: it holds NaN or infinity")
+    if (weight < 0).any():
+        raise ValueError("edge_weight must not be negative")
+    return weight
+
+
 def _of_attention(graph: AttentionGraph) -> Bipartite:
     if graph.past_degree is not None:
         raise ValueError(
@@ -199,7 +222,7 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
                 f"x must have shape (nodes, features), got {tuple(x.shape)}: give x[:, None] for one feature"
             )
     j, i = edges.edge_index
-    weight = _edge_weight(edges.get("edge_weight"), j, query)
+    weight = edge_weights(edges.get("edge_weight"), j, query)
     dense = weight.new_zeros(queries.num_nodes, values.num_nodes).index_put((i, j), weight, accumulate=True)
     if query is None or value is None or query.shape[1] != value.shape[1]:
         query = value = None
@@ -207,22 +230,3 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
         query, value = (x.to(dense.dtype)[None, None] for x in (query, value))
     visible = torch.ones_like(dense, dtype=torch.bool)[None]
     return Bipartite(dense[None, None], visible, query, value, paired=queries is values)
-
-
-def _edge_weight(weight: Tensor | None, source: Tensor, x: Tensor | None) -> Tensor:
-    """Weights of the edges ``(edges,)``, 1 without any, in float64 if the weights (or the features) are."""
-    reference = weight if weight is not None and weight.is_floating_point() else x
-    dtype = torch.float64 if reference is not None and reference.dtype == torch.float64 else torch.float32
-    if weight is None:
-        return torch.ones(len(source), dtype=dtype, device=source.device)
-    if weight.shape != source.shape:
-        raise ValueError(
-            f"edge_weight must have shape ({len(source)},), one number per edge, got {tuple(weight.shape)}: "
-            "give edge_weight.flatten()"
-        )
-    weight = weight.to(dtype)
-    if not weight.isfinite().all():
-        raise ValueError("edge_weight must be finite: it holds NaN or infinity")
-    if (weight < 0).any():
-        raise ValueError("edge_weight must not be negative")
-    return weight

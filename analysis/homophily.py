@@ -8,6 +8,10 @@ sides, and raise a ``ValueError`` for labels whose sides have different alphabet
 >>> mixing = Mixing(graph, Labels.same([0, 0, 0, 0, 1]).on(graph))
 >>> edge(mixing).item(), node_query(mixing, isolated=True).item()
 (0.75, 0.6)
+
+The two headline statistics also take PyG's ``edge_index``, ``y`` and ``edge_weight``, of graphs of any size.
+
+>>> adjusted_of_edges(data.edge_index, data.y), label_informativeness_of_edges(data.edge_index, data.y)
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from analysis.bipartite import Bipartite, divide
+from analysis.bipartite import Bipartite, divide, edge_weights
 from analysis.labels import Labels, one_hot
 
 
@@ -130,6 +134,61 @@ def label_informativeness(mixing: Mixing) -> Tensor:
     log_b = torch.special.xlogy(b, b).sum(-1)
     information = torch.special.xlogy(matrix, matrix).sum((-1, -2)) + entropy - log_b
     return divide(information.clamp(min=0), torch.where(entropy > 1e-12, entropy, torch.zeros_like(entropy)))
+
+
+def adjusted_of_edges(
+    edge_index: Tensor, y: Tensor | tuple[Tensor, Tensor], edge_weight: Tensor | None = None
+) -> float:
+    """:func:`adjusted` homophily of a PyG graph, without an array of all pairs of nodes.
+
+    Args:
+        edge_index: ``(2, e)``, source (value) and target (query) of each edge; an undirected graph has both
+            directions.
+        y: the class of each node, whole numbers ``(nodes,)``; of two kinds of nodes a pair, those of the
+            sources ``(m,)`` and those of the targets ``(n,)``, in the order of PyG's ``x``. Equal numbers are
+            the same class. Edges of a node of class -1 do not count.
+        edge_weight: ``(e,)``, at least 0. Default: 1 each.
+
+    Returns:
+        The number; NaN without edges, or where all edges join nodes of one class.
+
+    Raises:
+        ValueError: classes that are no vectors of whole numbers or fewer than the nodes that edges name, or
+            weights that are negative, not finite or not one per edge.
+    """
+    return adjusted(_between_classes(edge_index, y, edge_weight)).item()
+
+
+def label_informativeness_of_edges(
+    edge_index: Tensor, y: Tensor | tuple[Tensor, Tensor], edge_weight: Tensor | None = None
+) -> float:
+    """:func:`label_informativeness` of a PyG graph: how much the class of an edge's source says about that of
+    its target. Arguments and errors are those of :func:`adjusted_of_edges`; two kinds of nodes may have
+    different alphabets of classes."""
+    return label_informativeness(_between_classes(edge_index, y, edge_weight)).item()
+
+
+def _between_classes(
+    edge_index: Tensor, y: Tensor | tuple[Tensor, Tensor], edge_weight: Tensor | None
+) -> Mixing:
+    """The sums of weights of a graph in which each class is one node."""
+    sides = (y, y) if isinstance(y, Tensor) else y
+    for labels, nodes in zip(sides, edge_index, strict=True):
+        if labels.is_floating_point() or labels.dim() != 1:
+            raise ValueError(
+                f"y must hold whole numbers (nodes,), got {labels.dtype} {tuple(labels.shape)}: give "
+                "y.flatten().long()"
+            )
+        if len(nodes) and int(nodes.max()) >= len(labels):
+            raise ValueError(f"y has {len(labels)} classes, and edge_index names node {int(nodes.max())}")
+    value, query = (labels[nodes] for labels, nodes in zip(sides, edge_index))
+    weight = edge_weights(edge_weight, edge_index[0]).double()
+    known = (value >= 0) & (query >= 0)
+    names, number = torch.unique(torch.stack([query, value])[:, known], return_inverse=True)
+    sums = weight.new_zeros(len(names), len(names)).index_put(tuple(number), weight[known], accumulate=True)
+    classes = torch.arange(len(names), device=weight.device)[None]
+    graph = Bipartite(sums[None, None], torch.ones_like(sums, dtype=torch.bool)[None])
+    return Mixing(graph, Labels(classes, classes))
 
 
 def aggregation(mixing: Mixing) -> Tensor:

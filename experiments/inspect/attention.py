@@ -26,7 +26,7 @@ from analysis.relevance import (
     route,
     valid_nodes,
 )
-from analysis.viewer import ViewerExample, one_example
+from analysis.viewer import ViewerExample
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments.inspect.regions import region
@@ -384,8 +384,7 @@ def viewer_example(name: str, batch: Batch, view: View, k: int) -> ViewerExample
     asking = cells[view.last][0] if view.last in cells else None
     start = {layer: picked for layer in view.layers if cells[layer][0] == asking}
     kinds = {
-        kind: one_example({layer: of_kind[layer] for layer in view.layers}, k)
-        for kind, of_kind in view.kinds.items()
+        kind: {layer: of_kind[layer][k] for layer in view.layers} for kind, of_kind in view.kinds.items()
     }
     words = words_of(batch, graphs[view.last], 0)
     if words is not None:

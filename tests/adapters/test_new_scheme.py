@@ -4,16 +4,18 @@ chooses it by name, trains, saves and loads it like any other."""
 import importlib
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import get_peft_model
 
 from adapters import SCHEMES, GraphAdapterConfig, register
+from adapters.conv import SchemeConv
 from adapters.peft import learned_scalars, load_adapter, optimizer_groups
 from attngraph.errors import UserError
 from tests.adapters import brute_force
-from tests.adapters.contract import CHECKS, Case
+from tests.adapters.contract import CHECKS, Case, random_graph
 from tests.adapters.peft_models import FAMILIES
 from tests.pairwise import pairwise
 
@@ -47,6 +49,14 @@ def test_it_keeps_the_contract(check, monkeypatch):
     case = Case("fagcn", reference, {"epsilon": 0.4})
     for settings in pairwise(case=[case], **check.values):
         check.run(**settings)
+
+
+def test_it_is_a_layer_of_pyg():
+    """What it asks of edges does not need a graph of attention."""
+    graph, scheme = replace(random_graph(0)[0], metric=None), SCHEMES["fagcn"](epsilon=0.4).double()
+    data = graph.to_data()
+    got = SchemeConv(scheme)(data.x, data.edge_index, data.edge_weight)[~data.is_value]
+    torch.testing.assert_close(got, scheme(graph).flatten(0, 2))
 
 
 def test_it_goes_into_models_by_name(tmp_path):

@@ -26,11 +26,13 @@ from analysis.homophily import (
     ROLES,
     Mixing,
     adjusted,
+    adjusted_of_edges,
     aggregation,
     class_insensitive,
     degenerate,
     edge,
     label_informativeness,
+    label_informativeness_of_edges,
     neighbourhood_contrast,
     neighbourhood_similarity,
     node_query,
@@ -190,6 +192,60 @@ def test_adjusted_is_assortativity(make, attribute):
     place = {node: k for k, node in enumerate(graph)}
     data = plain([(place[a], place[b]) for a, b in graph.edges], len(y), undirected=True)
     assert adjusted(mixing_of(data, y)).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("directed", [False, True])
+def test_statistics_of_edge_lists(directed):
+    """Against the dense statistics, with weights, parallel edges, classes far apart and nodes without one."""
+    draw = torch.Generator().manual_seed(0)
+    index = torch.randint(0, 30, (2, 90), generator=draw)
+    index = index if directed else torch.cat([index, index.flip(0)], 1)
+    weight = torch.rand(90, generator=draw, dtype=torch.float64).repeat(1 if directed else 2)
+    y = torch.tensor([7, 0, 10**9, -1])[torch.randint(0, 4, (30,), generator=draw)]
+    mixing = mixing_of(Data(edge_index=index, edge_weight=weight, num_nodes=30), y)
+    assert adjusted_of_edges(index, y, weight) == pytest.approx(adjusted(mixing).item(), abs=1e-12)
+    found, want = label_informativeness_of_edges(index, y, weight), label_informativeness(mixing)
+    assert found == pytest.approx(want.item(), abs=1e-12)
+
+
+def test_edge_lists_against_other_libraries():
+    club = networkx.karate_club_graph()
+    y = torch.tensor([club.nodes[node]["club"] == "Officer" for node in club]).long()
+    index = torch.tensor(list(club.to_directed().edges)).T
+    expected = networkx.attribute_assortativity_coefficient(club, "club")
+    assert adjusted_of_edges(index, y) == pytest.approx(expected, abs=1e-12)
+    tail = torch.tensor([(0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 5)]).T
+    tail, classes = torch.cat([tail, tail.flip(0)], 1), torch.tensor([0, 0, 0, 0, 1, 1])
+    assert label_informativeness_of_edges(tail, classes) == pytest.approx(0.251776, abs=1e-6)
+    # two kinds of nodes: rows of edge_index are values and queries, and so is the pair of classes
+    graph = random_graph(b=1, h=1, n=9, m=11, softmax=False, padding=False)[0, 0]
+    labels, data = labels_for(graph, missing=False), graph.to_hetero()
+    sides, edges = (labels.value[0, 0], labels.query[0, 0]), data["value", "to", "query"]
+    z, y = (side[nodes].numpy() for side, nodes in zip(sides, edges.edge_index))
+    kappa = cohen_kappa_score(y, z, sample_weight=edges.edge_weight.numpy())
+    assert adjusted_of_edges(edges.edge_index, sides, edges.edge_weight) == pytest.approx(kappa, abs=1e-12)
+    informed = label_informativeness(mixing_of(graph, Labels(labels.query[:, 0], labels.value[:, 0] + 5)))
+    far = label_informativeness_of_edges(edges.edge_index, (sides[0] + 5, sides[1]), edges.edge_weight)
+    assert far == pytest.approx(informed.item(), abs=1e-12)
+
+
+def test_edge_lists_of_many_nodes_and_of_none():
+    """An array of all pairs would take 320 GB here."""
+    nodes = 200_000
+    index = torch.stack([torch.arange(nodes), torch.arange(nodes).roll(1)])
+    assert adjusted_of_edges(index, torch.arange(nodes) % 2) == pytest.approx(-1)
+    assert label_informativeness_of_edges(index, torch.arange(nodes) % 2) == pytest.approx(1)
+    for function in (adjusted_of_edges, label_informativeness_of_edges):
+        assert math.isnan(function(index[:, :0], torch.zeros(4, dtype=torch.long)))
+        for y, message in (
+            (torch.zeros(nodes), r"y must hold whole numbers \(nodes,\), got torch.float32"),
+            (torch.zeros(nodes, 1, dtype=torch.long), r"\(200000, 1\): give y.flatten"),
+            (torch.zeros(7, dtype=torch.long), "y has 7 classes, and edge_index names node 199999"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                function(index, y)
+        with pytest.raises(ValueError, match="edge_weight must not be negative"):
+            function(index, torch.arange(nodes), -torch.ones(nodes))
 
 
 def reason(graph, labels: Labels) -> int:
