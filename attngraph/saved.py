@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attngraph.degrees import PastDegree
 from attngraph.errors import UserError
-from attngraph.weights import NonZeros
+from attngraph.sparsify import NonZeros
 
 KEY = "attention graph"  # of the file's metadata: what is no tensor, as JSON
 REMEDY = "restore it, or save the graph again"
