@@ -88,10 +88,12 @@ def test_nodes_of_one_kind_are_pygs():
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_mask_of_edges_multiplies_messages(case):
-    """And not degrees: then masks of one size would change nothing, and explainers would find none."""
+    """And not degrees: then masks of one size would change nothing, and explainers would find none. In a
+    subclass too, whatever PyG has compiled before."""
     graph, scheme = euclidean(b=1, h=1), case.make(torch.float64)
     scheme.steps = 1
-    conv, data = SchemeConv(scheme), graph.to_hetero()[EDGES]
+    SchemeConv(scheme)
+    conv, data = type("OwnConv", (SchemeConv,), {})(scheme), graph.to_hetero()[EDGES]
     draw = torch.Generator().manual_seed(0)
     mask = torch.rand(len(data.edge_weight), generator=draw, dtype=torch.float64)
     x = graph.value[0, 0], graph.query[0, 0]
