@@ -121,6 +121,7 @@ def test_a_training_step_is_that_of_the_package(both, words, image_states):
 
 def test_a_distance_of_zero_has_a_finite_weight():
     """Catches a bound on R that is missing or is not the package's, and query degrees taken for 1."""
+    torch.manual_seed(0)
     M = torch.tensor([0.3, 0.5]).double().expand(1, 2, 1, 2)  # (b, h, n, m)    one query, two values
     q = torch.randn(1, 2, 1, 4, dtype=torch.double, requires_grad=True)
     near = q.detach() * (0.3 / 0.8) ** 0.5  # v / sqrt(e) is q / sqrt(d)
@@ -133,7 +134,7 @@ def test_a_distance_of_zero_has_a_finite_weight():
 
 
 def test_new_adapters_change_nothing(words, image_states):
-    """Catches a start at which the frozen decoder is not itself any more."""
+    """Catches a start at which the output differs from that of the frozen decoder."""
     torch.manual_seed(0)
     model = TextDecoder(Config(VOCABULARY, image_width=IMAGE_WIDTH))
     given = words(2, 7), image_states(2, 5), torch.ones(2, 7, dtype=torch.bool)
