@@ -174,13 +174,14 @@ class PScheme(Scheme):
         """The current weight of the residual."""
         return self.fixed_mu if self.log_mu is None else self.log_mu().exp()
 
+    @torch.no_grad()
     def learned(self) -> dict[str, float]:
         """``p`` and ``mu``, each if it is learned."""
         learned = {}
         if self.p_logit is not None:
-            learned["p"] = float(torch.as_tensor(self.p).detach())
+            learned["p"] = float(self.p)
         if self.log_mu is not None:
-            learned["mu"] = float(torch.as_tensor(self.mu).detach())
+            learned["mu"] = float(self.mu)
         return learned
 
     def weigh(
