@@ -40,6 +40,7 @@ from transformers import PreTrainedModel
 
 from adapters import GraphAdapterConfig
 from adapters.peft.layer import GraphLayer
+from attngraph import UserError
 from tests.adapters.peft.helpers import close, differ, run
 from tests.adapters.peft.helpers import config as random_config
 from tests.adapters.peft_models import FAMILIES
@@ -466,13 +467,26 @@ def loading(family: str, folder: Path) -> None:
     assert {p.device.type for p in empty.parameters()} == {"cpu", "meta"}
 
 
-@feature("`get_peft_model_state_dict`, `set_peft_model_state_dict`, `inject_adapter_in_model`")
+@feature("`get_peft_model_state_dict`, `set_peft_model_state_dict`")
 def states(family: str, folder: Path) -> None:
     model, batch = put(family), batch_of(family)
     other = inject_adapter_in_model(config(family), base(family)).eval()
     assert differ(run(other, batch), run(model, batch))
     result = set_peft_model_state_dict(other, get_peft_model_state_dict(model))
     assert not result.unexpected_keys and torch.equal(run(other, batch), run(model, batch))
+
+
+@feature("`inject_adapter_in_model`, `state_dict=` too", "the state dict must fit the configuration")
+def injected(family: str, folder: Path) -> None:
+    state = get_peft_model_state_dict(inject_adapter_in_model(config(family), base(family)))
+    model = inject_adapter_in_model(config(family), base(family), state_dict=state)
+    assert get_peft_model_state_dict(model).keys() == state.keys()
+    try:
+        inject_adapter_in_model(config(family, layers_to_transform=0), base(family), state_dict=state)
+    except UserError as error:
+        assert "the configuration puts none there" in str(error)
+    else:
+        raise AssertionError("adapters where the configuration has none")
 
 
 @feature("`get_base_model_state_dict`, `set_base_model_state_dict`")
