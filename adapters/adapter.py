@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from adapters.config import GraphAdapterConfig
 from adapters.joins import JOINS
 from adapters.query_rows import with_query_rows
-from adapters.scalar import upgraded
+from adapters.saved import upgraded
 from adapters.scheme import Scheme
 from attngraph.graph import AttentionGraph
 from attngraph.reading.calls import Call

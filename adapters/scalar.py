@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,18 +70,3 @@ class Scalar(nn.Module):
 def learned_values(module: nn.Module) -> dict[str, float]:
     """Current values of the numbers that a module and its parts learn, by their names."""
     return {name: float(part()) for name, part in module.named_modules() if isinstance(part, Scalar)}
-
-
-def upgraded(saved: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """Saved weights in the form of now. Single numbers used to be saved by their values, without dimensions.
-
-    Args:
-        saved: weights by name.
-        names: those that the weights have now.
-    """
-    saved = dict(saved)
-    for name in names:
-        before = name.removesuffix(".stored")
-        if before != name and before in saved:
-            saved[name] = saved.pop(before).reshape(1) / SPEED
-    return saved

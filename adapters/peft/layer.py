@@ -42,8 +42,6 @@ NOT_MERGED = (
     "a graph adapter depends on the attention of each input, so it can't be merged into the weights: use "
     "unload() to take it out"
 )
-
-
 NEVER_MERGED = "graph adapters are never merged into weights: there is nothing to unmerge"
 
 
@@ -83,7 +81,7 @@ class Part(NamedTuple):
     """An adapter and the rows of the batch that it is for; None: all of them."""
 
     adapter: Any
-    rows: Tensor | None = None
+    rows: list[int] | None = None
 
 
 class GraphLayer(nn.Module, BaseTunerLayer):
@@ -195,23 +193,21 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         mixed = self._mixed.get(threading.get_ident()) if self._mixed else None
         if mixed is None or self.disable_adapters:
             adapter = self.enabled_module
-            self._check_learning(adapter)
             return [] if adapter is None else [Part(adapter)]
         names = mixed.expanded(batch, tokens)
-        device = place(self.projection)[0]
-        rows = {name: [k for k, other in enumerate(names) if other == name] for name in mixed.names}
         return [
-            Part(self.gnn_adapter[name], torch.tensor(ours, device=device))
-            for name, ours in rows.items()
+            Part(self.gnn_adapter[name], [k for k, other in enumerate(names) if other == name])
+            for name in dict.fromkeys(names)
             if name in self.gnn_adapter
         ]
 
-    def _check_learning(self, adapter: Any) -> None:
-        """Warn if an adapter is to be trained and something else froze it.
+    def _check_learning(self) -> None:
+        """Warn if the adapter is to be trained and something else froze it.
 
         Raises:
             UserError: it is to be trained on a projection that lets no gradient pass.
         """
+        adapter = self.enabled_module
         learns = adapter is not None and self.training and torch.is_grad_enabled() and self._learning
         if learns and not any(parameter.requires_grad for parameter in adapter.parameters()):
             warnings.warn(FROZEN, stacklevel=2)
@@ -335,6 +331,7 @@ class FeedForwardLayer(GraphLayer):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """The projection of ``(..., inner width)`` and the adapter's update, ``(..., width)``."""
         self._note_run()
+        self._check_learning()
         output = self.base_layer(hidden_states)
         for adapter, rows in self._parts(len(output), tokens=output.dim() == 2):
             projected = output if rows is None else output[rows]
@@ -391,6 +388,7 @@ class OutputLayer(GraphLayer):
         The first time, the attention output is kept too, and again when another method of PEFT was put
         around the layer, to check that the projection gets it unchanged.
         """
+        self._check_learning()
         parts = self._parts(call.query.shape[0])
         if parts:
             graphs: dict = {}
@@ -458,7 +456,7 @@ class OutputLayer(GraphLayer):
         return join(plain, aggregated, project, adapter.scheme).to(plain.dtype)
 
 
-def _with_rows(output: Tensor, rows: Tensor | None, new: Tensor) -> Tensor:
+def _with_rows(output: Tensor, rows: list[int] | None, new: Tensor) -> Tensor:
     """An output with other rows, in its precision."""
     new = new.to(output.dtype)
-    return new if rows is None else output.index_copy(0, rows, new)
+    return new if rows is None else output.index_copy(0, torch.tensor(rows, device=output.device), new)

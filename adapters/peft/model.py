@@ -29,7 +29,7 @@ from adapters.peft.layer import (
 from adapters.peft.loading import check_saved_weights
 from adapters.peft.other_methods import find_base, method_of
 from adapters.peft.places import Place, by_name, find_places
-from adapters.scalar import upgraded
+from adapters.saved import upgraded
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.families import is_stand_in
@@ -174,6 +174,11 @@ class GraphAdapterModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        if current_key not in self._places:  # PEFT goes by the names in a state dict, where it has one
+            raise UserError(
+                f"the state dict has an adapter on {current_key}, and the configuration puts none there: "
+                "give the configuration that it was saved with"
+            )
         layer = find_layer(target)
         if layer is None:
             while find_base(target) is not None:  # below LoRA, so that the names of its weights stay

@@ -31,8 +31,7 @@ from adapters.config import POSITIONS
 from adapters.joins import JOINS
 from adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
 from adapters.peft.places import language_sites
-from adapters.saved import read_tensors
-from adapters.scalar import upgraded
+from adapters.saved import read_tensors, upgraded
 from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
 from experiments.base.config import Config, checked

@@ -40,6 +40,7 @@ from transformers import PreTrainedModel
 
 from adapters import GraphAdapterConfig
 from adapters.peft.layer import GraphLayer
+from attngraph import UserError
 from tests.adapters.peft.helpers import close, differ, run
 from tests.adapters.peft.helpers import config as random_config
 from tests.adapters.peft_models import FAMILIES
@@ -179,7 +180,12 @@ def heads(family: str, folder: Path) -> None:
         close(run(model, batch_of(family)), run(base(family), batch_of(family)))
 
 
-@feature("`bias`", "adapters have biases of their own; those of the model stay frozen", "unexpected keyword")
+@feature(
+    "`bias`",
+    "adapters have biases of their own; those of the model stay frozen",
+    "unexpected keyword",
+    families=("llama",),
+)
 def bias(family: str, folder: Path) -> None:
     put(family, bias="all")
 
@@ -350,7 +356,12 @@ def parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
 
 
-@feature("Several active adapters at once", "one graph adapter runs at a time", "can't run together")
+@feature(
+    "Several active adapters at once",
+    "one graph adapter runs at a time",
+    "can't run together",
+    families=("llama",),
+)
 def together(family: str, folder: Path) -> None:
     two(family).base_model.set_adapter(["default", "other"])
 
@@ -391,28 +402,46 @@ def merge(family: str, folder: Path) -> None:
     put(family).merge_adapter()
 
 
-@feature("`merge_and_unload`", NOT_MERGED, r"can't be merged into the weights: use unload\(\) to take it out")
+@feature(
+    "`merge_and_unload`",
+    NOT_MERGED,
+    r"can't be merged into the weights: use unload\(\) to take it out",
+    families=("llama",),
+)
 def merge_and_unload(family: str, folder: Path) -> None:
     put(family).merge_and_unload(safe_merge=True)
 
 
-@feature("`unmerge_adapter`", "nothing is ever merged", "graph adapters are never merged into weights")
+@feature(
+    "`unmerge_adapter`",
+    "nothing is ever merged",
+    "graph adapters are never merged into weights",
+    families=("llama",),
+)
 def unmerge(family: str, folder: Path) -> None:
     put(family).unmerge_adapter()  # a warning, which is an error in the test
 
 
-@feature("`add_weighted_adapter`", "sums of nonlinear adapters are not an adapter", "add_weighted_adapter")
+@feature(
+    "`add_weighted_adapter`",
+    "sums of nonlinear adapters are not an adapter",
+    "add_weighted_adapter",
+    families=("llama",),
+)
 def weighted(family: str, folder: Path) -> None:
     two(family).add_weighted_adapter(["default", "other"], [0.5, 0.5], "sum")
 
 
-@feature("`convert_to_lora`", "see `merge_adapter`", "AssertionError")
+@feature("`convert_to_lora`", "see `merge_adapter`", "AssertionError", families=("llama",))
 def conversion(family: str, folder: Path) -> None:
     assert put(family).supports_lora_conversion()
 
 
 @feature(
-    "`PeftMixedModel`", "use `get_peft_model` twice: [Beside LoRA](adapters.md#beside-lora)", "not compatible"
+    "`PeftMixedModel`",
+    "use `get_peft_model` twice: [Beside LoRA](adapters.md#beside-lora)",
+    "not compatible",
+    families=("llama",),
 )
 def mixed_model(family: str, folder: Path) -> None:
     get_peft_model(base(family), config(family), mixed=True)
@@ -466,13 +495,26 @@ def loading(family: str, folder: Path) -> None:
     assert {p.device.type for p in empty.parameters()} == {"cpu", "meta"}
 
 
-@feature("`get_peft_model_state_dict`, `set_peft_model_state_dict`, `inject_adapter_in_model`")
+@feature("`get_peft_model_state_dict`, `set_peft_model_state_dict`")
 def states(family: str, folder: Path) -> None:
     model, batch = put(family), batch_of(family)
     other = inject_adapter_in_model(config(family), base(family)).eval()
     assert differ(run(other, batch), run(model, batch))
     result = set_peft_model_state_dict(other, get_peft_model_state_dict(model))
     assert not result.unexpected_keys and torch.equal(run(other, batch), run(model, batch))
+
+
+@feature("`inject_adapter_in_model`, `state_dict=` too", "the state dict must fit the configuration")
+def injected(family: str, folder: Path) -> None:
+    state = get_peft_model_state_dict(inject_adapter_in_model(config(family), base(family)))
+    model = inject_adapter_in_model(config(family), base(family), state_dict=state)
+    assert get_peft_model_state_dict(model).keys() == state.keys()
+    try:
+        inject_adapter_in_model(config(family, layers_to_transform=0), base(family), state_dict=state)
+    except UserError as error:
+        assert "the configuration puts none there" in str(error)
+    else:
+        raise AssertionError("adapters where the configuration has none")
 
 
 @feature("`get_base_model_state_dict`, `set_base_model_state_dict`")
@@ -508,6 +550,7 @@ def status(family: str, folder: Path) -> None:
     "`hotswap_adapter`",
     "PEFT has it for LoRA alone: use `load_adapter` and `set_adapter`",
     "only supports LORA",
+    families=("llama",),
 )
 def hotswap(family: str, folder: Path) -> None:
     model = put(family)
@@ -540,7 +583,7 @@ def of_transformers(family: str, folder: Path) -> None:
 
 TEXT = """# What works of PEFT
 
-Each line is a check that runs in a tiny Llama, T5, BERT and BLIP (as far as the feature is theirs), with
+Each line is a check that runs in a tiny Llama, T5, BERT and BLIP (as far as it can differ there), with
 adapters of random weights. What does not work ends with an error that says so. The page is written by
 `python -m tests.adapters.peft.capabilities`, and a test compares it with the checks.
 

@@ -1,7 +1,9 @@
 """Something more in a model that holds graph adapters: what learns, what runs, what is saved."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from threading import Event, current_thread
 
 import peft
 import pytest
@@ -138,6 +140,30 @@ def test_heads_of_a_mixed_batch():
             close(got[k], model(ids).logits[k])
         with model.disable_adapter():
             close(got[2], model(ids).logits[2])
+
+
+def test_a_mixed_batch_concerns_its_own_thread():
+    """A pass in another thread meanwhile runs the active adapter."""
+    model, batch = mixed("llama"), FAMILIES["llama"].batch(b=2)
+    names, main, inside, go_on = ["other", "other"], current_thread(), Event(), Event()
+    want = run(model, batch)
+    model.set_adapter("other")
+    other = run(model, batch)
+    model.set_adapter("default")
+
+    def wait(*_):
+        if current_thread() is not main:
+            inside.set()
+            go_on.wait(30)
+
+    model.get_base_model().model.layers[0].register_forward_pre_hook(wait)
+    with ThreadPoolExecutor(1) as pool, torch.no_grad():
+        future = pool.submit(lambda: model(**batch, adapter_names=names).logits.detach())
+        assert inside.wait(30)
+        got = run(model, batch)
+        go_on.set()
+    assert torch.equal(got, want)
+    close(future.result(), other)
 
 
 def test_mixed_batches_that_are_refused():
