@@ -1,6 +1,7 @@
 """Adapters that run a message-passing scheme on an attention graph.
 
 A scheme is one file. :data:`SCHEMES` maps names to classes; a scheme registers itself beside its definition.
+:mod:`adapters.conv` makes a PyG layer of any.
 Importing this package also makes graph adapters known to PEFT (:mod:`adapters.peft`).
 """
 

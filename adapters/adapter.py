@@ -6,11 +6,12 @@ import warnings
 
 from torch import Tensor, nn
 
-from adapters.config import AdapterConfig
+from adapters.config import GraphAdapterConfig
 from adapters.joins import JOINS
 from adapters.query_rows import with_query_rows
-from adapters.scalar import upgraded
+from adapters.saved import upgraded
 from adapters.scheme import Scheme
+from attngraph.graph import AttentionGraph
 from attngraph.reading.calls import Call
 from attngraph.reading.heads import merge_heads
 
@@ -20,7 +21,7 @@ class GraphAdapter(nn.Module):
 
     Attributes:
         scheme, join: the two parts.
-        backend, top_k, rescale, query_rows: as in :class:`adapters.config.AdapterConfig`.
+        backend, top_k, rescale, query_rows: as in :class:`adapters.GraphAdapterConfig`.
 
     Args:
         config: what the adapter is made of.
@@ -31,7 +32,7 @@ class GraphAdapter(nn.Module):
     scheme: Scheme
     join: nn.Module
 
-    def __init__(self, config: AdapterConfig, width: int, scheme: Scheme):
+    def __init__(self, config: GraphAdapterConfig, width: int, scheme: Scheme):
         super().__init__()
         self.scheme = scheme
         self.join = JOINS[config.join](width, max(1, width // config.reduction))
@@ -42,7 +43,7 @@ class GraphAdapter(nn.Module):
         self._warned = False
         self.register_load_state_dict_pre_hook(_upgrade)
 
-    def aggregate(self, call: Call) -> Tensor:
+    def aggregate(self, call: Call, graphs: dict[str, AttentionGraph] | None = None) -> Tensor:
         """Run the scheme on the graph of an attention call.
 
         In training, the scheme starts from the attention scores where it can
@@ -55,6 +56,8 @@ class GraphAdapter(nn.Module):
         Args:
             call: what the attention layer computed. Its ``context`` is set where the scheme computes it
                 anyway.
+            graphs: of the same call, by what keeps their degrees, where several adapters look at it: made
+                by the first one.
 
         Returns:
             Aggregated features with merged heads, ``(b, n, h·d)``.
@@ -78,12 +81,13 @@ class GraphAdapter(nn.Module):
                 "a softmax of masked scores",
                 stacklevel=2,
             )
-        graph = call.graph(dropped=True, metric=metric)
-        owner = "adapter"
-        if self.top_k is not None:
-            graph, owner = graph.sparsify(top_k=self.top_k), f"adapter top {self.top_k}"
-        graph = with_query_rows(call.remember(graph, owner), self.query_rows)
-        return merge_heads(self.scheme(graph, self.backend))
+        owner = "adapter" if self.top_k is None else f"adapter top {self.top_k}"
+        graphs = {} if graphs is None else graphs
+        if owner not in graphs:
+            graph = call.graph(dropped=True, metric=metric)
+            graph = graph if self.top_k is None else graph.sparsify(top_k=self.top_k)
+            graphs[owner] = call.remember(graph, owner)
+        return merge_heads(self.scheme(with_query_rows(graphs[owner], self.query_rows), self.backend))
 
 
 def _upgrade(adapter: GraphAdapter, saved: dict[str, Tensor], prefix: str, *args: object) -> None:

@@ -1,10 +1,21 @@
-"""The settings of a graph adapter: scheme, join, bottleneck, backend."""
+"""The configuration of graph adapters, and the type under which PEFT knows it.
+
+PEFT registers a method only under a name that its ``PeftType`` enum holds, and that enum is closed: a member
+is added here at run time. A checkpoint names its method in ``adapter_config.json``; PEFT looks that name up
+and raises ``KeyError`` with it when it does not know it. So the name that we write there says what to do, and
+:mod:`adapters.peft` registers it as a second name of the same configuration.
+"""
 
 from __future__ import annotations
 
 import inspect
-from dataclasses import asdict, dataclass, field
+import re
+import warnings
+from dataclasses import InitVar, dataclass, field
 from typing import Any
+
+from peft import PeftConfig
+from peft.utils import PeftType
 
 from adapters.joins import JOINS
 from adapters.query_rows import QUERY_ROWS
@@ -12,21 +23,71 @@ from adapters.scheme import RENAMED, SCHEMES, Scheme
 from attngraph.backends import BACKENDS
 from attngraph.errors import UserError
 
+NAME = "graph_adapter"
+SAVED_NAME = (
+    "GRAPH_ADAPTER (of the Python package attngraph: install it and `import adapters` before loading)"
+)
 POSITIONS = ("self", "cross", "ffn")
-SWITCHES = ("shared", "rescale")
+ALL_LINEAR = "all-linear"
+SCHEME_ARGS = ("p", "mu", "steps", "alpha", "theta", "degree", "learn_p", "learn_mu", "normalize", "seed")
+SWITCHES = ("shared", "rescale", "init_weights", "inference_mode")
+CHOICES = ("target_modules", "ffn_modules")  # an empty list would leave nothing
+MODULE_LISTS = (*CHOICES, "exclude_modules", "layers_pattern", "modules_to_save")
+FORMAT = 2
+"""The version of saved adapters that is written. Version 1 had ``exclude`` for ``exclude_modules``; it is
+read too, and so are files from before versions, which have none."""
 
 
-@dataclass(frozen=True)
-class AdapterConfig:
-    """A graph adapter for a frozen decoder.
+def add_member(kind: Any, name: str) -> Any:
+    """The member ``name`` of a string enum, with the value ``name``; added if the enum lacks it."""
+    if name in kind.__members__:
+        return kind[name]
+    member: Any = str.__new__(kind, name)
+    member._name_ = member._value_ = name
+    member.__objclass__ = kind
+    member._sort_order_ = len(kind)
+    type.__setattr__(kind, name, member)
+    kind._member_map_[name] = member
+    kind._member_names_.append(name)
+    kind._value2member_map_[name] = member
+    return member
+
+
+PEFT_TYPE = add_member(PeftType, NAME.upper())
+
+
+@dataclass
+class GraphAdapterConfig(PeftConfig):
+    r"""Graph adapters for ``peft.get_peft_model``.
+
+    By default they follow every attention layer and feed-forward block of the model; in a vision-language
+    model those of its language side, since the image encoder is frozen. See :mod:`adapters.peft.places` for
+    how they are found.
+
+    With ``gnn="gcn"`` this **is** the bottleneck adapter of Houlsby et al. (2019), as AdapterHub has it and
+    PEFT's users have asked for it since 2023 (`PEFT #244 <https://github.com/huggingface/peft/issues/244>`_),
+
+    .. math:: \sigma(U W_{down}) W_{up} + U ,
+
+    after attention and after the feed-forward block, before dropout and residual connection:
+
+    >>> config = GraphAdapterConfig(gnn="gcn", join="replace", reduction=16)
+    >>> model = get_peft_model(AutoModelForCausalLM.from_pretrained("openai-community/gpt2"), config)
+    >>> model.print_trainable_parameters()
+    >>> model.save_pretrained("bottleneck-adapter")
 
     Args:
         gnn: the scheme's name in ``adapters.SCHEMES``.
-        gnn_args: its arguments, e.g. ``{"p": 1.25, "mu": 0.1}``; for others see :meth:`scheme_args`.
-        join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``.
+        p, mu, steps, alpha, theta, degree, learn_p, learn_mu, normalize, seed: arguments of the scheme, where
+            it takes them. Default: the scheme's own, which is saved with the adapter.
+        gnn_args: arguments of schemes that have others, e.g. ``{"epsilon": 0.2}``; likewise.
+        join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``. Default:
+            ``blend``, which leaves the model as it is until it is trained.
         reduction: width of the model / width of the bottleneck.
-        positions: where adapters sit: after self-attention, after cross-attention, after the feed-forward
-            block (there always the vanilla adapter: a feed-forward block has no graph).
+        positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``; there
+            always the bottleneck adapter, since a feed-forward block has no graph). Those that a model does
+            not have are skipped. With all three, the default, so is what no adapter can follow, with a
+            warning, if some attention layer is left; otherwise that is an error.
         backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together. Default: one per layer.
         top_k: keep only each query's ``top_k`` heaviest edges. Default: all of them.
@@ -34,12 +95,36 @@ class AdapterConfig:
             direction differs; see :func:`adapters.rescale.rescaled`.
         query_rows: what stands at the query nodes: ``query`` (the projected queries), ``zero`` or ``noise``;
             see :func:`adapters.query_rows.with_query_rows`.
+        target_modules: which attention layers: names of attention modules or of their output projections. In
+            a list, full names or their ends (``"layers.3.self_attn"``); a string is a regular expression for
+            the whole name. ``"all-linear"`` means all attention layers, those of an image encoder too.
+        ffn_modules: likewise the output projections of feed-forward blocks. Default: those in the layers of
+            the chosen attention modules.
+        exclude_modules: likewise what is left out of both.
+        layers_to_transform: the number of a layer, or several: adapters go only there, as PEFT counts layers.
+            Not with a regular expression.
+        layers_pattern: names of the lists that hold the numbered layers (``"layers"``, ``"h"``), where a
+            model has several kinds. Default: any.
+        modules_to_save: other modules to train and save, a classification head for instance.
+        init_weights: ``False`` draws random weights where a new adapter would start at zero (for tests).
+        format_version: of the saved adapter; see :data:`FORMAT`.
+        exclude: the old name of ``exclude_modules``.
 
     Raises:
         UserError: an unknown name or a value out of range; the message says what is allowed.
     """
 
     gnn: str = "pgnn"
+    p: float | None = None
+    mu: float | None = None
+    steps: int | None = None
+    alpha: float | None = None
+    theta: float | None = None
+    degree: str | None = None
+    learn_p: bool | None = None
+    learn_mu: bool | None = None
+    normalize: bool | None = None
+    seed: int | None = None
     gnn_args: dict[str, Any] = field(default_factory=dict)
     join: str = "blend"
     reduction: int = 8
@@ -49,28 +134,66 @@ class AdapterConfig:
     top_k: int | None = None
     rescale: bool = False
     query_rows: str = "query"
+    target_modules: list[str] | str | None = None
+    ffn_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+    modules_to_save: list[str] | None = None
+    init_weights: bool = True
+    format_version: int = FORMAT
+    exclude: InitVar[list[str] | str | None] = None
 
-    def __post_init__(self):
-        several = isinstance(self.positions, (tuple, list, set))
-        object.__setattr__(self, "positions", tuple(self.positions) if several else (self.positions,))
+    def __post_init__(self, exclude: list[str] | str | None):
+        super().__post_init__()
+        self.peft_type: Any = PEFT_TYPE
+        self._check_format()
+        if exclude is not None:
+            if self.exclude_modules is not None:
+                raise UserError("exclude is the old name of exclude_modules: give one of them")
+            if self.format_version == FORMAT:  # not of a file that has it
+                warnings.warn("exclude is called exclude_modules now", FutureWarning, stacklevel=3)
+            self.exclude_modules = exclude
+        self.format_version = FORMAT
+        self._check_parts()
+        self._check_numbers()
+        self._check_modules()
+        self.scheme()  # its arguments are checked here, not at the first layer
+
+    def _check_format(self) -> None:
+        if type(self.format_version) is not int:
+            raise UserError(f"format_version must be a whole number, got {self.format_version!r}")
+        if self.format_version not in range(1, FORMAT + 1):
+            raise UserError(
+                f"the adapter was saved in format {self.format_version!r}, and this version of attngraph "
+                f"reads formats up to {FORMAT}: update attngraph"
+            )
+
+    def _check_parts(self) -> None:
+        """What is chosen by a name."""
         if isinstance(self.gnn, str):
-            object.__setattr__(self, "gnn", RENAMED.get(self.gnn, self.gnn))
-        for name in SWITCHES:
-            object.__setattr__(self, name, _plain(getattr(self, name)))
-        for name, value, known in (
-            ("gnn", self.gnn, SCHEMES),
-            ("join", self.join, JOINS),
-            ("backend", self.backend, BACKENDS),
-            ("query_rows", self.query_rows, QUERY_ROWS),
+            self.gnn = RENAMED.get(self.gnn, self.gnn)
+        for name, known in (
+            ("gnn", SCHEMES),
+            ("join", JOINS),
+            ("backend", BACKENDS),
+            ("query_rows", QUERY_ROWS),
         ):
+            value = getattr(self, name)
             if not isinstance(value, str) or value not in known:
                 raise UserError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+        several = isinstance(self.positions, (tuple, list, set))
+        self.positions = tuple(self.positions) if several else (self.positions,)  # type: ignore[assignment]
         if not self.positions or not all(position in POSITIONS for position in self.positions):
             got = ", ".join(map(str, self.positions)) or "none"
             raise UserError(f"positions must be one or more of {', '.join(POSITIONS)}, got {got}")
+
+    def _check_numbers(self) -> None:
+        """Numbers, switches and arguments; NumPy's become Python's, which JSON can save."""
+        for name in ("reduction", "top_k", *SWITCHES, *SCHEME_ARGS):
+            setattr(self, name, _plain(getattr(self, name)))
         for name in ("reduction", "top_k"):
-            number = _plain(getattr(self, name))
-            object.__setattr__(self, name, number)
+            number = getattr(self, name)
             if name == "top_k" and number is None:
                 continue
             if not isinstance(number, int) or isinstance(number, bool) or number < 1:
@@ -80,36 +203,111 @@ class AdapterConfig:
                 raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
         if not isinstance(self.gnn_args, dict):
             raise UserError(f"gnn_args must be a dict such as {{'alpha': 0.1}}, got {self.gnn_args!r}")
-        object.__setattr__(self, "gnn_args", {name: _plain(value) for name, value in self.gnn_args.items()})
-        self.scheme()  # its arguments are checked here, not at the first layer
+        self.gnn_args = {name: _plain(value) for name, value in self.gnn_args.items()}
+
+    def _check_modules(self) -> None:
+        """Which modules and layers."""
+        for name in MODULE_LISTS:
+            setattr(self, name, _names(name, getattr(self, name)))
+        given = self.layers_to_transform
+        numbers = [_plain(x) for x in (given if isinstance(given, (list, tuple, set)) else [given])]
+        if given is None:
+            if self.layers_pattern is not None:
+                raise UserError("layers_pattern says how layers are counted: give layers_to_transform too")
+            return
+        if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
+            raise UserError(
+                f"layers_to_transform must be the number of a layer, or a list of them, got {given!r}"
+            )
+        self.layers_to_transform = sorted(numbers)  # one number becomes a list
+        for name in CHOICES:
+            value = getattr(self, name)
+            if isinstance(value, str) and not is_all_linear(value):
+                raise UserError(
+                    f"layers_to_transform cannot be used with {name}={value!r}, a regular expression: say "
+                    "in one of them which layers"
+                )
 
     def scheme_args(self) -> dict[str, Any]:
-        """All arguments of the scheme: those given, and its own defaults for the others."""
+        """All arguments of the scheme: those given, and its own defaults for the others.
+
+        Raises:
+            UserError: one is given twice.
+        """
+        given = {name: getattr(self, name) for name in SCHEME_ARGS if getattr(self, name) is not None}
+        twice = sorted(set(given) & set(self.gnn_args))
+        if twice:
+            raise UserError(f"{twice[0]} is given twice, by itself and in gnn_args")
         defaults = {
             name: parameter.default
             for name, parameter in inspect.signature(SCHEMES[self.gnn]).parameters.items()
             if isinstance(parameter.default, (bool, int, float, str))
         }
-        return defaults | self.gnn_args
+        return {**defaults, **self.gnn_args, **given}
 
     def scheme(self) -> Scheme:
-        """A new scheme as described."""
+        """A new scheme as described.
+
+        Raises:
+            UserError: it has no such argument, or one is out of range.
+        """
         known = inspect.signature(SCHEMES[self.gnn]).parameters
-        unknown = [name for name in self.gnn_args if name not in known]
+        args = self.scheme_args()
+        unknown = [name for name in args if name not in known]
         if unknown:
             raise UserError(
                 f"{self.gnn} has no argument {unknown[0]!r}: it takes {', '.join(known) or 'none'}"
             )
         try:
-            return SCHEMES[self.gnn](**self.scheme_args())
+            return SCHEMES[self.gnn](**args)
         except (TypeError, ValueError) as error:
             raise UserError(f"{self.gnn}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON, with the scheme's defaults."""
-        return {**asdict(self), "gnn_args": self.scheme_args(), "positions": list(self.positions)}
+        """Plain values, for JSON, with the scheme's defaults, so that later ones change no saved adapter; the
+        type says what to import."""
+        saved = {**super().to_dict(), "peft_type": SAVED_NAME}
+        for name, value in self.scheme_args().items():
+            by_name = name in SCHEME_ARGS and name not in self.gnn_args
+            (saved if by_name else saved["gnn_args"])[name] = value
+        return saved
+
+
+def is_all_linear(names: list[str] | str | None) -> bool:
+    """Whether names of modules are PEFT's short form for all of them."""
+    return isinstance(names, str) and names.lower() == ALL_LINEAR
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's, which JSON can save; anything else as it is."""
+    """NumPy's numbers as Python's; anything else as it is."""
     return value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value
+
+
+def _names(field_name: str, value: Any) -> list[str] | str | None:
+    """A list of names of modules in order, a regular expression, or None.
+
+    Raises:
+        UserError: it is none of them, or chooses nothing.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) and field_name != "modules_to_save":
+        try:
+            re.compile(value)
+        except (re.error, RecursionError) as error:
+            raise UserError(f"{field_name}={value!r} is no regular expression: {error}") from None
+        names = [value]
+    elif isinstance(value, (list, tuple, set)) and all(isinstance(x, str) for x in value):
+        names, value = sorted(value), sorted(value)
+    else:
+        raise UserError(f"{field_name} must be a list of names of modules, got {value!r}")
+    if not all(names) or (not names and field_name in CHOICES):
+        raise UserError(f"{field_name}={value!r} names no module: leave it out for the default")
+    return value
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AdapterConfig":  # until the version after 0.1
+        warnings.warn("adapters.config.AdapterConfig is adapters.GraphAdapterConfig now", FutureWarning, 2)
+        return GraphAdapterConfig
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,8 +16,8 @@ class GCN(Scheme):
     .. math:: \bar U_i = \sum_j M_{ij} \hat V_j
 
     With the aggregation matrix :math:`\tilde M` unnormalised, as in the paper, this *is* the attention
-    output: the GCN adapter is the vanilla adapter. ``normalize=True`` gives the form of Kipf & Welling
-    (2017), with self-loops and symmetric normalisation:
+    output: the GCN adapter is the vanilla adapter, the bottleneck adapter of Houlsby et al. (2019).
+    ``normalize=True`` gives the form of Kipf & Welling (2017), with self-loops and symmetric normalisation:
 
     .. math:: \bar U_i = \sum_j \frac{M_{ij} \hat V_j}{\sqrt{(d_i + 1)(e_j + 1)}} + \frac{\hat V_i}{d_i + 1} .
 
@@ -54,4 +54,4 @@ class GCN(Scheme):
 
     def residual_share(self, edges: Edges) -> Tensor | float:
         """The self-loop's; 0 without normalisation."""
-        return 1 / (edges.graph.query_degree() + 1) if self.normalize else 0.0
+        return 1 / (edges.sum_at_queries(edges.weight) + 1) if self.normalize else 0.0

@@ -1,4 +1,5 @@
-r"""Three ways to join a scheme's output :math:`\bar U` to a frozen model whose attention output is :math:`U`.
+r"""The bottleneck, which all adapters train, and three ways to join a scheme's output :math:`\bar U` by it to
+a frozen model whose attention output is :math:`U`.
 
 A join is called as ``join(plain, aggregated, project, scheme)`` with both before the output projection,
 ``(b, n, h·d)``; ``project`` applies :math:`W_o` and its bias. It returns ``(b, n, width)``, which goes on to
@@ -13,11 +14,36 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from adapters.bottleneck import Bottleneck
 from adapters.scalar import Scalar
 from adapters.scheme import Scheme
 
 Projection = Callable[[Tensor], Tensor]
+
+
+class Bottleneck(nn.Module):
+    r""":math:`\sigma(U W_{down}) W_{up}` with biases, without the residual.
+
+    ``W_up`` and its bias start at zero, so a new bottleneck adds nothing.
+
+    Args:
+        width: feature width of the frozen model.
+        hidden: width of the bottleneck.
+
+    Source: Houlsby et al., "Parameter-Efficient Transfer Learning for NLP", ICML 2019.
+    """
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.down = nn.Linear(width, hidden)
+        self.up = nn.Linear(hidden, width)
+        self.activation = nn.GELU()
+        nn.init.normal_(self.down.weight, std=width**-0.5)
+        nn.init.zeros_(self.down.bias)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.up(self.activation(self.down(u)))
 
 
 class Replace(nn.Module):

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from adapters.kernels import fused_step, tiled_step
-from adapters.p_laplacian import p_weight
-from adapters.p_scheme import PScheme
+from adapters.p_scheme import PScheme, p_weight
 from adapters.scheme import register
 from attngraph.scores import AttentionScores
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from adapters.p_laplacian import distance_weight
-from adapters.p_scheme import PScheme
+from adapters.p_scheme import PScheme, distance_weight
 from adapters.scheme import check_range, register
 from attngraph.edges import Edges, PerEdge
 from attngraph.rotation import rotated_metric

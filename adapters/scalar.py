@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from attngraph.errors import UserError
 
 SPEED = 10
 """How many times faster than the entries of a matrix a single number is learned."""
@@ -27,6 +30,10 @@ class Scalar(nn.Module):
 
     Args:
         value: where it starts.
+
+    Raises:
+        UserError: it is called with gradients where FSDP has it sharded. (Without gradients, all processes
+            call it together and get the whole number.)
     """
 
     def __init__(self, value: float):
@@ -34,7 +41,15 @@ class Scalar(nn.Module):
         self.stored = nn.Parameter(torch.tensor([value / SPEED], dtype=torch.float32))
 
     def forward(self) -> Tensor:
-        return (self.stored + (SPEED - 1) * self.stored.detach()).reshape(())
+        stored: Any = self.stored
+        if hasattr(stored, "full_tensor"):  # FSDP has left each process a part of it
+            if torch.is_grad_enabled():
+                raise UserError(
+                    "p, μ or the share of a graph adapter is used where FSDP has it sharded, and would get a "
+                    "wrong gradient: apply fully_shard to whole layers of the model"
+                )
+            stored = stored.full_tensor()
+        return (stored + (SPEED - 1) * stored.detach()).reshape(())
 
     @torch.no_grad()
     def set(self, value: float) -> None:
@@ -51,22 +66,7 @@ class Scalar(nn.Module):
         return super()._apply(precise, recurse)
 
 
+@torch.no_grad()
 def learned_values(module: nn.Module) -> dict[str, float]:
     """Current values of the numbers that a module and its parts learn, by their names."""
-    parts = module.named_modules()
-    return {name: float(part().detach()) for name, part in parts if isinstance(part, Scalar)}
-
-
-def upgraded(saved: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """Saved weights in the form of now. Single numbers used to be saved by their values, without dimensions.
-
-    Args:
-        saved: weights by name.
-        names: those that the weights have now.
-    """
-    saved = dict(saved)
-    for name in names:
-        before = name.removesuffix(".stored")
-        if before != name and before in saved:
-            saved[name] = saved.pop(before).reshape(1) / SPEED
-    return saved
+    return {name: float(part()) for name, part in module.named_modules() if isinstance(part, Scalar)}

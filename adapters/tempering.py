@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from adapters.p_laplacian import power_weight
-from adapters.p_scheme import PScheme
+from adapters.p_scheme import PScheme, power_weight
 from adapters.scheme import register
 from attngraph.edges import Edges, PerEdge
 

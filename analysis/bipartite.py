@@ -127,6 +127,14 @@ class Bipartite:
 AnyGraph: TypeAlias = AttentionGraph | Data | HeteroData | Bipartite
 
 
+def visible_edges(graph: AttentionGraph) -> Tensor:
+    """Which edges of an attention graph may exist, bool ``(b, n, m)``."""
+    b, _, n, m, _ = graph.shape
+    if graph.visible is None:
+        return torch.ones(b, n, m, dtype=torch.bool, device=graph.weight.device)
+    return graph.visible.expand(b, n, m)
+
+
 def joined(degree: Tensor) -> Tensor:
     """Nodes with edges: those whose degree is large enough to have a finite inverse."""
     return degree > floor(degree.dtype)
@@ -152,6 +160,29 @@ def factor(metric: Tensor) -> Tensor:
     return (vectors * values.clamp(min=0).sqrt()[..., None, :]).to(metric.dtype)
 
 
+def edge_weights(weight: Tensor | None, source: Tensor, x: Tensor | None = None) -> Tensor:
+    """Weights of the edges ``(edges,)``, 1 without any, in float64 if the weights (or the features) are.
+
+    Raises:
+        ValueError: weights that are negative, not finite or not one number per edge.
+    """
+    reference = weight if weight is not None and weight.is_floating_point() else x
+    dtype = torch.float64 if reference is not None and reference.dtype == torch.float64 else torch.float32
+    if weight is None:
+        return torch.ones(len(source), dtype=dtype, device=source.device)
+    if weight.shape != source.shape:
+        raise ValueError(
+            f"edge_weight must have shape ({len(source)},), one number per edge, got {tuple(weight.shape)}: "
+            "give edge_weight.flatten()"
+        )
+    weight = weight.to(dtype)
+    if not weight.isfinite().all():
+        raise ValueError("edge_weight must be finite: it holds NaN or infinity")
+    if (weight < 0).any():
+        raise ValueError("edge_weight must not be negative")
+    return weight
+
+
 def _of_attention(graph: AttentionGraph) -> Bipartite:
     if graph.past_degree is not None:
         raise ValueError(
@@ -160,17 +191,14 @@ def _of_attention(graph: AttentionGraph) -> Bipartite:
         )
     if not graph.weight.isfinite().all():
         raise ValueError("the graph's weights must be finite: they hold NaN or infinity")
-    b, _, n, m, _ = graph.shape
+    n, m = graph.shape[2:4]
     dtype = torch.float64 if graph.weight.dtype == torch.float64 else torch.float32
-    if graph.visible is None:
-        visible = torch.ones(b, n, m, dtype=torch.bool, device=graph.weight.device)
-    else:
-        visible = graph.visible.expand(b, n, m)
     query, value = graph.query.to(dtype), graph.value.to(dtype)
     if graph.metric is not None:
         root = factor(graph.metric).to(dtype)
         query, value = query @ root, value @ root
-    return Bipartite(graph.weight.to(dtype), visible, query, value, paired=graph.kind == "self" and n == m)
+    paired = graph.kind == "self" and n == m
+    return Bipartite(graph.weight.to(dtype), visible_edges(graph), query, value, paired)
 
 
 def _of_pyg(graph: Data | HeteroData) -> Bipartite:
@@ -194,7 +222,7 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
                 f"x must have shape (nodes, features), got {tuple(x.shape)}: give x[:, None] for one feature"
             )
     j, i = edges.edge_index
-    weight = _edge_weight(edges.get("edge_weight"), j, query)
+    weight = edge_weights(edges.get("edge_weight"), j, query)
     dense = weight.new_zeros(queries.num_nodes, values.num_nodes).index_put((i, j), weight, accumulate=True)
     if query is None or value is None or query.shape[1] != value.shape[1]:
         query = value = None
@@ -202,22 +230,3 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
         query, value = (x.to(dense.dtype)[None, None] for x in (query, value))
     visible = torch.ones_like(dense, dtype=torch.bool)[None]
     return Bipartite(dense[None, None], visible, query, value, paired=queries is values)
-
-
-def _edge_weight(weight: Tensor | None, source: Tensor, x: Tensor | None) -> Tensor:
-    """Weights of the edges ``(edges,)``, 1 without any, in float64 if the weights (or the features) are."""
-    reference = weight if weight is not None and weight.is_floating_point() else x
-    dtype = torch.float64 if reference is not None and reference.dtype == torch.float64 else torch.float32
-    if weight is None:
-        return torch.ones(len(source), dtype=dtype, device=source.device)
-    if weight.shape != source.shape:
-        raise ValueError(
-            f"edge_weight must have shape ({len(source)},), one number per edge, got {tuple(weight.shape)}: "
-            "give edge_weight.flatten()"
-        )
-    weight = weight.to(dtype)
-    if not weight.isfinite().all():
-        raise ValueError("edge_weight must be finite: it holds NaN or infinity")
-    if (weight < 0).any():
-        raise ValueError("edge_weight must not be negative")
-    return weight

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from analysis.bipartite import Bipartite, divide
+from analysis.bipartite import Bipartite, divide, visible_edges
 from analysis.nulls import Draws
 from attngraph import AttentionGraph
 from attngraph.backends import edges_of
@@ -72,7 +72,7 @@ class Region:
         b, _, n, m, _ = graph.shape
         if self.relevant.shape != (b, n, m):
             raise ValueError(f"relevant must have shape {(b, n, m)}, got {tuple(self.relevant.shape)}")
-        visible = _visible(graph)
+        visible = visible_edges(graph)
         usable = visible if self.candidates is None else visible & self.candidates[:, None]
         relevant = self.relevant & usable
         return relevant, usable & ~relevant & relevant.any(2, keepdim=True)
@@ -83,7 +83,7 @@ class Region:
         side comes in on the other (Lotwick & Silverman 1982). Distances, weights and degrees stay. An example
         with one candidate keeps its region.
         """
-        candidates = _visible(graph).any(1) if self.candidates is None else self.candidates
+        candidates = visible_edges(graph).any(1) if self.candidates is None else self.candidates
         keys = draws(torch.ones(len(candidates), 1, dtype=torch.bool))[:, 0].tolist()
         moved = self.relevant & False
         for k, (key, chosen) in enumerate(zip(keys, candidates)):
@@ -205,13 +205,6 @@ def queries_per_value(graph: Bipartite) -> Tensor:
     """The number of queries over that of values, :math:`N_1/N_2`, padding left out, ``(b, h)``."""
     ratio = divide(graph.rows.sum(1).double(), graph.columns.sum(1).double())
     return ratio[:, None].expand(-1, graph.heads)
-
-
-def _visible(graph: AttentionGraph) -> Tensor:
-    b, _, n, m, _ = graph.shape
-    if graph.visible is None:
-        return torch.ones(b, n, m, dtype=torch.bool, device=graph.query.device)
-    return graph.visible.expand(b, n, m)
 
 
 def _ties(ordered: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -1,16 +1,32 @@
-r"""Dirichlet energies: how much features change along the edges. All functions return ``(b, h)``.
+r"""How much features change along the edges: cosines, Dirichlet energies, and their spectrum.
 
-Nodes without edges count neither in the energy nor in the norm. Value degrees are sums over all queries, in
-causal graphs too. A graph without features raises a ``ValueError``.
+All functions return ``(b, h)`` unless they say otherwise. Nodes without edges count neither in energies nor
+in norms. Value degrees are sums over all queries, in causal graphs too. A graph without features raises a
+``ValueError``.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from analysis.bipartite import Bipartite, divide, joined
 from attngraph.edges import rsqrt
+
+
+def cosines(graph: Bipartite) -> tuple[Tensor, Tensor]:
+    r"""Mean cosine along the edges, :math:`\sum_{ij} A_{ij} \cos(q_i, v_j) / \sum_{ij} A_{ij}`, in [-1, 1];
+    and generalised edge homophily: the same minus what the degrees alone give,
+    :math:`\sum_{ij} d_i e_j \cos(q_i, v_j) / (\sum A)^2`. The latter is positive where attention prefers the
+    values that point the query's way; without a mask it is 0 for uniform attention. Jin et al. 2022."""
+    q, v = (normalize(x, dim=-1) for x in graph.features)
+    total = graph.query_degree.sum(-1, dtype=torch.float64)
+    observed = (q * (graph.weight @ v)).sum((-1, -2), dtype=torch.float64)
+    centre_q = (graph.query_degree[..., None, :] @ q)[..., 0, :].double()
+    centre_v = (graph.value_degree[..., None, :] @ v)[..., 0, :].double()
+    cosine, chance = divide(observed, total), divide((centre_q * centre_v).sum(-1), total.square())
+    return cosine, cosine - chance
 
 
 def dirichlet(graph: Bipartite) -> Tensor:
@@ -22,12 +38,6 @@ def dirichlet(graph: Bipartite) -> Tensor:
     q, v = _scaled(graph)
     cross = (q * (graph.weight @ v)).sum((-1, -2), dtype=torch.float64)
     return (norm(graph, 2) - 2 * cross).clamp(min=0)
-
-
-def dirichlet_normalised(graph: Bipartite) -> Tensor:
-    r"""Dirichlet energy over :math:`\lVert X \rVert^2`, in [0, 2]: 0 at :math:`X = (\sqrt d, \sqrt e)`, 2 at
-    :math:`X = (\sqrt d, -\sqrt e)`, 1 for features that have nothing to do with the edges."""
-    return divide(dirichlet(graph), norm(graph, 2))
 
 
 def p_dirichlet(graph: Bipartite, p: float = 1.5) -> Tensor:
@@ -45,12 +55,15 @@ def p_dirichlet(graph: Bipartite, p: float = 1.5) -> Tensor:
     return square.clamp_(min=0).mul_(graph.weight).pow_(p / 2).sum(-1).sum(-1, dtype=torch.float64)
 
 
-def p_dirichlet_normalised(graph: Bipartite, p: float = 1.5) -> Tensor:
-    r"""p-Dirichlet energy over :math:`\sum_i \lVert x_i \rVert^p`: free of the scales of features and
-    weights. In [0, 2] for p = 2; for smaller p the upper end grows with the number of edges of a node, up to
-    :math:`2^{p-1} \max_i \sum_j (A_{ij}/d_i)^{p/2}` over the nodes of both sides, so compare it with its
-    nulls only."""
-    return divide(p_dirichlet(graph, p), norm(graph, p))
+def normalised(energy: Tensor, graph: Bipartite, p: float) -> Tensor:
+    r"""An energy of a graph over :math:`\sum_i \lVert x_i \rVert^p`, with the exponent that it has (2 for
+    :func:`dirichlet`): free of the scales of features and weights.
+
+    For p = 2 it lies in [0, 2]: 0 at :math:`X = (\sqrt d, \sqrt e)`, 2 at :math:`X = (\sqrt d, -\sqrt e)`, 1
+    for features that have nothing to do with the edges. For smaller p the upper end grows with the number of
+    edges of a node, up to :math:`2^{p-1} \max_i \sum_j (A_{ij}/d_i)^{p/2}` over the nodes of both sides, so
+    compare it with its nulls only."""
+    return divide(energy, norm(graph, p))
 
 
 def norm(graph: Bipartite, p: float) -> Tensor:
@@ -66,3 +79,55 @@ def _scaled(graph: Bipartite) -> tuple[Tensor, Tensor]:
     r""":math:`q_i/\sqrt{d_i}` and :math:`v_j/\sqrt{e_j}`."""
     query, value = graph.features
     return query * rsqrt(graph.query_degree)[..., None], value * rsqrt(graph.value_degree)[..., None]
+
+
+def decompose(graph: Bipartite) -> tuple[Tensor, Tensor]:
+    r"""Frequencies and the share of the features' energy at each, both ``(b, h, 2r + 1)`` with r = min(n, m):
+    first :math:`1 - \sigma_k`, then :math:`1 + \sigma_k`, then the rest at frequency 1. Shares sum to 1, and
+    :math:`\sum \lambda \cdot \text{share}` is the normalised Dirichlet energy.
+
+    The normalised graph :math:`S = D^{-1/2} \tilde A D^{-1/2}` of a bipartite graph has eigenvalues
+    :math:`\pm\sigma_k` with eigenvectors :math:`(u_k, \pm w_k)/\sqrt 2`, where :math:`\sigma_k, u_k, w_k`
+    come from the singular value decomposition of the :math:`n \times m` block, and 0. So no
+    :math:`(n+m)^2` matrix is needed. Frequencies are eigenvalues of :math:`I - S`, :math:`1 \mp \sigma_k` in
+    [0, 2]: low where neighbours are alike, 2 where they are opposite."""
+    u, sigma, wt = torch.linalg.svd(graph.symmetric().double(), full_matrices=False)
+    query, value = graph.features
+    query = query.double() * joined(graph.query_degree)[..., None]
+    value = value.double() * joined(graph.value_degree)[..., None]
+    q, v = u.mT @ query, wt @ value  # (b, h, r, d)
+    low, high = (q + v).square().sum(-1) / 2, (q - v).square().sum(-1) / 2
+    total = query.square().sum((-1, -2)) + value.square().sum((-1, -2))
+    rest = (total - low.sum(-1) - high.sum(-1)).clamp(min=0)
+    sigma = sigma.clamp(max=1)
+    frequency = torch.cat([1 - sigma, 1 + sigma, torch.ones_like(sigma[..., :1])], -1)
+    return frequency, divide(torch.cat([low, high, rest[..., None]], -1), total[..., None])
+
+
+def spectral_energy(graph: Bipartite, bins: int = 21) -> Tensor:
+    """Share of the features' energy in equal bins of the frequencies from 0 to 2, ``(b, h, bins)``.
+
+    Raises:
+        ValueError: an even number of bins, which would cut at frequency 1, where all lies that the edges do
+            not reach.
+    """
+    frequency, share = decompose(graph)
+    return _binned(frequency, share, bins)
+
+
+def spectral_density(graph: Bipartite, bins: int = 21) -> Tensor:
+    """Share of the eigenvalues in the same bins, ``(b, h, bins)``: where the energy of features drawn at
+    random would lie. Nodes without edges count as eigenvalues of 1. Bins as in :func:`spectral_energy`."""
+    sigma = torch.linalg.svdvals(graph.symmetric().double()).clamp(max=1)
+    nodes = (graph.rows.sum(1) + graph.columns.sum(1))[:, None, None].double()
+    nonzero = (sigma > 1e-9).double()
+    rest = (nodes - 2 * nonzero.sum(-1, keepdim=True)).clamp(min=0)
+    frequency = torch.cat([1 - sigma, 1 + sigma, torch.ones_like(rest)], -1)
+    return _binned(frequency, divide(torch.cat([nonzero, nonzero, rest], -1), nodes), bins)
+
+
+def _binned(frequency: Tensor, share: Tensor, bins: int) -> Tensor:
+    if bins < 1 or bins % 2 == 0:
+        raise ValueError(f"bins must be an odd number, got {bins}")
+    place = (frequency * (bins / 2)).long().clamp(0, bins - 1)
+    return share.new_zeros(*share.shape[:-1], bins).scatter_add(-1, place, share)

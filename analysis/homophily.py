@@ -1,22 +1,80 @@
 r"""Label statistics.
 
-Each function takes the sums of weights by class (:class:`analysis.mixing.Mixing`) and returns ``(b, h)``
-numbers, NaN where it is undefined. All but the two label informativenesses compare the classes of the two
+Each function takes the sums of weights by class (:class:`Mixing`) and returns ``(b, h)`` numbers, NaN where
+it is undefined. All but label informativeness, aggregation and neighbourhoods compare the classes of the two
 sides, and raise a ``ValueError`` for labels whose sides have different alphabets (``shared=False``).
 
 >>> graph = Bipartite.of(Data(edge_index=torch.tensor([[0, 1, 2, 3], [1, 2, 0, 4]]), num_nodes=5))
 >>> mixing = Mixing(graph, Labels.same([0, 0, 0, 0, 1]).on(graph))
 >>> edge(mixing).item(), node_query(mixing, isolated=True).item()
 (0.75, 0.6)
+
+The two headline statistics also take PyG's ``edge_index``, ``y`` and ``edge_weight``, of graphs of any size.
+
+>>> adjusted_of_edges(data.edge_index, data.y), label_informativeness_of_edges(data.edge_index, data.y)
 """
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from analysis.bipartite import divide
-from analysis.mixing import Mixing
+from analysis.bipartite import Bipartite, divide, edge_weights
+from analysis.labels import Labels, one_hot
+
+
+class Mixing:
+    r"""Sums of weights by class, of which all label statistics are functions. Axes: b, h, nodes, K query
+    classes, C value classes.
+
+    Args:
+        graph: the graph.
+        labels: its classes, as :meth:`analysis.labels.Labels.on` returns them.
+
+    Attributes:
+        labels: the labels.
+        at_queries: ``(b, h, n, C)``, :math:`\sum_j A_{ij} 1[z_j = l]`.
+        queries, values: ``(b, h|1, K)`` and ``(b, h|1, C)``, numbers of nodes in each class.
+        paired: whether both sides are the same nodes.
+        total: ``(b, h)``, weight of the edges whose two ends have a class.
+        matrix: ``(b, h, K, C)``, :math:`E_{kl} = \sum_{y_i = k, z_j = l} A_{ij} / \text{total}`; NaN without
+            such edges.
+    """
+
+    def __init__(self, graph: Bipartite, labels: Labels):
+        sizes = [int(side.max()) + 1 if side.numel() else 0 for side in (labels.query, labels.value)]
+        sizes = [max(1, *sizes)] * 2 if labels.shared else [max(1, size) for size in sizes]
+        self.labels, self.paired, self._weight = labels, graph.paired, graph.weight
+        self.y, self.z = (
+            one_hot(side, size, graph.weight.dtype) for side, size in zip((labels.query, labels.value), sizes)
+        )
+        self.queries, self.values = self.y.sum(-2).double(), self.z.sum(-2).double()
+        self.at_queries = graph.weight @ self.z
+        sums = (self.y.mT @ self.at_queries).double()
+        self.total = sums.sum((-1, -2))
+        self.matrix = divide(sums, self.total[..., None, None])
+
+    @cached_property
+    def at_values(self) -> Tensor:
+        r"""``(b, h, m, K)``, :math:`\sum_i A_{ij} 1[y_i = k]`."""
+        return self._weight.mT @ self.y
+
+    @property
+    def query_marginal(self) -> Tensor:
+        r""":math:`a_k = \sum_l E_{kl}`, ``(b, h, K)``."""
+        return self.matrix.sum(-1)
+
+    @property
+    def value_marginal(self) -> Tensor:
+        r""":math:`b_l = \sum_k E_{kl}`, ``(b, h, C)``."""
+        return self.matrix.sum(-2)
+
+    def counts(self) -> tuple[Tensor, Tensor]:
+        """The numbers of classes among the queries and among the values, each ``(b, h|1)``."""
+        return (self.queries > 0).sum(-1), (self.values > 0).sum(-1)
 
 
 def edge(mixing: Mixing) -> Tensor:
@@ -71,24 +129,111 @@ def label_informativeness(mixing: Mixing) -> Tensor:
     r"""Label informativeness :math:`I(E)/H(a)`, in [0, 1]: the share of the uncertainty about a query's class
     that the class at the other end of an edge removes. Defined for different alphabets on the two sides too.
     Platonov et al. 2023."""
-    return _informativeness(mixing.matrix, mixing.value_marginal)
-
-
-def label_informativeness_node(mixing: Mixing) -> Tensor:
-    r"""Label informativeness where every query counts alike: E comes from :math:`A_{ij}/d_i`, while the
-    values' marginal stays that of A. The same as :func:`label_informativeness` where rows sum to 1. Platonov
-    et al. 2023."""
-    share = divide(mixing.at_queries, mixing.at_queries.sum(-1, keepdim=True)).nan_to_num(0)
-    sums = mixing.y.double().mT @ share.double()
-    return _informativeness(divide(sums, sums.sum((-1, -2), keepdim=True)), mixing.value_marginal)
-
-
-def _informativeness(matrix: Tensor, b: Tensor) -> Tensor:
-    a = matrix.sum(-1)
+    matrix, a, b = mixing.matrix, mixing.query_marginal, mixing.value_marginal
     entropy = -torch.special.xlogy(a, a).sum(-1)
-    log_b = torch.special.xlogy(matrix.sum(-2), b).sum(-1)
+    log_b = torch.special.xlogy(b, b).sum(-1)
     information = torch.special.xlogy(matrix, matrix).sum((-1, -2)) + entropy - log_b
     return divide(information.clamp(min=0), torch.where(entropy > 1e-12, entropy, torch.zeros_like(entropy)))
+
+
+def adjusted_of_edges(
+    edge_index: Tensor, y: Tensor | tuple[Tensor, Tensor], edge_weight: Tensor | None = None
+) -> float:
+    """:func:`adjusted` homophily of a PyG graph, without an array of all pairs of nodes.
+
+    Args:
+        edge_index: ``(2, e)``, source (value) and target (query) of each edge; an undirected graph has both
+            directions.
+        y: the class of each node, whole numbers ``(nodes,)``; of two kinds of nodes a pair, those of the
+            sources ``(m,)`` and those of the targets ``(n,)``, in the order of PyG's ``x``. Equal numbers are
+            the same class. Edges of a node of class -1 do not count.
+        edge_weight: ``(e,)``, at least 0. Default: 1 each.
+
+    Returns:
+        The number; NaN without edges, or where all edges join nodes of one class.
+
+    Raises:
+        ValueError: classes that are no vectors of whole numbers or fewer than the nodes that edges name, or
+            weights that are negative, not finite or not one per edge.
+    """
+    return adjusted(_between_classes(edge_index, y, edge_weight)).item()
+
+
+def label_informativeness_of_edges(
+    edge_index: Tensor, y: Tensor | tuple[Tensor, Tensor], edge_weight: Tensor | None = None
+) -> float:
+    """:func:`label_informativeness` of a PyG graph: how much the class of an edge's source says about that of
+    its target. Arguments and errors are those of :func:`adjusted_of_edges`; two kinds of nodes may have
+    different alphabets of classes."""
+    return label_informativeness(_between_classes(edge_index, y, edge_weight)).item()
+
+
+def _between_classes(
+    edge_index: Tensor, y: Tensor | tuple[Tensor, Tensor], edge_weight: Tensor | None
+) -> Mixing:
+    """The sums of weights of a graph in which each class is one node."""
+    sides = (y, y) if isinstance(y, Tensor) else y
+    for labels, nodes in zip(sides, edge_index, strict=True):
+        if labels.is_floating_point() or labels.dim() != 1:
+            raise ValueError(
+                f"y must hold whole numbers (nodes,), got {labels.dtype} {tuple(labels.shape)}: give "
+                "y.flatten().long()"
+            )
+        if len(nodes) and int(nodes.max()) >= len(labels):
+            raise ValueError(f"y has {len(labels)} classes, and edge_index names node {int(nodes.max())}")
+    value, query = (labels[nodes] for labels, nodes in zip(sides, edge_index))
+    weight = edge_weights(edge_weight, edge_index[0]).double()
+    known = (value >= 0) & (query >= 0)
+    names, number = torch.unique(torch.stack([query, value])[:, known], return_inverse=True)
+    sums = weight.new_zeros(len(names), len(names)).index_put(tuple(number), weight[known], accumulate=True)
+    classes = torch.arange(len(names), device=weight.device)[None]
+    graph = Bipartite(sums[None, None], torch.ones_like(sums, dtype=torch.bool)[None])
+    return Mixing(graph, Labels(classes, classes))
+
+
+def aggregation(mixing: Mixing) -> Tensor:
+    r"""Aggregation homophily, in [0, 1]: with :math:`O = A Z` and :math:`Z` the one-hot code of the values'
+    labels, the share of queries i whose mean similarity :math:`O_i O_{i'}^\top` is higher to the other
+    queries of their class than to those of other classes. Luan et al. 2022.
+
+    A tie counts one half and a query is not compared with itself, so uniform attention without a mask has
+    0.5. Queries without edges or without another query of their class, and graphs of one class, do not count.
+    """
+    out = mixing.at_queries.double()
+    edges = mixing.at_queries.sum(-1) > 0
+    y = mixing.y.double() * edges[..., None]  # (b, h, n, K)
+    sums, count = y.mT @ out, y.sum(-2)  # (b, h, K, c), (b, h, K)
+    products = out @ sums.mT  # (b, h, n, K)
+    own = (products * y).sum(-1) - out.square().sum(-1)
+    other = products.sum(-1) - (products * y).sum(-1)
+    size = (y * count[..., None, :]).sum(-1)
+    others = count.sum(-1, keepdim=True) - size
+    within, between = divide(own, size - 1), divide(other, others)
+    tie = (within - between).abs() <= 1e-6 * (within.abs() + between.abs())
+    wins = torch.where(tie, 0.5, (within > between).double())
+    counted = (size > 1) & (others > 0)
+    return divide(torch.where(counted, wins, 0).sum(-1), counted.sum(-1).double())
+
+
+def neighbourhood_similarity(mixing: Mixing) -> Tensor:
+    r"""Cross-class neighbourhood similarity, ``(b, h, K, K)``, in [0, 1]: mean cosine of the label histograms
+    :math:`(A Z)_i` of two different queries, one of class k and one of class k'. Ma et al. 2022 (whose means
+    count a node's similarity with itself; that vanishes in large graphs and rules in small ones)."""
+    out = normalize(mixing.at_queries.double(), dim=-1)
+    y = mixing.y.double() * (out.abs().sum(-1, keepdim=True) > 0)
+    sums, count = y.mT @ out, y.sum(-2)
+    products = sums @ sums.mT - torch.diag_embed(count)  # a node with itself: 1
+    pairs = count[..., :, None] * count[..., None, :] - torch.diag_embed(count)
+    return divide(products, pairs)
+
+
+def neighbourhood_contrast(mixing: Mixing) -> Tensor:
+    """:func:`neighbourhood_similarity` in one number, in [-1, 1]: its mean over pairs of one class minus its
+    mean over pairs of different classes. 0 where neighbourhoods do not depend on classes."""
+    similarity = neighbourhood_similarity(mixing)
+    same = torch.eye(similarity.shape[-1], dtype=torch.bool, device=similarity.device)
+    within, between = (similarity.masked_fill(mask, torch.nan).nanmean((-1, -2)) for mask in (~same, same))
+    return within - between
 
 
 #: Statistics that compare the classes of the two sides, by name.
@@ -100,7 +245,11 @@ SHARED = {
     "adjusted": adjusted,
 }
 #: Statistics of any labels, by name.
-ANY = {"label_informativeness": label_informativeness}
+ANY = {
+    "label_informativeness": label_informativeness,
+    "aggregation": aggregation,
+    "neighbourhood_contrast": neighbourhood_contrast,
+}
 
 
 def label_statistics(mixing: Mixing) -> dict[str, Tensor]:

@@ -12,7 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analysis.bipartite import factor
+from analysis.bipartite import factor, visible_edges
+from analysis.relevance import valid_nodes
 from attngraph.graph import AttentionGraph
 from attngraph.reading.instrument import instrument
 from attngraph.reading.outputs import matrix
@@ -160,7 +161,7 @@ class Points:
     def _side(
         self, graph: AttentionGraph, kept: _Layer, side: int, labels: NodeLabels | None, valid: Tensor | None
     ) -> _Side:
-        own = (_valid_queries, _valid_values)[side](graph)
+        own = visible_edges(graph).any(1) if side else valid_nodes(graph, 0)  # values that a query sees
         mask = (own if valid is None else own & valid.to(own.device)).cpu().numpy()
         image = graph.is_image()[side]
         return _Side(
@@ -270,14 +271,3 @@ class _Layer:
         rows, features = pd.concat(self.rows, ignore_index=True), np.concatenate(self.features, 1)
         kept = (rows["rank"] < self.each(most)).to_numpy()
         self.rows, self.features, self.thinned = [rows[kept]], [features[:, kept]], int(kept.sum())
-
-
-def _valid_queries(graph: AttentionGraph) -> Tensor:
-    b, _, n, _, _ = graph.shape
-    return torch.ones(b, n, dtype=torch.bool) if graph.query_mask is None else graph.query_mask
-
-
-def _valid_values(graph: AttentionGraph) -> Tensor:
-    """Values that a valid query sees."""
-    b, _, _, m, _ = graph.shape
-    return torch.ones(b, m, dtype=torch.bool) if graph.visible is None else graph.visible.any(1).expand(b, m)

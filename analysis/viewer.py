@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.resources import files
 from io import BytesIO
 from math import prod
@@ -21,11 +21,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from analysis.maps import Grid
+from analysis.patches import Grid
 from attngraph import AttentionGraph, UserError
 
-# Fields of a graph whose first axis is the batch, where they are tensors.
-BATCHED = ("query", "value", "weight", "query_mask", "value_mask", "query_modality", "value_modality", "span")
 EDGES = 500_000  # in a page, unless asked for otherwise: about 3 MB
 
 # the number of an image node (others first, then patches row by row), a word, or None: not drawn
@@ -55,18 +53,6 @@ class ViewerExample:
     grid: Grid | None = None
     others: int = 0
     start: Mapping[str, int] = field(default_factory=dict)
-
-
-def one_example(graphs: Mapping[str, AttentionGraph], example: int) -> dict[str, AttentionGraph]:
-    """The graphs of one example of a batch."""
-
-    def cut(x):
-        return x[example : example + 1] if isinstance(x, torch.Tensor) else x
-
-    return {
-        name: replace(graph, **{field: cut(getattr(graph, field)) for field in BATCHED})
-        for name, graph in graphs.items()
-    }
 
 
 def write_viewer(

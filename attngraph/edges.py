@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from attngraph.graph import AttentionGraph
+from attngraph.norms import KeptNorms
 from attngraph.precision import widen
 from attngraph.scores import AttentionScores
 
@@ -29,7 +30,7 @@ class Edges(ABC):
         graph: an attention graph, or scores whose weights have not been computed yet.
 
     Attributes:
-        graph: the same.
+        graph: the same; not there where the edges are an edge list of PyG.
         weight: per edge, the attention weight (float32 or wider).
         query: ``(b, h, n, d)``, the query features in the same precision.
         value: ``(b, h, m, d)``, the value features in the same precision.
@@ -40,8 +41,9 @@ class Edges(ABC):
     weight: PerEdge
     query: Tensor
     value: Tensor
-    metric: Tensor | None
-    causal: bool
+    metric: Tensor | None = None
+    causal: bool = False
+    _kept_norms: KeptNorms | None = None
 
     def __init__(self, graph: AttentionGraph | AttentionScores):
         self.graph = graph

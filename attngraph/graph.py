@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from attngraph import checks, convert
+from attngraph import checks, convert, saved
 from attngraph.degrees import PastDegree, check_degree, mean_scale, queries_counted
+from attngraph.errors import UserError
 from attngraph.norms import KeptNorms
-from attngraph.part import GraphPart
 from attngraph.precision import widen
-from attngraph.sparsify import keep
-from attngraph.weights import WEIGHT, NonZeros
+from attngraph.sparsify import WEIGHT, NonZeros, keep
 
 if TYPE_CHECKING:  # PyG and networkx take seconds to import
     import networkx
@@ -137,8 +138,16 @@ class AttentionGraph:
         if any(side is not None for side in sides):
             names = ["unknown" if x is None else "mixed" if isinstance(x, Tensor) else x for x in sides]
             properties.append(" to ".join(names))
-        if self.rotated:
-            properties.append("rotated queries")
+        present = {
+            "rotated queries": self.rotated,
+            "masked": self.visible is not None,
+            "metric": self.metric is not None,
+            "past degrees": self.past_degree is not None,
+            "compact": self._is_compact,
+        }
+        properties += [name for name, is_there in present.items() if is_there]
+        dtype, device = self.query.dtype, self.query.device
+        properties += [str(dtype)] * (dtype != torch.float32) + [str(device)] * (device.type != "cpu")
         sizes = f"batch={b}, heads={h}, queries={n}, values={m}, features={d}"
         return f"AttentionGraph({sizes}, {', '.join(properties)})"
 
@@ -241,92 +250,140 @@ class AttentionGraph:
         object.__setattr__(graph, "weight", NonZeros.of(self.weight))
         return graph
 
-    def to_data(self, example: int = 0, head: int = 0) -> Data:
-        """One example and head as a homogeneous PyG graph; see :func:`attngraph.convert.to_data`."""
-        return convert.to_data(self.part(example, head))
+    def __getitem__(self, index: Any) -> AttentionGraph:
+        """The graph of some examples, or of some examples and heads: ``graph[0]``, ``graph[:2]``,
+        ``graph[0, 3]``, ``graph[:, [0, 3]]``.
 
-    def to_hetero(self, example: int = 0, head: int = 0) -> HeteroData:
-        """One example and head as a PyG graph of two node types; see :func:`attngraph.convert.to_hetero`."""
-        return convert.to_hetero(self.part(example, head))
+        Args:
+            index: numbers, slices, lists, or tensors of numbers or of bool. A single number keeps its
+                dimension, so that what comes out is a graph again.
 
-    def to_networkx(self, example: int = 0, head: int = 0) -> networkx.Graph:
-        """One example and head as a networkx graph; see :func:`attngraph.convert.to_networkx`."""
-        return convert.to_networkx(self.part(example, head))
+        Raises:
+            IndexError: there is no such example or head, or more than two dimensions are indexed.
+        """
+        index = index if isinstance(index, tuple) else (index,)
+        if len(index) > 2:
+            raise IndexError(f"a graph is indexed by examples and heads, got {len(index)} indices")
+        b, h = self.shape[:2]
+        examples = _chosen("examples", b, index[0])
+        heads = _chosen("heads", h, index[1] if len(index) == 2 else slice(None))
+        past = self.past_degree
+
+        def both(x: Tensor) -> Tensor:
+            return x[examples][:, heads]
+
+        def of_examples(x: Any) -> Any:
+            return x[examples] if isinstance(x, Tensor) else x
+
+        graph = replace(
+            self,
+            query=both(self.query),
+            value=both(self.value),
+            weight=both(self.weight),
+            query_mask=of_examples(self.query_mask),
+            value_mask=of_examples(self.value_mask),
+            metric=None if self.metric is None else self.metric[heads],
+            past_degree=None if past is None else PastDegree(both(past.total), past.queries[examples]),
+            query_modality=of_examples(self.query_modality),
+            value_modality=of_examples(self.value_modality),
+            span=of_examples(self.span),
+            kept_norms=None,
+        )
+        return graph.compact() if self._is_compact else graph
+
+    def to(self, target: torch.device | str | int | torch.dtype) -> AttentionGraph:
+        """The graph on a device, or with its floating-point numbers in a dtype.
+
+        >>> graph.to("cuda").to(torch.bfloat16)
+        """
+        if not isinstance(target, torch.dtype):
+            return self._with(lambda x: x.to(target))
+        return self._with(lambda x: x.to(target) if x.is_floating_point() else x)
+
+    def cpu(self) -> AttentionGraph:
+        """The graph in the processor's memory."""
+        return self.to("cpu")
+
+    def detach(self) -> AttentionGraph:
+        """The graph without a gradient back to what it was computed from."""
+        return self._with(Tensor.detach)
+
+    def _with(self, function: Callable[[Tensor], Tensor]) -> AttentionGraph:
+        """The graph with a function of each of its tensors."""
+        graph = copy(self)
+        for name, x in vars(self).items():
+            if isinstance(x, Tensor):
+                x = function(x)
+            elif isinstance(x, PastDegree):
+                x = PastDegree(*map(function, x))
+            elif isinstance(x, NonZeros):
+                x = replace(x, index=function(x.index), values=function(x.values))
+            object.__setattr__(graph, name, x)
+        object.__setattr__(graph, "kept_norms", None)
+        return graph
+
+    @property
+    def _is_compact(self) -> bool:
+        return isinstance(vars(self)["_weight"], NonZeros)
+
+    def save(self, path: str | Path) -> None:
+        """Write the graph to a safetensors file; see :func:`attngraph.saved.write`."""
+        saved.write(path, vars(self))
+
+    @staticmethod
+    def load(path: str | Path) -> AttentionGraph:
+        """The graph of a file that :meth:`save` wrote, in the processor's memory; compact if it was.
+
+        Raises:
+            UserError: the file cannot be read, is damaged, or holds no attention graph.
+        """
+        fields = saved.read(path)
+        compact = isinstance(fields.get("weight"), NonZeros)
+        try:
+            if compact:
+                fields["weight"] = fields["weight"].dense()
+            graph = AttentionGraph(**fields)
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise UserError(f"{path} holds no attention graph ({error}): {saved.REMEDY}") from None
+        return graph.compact() if compact else graph
+
+    def to_data(self) -> Data:
+        """The graph as a homogeneous PyG graph, or, of several examples and heads, as a batch of them; see
+        :func:`attngraph.convert.to_data`."""
+        return convert.to_data(self)
+
+    def to_hetero(self) -> HeteroData:
+        """The graph as a PyG graph of two node types, or, of several examples and heads, as a batch of them;
+        see :func:`attngraph.convert.to_hetero`."""
+        return convert.to_hetero(self)
+
+    def to_networkx(self) -> networkx.Graph:
+        """A graph of one example and head (``graph[0, 0]``) as a networkx graph; see
+        :func:`attngraph.convert.to_networkx`."""
+        return convert.to_networkx(self)
 
     @staticmethod
     def from_pyg(graph: Data | HeteroData) -> AttentionGraph:
         """A graph of one example and head, back from :meth:`to_data` or :meth:`to_hetero`, or from such a PyG
         graph made by hand; see :func:`attngraph.convert.from_pyg`."""
-        return AttentionGraph.from_part(convert.from_pyg(graph))
+        return AttentionGraph(**convert.from_pyg(graph))
 
     @staticmethod
     def from_networkx(graph: networkx.Graph) -> AttentionGraph:
         """A graph of one example and head, back from :meth:`to_networkx` or from any bipartite networkx
         graph; see :func:`attngraph.convert.from_networkx`."""
-        return AttentionGraph.from_part(convert.from_networkx(graph))
-
-    def part(self, example: int = 0, head: int = 0) -> GraphPart:
-        """One example and head, without those dimensions.
-
-        Raises:
-            ValueError: there is no such example or head.
-        """
-        b, h = self.shape[:2]
-        if not (0 <= example < b and 0 <= head < h):
-            raise ValueError(
-                f"example must lie in 0..{b - 1} and head in 0..{h - 1}, got {example} and {head}"
-            )
-        query_is_image, value_is_image = (None if x is None else x[example] for x in self.is_image())
-        past = self.past_degree
-        return GraphPart(
-            self.query[example, head],
-            self.value[example, head],
-            self.weight[example, head],
-            query_valid=None if self.query_mask is None else self.query_mask[example],
-            value_visible=None if self.value_mask is None else self.value_mask[example],
-            causal=self.causal,
-            span=None if self.span is None else self.span[example],
-            past_degree=None
-            if past is None
-            else PastDegree(past.total[example, head], past.queries[example]),
-            metric=None if self.metric is None else self.metric[head],
-            kind=self.kind,
-            query_is_image=query_is_image,
-            value_is_image=value_is_image,
-            rotated=self.rotated,
-        )
-
-    @staticmethod
-    def from_part(part: GraphPart) -> AttentionGraph:
-        """The graph of one example and head.
-
-        Raises:
-            ValueError: its weights or features hold NaN, or what :class:`AttentionGraph` refuses.
-        """
-        past = part.past_degree
-        for name in ("query", "value", "weight"):
-            checks.check_no_nan(name, getattr(part, name))
-        return AttentionGraph(
-            part.query[None, None],
-            part.value[None, None],
-            part.weight[None, None],
-            query_mask=None if part.query_valid is None else part.query_valid[None],
-            value_mask=None if part.value_visible is None else part.value_visible[None],
-            causal=part.causal,
-            span=None if part.span is None else part.span[None],
-            past_degree=None if past is None else PastDegree(past.total[None, None], past.queries[None]),
-            metric=None if part.metric is None else part.metric[None],
-            kind=part.kind,
-            query_modality=_side(part.query_is_image),
-            value_modality=_side(part.value_is_image),
-            rotated=part.rotated,
-        )
+        return AttentionGraph(**convert.from_networkx(graph))
 
 
-def _side(is_image: Tensor | None) -> str | Tensor | None:
-    """The modality of one example's nodes on one side: a name where all are alike."""
-    if is_image is None:
-        return None
-    if is_image.any() and not is_image.all():
-        return is_image[None]
-    return "image" if is_image.any() else "text"
+def _chosen(name: str, size: int, index: Any) -> Any:
+    """What chooses rows of a tensor: a slice, or their numbers."""
+    if isinstance(index, slice):
+        return index
+    numbers = torch.arange(size)
+    try:
+        chosen = numbers[torch.as_tensor(index)]
+    except (IndexError, TypeError, RuntimeError, ValueError):
+        chosen = None
+    if chosen is None or chosen.dim() > 1:
+        raise IndexError(f"the graph has {name} 0 to {size - 1}, got {index!r}")
+    return slice(int(chosen), int(chosen) + 1) if chosen.dim() == 0 else chosen.tolist()

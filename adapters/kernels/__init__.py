@@ -15,7 +15,7 @@ values, separate features of the query nodes, p and :math:`2\mu/p`; the metric g
 no dropout, whose draw is an array of all edges. They are written with PyTorch operations, so they run on
 every device. Second derivatives (``create_graph=True``, ``hvp``), the transforms of ``torch.func``,
 forward-mode differentiation and ``torch.export`` work too, in the plain tensor operations of
-:mod:`adapters.p_laplacian`, which hold arrays of all edges. Masks and draws of dropout are not copied: leave
+:mod:`adapters.p_scheme`, which hold arrays of all edges. Masks and draws of dropout are not copied: leave
 them as they are until the backward pass is done. :mod:`adapters.kernels.step` and
 :mod:`adapters.kernels.distances` hold what they share.
 

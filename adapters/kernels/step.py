@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adapters.p_laplacian import p_steps
+from adapters.p_scheme import p_steps
 from attngraph.backends.dense import DenseEdges
 from attngraph.backends.tiles import WHOLE, Tile
 from attngraph.differentiate import again

@@ -1,14 +1,17 @@
 """Graph adapters as a method of PEFT. Importing this package registers them with PEFT."""
 
-from adapters.peft.shim import register  # isort: skip
-from adapters.peft.config import GraphAdapterConfig
-from adapters.peft.effects import adapter_effects, watch_effects
-from adapters.peft.learned import learned_scalars
+from __future__ import annotations
+
+from typing import Any
+
+from peft import mapping
+from peft.utils import register_peft_method
+
+from adapters.config import NAME, PEFT_TYPE, SAVED_NAME, GraphAdapterConfig
+from adapters.peft.effects import adapter_effects, learned_scalars, watch_effects
 from adapters.peft.loading import load_adapter
 from adapters.peft.model import GraphAdapterModel
 from adapters.peft.optimizer import optimizer_groups, trainer_optimizer
-
-register(GraphAdapterConfig, GraphAdapterModel)
 
 __all__ = [
     "GraphAdapterConfig",
@@ -20,3 +23,21 @@ __all__ = [
     "trainer_optimizer",
     "watch_effects",
 ]
+
+
+def _register() -> None:
+    """Register the method with PEFT; a second time, as when a notebook reloads the package, anew."""
+    known: tuple[dict[Any, Any], ...] = (
+        mapping.PEFT_TYPE_TO_CONFIG_MAPPING,
+        mapping.PEFT_TYPE_TO_TUNER_MAPPING,
+        mapping.PEFT_TYPE_TO_PREFIX_MAPPING,
+    )
+    for by_type in known:
+        by_type.pop(PEFT_TYPE, None)
+    register_peft_method(
+        name=NAME, config_cls=GraphAdapterConfig, model_cls=GraphAdapterModel, prefix=GraphAdapterModel.prefix
+    )
+    known[0][SAVED_NAME] = GraphAdapterConfig
+
+
+_register()

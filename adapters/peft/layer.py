@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from adapters.adapter import GraphAdapter
-from adapters.bottleneck import Bottleneck
-from adapters.config import AdapterConfig
-from adapters.peft.beside import find_base, refuse_left_out, refuse_turned
+from adapters.config import GraphAdapterConfig
+from adapters.joins import Bottleneck
+from adapters.peft.other_methods import find_base, refuse_left_out, refuse_turned
 from adapters.rescale import rescaled
 from adapters.scalar import Scalar
 from adapters.scheme import Scheme
@@ -28,6 +29,9 @@ from attngraph.reading.per_thread import PerThread
 ADAPTERS = "gnn_adapter"
 """The attribute of every layer that holds its adapters by name; part of the names of saved weights."""
 
+BASE = "__base__"
+"""PEFT's name for no adapter, for an example of a mixed batch."""
+
 FROZEN = (
     "the graph adapters learn nothing: they were frozen after they were put in, as prompt tuning and prefix "
     "tuning freeze all that is below them; call set_requires_grad(adapter name) on the model with the graph "
@@ -38,10 +42,51 @@ NOT_MERGED = (
     "a graph adapter depends on the attention of each input, so it can't be merged into the weights: use "
     "unload() to take it out"
 )
+NEVER_MERGED = "graph adapters are never merged into weights: there is nothing to unmerge"
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """Which adapter each example of a batch runs (PEFT's ``adapter_names``).
+
+    Attributes:
+        names: an adapter's name, or :data:`BASE`, for each example.
+        copies: how often each example may be in a batch, one after the other: once, and in a decoder with
+            beams as often as there are beams.
+    """
+
+    names: tuple[str, ...]
+    copies: Collection[int] = (1,)
+
+    def expanded(self, batch: int, any_number: bool = False) -> list[str]:
+        """The names for each row of a batch.
+
+        Args:
+            batch: how many rows.
+            any_number: whether an example may have any number of rows, as where tokens lie in a row each.
+
+        Raises:
+            UserError: another number of rows than there can be.
+        """
+        copies, rest = divmod(batch, len(self.names))
+        if rest or not (any_number or copies in self.copies):
+            raise UserError(
+                f"adapter_names has {len(self.names)} names for a batch of {batch}: give one for each "
+                "example (and call generate with num_beams or num_return_sequences, if it uses several)"
+            )
+        return [name for name in self.names for _ in range(copies)]
+
+
+class Part(NamedTuple):
+    """An adapter and the rows of the batch that it is for; None: all of them."""
+
+    adapter: Any
+    rows: list[int] | None = None
 
 
 class GraphLayer(nn.Module, BaseTunerLayer):
-    """A frozen output projection with named adapters, of which at most one is active.
+    """A frozen output projection with named adapters, of which at most one is active (several in a mixed
+    batch, each for its examples).
 
     Args:
         base_layer: the projection.
@@ -62,20 +107,19 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         self._watched: tuple[nn.Module, str, Any] | None = None
         self._ran: set[int] = set()  # threads in which the layer ran in the holder's present pass
         self._compiled = False
+        self._mixed: dict[int, MixedBatch] = {}  # by thread
         self.in_features, self.out_features = widths(self.projection)
 
-    def add(self, adapter_name: str, settings: AdapterConfig, scheme: Scheme, neutral: bool) -> None:
+    def add(self, adapter_name: str, config: GraphAdapterConfig, scheme: Scheme) -> None:
         """Add a new adapter.
 
         Args:
             adapter_name: its name.
-            settings: what it is made of.
+            config: what it is made of.
             scheme: its message-passing scheme.
-            neutral: whether it starts where it changes nothing (unless the join is ``replace``); otherwise at
-                random.
         """
-        adapter = self.make(settings, scheme)
-        if not neutral:
+        adapter = self.make(config, scheme)
+        if not config.init_weights:
             for name, module in adapter.named_modules():
                 if name.endswith("share"):
                     module.set(0.5)
@@ -85,7 +129,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         self._adopt(adapter)
         self.gnn_adapter[adapter_name] = adapter
 
-    def make(self, settings: AdapterConfig, scheme: Scheme) -> nn.Module:
+    def make(self, config: GraphAdapterConfig, scheme: Scheme) -> nn.Module:
         """A new adapter for this kind of layer."""
         raise NotImplementedError
 
@@ -112,15 +156,16 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         return self.get_base_layer()
 
     @property
-    def chosen(self) -> Any:
-        """The adapter that runs unless adapters are switched off, or None."""
+    def active_module(self) -> Any:
+        """The adapter that PEFT's ``set_adapter`` chose, also while adapters are disabled; None if it is not
+        on this layer."""
         names = [name for name in self.active_adapters if name in self.gnn_adapter]
         return self.gnn_adapter[names[0]] if names else None
 
     @property
-    def active(self) -> Any:
-        """The adapter that runs now, or None while adapters are switched off."""
-        return None if self.disable_adapters else self.chosen
+    def enabled_module(self) -> Any:
+        """:attr:`active_module`, or None while adapters are disabled."""
+        return None if self.disable_adapters else self.active_module
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
@@ -137,13 +182,32 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         names = {adapter_names} if isinstance(adapter_names, str) else set(adapter_names)
         self._learning = self._learning | names if requires_grad else self._learning - names
 
-    def running(self) -> Any:
-        """:attr:`active`, with a warning if it is to be trained and something else froze it.
+    def set_mixed_batch(self, mixed: MixedBatch | None) -> None:
+        """Say which adapters the examples of the calling thread's next passes run; None: the active one."""
+        self._mixed.pop(threading.get_ident(), None)
+        if mixed is not None:
+            self._mixed[threading.get_ident()] = mixed
+
+    def _parts(self, batch: int, tokens: bool = False) -> list[Part]:
+        """The adapters that run in this pass; see :meth:`MixedBatch.expanded`."""
+        mixed = self._mixed.get(threading.get_ident()) if self._mixed else None
+        if mixed is None or self.disable_adapters:
+            adapter = self.enabled_module
+            return [] if adapter is None else [Part(adapter)]
+        names = mixed.expanded(batch, tokens)
+        return [
+            Part(self.gnn_adapter[name], [k for k, other in enumerate(names) if other == name])
+            for name in dict.fromkeys(names)
+            if name in self.gnn_adapter
+        ]
+
+    def _check_learning(self) -> None:
+        """Warn if the adapter is to be trained and something else froze it.
 
         Raises:
             UserError: it is to be trained on a projection that lets no gradient pass.
         """
-        adapter = self.active
+        adapter = self.enabled_module
         learns = adapter is not None and self.training and torch.is_grad_enabled() and self._learning
         if learns and not any(parameter.requires_grad for parameter in adapter.parameters()):
             warnings.warn(FROZEN, stacklevel=2)
@@ -152,7 +216,6 @@ class GraphLayer(nn.Module, BaseTunerLayer):
                 f"{self.name} was quantised by torch.ao.quantization, and no gradient passes through such "
                 "layers: train the adapters on the model before it is quantised, and load them here to run"
             )
-        return adapter
 
     def watch(self, holder: nn.Module, path: str) -> None:
         """Look after each pass of a module whether the layer took part in it.
@@ -203,7 +266,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
             return
         left_out = self._left_out()
         others = self.around()
-        if compiled or not (left_out or others) or self.active is None:
+        if compiled or not (left_out or others) or self.enabled_module is None:
             return
         if others and find_base(others[-1]) is not self:  # the unload() of another method took it out
             self.unwatch()
@@ -211,7 +274,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         if left_out and not others:
             raise UserError(
                 f"the adapter on {self.name} had no part in a pass of {type(holder).__name__}, which reads "
-                "the weight of that projection instead of calling it: leave it out with exclude=[...]"
+                "the weight of that projection instead of calling it: leave it out with exclude_modules=[...]"
             )
         refuse_left_out(self.name, others, left_out)
 
@@ -222,6 +285,11 @@ class GraphLayer(nn.Module, BaseTunerLayer):
             UserError: always.
         """
         raise UserError(NOT_MERGED)
+
+    def unmerge(self) -> None:
+        """Called by PEFT when another method in the same model is unmerged; warns, as PEFT's own layers do if
+        nothing is merged."""
+        warnings.warn(NEVER_MERGED, stacklevel=2)
 
     def _move_adapter_to_device_of_base_layer(
         self, adapter_name: str, device: torch.device | None = None
@@ -257,28 +325,31 @@ class FeedForwardLayer(GraphLayer):
         base_layer, name: as for :class:`GraphLayer`.
     """
 
-    def make(self, settings: AdapterConfig, scheme: Scheme) -> Bottleneck:
-        return Bottleneck(self.out_features, max(1, self.out_features // settings.reduction))
+    def make(self, config: GraphAdapterConfig, scheme: Scheme) -> Bottleneck:
+        return Bottleneck(self.out_features, max(1, self.out_features // config.reduction))
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """The projection of ``(..., inner width)`` and the adapter's update, ``(..., width)``."""
         self._note_run()
-        projected, adapter = self.base_layer(hidden_states), self.running()
-        if adapter is None:
-            return projected
-        wide = projected.to(working_dtype(projected, adapter.down.weight))
-        return (wide + adapter(wide)).to(projected.dtype)
+        self._check_learning()
+        output = self.base_layer(hidden_states)
+        for adapter, rows in self._parts(len(output), tokens=output.dim() == 2):
+            projected = output if rows is None else output[rows]
+            wide = projected.to(working_dtype(projected, adapter.down.weight))
+            output = _with_rows(output, rows, wide + adapter(wide))
+        return output
 
 
 class Pending:
     """What :meth:`OutputLayer.listen` leaves for :meth:`OutputLayer.forward`; each thread has its own.
 
     Attributes:
-        result: the attention output, if it is to be checked, and the scheme's; None before and after.
+        result: the attention output, if it is to be checked, and of each adapter that runs the scheme's; None
+            before and after.
     """
 
     def __init__(self):
-        self.result: tuple[Tensor | None, Tensor] | None = None
+        self.result: tuple[Tensor | None, list[tuple[Part, Tensor]]] | None = None
 
 
 class OutputLayer(GraphLayer):
@@ -302,8 +373,8 @@ class OutputLayer(GraphLayer):
         self._own = PerThread(Pending)
         self._checked: tuple | None = None  # the layers around it when its input was checked
 
-    def make(self, settings: AdapterConfig, scheme: Scheme) -> GraphAdapter:
-        return GraphAdapter(settings, self.out_features, scheme)
+    def make(self, config: GraphAdapterConfig, scheme: Scheme) -> GraphAdapter:
+        return GraphAdapter(config, self.out_features, scheme)
 
     def _left_out(self) -> bool:
         pending = self._own.get()
@@ -311,16 +382,19 @@ class OutputLayer(GraphLayer):
         return left_out
 
     def listen(self, call: Call) -> None:
-        """Run the scheme on an attention call and keep its result, ``(b, n, h·d)``, for :meth:`forward`.
+        """Run the scheme on an attention call and keep its result, ``(b, n, h·d)``, for :meth:`forward`. In a
+        mixed batch each adapter's scheme runs on the whole batch.
 
         The first time, the attention output is kept too, and again when another method of PEFT was put
         around the layer, to check that the projection gets it unchanged.
         """
-        adapter = self.running()
-        if adapter is not None:
-            aggregated = adapter.aggregate(call)
+        self._check_learning()
+        parts = self._parts(call.query.shape[0])
+        if parts:
+            graphs: dict = {}
+            results = [(part, part.adapter.aggregate(call, graphs)) for part in parts]
             checked = self._checked == tuple(self.around())
-            self._own.get().result = None if checked else merge_heads(call.context), aggregated
+            self._own.get().result = None if checked else merge_heads(call.context), results
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Project the attention output ``(b, n, h·d)`` and join the scheme's, ``(b, n, width)``.
@@ -328,16 +402,31 @@ class OutputLayer(GraphLayer):
         Raises:
             UserError: the attention layer did not call :meth:`listen`, or its output was changed on the way.
         """
-        adapter, own = self.active, self._own.get()
+        parts, own = self._parts(len(hidden_states)), self._own.get()
         pending, own.result = own.result, None
-        if adapter is None:
+        if not parts:
             return self.base_layer(hidden_states)
         if pending is None:
             raise UserError(
                 f"the attention before {self.name} ran unseen: its implementation was changed after the "
                 "adapters were put in; set it before"
             )
-        plain, aggregated = pending
+        plain, results = pending
+        self._check_input(plain, hidden_states)
+        if results[0][0].rows is None:
+            return self._joined(results[0][0].adapter, hidden_states, results[0][1])
+        output = self.base_layer(hidden_states)
+        for (adapter, rows), aggregated in results:
+            output = _with_rows(output, rows, self._joined(adapter, hidden_states[rows], aggregated[rows]))
+        return output
+
+    def _check_input(self, plain: Tensor | None, hidden_states: Tensor) -> None:
+        """Refuse an attention output that was changed on its way to the projection.
+
+        Args:
+            plain: what attention gave; None if that is known to come unchanged.
+            hidden_states: what the projection gets.
+        """
         others, turned = self.around(), False
         if plain is not None:
             same = plain.shape == hidden_states.shape
@@ -346,16 +435,28 @@ class OutputLayer(GraphLayer):
         if turned:
             raise UserError(
                 f"the model changes the attention output before {self.name} takes it (a gate or a norm), "
-                "so that a graph's messages cannot take its place: leave the layer out with exclude=[...]"
+                "so that a graph's messages cannot take its place: leave the layer out with "
+                "exclude_modules=[...]"
             )
         self._checked = tuple(others)
-        weight = adapter.join.bottleneck.down.weight
-        aggregated = aggregated.to(hidden_states.dtype)
+
+    def _joined(self, adapter: GraphAdapter, plain: Tensor, aggregated: Tensor) -> Tensor:
+        """The layer's output ``(b, n, width)``, from the attention output and the scheme's,
+        ``(b, n, h·d)``."""
+        join: Any = adapter.join
+        weight = join.bottleneck.down.weight
+        aggregated = aggregated.to(plain.dtype)
         if adapter.rescale:
-            aggregated = rescaled(aggregated, hidden_states, partial(apply, self.projection))
+            aggregated = rescaled(aggregated, plain, partial(apply, self.projection))
 
         def project(x: Tensor) -> Tensor:
             projected = self.base_layer(x)
             return projected.to(working_dtype(projected, weight))
 
-        return adapter.join(hidden_states, aggregated, project, adapter.scheme).to(hidden_states.dtype)
+        return join(plain, aggregated, project, adapter.scheme).to(plain.dtype)
+
+
+def _with_rows(output: Tensor, rows: list[int] | None, new: Tensor) -> Tensor:
+    """An output with other rows, in its precision."""
+    new = new.to(output.dtype)
+    return new if rows is None else output.index_copy(0, torch.tensor(rows, device=output.device), new)

@@ -5,33 +5,37 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from peft import PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
 from adapters.adapter import GraphAdapter
-from adapters.config import AdapterConfig
-from adapters.peft.beside import find_base
-from adapters.peft.config import GraphAdapterConfig
-from adapters.peft.fit import check_fit
+from adapters.config import PEFT_TYPE, GraphAdapterConfig
 from adapters.peft.layer import (
     ADAPTERS,
+    BASE,
     NOT_MERGED,
     FeedForwardLayer,
     GraphLayer,
+    MixedBatch,
     OutputLayer,
     find_layer,
 )
-from adapters.peft.places import Place, find_places
-from adapters.peft.shim import PEFT_TYPE
-from adapters.scalar import upgraded
+from adapters.peft.loading import check_saved_weights
+from adapters.peft.other_methods import find_base, method_of
+from adapters.peft.places import Place, by_name, find_places
+from adapters.saved import upgraded
 from adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.families import is_stand_in
 from attngraph.reading.instrument import Instrument, Site, instrument
 
+BEAMS = ("num_beams", "num_return_sequences")  # of generate, which repeats each example as often
 PREFIX = "base_model.model."  # of the base model's names in a PeftModel
 TRAINED_BEFORE = "trained_before_graph_adapters"  # an attribute of the base model: names that unload() thaws
 
@@ -39,7 +43,7 @@ TRAINED_BEFORE = "trained_before_graph_adapters"  # an attribute of the base mod
 class GraphAdapterModel(BaseTuner):
     """Graph adapters in a Hugging Face transformer.
 
-    ``peft.get_peft_model`` makes it from a :class:`~adapters.peft.config.GraphAdapterConfig`. A model that
+    ``peft.get_peft_model`` makes it from a :class:`~adapters.GraphAdapterConfig`. A model that
     has LoRA (or another PEFT method) already keeps it: both then train, and are saved, switched off and taken
     out together, each under its own adapter name. An adapted model may run in several threads at once, as
     long as none of them adds, switches or removes adapters. It does not run under ``nn.DataParallel``, which
@@ -106,8 +110,8 @@ class GraphAdapterModel(BaseTuner):
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
         check_name(adapter_name)
-        settings = self._graph_config(adapter_name).settings()
-        own_names = GraphAdapter(settings, 1, settings.scheme()).state_dict()
+        config = self._graph_config(adapter_name)
+        own_names = GraphAdapter(config, 1, config.scheme()).state_dict()
         names = [*dict(model.named_parameters()), *own_names]
         if any(adapter_name in name.split(".") for name in names):
             raise UserError(
@@ -115,7 +119,7 @@ class GraphAdapterModel(BaseTuner):
                 "take for that adapter's: choose another"
             )
         off = any(isinstance(module, GraphLayer) and module.disable_adapters for module in model.modules())
-        put_back = _switches(model)
+        put_back, target_modules = _switches(model), config.target_modules
         attached = self.instrument is not None
         self._attach()
         try:
@@ -128,6 +132,7 @@ class GraphAdapterModel(BaseTuner):
                 self.instrument = None
             raise
         finally:
+            config.target_modules = target_modules  # which PEFT rewrites where it says "all-linear"
             if off or not self._listens():  # injection failed, or adapters follow feed-forward blocks only
                 self._release()
         for layer in self._graph_layers():
@@ -151,7 +156,9 @@ class GraphAdapterModel(BaseTuner):
         self._places = find_places(model, self._sites(), peft_config)
 
     def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool:  # type: ignore[override]
-        return key in self._places
+        config: Any = peft_config
+        found: Any = key in self._places or by_name(config, key)
+        return found and key in self._places  # PEFT looks for its mark of an excluded module
 
     def _graph_config(self, adapter_name: str) -> GraphAdapterConfig:
         config: Any = self.peft_config[adapter_name]
@@ -167,6 +174,11 @@ class GraphAdapterModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
+        if current_key not in self._places:  # PEFT goes by the names in a state dict, where it has one
+            raise UserError(
+                f"the state dict has an adapter on {current_key}, and the configuration puts none there: "
+                "give the configuration that it was saved with"
+            )
         layer = find_layer(target)
         if layer is None:
             while find_base(target) is not None:  # below LoRA, so that the names of its weights stay
@@ -178,8 +190,7 @@ class GraphAdapterModel(BaseTuner):
                 layer = OutputLayer(target, current_key)
                 _add(site, layer)
             self._replace_module(parent, target_name, layer, target)
-        settings = peft_config.settings()
-        layer.add(adapter_name, settings, self._scheme(settings, adapter_name), peft_config.init_weights)
+        layer.add(adapter_name, peft_config, self._scheme(peft_config, adapter_name))
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: Any) -> None:
         """Layers put their adapters on the right device themselves. PEFT's own method needs each projection's
@@ -200,14 +211,14 @@ class GraphAdapterModel(BaseTuner):
                             x for x in site.listeners if getattr(x, "__self__", None) is not layer
                         ]
 
-    def _scheme(self, settings: AdapterConfig, adapter_name: str) -> Scheme:
+    def _scheme(self, config: GraphAdapterConfig, adapter_name: str) -> Scheme:
         """A new scheme, or that of the previous layers if all layers share one."""
-        if settings.shared:
+        if config.shared:
             for module in self.model.modules():
                 if isinstance(module, OutputLayer) and adapter_name in module.gnn_adapter:
                     adapter: Any = module.gnn_adapter[adapter_name]
                     return adapter.scheme
-        return settings.scheme()
+        return config.scheme()
 
     # ---- switching ------------------------------------------------------------------------------------
 
@@ -228,7 +239,8 @@ class GraphAdapterModel(BaseTuner):
             ``{name of the attention layer: adapter}``, named as :func:`attngraph.capture` names the layers of
             the base model; empty while the adapters are off.
         """
-        return {site.name: layer.active for site, layer in self._adapted_sites() if layer.active is not None}
+        adapted = {site.name: layer.enabled_module for site, layer in self._adapted_sites()}
+        return {name: adapter for name, adapter in adapted.items() if adapter is not None}
 
     def _listens(self) -> bool:
         return any(isinstance(module, OutputLayer) for module in self.model.modules())
@@ -259,6 +271,60 @@ class GraphAdapterModel(BaseTuner):
 
     def _sites(self) -> list[Site]:
         return [] if self.instrument is None else list(self.instrument.sites.values())
+
+    # ---- mixed batches --------------------------------------------------------------------------------
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """Called by ``PeftModel`` around each pass and each call of ``generate``, where ``adapter_names`` may
+        say which adapter each example runs.
+
+        Raises:
+            UserError: ``adapter_names`` in training, with a name that there is not, or with other methods of
+                PEFT in the model.
+        """
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        self._check_adapter_names(names)
+        generation = vars(kwargs["generation_config"]) if kwargs.get("generation_config") else {}
+        copies = {number for name in BEAMS for number in (kwargs.get(name), generation.get(name)) if number}
+        mixed = MixedBatch(tuple(names), {1, *copies})
+        layers = self._graph_layers()
+        wrappers = [module for module in self.model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+        hooks = [
+            wrapper.register_forward_pre_hook(partial(_pass_names, mixed), with_kwargs=True)
+            for wrapper in wrappers
+        ]
+        for layer in layers:
+            layer.set_mixed_batch(mixed)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.set_mixed_batch(None)
+            for hook in hooks:
+                hook.remove()
+
+    def _check_adapter_names(self, names: Any) -> None:
+        known = [name for name, config in self.peft_config.items() if config.peft_type == PEFT_TYPE]
+        if not isinstance(names, (list, tuple)) or not names:
+            raise UserError(f"adapter_names must be a list with a name for each example, got {names!r}")
+        for name in names:
+            if name not in (*known, BASE):
+                raise UserError(
+                    f"adapter_names: there is no graph adapter {name!r}: choose from "
+                    f"{', '.join([*known, BASE])}"
+                )
+        if self.training:
+            raise UserError("adapter_names is for evaluation: call eval() on the model, or train one adapter")
+        for module in self.model.modules():
+            if isinstance(module, BaseTunerLayer) and not isinstance(module, GraphLayer):
+                raise UserError(
+                    f"adapter_names chooses between graph adapters, and {method_of(module)} in the same "
+                    "model would act on every example: take it out"
+                )
 
     # ---- taking them out ------------------------------------------------------------------------------
 
@@ -335,12 +401,12 @@ class GraphAdapterModel(BaseTuner):
         """The weights under the model's names; called by PEFT whenever it loads some.
 
         Raises:
-            UserError: they do not fit; see :func:`adapters.peft.fit.check_fit`.
+            UserError: they do not fit; see :func:`adapters.peft.loading.check_saved_weights`.
         """
         saved_names = [cls._remove_adapter_name_from_key(key, adapter_name) for key in model.state_dict()]
         state_dict = upgraded(state_dict, [*saved_names, *(PREFIX + name for name in saved_names)])
         state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        check_fit(model, adapter_name, state)
+        check_saved_weights(model, adapter_name, state)
         return state
 
 
@@ -384,6 +450,12 @@ def _switches(model: nn.Module) -> Callable[[], None]:
             vars(layer).update(choice)
 
     return put_back
+
+
+def _pass_names(mixed: MixedBatch, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """A hook that tells a module of ``modules_to_save`` which copy each example takes."""
+    names = [name if name in module._adapters else BASE for name in mixed.expanded(len(args[0]))]
+    return args, {**kwargs, "adapter_names": names}
 
 
 def _add(site: Site, layer: OutputLayer) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
 
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from torch import nn
 
-from adapters.config import POSITIONS
-from adapters.peft.config import GraphAdapterConfig
+from adapters.config import POSITIONS, GraphAdapterConfig, is_all_linear
 from adapters.peft.usable import why_unusable
 from attngraph.errors import UserError
 from attngraph.reading.instrument import Site, attention_like, wildcards
@@ -107,29 +108,31 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     sites = list(sites)
     linear = _linear(model, sites)
     attention = [(site.name, site.output_name) for site in sites]
-    _check_names("target_modules", config.target_modules, attention, "attention layer", model)
+    everywhere = is_all_linear(config.target_modules)
+    if not everywhere:
+        _check_names("target_modules", config.target_modules, attention, "attention layer", model)
     _check_names("ffn_modules", config.ffn_modules, [(name,) for name in linear], "linear layer", model)
     either = [*attention, *((name,) for name in linear)]
-    _check_names("exclude", config.exclude, either, "attention or linear layer", model)
+    _check_names("exclude_modules", config.exclude_modules, either, "attention or linear layer", model)
+    _check_layers(config, either, model)
     heads = HEADS if config.task_type else set()
     for end in set(config.modules_to_save or ()) - heads:
         if not any(name.endswith(end) for name, _ in model.named_modules()):  # PEFT's rule; it says nothing
             raise UserError(f"modules_to_save: {end!r} ends the name of no module of {type(model).__name__}")
     position = {site.name: position_of(site) for site in sites}
-    chosen = [
-        site
-        for site in _attention(model, sites, config)
-        if not _matches(config.exclude, site.name, site.output_name)
-    ]
-    free = [name for name in linear if not _matches(config.exclude, name)]
-    outputs = _feed_forward(model, sites, chosen, free, config)
+    named = _attention(model, sites, config)
+    chosen = [x for x in named if not _matches(config.exclude_modules, x.name, x.output_name)]
+    blocks = _feed_forward(sites, named, linear, config)
+    kept = [name for name in blocks if not _matches(config.exclude_modules, name)]
+    outputs = [name for name in kept if by_name(config, name, config.ffn_modules)]
     followed = [site for site in chosen if position[site.name] in config.positions]
     all_positions = set(config.positions) == set(POSITIONS)
     left_out = {site.name: reason for site in followed if (reason := why_unusable(site)) is not None}
-    if left_out and (config.target_modules or not all_positions or len(left_out) == len(followed)):
+    by_choice = config.target_modules and not everywhere
+    if left_out and (by_choice or not all_positions or len(left_out) == len(followed)):
         name, reason = next(iter(left_out.items()))
         if len(left_out) < len(followed):
-            remedy = "leave it out with exclude=[...]"
+            remedy = "leave it out with exclude_modules=[...]"
         elif any(why_unusable(site) is None for site in sites):
             remedy = "choose other layers with target_modules"
         else:
@@ -142,14 +145,14 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         if site.output_name is not None and site.name not in left_out
     }
     if "ffn" in config.positions:
-        if chosen and not outputs and not (all_positions and places):
-            inside = _shorten(_beside(sites, chosen, free))
+        if chosen and not blocks and not (all_positions and places):
+            inside = _shorten(_beside(sites, chosen, linear))
             raise UserError(
                 f"no output projection of a feed-forward block is known in {type(model).__name__}: leave ffn "
                 f"out of positions, or name it with ffn_modules=[...] (linear layers there: {inside})"
             )
         if not config.ffn_modules:
-            done = {_layer(name) for name in outputs}
+            done = {_layer(name) for name in blocks}
             layers = [layer for site in chosen if (layer := _layer(site.name)) and layer not in done]
             left_out |= dict.fromkeys(layers, NO_BLOCK)
         places |= {name: Place(name, "ffn") for name in outputs}
@@ -165,9 +168,11 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
 
 
 def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) -> list[Site]:
-    if config.target_modules:
-        return [site for site in sites if _matches(config.target_modules, site.name, site.output_name)]
-    return language_sites(model, sites)
+    names = None if is_all_linear(config.target_modules) else config.target_modules
+    among = sites if config.target_modules else language_sites(model, sites)
+    return [
+        site for site in among if any(by_name(config, x, names) for x in (site.name, site.output_name) if x)
+    ]
 
 
 def language_sites(model: nn.Module, sites: Iterable[Site]) -> list[Site]:
@@ -214,6 +219,47 @@ def _linear(model: nn.Module, sites: list[Site]) -> list[str]:
     ]
 
 
+def by_name(config: GraphAdapterConfig, name: str, patterns: list[str] | str | None = None) -> Any:
+    """Whether PEFT would take a module: by names, layers, and what is excluded or saved as a whole.
+
+    Args:
+        config: of the adapter.
+        name: the module's.
+        patterns: names or a regular expression. Default: any name.
+
+    Returns:
+        true or false; for a module that is excluded PEFT's own mark of these, which is false.
+    """
+    end = name.rpartition(".")[2]
+    if patterns is None and end == name and config.layers_to_transform is not None:
+        return False  # PEFT asks for no number where the whole name is given, as it is here
+    rule = SimpleNamespace(
+        target_modules=patterns or [end],
+        target_parameters=None,
+        exclude_modules=config.exclude_modules,
+        modules_to_save=config.modules_to_save,
+        layers_to_transform=config.layers_to_transform,
+        layers_pattern=config.layers_pattern,
+    )
+    return check_target_module_exists(rule, name)
+
+
+def _check_layers(
+    config: GraphAdapterConfig, modules: Iterable[tuple[str | None, ...]], model: nn.Module
+) -> None:
+    """Refuse a layer's number that no module's name has; arguments as for :func:`_check_names`."""
+    names = [name for several in modules for name in several if name is not None]
+    numbers: Any = config.layers_to_transform or ()
+    for number in numbers:
+        alone = replace(config, layers_to_transform=number, exclude_modules=None, modules_to_save=None)
+        if not any(by_name(alone, name) for name in names):
+            lists = f" of {config.layers_pattern}" if config.layers_pattern else ""
+            raise UserError(
+                f"layers_to_transform: there is no layer {number}{lists} in {type(model).__name__}: it has "
+                f"{_shorten(names)}"
+            )
+
+
 def _check_names(
     field: str,
     patterns: list[str] | str | None,
@@ -241,7 +287,7 @@ def _check_names(
 
 
 def _feed_forward(
-    model: nn.Module, sites: list[Site], chosen: list[Site], linear: list[str], config: GraphAdapterConfig
+    sites: list[Site], chosen: list[Site], linear: list[str], config: GraphAdapterConfig
 ) -> list[str]:
     """Output projections of feed-forward blocks: the named ones, or those in the chosen sites' layers."""
     if config.ffn_modules:

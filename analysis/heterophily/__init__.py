@@ -14,8 +14,8 @@ from analysis.heterophily.measurement import (
     REGION_STATISTICS,
     STATISTICS,
     WEIGHT_STATISTICS,
+    Settings,
 )
-from analysis.heterophily.settings import Settings
 
 __all__ = [
     "CLOSED_FORM_STATISTICS",

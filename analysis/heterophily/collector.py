@@ -16,16 +16,17 @@ from analysis.bipartite import AnyGraph, Bipartite
 from analysis.bootstrap import Means
 from analysis.contrast import Region
 from analysis.heterophily.measurement import (
+    DEFAULT,
     SPECTRA,
     TOLERANCE,
     UNBOUNDED,
     Key,
+    Settings,
     measure,
     measure_closed_form,
     measure_regions,
     to_arrays,
 )
-from analysis.heterophily.settings import DEFAULT, Settings
 from analysis.labels import Labels
 from analysis.nulls import Draws
 from attngraph import AttentionGraph

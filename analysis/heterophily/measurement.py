@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis import clouds, energy, entropy, feature_homophily, homophily, spectrum
-from analysis.bipartite import Bipartite, divide
+from analysis import clouds, energy, entropy, homophily
+from analysis.bipartite import Bipartite
 from analysis.closed_form import closed_form
 from analysis.contrast import Contrast, Distances, Region, queries_per_value, square_distances
-from analysis.heterophily.settings import Settings
+from analysis.homophily import Mixing
 from analysis.labels import Labels
-from analysis.mixing import Mixing
 from analysis.nulls import Draws, permuted, shuffle, uniform
 from attngraph import AttentionGraph
+from attngraph.degrees import check_degree
 
-LABEL_STATISTICS = (*homophily.SHARED, *homophily.ANY, "aggregation", "neighbourhood_contrast")
+LABEL_STATISTICS = (*homophily.SHARED, *homophily.ANY)
 FEATURE_STATISTICS = (
     "cosine",
     "generalised_edge",
@@ -59,8 +59,54 @@ SPECTRA = ("spectral_energy", "spectral_density")
 UNBOUNDED = ("dirichlet", "p_dirichlet", "contrast_raw")
 TOLERANCE = 1e-6  # relative size of differences that are rounding
 
+_LEAST = {"permutations": 1, "replicates": 2, "p": 1, "bins": 0, "points": 4, "seed": 0}
+
 Key: TypeAlias = tuple[str, str]  # name of the statistic, name of the labels
 NewDraws: TypeAlias = Callable[[str], Draws]  # from a purpose to its random numbers
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of :class:`analysis.heterophily.Heterophily`.
+
+    Args:
+        permutations: permuted graphs per graph, over which the null is the mean; at least 1.
+        replicates: resamplings of the examples for intervals, at least 2.
+        level: of the intervals.
+        p: exponent of the p-Dirichlet energy and of pGNN in its closed form
+            (:func:`analysis.closed_form.closed_form`), at least 1.
+        bins: of the spectrum, an odd number; 0 leaves spectra out, which need a decomposition of every graph.
+        points: nodes of each side, chosen at random in each example, for the distance of the clouds; at least
+            4.
+        degree: of the values, ``"sum"`` or ``"mean"``, in the distances of regions
+            (:func:`analysis.contrast.contrast`) and in the closed form.
+        seed: of permutations, choices, resamplings and the rotation of queries.
+
+    Raises:
+        ValueError: a value out of range.
+    """
+
+    permutations: int = 2
+    replicates: int = 200
+    level: float = 0.95
+    p: float = 1.5
+    bins: int = 0
+    points: int = 64
+    degree: str = "sum"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            if not least <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be at least {least} and finite, got {getattr(self, name)}")
+        check_degree(self.degree)
+        if not 0 < self.level < 1:
+            raise ValueError(f"level must lie between 0 and 1, got {self.level}")
+        if self.bins and self.bins % 2 == 0:
+            raise ValueError(f"bins must be an odd number (0 for no spectra), got {self.bins}")
+
+
+DEFAULT = Settings()
 
 
 @dataclass(frozen=True)
@@ -115,10 +161,7 @@ def measure(
 def _by_labels(graph: Bipartite, classes: Labels, settings: Settings, draws: Draws) -> dict[str, Measured]:
     observed, even = (Mixing(view, classes.on(view)) for view in (graph, uniform(graph)))
     shuffled = [Mixing(graph, classes.permuted(graph, draws)) for _ in range(settings.permutations)]
-    values, evens, *nulls = [
-        homophily.label_statistics(mixing) | feature_homophily.aggregation_statistics(mixing)
-        for mixing in (observed, even, *shuffled)
-    ]
+    values, evens, *nulls = [homophily.label_statistics(mixing) for mixing in (observed, even, *shuffled)]
     reason = homophily.degenerate(observed)
     reason_of_pairs = homophily.degenerate(observed, even) if classes.shared else None
     return {
@@ -143,15 +186,15 @@ def _by_features(graph: Bipartite, even: Bipartite, settings: Settings, draws: D
 
 def _feature_statistics(graph: Bipartite, p: float) -> dict[str, Tensor]:
     """``FEATURE_STATISTICS`` of a batch; what several of them need is computed once."""
-    cosine, chance = feature_homophily.cosines(graph)
+    cosine, generalised_edge = energy.cosines(graph)
     dirichlet, p_dirichlet = energy.dirichlet(graph), energy.p_dirichlet(graph, p)
     return {
         "cosine": cosine,
-        "generalised_edge": cosine - chance,
+        "generalised_edge": generalised_edge,
         "dirichlet": dirichlet,
-        "dirichlet_normalised": divide(dirichlet, energy.norm(graph, 2)),
+        "dirichlet_normalised": energy.normalised(dirichlet, graph, 2),
         "p_dirichlet": p_dirichlet,
-        "p_dirichlet_normalised": divide(p_dirichlet, energy.norm(graph, p)),
+        "p_dirichlet_normalised": energy.normalised(p_dirichlet, graph, p),
         "neighbour_cka": clouds.neighbour_cka(graph),
     }
 
@@ -179,10 +222,8 @@ def _by_clouds(graph: Bipartite, settings: Settings, draws: Draws) -> dict[str, 
 
 def _by_frequency(graph: Bipartite, even: Bipartite, bins: int, draws: Draws) -> dict[Key, Measured]:
     """Spectra, with the middle of each bin in place of the labels' name."""
-    value, flat, null = (
-        spectrum.spectral_energy(view, bins) for view in (graph, even, permuted(graph, draws))
-    )
-    density, even_density = (spectrum.spectral_density(view, bins) for view in (graph, even))
+    value, flat, null = (energy.spectral_energy(view, bins) for view in (graph, even, permuted(graph, draws)))
+    density, even_density = (energy.spectral_density(view, bins) for view in (graph, even))
     measured = {}
     for k in range(bins):
         middle = f"{(2 * k + 1) / bins:.4f}"

@@ -9,13 +9,9 @@ examples, ``h`` heads, ``n`` tokens, ``m`` nodes that the tokens see at last (im
     >>> relevance(graphs, gradients).seen[:, 4]  # (b, m): relevance of each image node
 """
 
-from analysis.relevance.attention_rollout import rollout
-from analysis.relevance.gradient_relevance import relevance
 from analysis.relevance.gradients import capture_with_gradients
-from analysis.relevance.nodes import Graphs, Nodes, image_nodes, valid_nodes
-from analysis.relevance.propagation import Relevance
-from analysis.relevance.raw_attention import raw
-from analysis.relevance.routes import Route, route
+from analysis.relevance.operators import Relevance, raw, relevance, rollout
+from analysis.relevance.routes import Graphs, Nodes, Route, image_nodes, route, valid_nodes
 
 __all__ = [
     "Graphs",

@@ -15,9 +15,14 @@ class WeightedSum(MessagePassing):
     """
 
     def __init__(self):
+        # PyG compiles a class's propagate and keeps the one before, which knows masks of edges; of a subclass
+        # it would take the parent's compiled one for that
+        if "propagate" not in vars(type(self)):
+            type(self).propagate = MessagePassing.propagate
         super().__init__(aggr="sum")
 
-    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor, targets: int) -> Tensor:
+    def weighted_sum(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor, targets: int) -> Tensor:
+        """The sums."""
         return self.propagate(edge_index, x=(x, None), edge_weight=edge_weight, size=(x.shape[0], targets))
 
     def message(self, x_j: Tensor, edge_weight: Tensor) -> Tensor:

@@ -10,6 +10,6 @@
 
 What a call needs to know has a module each: its mask (:mod:`~attngraph.reading.masks`), queries before rotary
 embedding (:mod:`~attngraph.reading.projection`), the output projection (:mod:`~attngraph.reading.outputs`),
-what its nodes stand for (:mod:`~attngraph.reading.modality`), degrees of earlier decoding steps
-(:mod:`~attngraph.reading.degree_cache`), and keys that are no nodes (:mod:`~attngraph.reading.prepend`).
+what its nodes stand for (:mod:`~attngraph.reading.modality`), and degrees of earlier decoding steps
+(:mod:`~attngraph.reading.degree_cache`).
 """

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from transformers.cache_utils import EncoderDecoderCache
 
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call
@@ -24,6 +23,7 @@ from attngraph.reading.masks import Mask, Order
 from attngraph.reading.softmax_test import SoftmaxTest
 from attngraph.reading.state import LayerState, SelfAttention, find_state, is_causal, state_of
 from attngraph.reading.watch import Attended, Fused, Watch
+from attngraph.scores import HIDES_BELOW
 
 
 class Projected(NamedTuple):
@@ -83,7 +83,7 @@ def attend(
     query, key, value = projected
     b, h, n, m = max(query.shape[0], key.shape[0]), query.shape[1], query.shape[2], key.shape[2]
     run = partial(eager, module, dropout=0.0, **kwargs)
-    test = SoftmaxTest(run, h, key.shape[1], query.shape[-1], value.shape[-1], kwargs, query.device)
+    test = SoftmaxTest(run, h, key.shape[1], query.shape[-1], kwargs, query.device)
     _check_real(state, query)
     mask = state.model.mask(attention_mask, (b, h, n, m))
     call = _call(
@@ -132,35 +132,27 @@ def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
     b, _, n, m = seen.weight.shape
     turns = state.notes["turns"] or []
     known = turns.pop(0) if turns else NOTHING
-    visible = None
-    if seen.hidden is not None or masked or known.query_mask is not None:
-        shape = (b, 1, n, m)
-        visible = seen.weight.new_ones(shape, dtype=torch.bool)
-        if seen.hidden is not None:
-            visible = ~seen.hidden.all(1, keepdim=True)
-        if known.query_mask is not None and not known.cross:
-            visible = visible & known.query_mask[:, None, :, None]
+    shown = (seen.scores > HIDES_BELOW).any(1, keepdim=True)
+    if known.query_mask is not None and not known.cross:
+        shown = shown & known.query_mask[:, None, :, None]
+    visible = shown if masked or not bool(shown.all()) else None
     call = _call(
         module,
         Projected(seen.query, seen.key, seen.value),
         state.model.seen(visible, (b, 1, n, m)),
         known,
         key=seen.key,
-        dropout=0.0,
-        eager=partial(_seen, seen),
+        dropout=seen.dropout,
+        eager=partial(seen.again, seen.query, seen.key, seen.value, None),
         scale=None,
         is_softmax=None,
         unrotated=state.projections.of(seen.query),
     )
-    call.context = seen.context
-    call.dropped = seen.dropped
+    vars(call).update(_eager=(seen.context.transpose(1, 2), seen.weight))
+    call.context, call.dropped = seen.context, seen.dropped
     for listener in tuple(state.listeners):
         listener(call)
     return call.context
-
-
-def _seen(seen: Attended) -> tuple[Tensor, Tensor]:
-    return seen.context.transpose(1, 2), seen.weight
 
 
 def _fused(module: nn.Module, seen: Fused) -> Tensor:
@@ -230,9 +222,8 @@ def _call(
         layer_idx = place_of(given.cache, layer_idx, None if cross else key)
     if cross:
         before = _before_cross(state, module, b, n)
-        place = None if before is None else before.layer_idx
-        if place is not None and not isinstance(given.cache, EncoderDecoderCache):
-            layer_idx = place
+        if before is not None and before.layer_idx is not None:
+            layer_idx = before.layer_idx
     else:
         told = state.notes["is_causal"] if known.is_causal is None else known.is_causal
         before = _self_attention(state, module, mask, told, n, layer_idx)
@@ -289,7 +280,7 @@ def _before_cross(state: LayerState, module: nn.Module, b: int, n: int) -> SelfA
         raise UserError(
             f"{state.site.name} attends to other states before any self-attention over its {n} queries has "
             f"run in {type(state.inner_model).__name__}, so that nothing says in which order they are and "
-            "which are padding: leave the layer out (layers=...; for adapters exclude=...)"
+            "which are padding: leave the layer out (layers=...; for adapters exclude_modules=...)"
         )
     return before
 
@@ -324,7 +315,7 @@ def _self_attention(
         raise UserError(
             f"{state.site.name}: its mask shows a query a later one that does not see it in turn, so that "
             "the queries are ordered neither one by one nor in blocks, nor unordered: leave the layer out "
-            "(layers=...; for adapters exclude=...)"
+            "(layers=...; for adapters exclude_modules=...)"
         )
     causal = order.causal
     return SelfAttention(causal, mask.span if causal else None, mask.queries, mask.valid, layer_idx)

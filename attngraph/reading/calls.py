@@ -21,7 +21,6 @@ from attngraph.graph import AttentionGraph
 from attngraph.reading.degree_cache import NO_PLACE, check_grows, degree_cache_of
 from attngraph.reading.heads import repeat_heads
 from attngraph.reading.outputs import Metric, widths
-from attngraph.reading.prepend import check_prepended, prepended
 from attngraph.scores import AttentionScores
 
 _active_collector: Any
@@ -93,7 +92,7 @@ class Call:
         query_mask: bool ``(b, n)``, which queries are valid: those that self-attention lets see themselves.
         source: the states that cross-attention attends to, where the module was given them.
         cache: the model's key/value cache.
-        layer_idx: the layer's place in the cache, or, for cross-attention whose own place holds the other
+        layer_idx: the layer's place in the cache; for cross-attention, whose own place may hold the other
             side (Mllama's), that of the self-attention before it, or of the first one if there is none.
         stored: whether the keys and values of the queries are in the cache there by now.
         dropout: its probability; 0 in evaluation.
@@ -103,14 +102,13 @@ class Call:
         valid: whether every query is known to be valid.
         output_attentions: whether the module was asked for its weights.
         eager: the model's eager attention of this call, without dropout: to context ``(b, n, h, d)`` and
-            weights.
+            weights. Its last arguments are query, key, value and additive mask.
         scale: the factor of the scores where the model gave it, else None.
         is_softmax: says whether scale and mask are all that the scores are made of; None where the mask is
             more than that.
         unrotated: finds the queries before rotary embedding; see
             :func:`attngraph.reading.projection.unrotated`.
-        prepended: how many keys and values that are no nodes stand before those of nodes; see
-            :meth:`prepend`.
+        no_graph: why the call is no attention graph; see :meth:`replace_eager`.
         held: whether somebody needs the weights; see :meth:`hold_weights`.
     """
 
@@ -136,7 +134,7 @@ class Call:
     scale: float | None
     is_softmax: Callable[[], bool] | None
     unrotated: Callable[[], tuple[Tensor | None, bool]]
-    prepended: int = 0
+    no_graph: str | None = None
     held: bool = False
 
     def hold_weights(self) -> None:
@@ -144,38 +142,21 @@ class Call:
         :meth:`scores` gives None. A listener that calls it must come before those that ask for scores."""
         self.held = True
 
-    def prepend(self, key: Tensor, value: Tensor, check: bool = False) -> None:
-        """Let every query attend to further keys and values before the call's own, whatever the mask: prefix
-        tuning. They are no nodes, so the call is no attention graph any more: :meth:`graph` refuses. A
-        listener that calls it must come before those that read weights, and do so in every call: what it
-        adds is in no cache.
+    def replace_eager(self, eager: partial[tuple[Tensor, Tensor]], no_graph: str) -> None:
+        """Let the layer compute something else than its own attention, such as one with further keys and
+        values. The call is no attention graph any more: :meth:`graph` refuses, and :meth:`scores` gives None.
+        A listener that calls it must come before those that read weights, and do so in every call, since
+        what it adds is in no cache.
 
         Args:
-            key, value: ``(b or 1, g, t, d)``, with as many heads as the model's own keys and values.
-            check: whether the module's attention function is tried out; see
-                :func:`attngraph.reading.prepend.check_prepended`.
-
-        Raises:
-            UserError: other heads or features than the call's own; or it did not pass.
+            eager: takes the place of :attr:`eager`; :attr:`key` and :attr:`value` become its own.
+            no_graph: why there is no graph, and the remedy, for the error.
         """
-        own = self.eager.args[-3:-1]
-        for name, more, x in (("keys", key, own[0]), ("values", value, own[1])):
-            if (more.shape[1], more.shape[3]) != (x.shape[1], x.shape[3]):
-                raise UserError(
-                    f"{self.site.name}: {more.shape[1]} heads of {more.shape[3]} features of prefix {name} "
-                    f"cannot stand before {x.shape[1]} of {x.shape[3]}"
-                )
-        b, h, t = self.query.shape[0], self.query.shape[1], key.shape[2]
-        first = [y.to(x.dtype).expand(x.shape[0], -1, -1, -1) for x, y in zip(own, (key, value))]
-        eager = prepended(self.eager, *first)
-        if check:
-            check_prepended(self.site.name, self.eager, eager, t)
         for name in ("_eager", "kept", "dropped", "context"):
             self.__dict__.pop(name, None)
-        self.eager, self.prepended = eager, self.prepended + t
+        self.eager, self.no_graph = eager, no_graph
+        b, h = self.query.shape[:2]
         self.key, self.value = (repeat_heads(x, b, h) for x in eager.args[-3:-1])
-        if self.visible is not None:
-            self.visible = nn.functional.pad(self.visible, (t, 0), value=True)
 
     @cached_property
     def _feature(self) -> tuple[Tensor, bool]:
@@ -268,7 +249,7 @@ class Call:
             self.is_softmax is None
             or self.held
             or self.span is not None
-            or self.prepended
+            or self.no_graph
             or (self.dropout and not (dropped and self.dropout < 1))
             or self.query.shape[-1] != self.value.shape[-1]
         ):
@@ -304,19 +285,16 @@ class Call:
             fields: further fields of :class:`attngraph.AttentionGraph`.
 
         Raises:
-            UserError: query and value features of different widths, or keys and values that are no nodes
-                (:meth:`prepend`).
+            UserError: query and value features of different widths, or a call that is none
+                (:meth:`replace_eager`).
         """
-        if self.prepended:
-            raise UserError(
-                f"{self.site.name}: {self.prepended} learned keys and values of prefix tuning stand before "
-                "its nodes and are no nodes of a graph: switch the prefix off to look at the model's graphs"
-            )
+        if self.no_graph:
+            raise UserError(f"{self.site.name}: {self.no_graph}")
         if self.query.shape[-1] != self.value.shape[-1]:
             raise UserError(
                 f"{self.site.name}: queries have {self.query.shape[-1]} features per head and values "
                 f"{self.value.shape[-1]}; a graph needs both in one space: leave the layer out "
-                "(layers=...; for adapters exclude=...)"
+                "(layers=...; for adapters exclude_modules=...)"
             )
         return AttentionGraph(
             self.feature,

@@ -428,5 +428,5 @@ def _after(module: nn.Module, args: tuple, output: object) -> None:
     if missed and state.listeners and output is not None:
         raise UserError(
             f"{state.site.name} ({type(module).__name__}) is no attention that can be read: {watched.trouble}"
-            "; leave the layer out (layers=...; for adapters exclude=...)"
+            "; leave the layer out (layers=...; for adapters exclude_modules=...)"
         )

@@ -128,7 +128,8 @@ def matrix(output: nn.Module, like: Tensor | None = None) -> Tensor:
     if torch.dist(widen(row) @ found, expected) > NONLINEAR * expected.norm():
         raise UserError(
             f"the output projection ({type(output).__name__}) is not linear, as where its input is cut to a "
-            "fixed range, so there is no W_o: leave the layer out (layers=...; for adapters exclude=...)"
+            "fixed range, so there is no W_o: leave the layer out (layers=...; for adapters "
+            "exclude_modules=...)"
         )
     return found
 
@@ -164,7 +165,7 @@ def _example(output: nn.Module, like: Tensor | None) -> tuple[Tensor, Tensor]:
                 failure = failure or error
     raise UserError(
         f"the output projection ({type(output).__name__}) does not run ({failure}): put the model where it "
-        "runs, or leave the layer out (layers=...; for adapters exclude=...)"
+        "runs, or leave the layer out (layers=...; for adapters exclude_modules=...)"
     )
 
 

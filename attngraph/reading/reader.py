@@ -13,7 +13,6 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from fnmatch import fnmatchcase
 from functools import partial
 from itertools import count
@@ -244,13 +243,7 @@ class _Reader:
         if self.heads is not None:
             graph = _take_heads(name, graph, self.heads)
         if self.detach:
-            graph = replace(
-                graph,
-                query=graph.query.detach(),
-                value=graph.value.detach(),
-                weight=graph.weight.detach(),
-                metric=None if graph.metric is None else graph.metric.detach(),
-            )
+            graph = graph.detach()
         if self.rules:
             graph = graph.sparsify(**self.rules)
         graph = call.remember(graph, self.owner)
@@ -316,13 +309,7 @@ def _take_heads(name: str, graph: AttentionGraph, heads: list[int]) -> Attention
             f"{name} has heads 0..{graph.shape[1] - 1}, not {', '.join(map(str, wrong))}: choose heads that "
             "all recorded layers have, or record them apart (layers=...)"
         )
-    return replace(
-        graph,
-        query=graph.query[:, heads],
-        value=graph.value[:, heads],
-        weight=graph.weight[:, heads],
-        metric=None if graph.metric is None else graph.metric[heads],
-    )
+    return graph[:, heads]
 
 
 def _choose(layers: Layers, names: list[str]) -> list[str]:

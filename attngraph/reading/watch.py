@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +27,6 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from attngraph.errors import UserError
 from attngraph.reading.projection import shared
-from attngraph.scores import HIDES_BELOW
 
 PRODUCTS = {"matmul": 0, "__matmul__": 0, "bmm": 0, "baddbmm": 1}
 """Functions that multiply matrices: at which place the left one is among their arguments."""
@@ -41,7 +40,12 @@ LAYOUT = """
 """What leaves the numbers of a tensor as they are, in another layout or precision."""
 CHANGES = ("mul", "__mul__", "__rmul__", "mul_", "__imul__", "masked_fill", "masked_fill_", "where")
 """What takes weights away from M: masks of heads, of padded queries."""
-SCALES = ("mul", "__mul__", "__rmul__", "div", "__truediv__", "true_divide")
+MULTIPLIES = ("mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply")
+DIVIDES = ("div", "div_", "__truediv__", "__itruediv__", "true_divide")
+ADDS = """
+    add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __isub__ masked_fill masked_fill_ where max maximum
+""".split()
+"""What adds biases and masks to scores."""
 HEADS = """
     num_heads num_attention_heads n_heads n_head num_head heads attention_heads num_attn_heads
 """.split()
@@ -50,11 +54,16 @@ HEADS = """
 
 @dataclass(eq=False)
 class Scores:
-    """What the scores of a softmax are made of: queries ``(*, n, d)`` before they were scaled, and keys ``(*,
-    m, d)``."""
+    r"""What scores are made of: :math:`s Q K^\top + \mathrm{bias}`.
+
+    Attributes:
+        query, key: ``(*, n, d)``, before it was scaled, and ``(*, m, d)``.
+        scale: s; NaN if it is no single number.
+    """
 
     query: Tensor
     key: Tensor
+    scale: float
 
 
 @dataclass(eq=False)
@@ -63,13 +72,15 @@ class Weights:
 
     Attributes:
         undropped: what they would be without dropout.
-        scores: what they were made of.
-        hidden: which edges were hidden, in the softmax's layout; None if none was.
+        made: what their scores are made of.
+        scores: what the softmax was given.
+        dropout: its probability.
     """
 
     undropped: Tensor
-    scores: Scores
-    hidden: Tensor | None
+    made: Scores
+    scores: Tensor
+    dropout: float = 0.0
 
 
 class Attended(NamedTuple):
@@ -81,7 +92,9 @@ class Attended(NamedTuple):
         weight: before dropout, ``(b, h, n, m)``; the module goes on with it.
         dropped: after dropout; the same tensor as ``weight`` where there is none.
         context: what the module's own product gave, ``(b, h, n, d)``.
-        hidden: which edges are hidden, bool ``(b, h, n, m)``; None if none is.
+        scores: what the softmax was given, ``(b, h, n, m)``.
+        scale: by which products of queries and keys are multiplied in there; NaN if it is no single number.
+        dropout: its probability.
     """
 
     query: Tensor
@@ -90,7 +103,25 @@ class Attended(NamedTuple):
     weight: Tensor
     dropped: Tensor
     context: Tensor
-    hidden: Tensor | None
+    scores: Tensor
+    scale: float
+    dropout: float
+
+    def again(self, query: Tensor, key: Tensor, value: Tensor, mask: None) -> tuple[Tensor, Tensor]:
+        """The call from its queries, and from keys and values to which others may be added before its own,
+        with a bias and mask of 0: context ``(b, n, h, d)`` and weights.
+
+        Raises:
+            ValueError: keys were added, and how queries and keys are scaled is unknown.
+        """
+        more = key.shape[2] - self.key.shape[2]
+        if more and math.isnan(self.scale):
+            raise ValueError("queries and keys are scaled by more than a number")
+        scale = 0.0 if math.isnan(self.scale) else self.scale
+        bias = self.scores - scale * (self.query @ self.key.transpose(-1, -2))
+        scores = scale * (query @ key.transpose(-1, -2)) + nn.functional.pad(bias, (more, 0))
+        weight = scores.softmax(-1).to(self.weight.dtype)
+        return (weight @ value).transpose(1, 2), weight
 
 
 class Fused(NamedTuple):
@@ -144,22 +175,22 @@ class Watch(TorchFunctionMode):
         if not isinstance(out, Tensor) or not out.is_floating_point():
             return out
         if product is not None:
-            self._note_product(product, out)
+            self._note_product(product, given.get("alpha", 1), out)
         elif name in SOFTMAX:
             self._note_softmax(args, given, out)
         elif weights is not None and found is not None:
             self._follow_weights(func, name, args, given, found, weights, out)
         else:
-            self._follow_scores(tensors, out)
+            self._follow_scores(name, args, tensors, out)
             self._follow_queries(func, name, args, given, out)
         return out
 
-    def _note_product(self, product: Product, out: Tensor) -> None:
+    def _note_product(self, product: Product, scale: float, out: Tensor) -> None:
         if product.orders is not None and product.orders[2] != sorted(product.orders[2]):
             return
-        query = self._unscaled.get(product.left)
-        query = product.as_left(product.left if query is None else query)
-        self._scores[out] = Scores(query, product.as_right(product.right).transpose(-1, -2))
+        query, factor = self._unscaled.get(product.left, (product.left, 1.0))
+        key = product.as_right(product.right).transpose(-1, -2)
+        self._scores[out] = Scores(product.as_left(query), key, factor * scale)
 
     def _note_softmax(self, args: tuple, given: dict, out: Tensor) -> None:
         scores = args[0] if args else given["input"]
@@ -172,17 +203,17 @@ class Watch(TorchFunctionMode):
             self.trouble = "the scores of its softmax are no product of queries and keys"
             return
         self.trouble = "the weights of its softmax are multiplied with no values"
-        hidden = scores <= HIDES_BELOW
-        self._weights[out] = Weights(out, made, hidden if bool(hidden.any()) else None)
+        self._weights[out] = Weights(out, made, scores)
 
-    def _follow_scores(self, tensors: Sequence[Tensor], out: Tensor) -> None:
+    def _follow_scores(self, name: str, args: tuple, tensors: Sequence[Tensor], out: Tensor) -> None:
         """What becomes of scores is scores, as long as there are as many."""
         for x in tensors:
             made = self._scores.get(x)
             if made is not None and x.numel() == out.numel():
                 if _turned(x, out):
-                    made = Scores(made.key, made.query)
-                self._scores[out] = made
+                    made = Scores(made.key, made.query, made.scale)
+                factor = 1.0 if name in (*ADDS, *LAYOUT) else _factor(name, args)
+                self._scores[out] = replace(made, scale=made.scale * factor)
                 return
 
     def _follow_queries(self, func: Any, name: str, args: tuple, given: dict, out: Tensor) -> None:
@@ -191,10 +222,13 @@ class Watch(TorchFunctionMode):
         x = args[0] if args else None
         if not isinstance(x, Tensor) or out is x or x in self._scores:
             return
-        if name in SCALES and len(args) == 2 and x.dim() > 1 and _is_number(args[1]):
-            self._unscaled[out] = self._unscaled.get(x, x)
+        factor = _factor(name, args)
+        if not math.isnan(factor) and x.dim() > 1:
+            own, before = self._unscaled.get(x, (x, 1.0))
+            self._unscaled[out] = own, before * factor
         elif name in LAYOUT and x in self._unscaled:
-            self._unscaled[out] = func(self._unscaled[x], *args[1:], **given)
+            own, before = self._unscaled[x]
+            self._unscaled[out] = func(own, *args[1:], **given), before
 
     def _follow_weights(
         self, func: Any, name: str, args: tuple, given: dict, x: Tensor, weights: Weights, out: Tensor
@@ -202,14 +236,15 @@ class Watch(TorchFunctionMode):
         """What becomes of weights on their way to the values."""
         if "dropout" in name and out.shape == x.shape:
             active = given.get("training", args[2] if len(args) > 2 else True)
-            undropped = weights.undropped if active and not torch.equal(out, x) else out
-            self._weights[out] = Weights(undropped, weights.scores, weights.hidden)
+            if active and not torch.equal(out, x):
+                dropout = given.get("p", args[1] if len(args) > 1 else 0.5)
+                self._weights[out] = replace(weights, dropout=dropout)
+            else:
+                self._weights[out] = replace(weights, undropped=out)
         elif name in (*LAYOUT, *CHANGES) and out.numel() == x.numel() and _rows_stay(x, out):
             same = weights.undropped is x
             again = [weights.undropped if y is x else y for y in args]
-            self._weights[out] = Weights(
-                out if same else func(*again, **given), weights.scores, weights.hidden
-            )
+            self._weights[out] = replace(weights, undropped=out if same else func(*again, **given))
         else:
             self.trouble = f"the weights of its softmax are mixed or turned ({name}) before they meet values"
 
@@ -231,8 +266,7 @@ class Watch(TorchFunctionMode):
         out = func(*args, **given)
         own = layout.split(product.as_out(out))
         try:
-            query, key = (layout.split(x) for x in (found.scores.query, found.scores.key))
-            hidden = None if found.hidden is None else layout.split(found.hidden)
+            query, key, scores = (layout.split(x) for x in (found.made.query, found.made.key, found.scores))
         except (RuntimeError, ValueError):
             self.trouble = "its queries and keys are laid out otherwise than its weights"
             return out
@@ -245,7 +279,9 @@ class Watch(TorchFunctionMode):
                 split,
                 split if found.undropped is product.left else layout.split(left),
                 own,
-                hidden,
+                scores,
+                found.made.scale,
+                found.dropout,
             )
         )
         return out if context is own else product.as_out(layout.join(context), back=True)
@@ -408,8 +444,14 @@ def _layout(
     return Layout(lead, order, math.prod(lead) // max(h, 1), h)
 
 
-def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float)) or (isinstance(x, Tensor) and x.numel() == 1)
+def _factor(name: str, args: tuple) -> float:
+    """The number by which a function multiplies its first argument; NaN if it does something else."""
+    if len(args) != 2 or name not in (*MULTIPLIES, *DIVIDES):
+        return math.nan
+    number = args[1] if isinstance(args[0], Tensor) and args[0].dim() > 0 else args[0]
+    if not isinstance(number, (int, float)) and not (isinstance(number, Tensor) and number.numel() == 1):
+        return math.nan
+    return 1 / float(number) if name in DIVIDES else float(number)
 
 
 def _turned(x: Tensor, out: Tensor) -> bool:

@@ -7,13 +7,13 @@ for large models make ``--batch`` small. ``docs/maps.md`` says whose view is dra
 
 from __future__ import annotations
 
-from analysis.maps import mass_summary
-from analysis.plots.maps import draw_mass
+from analysis.patches import mass_summary
+from analysis.plots.overlays import draw_mass
 from analysis.viewer import write_viewer
 from attngraph.errors import UserError
 from experiments.base.outputs import Outputs
 from experiments.commands.options import AttentionOptions
-from experiments.inspect.maps import ask, collect_maps, draw_queries
+from experiments.inspect.attention import ask, collect_maps, draw_queries
 from experiments.inspect.source import brings_own, open_source, settings_of
 from experiments.scenes.scene import Thing
 

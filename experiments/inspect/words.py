@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from analysis.maps import patch_grid
+from analysis.patches import patch_grid
 from analysis.relevance import image_nodes
 from attngraph import AttentionGraph
 from experiments.models.batch import BYTES, CLOSED, PIECE, START, Batch

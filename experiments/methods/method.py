@@ -1,8 +1,9 @@
 """What a method is: a way to adapt a pre-trained model to a task, and a row of the table.
 
-It is a PEFT configuration (:mod:`experiments.methods.peft`), or a rule which of the model's own parameters
-train (:mod:`experiments.methods.own_weights`). Those of the tables are in :mod:`experiments.methods.rows`; a
-file of one's own ends with ``register(...)``.
+It is a PEFT configuration (:mod:`experiments.methods.peft`), prefix tuning
+(:mod:`experiments.methods.prefix`), or a rule which of the model's own parameters train
+(:mod:`experiments.methods.own_weights`). Those of the tables are in :mod:`experiments.methods.rows`; a file
+of one's own ends with ``register(...)``.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from experiments.methods.settings import Settings
 from experiments.models.batch import Sample
 from experiments.models.family import Answering, ModelFamily
 
-WEIGHTS = "model.safetensors"
 VISION_RATE = "vision_learning_rate"
 
 
@@ -45,22 +44,23 @@ class OwnParameters(Method):
 
 
 class TunedModel(Tuned):
-    """A model some of whose own parameters are trained, the image encoder maybe at a rate of its own."""
+    """A model some of whose parameters are trained, the image encoder maybe at a rate of its own."""
 
+    file = "model.safetensors"
     vision_rate: float | None = None
 
     def rates(self) -> dict[nn.Module, float]:
         return {} if self.vision_rate is None else {self.family.image_encoder(): self.vision_rate}
 
     def save(self, folder: Path) -> None:
-        """``model.safetensors``: the trained parameters as they are."""
+        """One file with the trained parameters as they are."""
         tensors = {name: p.detach().cpu().contiguous() for name, p in self.parameters().items()}
-        with whole(folder / WEIGHTS) as part:
+        with whole(folder / self.file) as part:
             save_file(tensors, part)
 
     def load(self, folder: Path) -> None:
-        weights, parameters = read_tensors(folder / WEIGHTS), self.parameters()
-        check_fit(folder / WEIGHTS, weights, parameters)
+        weights, parameters = read_tensors(folder / self.file), self.parameters()
+        check_fit(folder / self.file, weights, parameters)
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(weights[name])

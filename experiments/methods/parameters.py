@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 from adapters.peft.layer import ADAPTERS
-from adapters.prefix import ATTRIBUTE
 from experiments.methods.method import Tuned
+from experiments.methods.prefix import ATTRIBUTE
 
 ADDED = (ADAPTERS, "lora_A", "lora_B", ATTRIBUTE)  # parts of the names of parameters that methods add
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")

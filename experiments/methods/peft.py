@@ -1,5 +1,5 @@
-"""Methods that put new parameters into a frozen model: PEFT configurations (graph adapters, LoRA and whatever
-else PEFT knows), and prefix tuning.
+"""Methods that put new parameters into a frozen model by a PEFT configuration: graph adapters, LoRA and
+whatever else PEFT knows.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,13 +27,11 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from adapters import SCHEMES, GraphAdapterConfig
-from adapters.config import POSITIONS, AdapterConfig
+from adapters.config import POSITIONS
 from adapters.joins import JOINS
 from adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
 from adapters.peft.places import language_sites
-from adapters.prefix import PrefixConfig, PrefixTuning
-from adapters.saved import read_tensors
-from adapters.scalar import upgraded
+from adapters.saved import read_tensors, upgraded
 from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
 from experiments.base.config import Config, checked
@@ -45,6 +43,8 @@ from experiments.models.family import ModelFamily
 
 WEIGHTS = "adapter_model.safetensors"
 Arguments = Mapping[str, Any]
+FURTHER = ("positions", "backend", "shared", "top_k", "rescale", "query_rows")
+"""Options of :class:`adapters.GraphAdapterConfig` that a run's settings may name."""
 
 #: How the names of projections end (``query``, ``q``, ``q_proj``, ``to_q``, ``q_lin``, ``Wq``), and of those
 #: to queries, keys and values at once (in GPT-2's cross-attention: to keys and values).
@@ -131,7 +131,7 @@ class GraphAdapter(PeftMethod):
     join: str | None = None
     rescale: bool = False
     positions: tuple[str, ...] = POSITIONS
-    query_rows: str = AdapterConfig.query_rows
+    query_rows: str = GraphAdapterConfig.query_rows
     reduction: int | None = None
 
     def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
@@ -160,11 +160,11 @@ class GraphAdapter(PeftMethod):
             "reduction": self.reduction or chosen.reduction,
         }
         own = {"rescale": self.rescale, "positions": self.positions, "query_rows": self.query_rows}
-        more = {name: value for name, value in own.items() if value != getattr(AdapterConfig, name)}
+        more = {name: value for name, value in own.items() if value != getattr(GraphAdapterConfig, name)}
         return settings | {name: list(x) if isinstance(x, tuple) else x for name, x in more.items()}
 
     def further_settings(self) -> list[str]:
-        return [option.name for option in fields(AdapterConfig)]
+        return list(FURTHER)
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> GraphAdapterConfig:
         return GraphAdapterConfig(**settings)
@@ -231,39 +231,6 @@ class Lora(PeftMethod):
             target_modules=names,
             fan_in_fan_out=isinstance(family.model.get_submodule(names[0]), Conv1D),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrefixMethod(Method):
-    """Keys and values before those of both attentions; see :class:`adapters.prefix.PrefixTuning`."""
-
-    tokens: int = 16
-    projection: int | None = None
-
-    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
-        return {"tokens": self.tokens, "projection": self.projection}
-
-    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> PrefixTuned:
-        return PrefixTuned(family, PrefixTuning(family.model, PrefixConfig(**settings)))
-
-
-class PrefixTuned(Tuned):
-    """A model with a prefix."""
-
-    def __init__(self, family: ModelFamily, prefix: PrefixTuning):
-        super().__init__(family)
-        self.prefix = prefix
-        family.unadapted = prefix.disabled
-
-    def save(self, folder: Path) -> None:
-        """``prefix_config.json`` and ``prefix.safetensors``, which :func:`adapters.prefix.load_prefix`
-        reads.
-        """
-        with published(folder) as part:
-            self.prefix.save(part)
-
-    def load(self, folder: Path) -> None:
-        self.prefix.load(folder)
 
 
 def attention_projections(model: nn.Module, roles: Collection[str]) -> list[str]:

@@ -17,7 +17,8 @@ from experiments.methods.method import (
     register,
 )
 from experiments.methods.own_weights import Frozen, FullFineTuning, LanguageSide, Majority
-from experiments.methods.peft import GraphAdapter, Lora, OtherRate, PrefixMethod, ResidualAlone
+from experiments.methods.peft import GraphAdapter, Lora, OtherRate, ResidualAlone
+from experiments.methods.prefix import PrefixMethod
 
 RATES = (3e-3, 1e-2)  # with which the search of an adapter begins
 WIDTH = 768  # of the model in the paper

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from transformers import PretrainedConfig
 
-from analysis.maps import Grid
+from analysis.patches import Grid
 from attngraph.errors import UserError
 from experiments.base.messages import first_line
 

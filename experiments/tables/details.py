@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from adapters.peft.learned import short_names
+from adapters.peft.effects import short_names
 from experiments.tables.frame import scores_of, summarise
 from experiments.tables.render import MISSING, markdown_grid, number, scope
 from experiments.tables.runs import Run, distinct

@@ -3,17 +3,18 @@
 import dataclasses
 import inspect
 import json
+import warnings
 
 import numpy as np
 import pytest
 from peft import PeftConfig
 
+import adapters.config
 from adapters import PGNN, SCHEMES, GraphAdapterConfig
-from adapters.config import AdapterConfig
-from adapters.peft.config import SCHEME_ARGS
+from adapters.config import SCHEME_ARGS
 from attngraph.errors import UserError
 
-BAD = [  # what both kinds of settings refuse
+BAD = [
     (dict(gnn="gat"), "unknown gnn 'gat': choose one of appnp, gcn, gcnii, pgnn"),
     (dict(join=["gated"]), "unknown join .* choose one of replace, gated, blend"),
     (dict(query_rows=3), "unknown query_rows 3: choose one of query, zero, noise"),
@@ -46,36 +47,55 @@ BAD = [  # what both kinds of settings refuse
     (dict(gnn="residual", gnn_args={"alpha": 0}), r"residual: alpha must lie in \(0, 1\]"),
     (dict(gnn="rotated", gnn_args={"seed": -1}), r"rotated: seed must lie in \[0, "),
     (dict(gnn="rotated", gnn_args={"seed": 1.5}), "rotated: seed must be a whole number, got 1.5"),
-]
-BAD_IN_PEFT = [
     (dict(p=1.5, gnn_args={"p": 1.2}), "p is given twice, by itself and in gnn_args"),
     (dict(target_modules=3), "target_modules must be a list of names of modules, got 3"),
     (dict(ffn_modules=[3]), "ffn_modules must be a list of names of modules"),
     (dict(modules_to_save="head"), "modules_to_save must be a list of names of modules, got 'head'"),
     (dict(format_version=True), "format_version must be a whole number, got True"),
     (dict(inference_mode="x"), "inference_mode must be True or False, got 'x'"),
-    (dict(exclude=["a", ""]), "exclude=.'', 'a'. names no module"),
-    (dict(exclude="(a"), r"exclude='\(a' is no regular expression"),
+    (dict(exclude_modules=["a", ""]), "exclude_modules=.'', 'a'. names no module"),
+    (dict(exclude_modules="(a"), r"exclude_modules='\(a' is no regular expression"),
+    (dict(exclude_modules="a", exclude="a"), "exclude is the old name of exclude_modules: give one of them"),
+    (dict(layers_pattern="h"), "layers_pattern says how layers are counted: give layers_to_transform too"),
+    (dict(layers_to_transform=[-1]), r"layers_to_transform must be the number of a layer, .* got \[-1\]"),
+    (dict(layers_to_transform=[]), "layers_to_transform must be the number of a layer, or a list of them"),
+    (dict(layers_to_transform=0, target_modules=".*attn"), "cannot be used with target_modules='.*attn', a"),
 ]
 
 
-@pytest.mark.parametrize("kind", [AdapterConfig, GraphAdapterConfig])
-def test_bad_settings(kind):
-    for settings, message in BAD if kind is AdapterConfig else [*BAD, *BAD_IN_PEFT]:
+def test_bad_settings():
+    for settings, message in BAD:
         with pytest.raises(UserError, match=message) as caught:
-            kind(**settings)
+            GraphAdapterConfig(**settings)
         assert "\n" not in str(caught.value)
 
 
-def test_good_settings_survive_json():
-    config = AdapterConfig("pgnn", {"p": 1.25, "steps": 2}, join="gated", positions=["self", "ffn"], top_k=4)
-    assert AdapterConfig(**json.loads(json.dumps(config.to_dict()))).to_dict() == config.to_dict()
-    assert AdapterConfig(positions="self").positions == ("self",)
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        config.join = "blend"
-    numpy = AdapterConfig("appnp", {"steps": np.int64(2), "alpha": np.float64(0.5)}, shared=np.bool_(True))
-    assert json.loads(json.dumps(numpy.to_dict()))["gnn_args"] == {"steps": 2, "alpha": 0.5, "degree": "sum"}
-    assert numpy.shared is True and AdapterConfig(reduction=np.int64(4)).reduction == 4
+def test_numbers_of_numpy_survive_json():
+    args = {"steps": np.int64(2), "alpha": np.float64(0.5)}
+    more = dict(shared=np.bool_(True), reduction=np.int64(4), layers_to_transform=[np.int64(1), 0])
+    saved = json.loads(json.dumps(GraphAdapterConfig(gnn="appnp", gnn_args=args, **more).to_dict()))
+    assert saved["gnn_args"] == {"steps": 2, "alpha": 0.5} and saved["degree"] == "sum"
+    assert saved["shared"] is True and saved["reduction"] == 4 and saved["layers_to_transform"] == [0, 1]
+    assert GraphAdapterConfig(positions="self").positions == ("self",)
+
+
+def test_old_names(tmp_path):
+    """Each warns where it is written in a program, and not in a file."""
+    with pytest.warns(FutureWarning, match="exclude is called exclude_modules now"):
+        config = GraphAdapterConfig(exclude=["b", "a"])
+    assert config.exclude_modules == ["a", "b"]
+    assert dataclasses.replace(config, gnn="gcn").exclude_modules == ["a", "b"]
+    with pytest.warns(FutureWarning, match="is adapters.GraphAdapterConfig now"):
+        assert adapters.config.AdapterConfig is GraphAdapterConfig
+    config.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    earlier = {name: value for name, value in saved.items() if "layers_" not in name}
+    earlier |= {"exclude": earlier.pop("exclude_modules"), "format_version": 1}
+    path.write_text(json.dumps(earlier))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert PeftConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
 def test_names_lead_to_classes_and_their_defaults():
@@ -90,10 +110,10 @@ def test_names_lead_to_classes_and_their_defaults():
     }
     defaults |= dict.fromkeys(("pgnn", "tempering"), exponent | one_step)
     for name, arguments in defaults.items():
-        scheme = AdapterConfig(name).scheme()
+        scheme = GraphAdapterConfig(gnn=name).scheme()
         assert type(scheme) is SCHEMES[name] and scheme.name == name
-        assert AdapterConfig(name).scheme_args() == arguments
-    assert AdapterConfig("placebo").gnn == "rotated"  # as adapters of earlier versions were saved
+        assert GraphAdapterConfig(gnn=name).scheme_args() == arguments
+    assert GraphAdapterConfig(gnn="placebo").gnn == "rotated"  # as adapters of earlier versions were saved
 
 
 def test_p_starts_where_it_should_and_stays_in_range():
@@ -111,14 +131,14 @@ def test_every_argument_of_our_schemes_has_a_keyword_that_reaches_it():
     ours = [scheme for scheme in SCHEMES.values() if scheme.__module__.startswith("adapters.")]
     assert {name for scheme in ours for name in inspect.signature(scheme).parameters} == set(SCHEME_ARGS)
     args = {"p": 1.25, "mu": 10, "steps": 2, "degree": "mean"}
-    more = dict(join="gated", top_k=4, shared=True)
-    assert GraphAdapterConfig(gnn="pgnn", **args, **more).settings() == AdapterConfig("pgnn", args, **more)
+    by_name, together = GraphAdapterConfig(**args), GraphAdapterConfig(gnn_args=args)
+    assert by_name.scheme_args() == together.scheme_args() == args | {"learn_p": True, "learn_mu": False}
     both = GraphAdapterConfig(gnn="appnp", gnn_args={"alpha": 0.3}, steps=2)
-    assert both.settings().scheme_args() == {"alpha": 0.3, "steps": 2, "degree": "sum"}
+    assert both.scheme_args() == {"alpha": 0.3, "steps": 2, "degree": "sum"}
 
 
 def test_saved_settings_come_back(tmp_path):
-    numpy = dict(gnn_args={"alpha": np.float64(0.3)}, steps=np.int64(2), exclude={"x"})
+    numpy = dict(gnn_args={"alpha": np.float64(0.3)}, steps=np.int64(2), exclude_modules={"x"})
     config = GraphAdapterConfig(gnn="appnp", **numpy, positions=["cross"], target_modules=["b", "a"])
     config.save_pretrained(tmp_path)
     for kind in (PeftConfig, GraphAdapterConfig):
@@ -132,20 +152,20 @@ def test_a_later_default_changes_no_saved_adapter(tmp_path, monkeypatch):
     path = tmp_path / "adapter_config.json"
     saved = json.loads(path.read_text())
     assert {name: saved[name] for name in ("p", "mu", "steps", "learn_p", "degree", "format_version")} == {
-        "p": 1.25, "mu": 0.1, "steps": 1, "learn_p": True, "degree": "sum", "format_version": 1
+        "p": 1.25, "mu": 0.1, "steps": 1, "learn_p": True, "degree": "sum", "format_version": 2
     }  # fmt: skip
     assert saved["alpha"] is None and saved["gnn_args"] == {}
     before = {name: value for name, value in saved.items() if name not in ("format_version", "mu")}
     config = config.to_dict()
     monkeypatch.setattr(SCHEMES["pgnn"].__init__, "__defaults__", (1.5, 7.0, 1, True, False, "mean"))
     loaded = PeftConfig.from_pretrained(tmp_path)
-    assert loaded.to_dict() == config and loaded.settings().scheme().mu == 0.1
+    assert loaded.to_dict() == config and loaded.scheme().mu == 0.1
     assert GraphAdapterConfig().to_dict()["mu"] == 7
     path.write_text(json.dumps(before))  # as they were saved before: today's defaults
-    assert PeftConfig.from_pretrained(tmp_path).settings().scheme().mu == 7
+    assert PeftConfig.from_pretrained(tmp_path).scheme().mu == 7
     path.write_text(json.dumps(saved | {"flavour": 1}))
     with pytest.warns(UserWarning, match="flavour"):
         assert PeftConfig.from_pretrained(tmp_path).p == 1.25
-    path.write_text(json.dumps(saved | {"format_version": 2}))
-    with pytest.raises(UserError, match="saved in format 2, and .* reads formats up to 1: update attngraph"):
+    path.write_text(json.dumps(saved | {"format_version": 3}))
+    with pytest.raises(UserError, match="saved in format 3, and .* reads formats up to 2: update attngraph"):
         PeftConfig.from_pretrained(tmp_path)

@@ -4,16 +4,18 @@ chooses it by name, trains, saves and loads it like any other."""
 import importlib
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import get_peft_model
 
 from adapters import SCHEMES, GraphAdapterConfig, register
+from adapters.conv import SchemeConv
 from adapters.peft import learned_scalars, load_adapter, optimizer_groups
 from attngraph.errors import UserError
 from tests.adapters import brute_force
-from tests.adapters.contract import CHECKS, Case
+from tests.adapters.contract import CHECKS, Case, random_graph
 from tests.adapters.peft_models import FAMILIES
 from tests.pairwise import pairwise
 
@@ -49,6 +51,14 @@ def test_it_keeps_the_contract(check, monkeypatch):
         check.run(**settings)
 
 
+def test_it_is_a_layer_of_pyg():
+    """What it asks of edges does not need a graph of attention."""
+    graph, scheme = replace(random_graph(0)[0], metric=None), SCHEMES["fagcn"](epsilon=0.4).double()
+    data = graph.to_data()
+    got = SchemeConv(scheme)(data.x, data.edge_index, data.edge_weight)[~data.is_value]
+    torch.testing.assert_close(got, scheme(graph).flatten(0, 2))
+
+
 def test_it_goes_into_models_by_name(tmp_path):
     torch.manual_seed(0)
     settings = dict(gnn_args={"epsilon": 0.2}, degree="mean", reduction=4, init_weights=False)
@@ -65,7 +75,7 @@ def test_it_goes_into_models_by_name(tmp_path):
             assert not torch.allclose(model(**batch).logits, want, atol=0.05)
         model.save_pretrained(tmp_path)
         loaded = load_adapter(FAMILIES["t5"].make(), tmp_path).eval()
-        assert loaded.peft_config["default"].settings().gnn_args == {"epsilon": 0.2, "degree": "mean"}
+        assert loaded.peft_config["default"].scheme_args() == {"epsilon": 0.2, "degree": "mean"}
         assert torch.equal(loaded(**batch).logits, want)
     with pytest.raises(UserError, match="fagcn: epsilon must lie in"):
         GraphAdapterConfig(gnn="fagcn", gnn_args={"epsilon": 2})

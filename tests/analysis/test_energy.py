@@ -1,13 +1,49 @@
-"""Energies against loops over edges, the Laplacian, and known answers."""
+"""Cosines and energies against loops over edges, the Laplacian, and known answers; the spectrum from the
+block against the eigenvectors of the whole square graph."""
+
+from dataclasses import replace
 
 import pytest
 import torch
+from sklearn.metrics.pairwise import cosine_similarity
 from torch_geometric.data import Data
 from torch_geometric.utils import erdos_renyi_graph, get_laplacian, to_dense_adj
 
 from analysis.bipartite import Bipartite
-from analysis.energy import dirichlet, dirichlet_normalised, norm, p_dirichlet, p_dirichlet_normalised
+from analysis.energy import (
+    cosines,
+    decompose,
+    dirichlet,
+    norm,
+    normalised,
+    p_dirichlet,
+    spectral_density,
+    spectral_energy,
+)
 from tests.analysis.example_graphs import random_graph
+
+
+def over_norm(graph: Bipartite, p: float = 2) -> torch.Tensor:
+    return normalised(dirichlet(graph) if p == 2 else p_dirichlet(graph, p), graph, p)
+
+
+def test_cosine_against_features_after_the_output_projection():
+    """The metric alone must give the cosines of the wide features x W_o."""
+    torch.manual_seed(0)
+    graph = random_graph(n=6, m=8)
+    output = torch.randn(3, 4, 12, dtype=torch.float64)  # W_o per head
+    graph = replace(graph, metric=output @ output.mT)
+    observed, excess = cosines(Bipartite.of(graph))
+    for e in range(2):
+        for h in range(3):
+            sides = graph.query[e, h] @ output[h], graph.value[e, h] @ output[h]
+            similar = cosine_similarity(*(side.numpy() for side in sides))
+            weight = graph.weight[e, h].numpy()
+            expected = sum(weight[i, j] * similar[i, j] for i in range(6) for j in range(8)) / weight.sum()
+            d, e_ = weight.sum(1), weight.sum(0)
+            null = sum(d[i] * e_[j] * similar[i, j] for i in range(6) for j in range(8)) / weight.sum() ** 2
+            assert observed[e, h].item() == pytest.approx(expected, abs=1e-12)
+            assert excess[e, h].item() == pytest.approx(expected - null, abs=1e-12)
 
 
 def loops(graph: Bipartite, e: int, h: int, p: float) -> float:
@@ -48,26 +84,68 @@ def test_range_and_known_answers():
     graph = Bipartite.of(random_graph(softmax=False, padding=False))
     root = graph.query_degree.sqrt()[..., None], graph.value_degree.sqrt()[..., None]
     smooth, rough = (Bipartite(graph.weight, graph.visible, root[0], sign * root[1]) for sign in (1, -1))
-    assert dirichlet_normalised(smooth).abs().max() < 1e-12
-    assert torch.allclose(dirichlet_normalised(rough), torch.full((2, 3), 2.0, dtype=torch.float64))
-    normalised = dirichlet_normalised(graph)
-    assert (normalised > 0).all() and (normalised < 2).all()
+    assert over_norm(smooth).abs().max() < 1e-12
+    assert torch.allclose(over_norm(rough), torch.full((2, 3), 2.0, dtype=torch.float64))
+    share = over_norm(graph)
+    assert (share > 0).all() and (share < 2).all()
     wide = Bipartite(7 * graph.weight, graph.visible, 3 * graph.query, 3 * graph.value)
     assert torch.allclose(dirichlet(wide), 9 * dirichlet(graph))
-    assert torch.allclose(p_dirichlet_normalised(wide), p_dirichlet_normalised(graph))
+    assert torch.allclose(over_norm(wide, 1.5), over_norm(graph, 1.5))
     with pytest.raises(ValueError, match="p must be at least 1"):
         p_dirichlet(graph, 0.5)
-    assert torch.allclose(p_dirichlet_normalised(graph, 2), normalised)
+    assert torch.allclose(normalised(p_dirichlet(graph, 2), graph, 2), share)
 
 
 def test_nodes_without_edges_and_tiny_degrees():
     graph = Bipartite.of(random_graph())  # the last example has padding
     parts = graph.weight[1:, :, :-1, :-2], graph.visible[1:, :-1, :-2]
     shorter = Bipartite(*parts, graph.query[1:, :, :-1], graph.value[1:, :, :-2])
-    assert torch.allclose(p_dirichlet_normalised(graph)[1:], p_dirichlet_normalised(shorter))
+    assert torch.allclose(over_norm(graph, 1.5)[1:], over_norm(shorter, 1.5))
     weight = graph.weight.float()
     weight[..., 0] = 1e-38  # 1/e would overflow
     tiny = Bipartite(weight, graph.visible, graph.query.float(), graph.value.float())
     assert p_dirichlet(tiny).isfinite().all() and dirichlet(tiny).isfinite().all()
     nothing = Bipartite(torch.zeros_like(graph.weight), graph.visible, graph.query, graph.value)
-    assert dirichlet_normalised(nothing).isnan().all() and (norm(nothing, 2) == 0).all()
+    assert over_norm(nothing).isnan().all() and (norm(nothing, 2) == 0).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"kind": "self", "causal": True}, {"n": 7, "m": 5, "padding": False}]
+)
+def test_against_the_square_graph(options):
+    graph = Bipartite.of(random_graph(**options))
+    energy, density = spectral_energy(graph, 7), spectral_density(graph, 7)
+    n, m = graph.weight.shape[2:]
+    for e in range(2):
+        for h in range(3):
+            square = torch.zeros(n + m, n + m, dtype=torch.float64)
+            square[:n, n:] = graph.symmetric()[e, h]
+            keep = torch.cat([graph.rows[e], graph.columns[e]])
+            square = (square + square.T)[keep][:, keep]
+            x = torch.cat([graph.query[e, h], graph.value[e, h]])[keep]
+            values, vectors = torch.linalg.eigh(torch.eye(len(square)) - square)
+            share = (vectors.T @ x).square().sum(1) / x.square().sum()
+            place = ((values + 1e-12) * 3.5).long().clamp(0, 6)  # 7 bins on [0, 2]
+            expected = torch.zeros(7, dtype=torch.float64).index_add(0, place, share)
+            assert torch.allclose(energy[e, h], expected, atol=1e-9)
+            counts = torch.zeros(7, dtype=torch.float64).index_add(0, place, torch.ones_like(share)) / len(
+                share
+            )
+            assert torch.allclose(density[e, h], counts, atol=1e-9)
+
+
+def test_mean_frequency_is_the_dirichlet_energy():
+    graph = Bipartite.of(random_graph(softmax=False))
+    frequency, share = decompose(graph)
+    assert torch.allclose(share.sum(-1), torch.ones(2, 3, dtype=torch.float64))
+    assert torch.allclose((frequency * share).sum(-1), over_norm(graph))
+
+
+def test_spectra_of_known_features():
+    graph = Bipartite.of(random_graph(softmax=False, padding=False))
+    root = graph.query_degree.sqrt()[..., None], graph.value_degree.sqrt()[..., None]
+    with pytest.raises(ValueError, match="odd"):
+        spectral_energy(graph, 4)
+    for sign, place in ((1, 0), (-1, -1)):
+        energy = spectral_energy(Bipartite(graph.weight, graph.visible, root[0], sign * root[1]), 5)
+        assert torch.allclose(energy[..., place], torch.ones(2, 3, dtype=torch.float64))

@@ -2,12 +2,15 @@
 numbers."""
 
 import math
+from dataclasses import replace
+from itertools import permutations, product
 
 import networkx
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score
+from sklearn.metrics.pairwise import cosine_similarity
 from torch.nn.functional import pad
 from torch_geometric.data import Data
 from torch_geometric.utils import erdos_renyi_graph, homophily, to_undirected
@@ -21,17 +24,21 @@ from analysis.homophily import (
     NO_PAIR,
     ONE_CLASS,
     ROLES,
+    Mixing,
     adjusted,
+    adjusted_of_edges,
+    aggregation,
     class_insensitive,
     degenerate,
     edge,
     label_informativeness,
-    label_informativeness_node,
+    label_informativeness_of_edges,
+    neighbourhood_contrast,
+    neighbourhood_similarity,
     node_query,
     node_value,
 )
 from analysis.labels import Labels
-from analysis.mixing import Mixing
 from analysis.nulls import Draws, uniform
 from tests.analysis.example_graphs import block_model, random_graph
 
@@ -143,7 +150,6 @@ def test_pyg_and_dgl_published_examples():
         (class_insensitive(cycle), 0.2),
         (adjusted(both_ways), -0.1428571),
         (label_informativeness(tail), 0.251776),
-        (label_informativeness_node(tail), 0.338187),
     ):
         assert found.item() == pytest.approx(published, abs=1e-6)
 
@@ -186,6 +192,60 @@ def test_adjusted_is_assortativity(make, attribute):
     place = {node: k for k, node in enumerate(graph)}
     data = plain([(place[a], place[b]) for a, b in graph.edges], len(y), undirected=True)
     assert adjusted(mixing_of(data, y)).item() == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("directed", [False, True])
+def test_statistics_of_edge_lists(directed):
+    """Against the dense statistics, with weights, parallel edges, classes far apart and nodes without one."""
+    draw = torch.Generator().manual_seed(0)
+    index = torch.randint(0, 30, (2, 90), generator=draw)
+    index = index if directed else torch.cat([index, index.flip(0)], 1)
+    weight = torch.rand(90, generator=draw, dtype=torch.float64).repeat(1 if directed else 2)
+    y = torch.tensor([7, 0, 10**9, -1])[torch.randint(0, 4, (30,), generator=draw)]
+    mixing = mixing_of(Data(edge_index=index, edge_weight=weight, num_nodes=30), y)
+    assert adjusted_of_edges(index, y, weight) == pytest.approx(adjusted(mixing).item(), abs=1e-12)
+    found, want = label_informativeness_of_edges(index, y, weight), label_informativeness(mixing)
+    assert found == pytest.approx(want.item(), abs=1e-12)
+
+
+def test_edge_lists_against_other_libraries():
+    club = networkx.karate_club_graph()
+    y = torch.tensor([club.nodes[node]["club"] == "Officer" for node in club]).long()
+    index = torch.tensor(list(club.to_directed().edges)).T
+    expected = networkx.attribute_assortativity_coefficient(club, "club")
+    assert adjusted_of_edges(index, y) == pytest.approx(expected, abs=1e-12)
+    tail = torch.tensor([(0, 1), (1, 2), (2, 0), (2, 3), (3, 4), (4, 5)]).T
+    tail, classes = torch.cat([tail, tail.flip(0)], 1), torch.tensor([0, 0, 0, 0, 1, 1])
+    assert label_informativeness_of_edges(tail, classes) == pytest.approx(0.251776, abs=1e-6)
+    # two kinds of nodes: rows of edge_index are values and queries, and so is the pair of classes
+    graph = random_graph(b=1, h=1, n=9, m=11, softmax=False, padding=False)[0, 0]
+    labels, data = labels_for(graph, missing=False), graph.to_hetero()
+    sides, edges = (labels.value[0, 0], labels.query[0, 0]), data["value", "to", "query"]
+    z, y = (side[nodes].numpy() for side, nodes in zip(sides, edges.edge_index))
+    kappa = cohen_kappa_score(y, z, sample_weight=edges.edge_weight.numpy())
+    assert adjusted_of_edges(edges.edge_index, sides, edges.edge_weight) == pytest.approx(kappa, abs=1e-12)
+    informed = label_informativeness(mixing_of(graph, Labels(labels.query[:, 0], labels.value[:, 0] + 5)))
+    far = label_informativeness_of_edges(edges.edge_index, (sides[0] + 5, sides[1]), edges.edge_weight)
+    assert far == pytest.approx(informed.item(), abs=1e-12)
+
+
+def test_edge_lists_of_many_nodes_and_of_none():
+    """An array of all pairs would take 320 GB here."""
+    nodes = 200_000
+    index = torch.stack([torch.arange(nodes), torch.arange(nodes).roll(1)])
+    assert adjusted_of_edges(index, torch.arange(nodes) % 2) == pytest.approx(-1)
+    assert label_informativeness_of_edges(index, torch.arange(nodes) % 2) == pytest.approx(1)
+    for function in (adjusted_of_edges, label_informativeness_of_edges):
+        assert math.isnan(function(index[:, :0], torch.zeros(4, dtype=torch.long)))
+        for y, message in (
+            (torch.zeros(nodes), r"y must hold whole numbers \(nodes,\), got torch.float32"),
+            (torch.zeros(nodes, 1, dtype=torch.long), r"\(200000, 1\): give y.flatten"),
+            (torch.zeros(7, dtype=torch.long), "y has 7 classes, and edge_index names node 199999"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                function(index, y)
+        with pytest.raises(ValueError, match="edge_weight must not be negative"):
+            function(index, torch.arange(nodes), -torch.ones(nodes))
 
 
 def reason(graph, labels: Labels) -> int:
@@ -272,3 +332,71 @@ def test_recovers_planted_homophily(agreement):
     joint = [agreement / 3] * 3 + [(1 - agreement) / 6] * 6
     expected = sum(p * math.log(9 * p) for p in joint) / math.log(3)
     assert label_informativeness(mixing).item() == pytest.approx(expected, abs=0.02)
+
+
+def aggregated(out, y: list[int]) -> float:
+    wins, counted = 0.0, 0
+    for i in range(len(y)):
+        own = [float(out[i] @ out[k]) for k in range(len(y)) if k != i and y[k] == y[i]]
+        other = [float(out[i] @ out[k]) for k in range(len(y)) if y[k] != y[i]]
+        if own and other:
+            counted += 1
+            wins += sum(own) / len(own) > sum(other) / len(other)
+    return wins / counted
+
+
+def test_aggregation_and_neighbourhoods_against_loops():
+    graph = Bipartite.of(random_graph(n=9, m=11))
+    draw = torch.Generator().manual_seed(3)
+    y, z = torch.randint(0, 3, (2, 9), generator=draw), torch.randint(0, 4, (2, 11), generator=draw)
+    y[:, 4] = 3  # a class of one query
+    labels = Labels(y, z, shared=False).on(graph)
+    mixing = Mixing(graph, labels)
+    by_label = aggregation(mixing)
+    small = Mixing(replace(graph, weight=1e-6 * graph.weight), labels)
+    assert torch.equal(aggregation(small), by_label)  # what a tie is depends on no unit
+    similarity, contrast = neighbourhood_similarity(mixing), neighbourhood_contrast(mixing)
+    for e in range(2):
+        rows = graph.rows[e].nonzero()[:, 0].tolist()
+        kinds = [labels.query[e, 0, i].item() for i in rows]
+        codes = torch.nn.functional.one_hot(labels.value[e, 0].clamp(min=0)).double()
+        for h in range(3):
+            out = graph.weight[e, h] @ codes
+            assert by_label[e, h].item() == pytest.approx(aggregated([out[i] for i in rows], kinds))
+            cosines = cosine_similarity(out[rows].numpy())
+            own, other = [], []
+            for k, c in product(sorted(set(kinds)), repeat=2):
+                pairs = [
+                    cosines[a, b]
+                    for a, b in permutations(range(len(rows)), 2)
+                    if (kinds[a], kinds[b]) == (k, c)
+                ]
+                mean = sum(pairs) / len(pairs) if pairs else math.nan
+                assert similarity[e, h, k, c].item() == pytest.approx(mean, nan_ok=True)
+                if pairs:
+                    (own if k == c else other).append(mean)
+            assert contrast[e, h].item() == pytest.approx(sum(own) / len(own) - sum(other) / len(other))
+
+
+def test_heterophilous_classes_with_neighbourhoods_of_their_own():
+    """Each query reads the other class only: no homophily, yet neighbourhoods tell the classes apart
+    completely."""
+    y = torch.arange(6) % 2
+    weight = (y[:, None] != y[None]).double()
+    graph = Bipartite(weight[None, None], torch.ones(1, 6, 6, dtype=torch.bool))
+    mixing = Mixing(graph, Labels.same(y).on(graph))
+    assert aggregation(mixing).item() == 1
+    assert torch.equal(neighbourhood_similarity(mixing)[0, 0], torch.eye(2, dtype=torch.float64))
+    assert neighbourhood_contrast(mixing).item() == 1
+    flat = Mixing(uniform(graph), Labels.same(y).on(graph))
+    assert aggregation(flat).item() == 0.5  # all ties
+    assert neighbourhood_contrast(flat).item() == pytest.approx(0, abs=1e-12)
+    # a query that looks at nothing but a value without a class counts nowhere
+    wide = torch.block_diag(weight, torch.ones(1, 1)).double()
+    wide = Bipartite(wide[None, None], torch.ones(1, 7, 7, dtype=torch.bool))
+    labels = Labels(*(torch.cat([y, torch.tensor([last])])[None] for last in (0, -1)))
+    more = Mixing(wide, labels.on(wide))
+    assert aggregation(more).item() == neighbourhood_contrast(more).item() == 1
+    assert torch.equal(neighbourhood_similarity(more), neighbourhood_similarity(mixing))
+    single = Mixing(graph, Labels.same(torch.zeros(6, dtype=torch.long)).on(graph))
+    assert aggregation(single).isnan().item() and neighbourhood_contrast(single).isnan().item()

@@ -1,16 +1,19 @@
-"""The same graph in PyG and networkx, and back."""
+"""The same graph in PyG, networkx and a file, and back."""
 
 import io
 import json
+from dataclasses import replace
 
 import networkx
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch_geometric.data import Batch, Data, HeteroData
 from torch_geometric.loader import DataLoader
 from torch_geometric.utils import to_dense_adj
 
-from attngraph import AttentionGraph, PastDegree
+from attngraph import AttentionGraph, PastDegree, UserError
+from attngraph.norms import KeptNorms
 from tests.pairwise import pairwise
 
 FLAGS = ("causal", "padded", "own", "metric", "labelled", "blocks", "past")
@@ -86,15 +89,17 @@ def same(got: AttentionGraph, whole: AttentionGraph, b: int, h: int):
 def test_round_trips(form):
     graph = make(**FORMS[form], dtype=torch.float64 if "padded" in form else torch.float32)
     for b, h in ((0, 0), (1, 1)):
-        same(AttentionGraph.from_pyg(graph.to_data(b, h)), graph, b, h)
-        same(AttentionGraph.from_pyg(graph.to_hetero(b, h)), graph, b, h)
-        same(AttentionGraph.from_networkx(graph.to_networkx(b, h)), graph, b, h)
+        one = graph[b, h]
+        same(one, graph, b, h)
+        same(AttentionGraph.from_pyg(one.to_data()), graph, b, h)
+        same(AttentionGraph.from_pyg(one.to_hetero()), graph, b, h)
+        same(AttentionGraph.from_networkx(one.to_networkx()), graph, b, h)
         for name in ("graphml", "gml"):
-            same(AttentionGraph.from_networkx(reread(graph.to_networkx(b, h), name)), graph, b, h)
-        text = json.dumps(networkx.node_link_data(graph.to_networkx(b, h)))
+            same(AttentionGraph.from_networkx(reread(one.to_networkx(), name)), graph, b, h)
+        text = json.dumps(networkx.node_link_data(one.to_networkx()))
         same(AttentionGraph.from_networkx(networkx.node_link_graph(json.loads(text))), graph, b, h)
     with pytest.raises(ValueError, match="has lost its own fields .* use GraphML, GML or node-link"):
-        AttentionGraph.from_networkx(reread(graph.to_networkx(), "gexf"))
+        AttentionGraph.from_networkx(reread(graph[0, 0].to_networkx(), "gexf"))
 
 
 def reread(graph, name):
@@ -106,6 +111,45 @@ def reread(graph, name):
 
 
 @every_form
+def test_a_file_gives_the_graph_back(form, tmp_path):
+    """Masks may share memory on the two sides, and a compact graph stays compact."""
+    graph, file = make(**FORMS[form]), tmp_path / "graph.safetensors"
+    if "padded" in form and graph.value_mask.dim() == 2:
+        graph = replace(graph, query_mask=graph.value_mask[:, :4], value_mask=graph.value_mask)
+    for whole in (replace(graph, kept_norms=KeptNorms(graph.value)), graph.compact()):
+        whole.save(file)
+        back = AttentionGraph.load(file)
+        assert repr(back) == repr(whole)
+        for b, h in ((0, 0), (1, 1)):
+            same(back[b, h], graph, b, h)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    file = tmp_path / "graph.safetensors"
+    with pytest.raises(UserError, match=r"graph.safetensors cannot be read .*: restore it, or save"):
+        AttentionGraph.load(file)
+    graph = make(past=True, causal=True)
+    for whole in (graph, graph.compact()):
+        whole.save(file)
+        content = file.read_bytes()
+        for damaged in (content[:-1], content[:40], b"", content + b"0"):
+            file.write_bytes(damaged)
+            with pytest.raises(UserError, match="cannot be read"):
+                AttentionGraph.load(file)
+        file.write_bytes(content.replace(b'\\"kind\\"', b'\\"mind\\"'))
+        with pytest.raises(UserError, match="holds no attention graph .*mind"):
+            AttentionGraph.load(file)
+    save_file({"weight": torch.ones(2)}, file)
+    with pytest.raises(UserError, match="holds no attention graph .no 'attention graph'"):
+        AttentionGraph.load(file)
+    save_file({"weight.index": torch.tensor([7])}, file, {"attention graph": '{"weight.shape": [2]}'})
+    with pytest.raises(UserError, match="holds no attention graph .no 'weight.values'"):
+        AttentionGraph.load(file)
+    with pytest.raises(UserError, match="cannot be written"):
+        graph.save(tmp_path / "missing" / "graph")
+
+
+@every_form
 def test_graphs_of_different_sizes_in_one_batch(form):
     """Also of other layers, and the first of a text beside those that go on from it; and one with as many
     nodes as features."""
@@ -113,7 +157,7 @@ def test_graphs_of_different_sizes_in_one_batch(form):
     first = make(**form | {"past": False, "blocks": False, "own": False})
     graphs = [make(), first, make(**form, n=1, m=2), make(**form, n=3, m=6)]
     for view in ("to_data", "to_hetero"):
-        nodes = [getattr(graph, view)(1, 0) for graph in graphs]
+        nodes = [getattr(graph[1, 0], view)() for graph in graphs]
         assert view == "to_hetero" or not any("metric" in one.node_attrs() for one in nodes)
         batch = next(iter(DataLoader(nodes, batch_size=4)))
         assert batch.num_graphs == 4
@@ -123,7 +167,7 @@ def test_graphs_of_different_sizes_in_one_batch(form):
 
 def test_data_is_the_square_symmetric_graph():
     graph = make(padded=True, own=True)
-    data = graph.to_data(1, 0)
+    data = graph[1, 0].to_data()
     assert isinstance(data, Data) and data.validate()
     square = to_dense_adj(data.edge_index, edge_attr=data.edge_weight, max_num_nodes=9)[0]
     zero = torch.zeros
@@ -142,7 +186,7 @@ def test_data_is_the_square_symmetric_graph():
 
 def test_hetero_has_both_directions():
     graph = make(padded=True, own=True)
-    data = graph.to_hetero(0, 1)
+    data = graph[0, 1].to_hetero()
     assert isinstance(data, HeteroData) and data.validate()
     assert data.node_types == ["query", "value"]
     there, back = data["query", "to", "value"], data["value", "to", "query"]
@@ -155,7 +199,7 @@ def test_hetero_has_both_directions():
 
 def test_networkx_adjacency():
     graph = make(padded=True)
-    out = graph.to_networkx(0, 1)
+    out = graph[0, 1].to_networkx()
     names = [("query", i) for i in range(4)] + [("value", j) for j in range(5)]
     assert list(out.nodes) == names
     square = torch.from_numpy(networkx.to_numpy_array(out, nodelist=names)).float()
@@ -198,12 +242,10 @@ def test_a_missing_field_is_named():
         ("to_hetero", edges, "edge_index"),
         ("to_hetero", edges, "edge_weight"),
     ):
-        data = getattr(make(), view)()
+        data = getattr(make()[0, 0], view)()
         del (data[store] if store else data)[field]
         with pytest.raises(ValueError, match=f"has no .*{field}"):
             AttentionGraph.from_pyg(data)
-    with pytest.raises(ValueError, match=r"example must lie in 0..1 and head in 0..1"):
-        make().to_data(0, 2)
 
 
 def test_graphs_from_elsewhere_hold_no_nan():
@@ -212,33 +254,45 @@ def test_graphs_from_elsewhere_hold_no_nan():
         made = make(sparse=False)
         getattr(made, what)[0, 0, 1, 2] = float("nan")
         for read, given in (
-            (AttentionGraph.from_pyg, made.to_hetero()),
-            (AttentionGraph.from_networkx, made.to_networkx()),
+            (AttentionGraph.from_pyg, made[0, 0].to_hetero()),
+            (AttentionGraph.from_networkx, made[0, 0].to_networkx()),
         ):
             with pytest.raises(ValueError, match=f"^{what} must not hold NaN"):
                 read(given)
 
 
+@pytest.mark.parametrize("view", ["to_data", "to_hetero"])
+def test_several_examples_and_heads_are_a_batch(view):
+    """All heads of the first example first, also of a compact graph."""
+    graph = make(padded=True, own=True, metric=True)
+    for whole in (graph, graph.compact()):
+        graphs = getattr(whole, view)().to_data_list()
+        for one, (b, h) in zip(graphs, ((0, 0), (0, 1), (1, 0), (1, 1)), strict=True):
+            same(AttentionGraph.from_pyg(one), graph, b, h)
+
+
 def test_networkx_graphs_that_are_no_attention_graph_are_refused():
-    out = make().to_networkx()
+    out = make()[0, 0].to_networkx()
     out.add_edge(("query", 0), ("query", 1))
     with pytest.raises(ValueError, match="does not join a query"):
         AttentionGraph.from_networkx(out)
-    out = make().to_networkx()
+    out = make()[0, 0].to_networkx()
     del out.nodes["value", 2]["x"]
     with pytest.raises(ValueError, match=r"\('value', 2\) needs the attributes"):
         AttentionGraph.from_networkx(out)
-    graph = make()
+    graph = make()[0, 0]
     both = graph.to_networkx().to_directed()
     with pytest.raises(ValueError, match="edges in both directions, which would count twice"):
         AttentionGraph.from_networkx(both)
     one = networkx.DiGraph(both)
     one.remove_edges_from([edge for edge in both.edges if edge[0][0] == "query"])
-    assert torch.equal(AttentionGraph.from_networkx(one).weight[0, 0], graph.weight[0, 0])
+    assert torch.equal(AttentionGraph.from_networkx(one).weight, graph.weight)
+    with pytest.raises(ValueError, match=r"2 examples and 2 heads, .* such as graph\[0, 0\]"):
+        make().to_networkx()
 
 
 def test_pyg_graphs_that_are_no_attention_graph_are_refused():
-    data = make().to_data()
+    data = make()[0, 0].to_data()
     edges = data.num_edges // 2  # values to queries come first
     backward = data.clone()
     backward.edge_index, backward.edge_weight = data.edge_index[:, edges:], data.edge_weight[edges:]
@@ -253,7 +307,7 @@ def test_pyg_graphs_that_are_no_attention_graph_are_refused():
     within.edge_index[:, 3] = torch.tensor([0, 1])
     with pytest.raises(ValueError, match="edge 0 – 1 does not join a query and a value"):
         AttentionGraph.from_pyg(within)
-    for one in (data, make().to_hetero()):
+    for one in (data, make()[0, 0].to_hetero()):
         with pytest.raises(ValueError, match="not a batch"):
             AttentionGraph.from_pyg(Batch.from_data_list([one, one]))
         alone = AttentionGraph.from_pyg(Batch.from_data_list([one]))

@@ -72,6 +72,86 @@ def test_errors_name_the_argument():
         AttentionGraph(query, value, weight).value_degree("max")
 
 
+def everything(dtype=torch.float64):
+    """A graph with all that a graph can have, different in each example and head."""
+    query, value, weight = parts(dtype)
+    draw = torch.Generator().manual_seed(1)
+    query_mask, value_mask = yes(B, N), yes(B, N, M)
+    query_mask[1, 3] = value_mask[0, 2, 1] = False
+    return AttentionGraph(
+        query,
+        value,
+        weight,
+        query_mask,
+        value_mask,
+        causal=True,
+        metric=torch.randn(H, D, D, generator=draw).to(dtype),
+        past_degree=PastDegree(torch.rand(B, H, M, generator=draw).to(dtype), torch.tensor([2, 7])),
+        kind="self",
+        query_modality="text",
+        value_modality="image",
+        rotated=True,
+        span=torch.tensor([[[-1, 1], [-1, 1], [2, 2], [2, 3]], [[0, 0], [0, 1], [-1, 2], [-1, 3]]]),
+    )
+
+
+def test_some_examples_and_heads():
+    """Every part is cut along the dimensions that it has."""
+    graph = replace(everything(), query_modality=torch.arange(N).expand(B, N) > torch.tensor([[0], [2]]))
+    flags = torch.tensor([True, False, True])
+    for index, examples, heads in (
+        (1, [1], [0, 1, 2]),
+        ((-1, 2), [1], [2]),
+        ((slice(None), [2, 0]), [0, 1], [2, 0]),
+        (([1, 0], slice(1, None)), [1, 0], [1, 2]),
+        ((0, flags), [0], [0, 2]),
+    ):
+        some = graph[index]
+        assert some.shape[:2] == (len(examples), len(heads)) and some.metric.shape == (len(heads), D, D)
+        for b, example in enumerate(examples):
+            assert torch.equal(some.span[b], graph.span[example])
+            assert torch.equal(some.query_modality[b], graph.query_modality[example])
+            for h, head in enumerate(heads):
+                assert torch.equal(some.query[b, h], graph.query[example, head])
+                assert torch.equal(some.value[b, h], graph.value[example, head])
+                assert torch.equal(some.metric[h], graph.metric[head])
+                for degree in ("sum", "mean"):  # of masks, span and past degrees
+                    got, want = some.value_degree(degree), graph.value_degree(degree)
+                    assert torch.equal(got[b, h], want[example, head])
+    assert [one.past_degree.queries.item() for one in graph] == [2, 7]  # an example after the other
+    compact = graph.compact()[0]
+    assert "compact" in repr(compact) and torch.equal(compact.weight, graph.weight[:1])
+    for wrong, message in (
+        (2, "examples 0 to 1, got 2"),
+        ((0, [0, 3]), "heads 0 to 2"),
+        ((0, 0, 0), "got 3"),
+    ):
+        with pytest.raises(IndexError, match=message):
+            graph[wrong]
+
+
+def test_to_another_dtype_and_device():
+    """Numbers that are no features keep their type: a mask, a span, places of compact weights."""
+    graph = everything()
+    for whole in (graph, graph.compact()):
+        single = whole.to(torch.float32)
+        torch.testing.assert_close(single.value_degree("mean"), graph.value_degree("mean").float())
+        assert {single.query.dtype, single.metric.dtype, single.past_degree.total.dtype} == {torch.float32}
+        assert torch.equal(single.span, graph.span) and torch.equal(single.visible, graph.visible)
+        there = whole.to("meta")
+        assert {x.device.type for x in (there.value, there.value_mask, *there.past_degree)} == {"meta"}
+    assert graph.cpu().value_degree().equal(graph.value_degree())
+
+
+def test_detached():
+    graph = everything()
+    learned = {name: getattr(graph, name).clone().requires_grad_() for name in ("query", "weight", "metric")}
+    past = graph.past_degree._replace(total=graph.past_degree.total.requires_grad_())
+    cut = replace(graph, **learned, past_degree=past).detach()
+    assert not any(x.requires_grad for x in (cut.query, cut.metric, cut.weight, cut.past_degree.total))
+    assert torch.equal(cut.value_degree(), graph.value_degree())
+
+
 def test_repr_and_modality():
     mixed = torch.arange(M).expand(B, M) > 2
     graph = AttentionGraph(*parts(), kind="cross", query_modality="text", value_modality=mixed)
@@ -82,6 +162,9 @@ def test_repr_and_modality():
     image = AttentionGraph(*parts(), causal=True, query_modality="image")
     assert image.is_image()[0].all() and repr(image).endswith("causal, image to unknown)")
     assert repr(AttentionGraph(*parts())).endswith("features=6, bidirectional)")
+    full = everything(torch.bfloat16)
+    assert "causal in blocks, self, text to image, rotated queries" in repr(full)
+    assert repr(full).endswith(", masked, metric, past degrees, torch.bfloat16)")
     for other in (graph.sparsify(top_k=1), graph.compact(), pickle.loads(pickle.dumps(graph))):
         assert other.kind == "cross" and other.query_modality == "text"
         assert torch.equal(other.value_modality, mixed)
@@ -99,10 +182,10 @@ def test_packed_graphs_are_the_same_graphs():
         and vars(compact)["_weight"].index.dtype == torch.int32
     )
     for other in (compact, pickle.loads(pickle.dumps(compact)), copy.deepcopy(compact), compact.compact()):
-        assert torch.equal(other.weight, graph.weight) and repr(other) == repr(graph)
+        assert torch.equal(other.weight, graph.weight) and repr(other) == f"{repr(graph)[:-1]}, compact)"
         assert torch.equal(other.value_degree("mean"), graph.value_degree("mean"))
     assert torch.equal(replace(compact, causal=False).weight, graph.weight)
-    assert torch.equal(graph.to_data(1, 2).edge_index, compact.to_data(1, 2).edge_index)
+    assert torch.equal(graph.to_data().edge_index, compact.to_data().edge_index)
     with pytest.raises(TypeError, match="weight"):
         AttentionGraph(query, value)
     half = AttentionGraph(*parts(torch.bfloat16)).compact()
@@ -226,12 +309,12 @@ def test_networkx_degrees_are_ours():
     graph = AttentionGraph(*parts(torch.float64), query_mask=query_mask)
     for b in range(B):
         for h in range(H):
-            degree = dict(graph.to_networkx(b, h).degree(weight="weight"))
+            degree = dict(graph[b, h].to_networkx().degree(weight="weight"))
             for i in range(N):
                 assert degree["query", i] == pytest.approx(float(graph.query_degree()[b, h, i, 0]))
             for j in range(M):
                 assert degree["value", j] == pytest.approx(float(graph.value_degree()[b, h, 0, j]))
-    assert networkx.is_bipartite(graph.to_networkx())
+    assert networkx.is_bipartite(graph[0, 0].to_networkx())
 
 
 def test_padded_queries_do_not_widen_what_is_visible():

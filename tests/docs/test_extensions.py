@@ -36,7 +36,7 @@ def test_options_are_shown_as_the_help_prints_them(extension):
 def test_names_of_the_api(extension):
     for place, name in (
         ("adapters.scheme.Scheme.attend", "adapters.Scheme.attend"),
-        ("adapters.peft.config.GraphAdapterConfig", "adapters.GraphAdapterConfig"),
+        ("adapters.config.GraphAdapterConfig", "adapters.GraphAdapterConfig"),
         ("attngraph.reading.reader.capture", "attngraph.capture"),
         ("analysis.energy.dirichlet", "analysis.energy.dirichlet"),
         ("adapters.scheme.Scheme.name", "adapters.Scheme.name"),  # only annotated

@@ -108,7 +108,7 @@ class GraphMultiheadAttention(nn.MultiheadAttention):
         if self.bias_k is not None or self.add_zero_attn:
             return (
                 "adds a key and a value of its own (add_bias_kv or add_zero_attn), which are no nodes of a "
-                "graph: leave the layer out (layers=...; for adapters exclude=...)"
+                "graph: leave the layer out (layers=...; for adapters exclude_modules=...)"
             )
         if any(x.is_nested for x in (query, key, value)):
             return (

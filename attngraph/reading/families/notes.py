@@ -71,7 +71,7 @@ def _refuse_compressed(module: Any, args: tuple, kwargs: dict) -> None:
     if module.compressor is not None and state.listeners:
         raise UserError(
             f"{state.site.name} attends to tokens and to compressed runs of tokens in one softmax, so that "
-            "its values are of two kinds: leave the layer out (layers=...; for adapters exclude=...)"
+            "its values are of two kinds: leave the layer out (layers=...; for adapters exclude_modules=...)"
         )
 
 
@@ -86,7 +86,7 @@ def _refuse_landmarks(module: Any, args: tuple, kwargs: dict) -> None:
     if module.num_landmarks != module.seq_len and state.listeners:
         raise UserError(
             f"{state.site.name} is a product of three softmaxes, of which none is that of queries and "
-            "values: leave the layer out (layers=...; for adapters exclude=...)"
+            "values: leave the layer out (layers=...; for adapters exclude_modules=...)"
         )
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from adapters.effects import effect
 from adapters.peft import adapter_effects, learned_scalars, watch_effects
-from adapters.peft.learned import short_names
+from adapters.peft.effects import short_names
 from attngraph import UserError, capture
 from tests.adapters.peft.helpers import config, put, run
 from tests.adapters.peft_models import FAMILIES

@@ -4,8 +4,9 @@ import re
 import warnings
 
 import pytest
+import torch
 import transformers as hf
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from adapters import GraphAdapterConfig
 from adapters.peft.layer import GraphLayer, OutputLayer
@@ -72,10 +73,67 @@ def test_attention_layers_by_name():
         assert set(chosen) == {f"{first}.out_proj", "model.encoder.layers.0.fc2"}
     chosen = places("llava", target_modules=r".*vision_tower.*self_attn")
     assert all("vision_tower" in name for name in chosen) and any("mlp.fc2" in name for name in chosen)
-    rest = places("llava", exclude=["layers.1.self_attn", "layers.1.mlp.down_proj"])
-    assert set(rest) == {UNDER_LLAVA[0], UNDER_LLAVA[2]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # nothing else is left out
+        rest = places("llava", exclude_modules=["layers.1.self_attn", "layers.0.mlp.down_proj"])
+    second = UNDER_LLAVA[2].replace(".0.", ".1.")
+    assert set(rest) == {UNDER_LLAVA[0], second}
     assert set(places("llama", positions="ffn", ffn_modules=["0.mlp.up_proj"])) == {
         "model.layers.0.mlp.up_proj"
+    }
+
+
+class HomeMadeAttention(torch.nn.Module):
+    """Which cannot be read."""
+
+
+def test_other_sides_count_where_a_model_has_no_language_side():
+    """And not where it has one that cannot be read."""
+    model = FAMILIES["llava"].make()
+    tower = torch.nn.ModuleDict({"vision_tower": model.model.vision_tower})
+    assert set(places(tower).values()) == {"self", "ffn"} and len(places(tower)) == 4
+    for layer in model.model.language_model.layers:
+        layer.self_attn = HomeMadeAttention()
+    message = r"language side of LlavaFor\w+ can't be read \(model.language_model.layers.0.self_attn is one\)"
+    with pytest.raises(UserError, match=message):
+        places(model)
+
+
+@pytest.mark.parametrize(
+    "family, ends, settings",
+    [
+        ("llama", ["o_proj", "down_proj"], dict(layers_to_transform=1)),
+        ("gpt2", ["c_proj"], dict(layers_to_transform=[0], layers_pattern="h")),
+        ("bert", ["output.dense"], dict(layers_to_transform=[1], layers_pattern=["block", "layer"])),
+        ("t5", ["o", "wo"], dict(layers_to_transform=[1])),  # of each block, whatever "layer.0" in it
+        ("blip", ["output.dense"], dict(layers_to_transform=[0])),
+    ],
+    ids=str,
+)
+def test_layers_are_counted_as_by_lora(family, ends, settings):
+    lora = get_peft_model(FAMILIES[family].make(), LoraConfig(r=2, target_modules=ends, **settings))
+    chosen = places(family, **settings)
+    assert set(chosen) == set(lora.base_model.targeted_module_names) < set(places(family))
+    by_name = places(family, ffn_modules=ends[-1:], positions="ffn", **settings)
+    assert set(by_name) == {name for name, position in chosen.items() if position == "ffn"}
+
+
+def test_all_linear_is_every_side_of_the_model(tmp_path):
+    """And stays in the configuration, which PEFT rewrites; what no adapter can follow is left out."""
+    model = get_peft_model(FAMILIES["llava"].make(), config(target_modules="all-linear"))
+    names = {module.name for module in model.modules() if isinstance(module, GraphLayer)}
+    assert names > set(places("llava")) and any("vision_tower" in name for name in names)
+    model.save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(FAMILIES["llava"].make(), tmp_path)
+    assert again.peft_config["default"].target_modules == "all-linear"
+    assert {module.name for module in again.modules() if isinstance(module, GraphLayer)} == names
+    with pytest.warns(UserWarning, match="no graph adapter follows the feed-forward blocks"):
+        get_peft_model(new("Mixtral", PARTLY["Mixtral"][0]), config(target_modules="all-linear"))
+
+
+def test_what_is_saved_as_a_whole_has_no_adapter():
+    assert set(places("llama", modules_to_save=["mlp"])) == {
+        f"model.layers.{k}.self_attn.o_proj" for k in (0, 1)
     }
 
 
@@ -96,7 +154,9 @@ def test_the_matrices_of_lora_are_no_feed_forward_blocks():
         ("bart", dict(target_modules=["no"]), "target_modules: 'no' matches no attention layer of Bart"),
         ("gpt2", dict(ffn_modules="no"), "ffn_modules: 'no' matches no linear layer of GPT2LMHead"),
         ("gpt2", dict(positions="cross"), "no attention layer for positions cross in GPT2LMHeadModel"),
-        ("gpt2", dict(exclude=["h.0.attn", "h.9"]), "exclude: 'h.9' matches no attention or linear layer"),
+        ("gpt2", dict(exclude_modules=["h.0.attn", "h.9"]), "exclude_modules: 'h.9' matches no attention or"),
+        ("gpt2", dict(layers_to_transform=[0, 9]), "layers_to_transform: there is no layer 9 in GPT2LMHead"),
+        ("gpt2", dict(layers_to_transform=0, layers_pattern="x"), "there is no layer 0 of x in GPT2LMHead"),
         ("gpt2", dict(modules_to_save=["ln_f", "no"]), "modules_to_save: 'no' ends the name of no module"),
     ],
 )

@@ -1,17 +1,23 @@
 """Something more in a model that holds graph adapters: what learns, what runs, what is saved."""
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from threading import Event, current_thread
 
 import peft
 import pytest
 import torch
+import transformers as hf
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model, inject_adapter_in_model
+from torch import nn
 
 from adapters.peft import load_adapter
 from adapters.peft.layer import GraphLayer, OutputLayer
 from attngraph import UserError
 from tests.adapters.peft.helpers import close, config, differ, put, run
 from tests.adapters.peft_models import FAMILIES
+from tests.attngraph.reading.zoo import IMAGE, TEXT, far_from_zero, words
 
 BATCH = FAMILIES["llama"].batch()
 
@@ -88,7 +94,96 @@ def test_merging_is_refused():
     for merge in (alone.merge_adapter, *(x.merge_and_unload for x in (alone, below, over))):
         with pytest.raises(UserError, match=r"can't be merged into the weights: use unload\(\)"):
             merge()
+    with pytest.warns(UserWarning, match="graph adapters are never merged into weights"):
+        alone.unmerge_adapter()
     assert not any(p.requires_grad for p in both.unload().parameters())
+
+
+def mixed(family: str, **settings) -> PeftModel:
+    """Two graph adapters, the first one active."""
+    model = put(family, **settings)
+    torch.manual_seed(1)
+    model.add_adapter("other", config("pgnn", join="replace", **settings))
+    return model.eval()
+
+
+@pytest.mark.parametrize("family, beams", [("llama", 3), ("t5", 3), ("blip", 1)])
+def test_generating_for_a_mixed_batch(family, beams):
+    """With a cache, whose degrees both adapters share, and with beams, of which an encoder knows nothing."""
+    model, batch, names = mixed(family), FAMILIES[family].batch(b=3, n=4), ["other", "__base__", "default"]
+    batch.pop("decoder_input_ids", None)
+    options = dict(num_beams=beams, do_sample=False, max_new_tokens=5, min_new_tokens=5, output_scores=True)
+    options |= dict(return_dict_in_generate=True, suppress_tokens=[IMAGE])
+    got = model.generate(**batch, **options, adapter_names=names)
+    for k, name in enumerate(names):
+        one = {x: value[k : k + 1] for x, value in batch.items()}
+        model.set_adapter("default" if name == "__base__" else name)
+        with model.disable_adapter() if name == "__base__" else nullcontext():
+            want = model.generate(**one, **options)
+        assert torch.equal(got.sequences[k], want.sequences[0])
+        for mine, alone in zip(got.scores, want.scores, strict=True):
+            torch.testing.assert_close(mine[k * beams : (k + 1) * beams], alone, rtol=1e-4, atol=1e-3)
+
+
+def test_heads_of_a_mixed_batch():
+    """Each example has the classification head of its adapter."""
+    base = far_from_zero(hf.BertForSequenceClassification(hf.BertConfig(**TEXT, num_labels=3)), 0)
+    model, ids = get_peft_model(base, config(task_type="SEQ_CLS"), "first"), words().repeat(2, 1)[:3]
+    model.add_adapter("second", config(task_type="SEQ_CLS"))
+    for k, name in enumerate(("first", "second")):
+        torch.manual_seed(k)
+        nn.init.normal_(base.classifier.modules_to_save[name].weight)
+    with torch.no_grad():
+        got = model.eval()(ids, adapter_names=["second", "first", "__base__"]).logits
+        for k, name in enumerate(("second", "first")):
+            model.set_adapter(name)
+            close(got[k], model(ids).logits[k])
+        with model.disable_adapter():
+            close(got[2], model(ids).logits[2])
+
+
+def test_a_mixed_batch_concerns_its_own_thread():
+    """A pass in another thread meanwhile runs the active adapter."""
+    model, batch = mixed("llama"), FAMILIES["llama"].batch(b=2)
+    names, main, inside, go_on = ["other", "other"], current_thread(), Event(), Event()
+    want = run(model, batch)
+    model.set_adapter("other")
+    other = run(model, batch)
+    model.set_adapter("default")
+
+    def wait(*_):
+        if current_thread() is not main:
+            inside.set()
+            go_on.wait(30)
+
+    model.get_base_model().model.layers[0].register_forward_pre_hook(wait)
+    with ThreadPoolExecutor(1) as pool, torch.no_grad():
+        future = pool.submit(lambda: model(**batch, adapter_names=names).logits.detach())
+        assert inside.wait(30)
+        got = run(model, batch)
+        go_on.set()
+    assert torch.equal(got, want)
+    close(future.result(), other)
+
+
+def test_mixed_batches_that_are_refused():
+    """And the model runs the active adapter again after an error."""
+    model, batch = mixed("llama"), FAMILIES["llama"].batch(b=2)
+    want, base = run(model, batch), "__base__"
+    for names, message in (
+        ([base], "adapter_names has 1 names for a batch of 2: give one for each example"),
+        ([base] * 3, "adapter_names has 3 names for a batch of 2"),
+        ([base, "ohter"], "there is no graph adapter 'ohter': choose from default, other, __base__"),
+        ("other", "adapter_names must be a list with a name for each example, got 'other'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model(**batch, adapter_names=names)
+        assert torch.equal(run(model, batch), want)
+    with pytest.raises(UserError, match="adapter_names is for evaluation"):
+        model.train()(**batch, adapter_names=["other", base])
+    both = get_peft_model(get_peft_model(FAMILIES["llama"].make(), lora()), config(), "graph").eval()
+    with pytest.raises(UserError, match="PEFT's lora .* in the same model would act on every example"):
+        both(**batch, adapter_names=["graph", base])
 
 
 def frozen_lines(model) -> list[str]:

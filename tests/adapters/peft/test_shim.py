@@ -13,7 +13,7 @@ from peft import PeftConfig, get_peft_model
 from peft.utils import PeftType
 
 from adapters import GraphAdapterConfig
-from adapters.peft.shim import PEFT_TYPE, SAVED_NAME, add_member
+from adapters.config import PEFT_TYPE, SAVED_NAME, add_member
 from tests.adapters.peft_models import FAMILIES
 
 

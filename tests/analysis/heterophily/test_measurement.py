@@ -9,9 +9,8 @@ import torch
 from analysis.bipartite import Bipartite
 from analysis.closed_form import closed_form
 from analysis.contrast import Distances, Region, contrast, square_distances
-from analysis.energy import p_dirichlet_normalised
+from analysis.energy import cosines, normalised, p_dirichlet
 from analysis.entropy import entropy
-from analysis.feature_homophily import aggregation, cosine, generalised_edge
 from analysis.heterophily import (
     COLUMNS,
     LABEL_STATISTICS,
@@ -21,9 +20,8 @@ from analysis.heterophily import (
     Settings,
     heterophily,
 )
-from analysis.homophily import adjusted, label_informativeness, node_value
+from analysis.homophily import Mixing, adjusted, aggregation, label_informativeness, node_value
 from analysis.labels import Labels
-from analysis.mixing import Mixing
 from analysis.nulls import uniform
 from attngraph import AttentionGraph
 from tests.analysis.example_graphs import block_model, labels_for, line, random_graph
@@ -41,8 +39,8 @@ def test_numbers_are_those_of_the_functions():
     evens = [uniform(view) for view in views]
     for name, parts in {
         "entropy": [entropy(view) for view in views],
-        "cosine": [cosine(view) for view in views],
-        "p_dirichlet_normalised": [p_dirichlet_normalised(view, 1.25) for view in views],
+        "cosine": [cosines(view)[0] for view in views],
+        "p_dirichlet_normalised": [normalised(p_dirichlet(view, 1.25), view, 1.25) for view in views],
         "adjusted": [adjusted(mixing) for mixing in mixings],
         "node_value": [node_value(mixing) for mixing in mixings],
         "label_informativeness": [label_informativeness(mixing) for mixing in mixings],
@@ -63,7 +61,7 @@ def test_numbers_are_those_of_the_functions():
         assert line(table, name, 1).examples == 6
         assert line(table, name).low < line(table, name).value < line(table, name).high
     assert line(table, "generalised_edge").null_uniform == pytest.approx(
-        torch.cat([generalised_edge(x) for x in evens]).mean().item()
+        torch.cat([cosines(x)[1] for x in evens]).mean().item()
     )
 
 

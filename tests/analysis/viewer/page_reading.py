@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.viewer import ViewerExample, one_example
+from analysis.viewer import ViewerExample
 from attngraph import AttentionGraph
 
 TOKENS = ["[DEC]", "what", "<b>&</b>", "?"]
@@ -49,7 +49,7 @@ def examples(kinds: int = 2, encoder: bool = False) -> tuple[list[ViewerExample]
     shown = [
         ViewerExample(
             f"example {k}",
-            {kind: one_example(layers, k) for kind, layers in weights.items()},
+            {kind: {name: graph[k] for name, graph in layers.items()} for kind, layers in weights.items()},
             SIDES,
             PICTURE,
             (SIDE, SIDE),

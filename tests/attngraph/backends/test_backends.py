@@ -13,9 +13,13 @@ from tests.pairwise import pairwise_params
 def test_weighted_sum_is_a_matrix_product():
     x, w = torch.randn(5, 3), torch.rand(4, 5)
     target, source = w.nonzero(as_tuple=True)
-    torch.testing.assert_close(WeightedSum()(x, torch.stack([source, target]), w[target, source], 4), w @ x)
+    torch.testing.assert_close(
+        WeightedSum().weighted_sum(x, torch.stack([source, target]), w[target, source], 4), w @ x
+    )
     none = torch.zeros(2, 0, dtype=torch.long)
-    assert torch.equal(WeightedSum()(torch.ones(4, 3), none, torch.zeros(0), 2), torch.zeros(2, 3))
+    assert torch.equal(
+        WeightedSum().weighted_sum(torch.ones(4, 3), none, torch.zeros(0), 2), torch.zeros(2, 3)
+    )
 
 
 @pytest.mark.parametrize(

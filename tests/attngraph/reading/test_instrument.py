@@ -2,6 +2,7 @@
 
 import copy
 import io
+from functools import partial
 
 import pytest
 import torch
@@ -66,6 +67,29 @@ def test_two_models_of_one_configuration():
     assert len(capture(two, words())) == 2
     second.remove()
     assert type(one.config._attn_implementation) is str and one.config._attn_implementation == "sdpa"
+
+
+def test_a_listener_may_replace_what_attention_computes():
+    """What was read before is computed anew; there are no scores and no graph any more."""
+    model, seen = FAMILIES["llama"].model(), []
+
+    def twice(call):
+        seen.extend([call.context, call.value, call.scores()])
+        *bound, value, mask = call.eager.args
+        eager = partial(call.eager.func, *bound, 2 * value, mask, **call.eager.keywords)
+        call.replace_eager(eager, "is twice: take half")
+        seen.extend([call.context, call.value, call.scores()])
+
+    handle = instrument(model)
+    name, site = next(iter(handle.sites.items()))
+    site.listeners.append(twice)
+    logits(model, use_cache=False)
+    context, value, scores, new_context, new_value, no_scores = seen
+    assert torch.equal(new_context, 2 * context) and torch.equal(new_value, 2 * value)
+    assert scores is not None and no_scores is None
+    with pytest.raises(UserError, match=f"^{name}: is twice: take half"):
+        capture(model, words())
+    handle.remove()
 
 
 @pytest.mark.parametrize("name", ["llama", "blip"])

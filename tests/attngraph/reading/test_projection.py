@@ -192,10 +192,10 @@ def test_what_can_not_be_read_before_is_marked():
     graph = next(iter(capture(model, inputs).values()))
     assert graph.rotated and "rotated queries" in repr(graph)
     assert graph.metric.shape == (4, 8, 8)  # though the heads together are wider than the model
+    graph, plain = graph[0, 0], next(iter(capture(*both(FAMILIES["llama"])).values()))[0, 0]
     for way in (graph.to_data(), graph.to_hetero()):
         assert AttentionGraph.from_pyg(way).rotated
     assert AttentionGraph.from_networkx(graph.to_networkx()).rotated
-    plain = next(iter(capture(*both(FAMILIES["llama"])).values()))
     assert not plain.rotated and "rotated" not in repr(plain)
     assert not AttentionGraph.from_pyg(plain.to_data()).rotated
 

@@ -13,8 +13,8 @@ from attngraph import capture
 from experiments.base.arguments import asked
 from experiments.commands import attention
 from experiments.commands.options import AttentionOptions
-from experiments.inspect import maps as views
-from experiments.inspect.maps import ask
+from experiments.inspect import attention as views
+from experiments.inspect.attention import ask
 from experiments.inspect.regions import region
 from experiments.models import load_family
 from experiments.models.images import preprocess

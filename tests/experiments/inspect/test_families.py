@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.maps import patch_grid
+from analysis.patches import patch_grid
 from analysis.relevance import image_nodes, route, valid_nodes
 from attngraph import capture
 from attngraph.errors import UserError

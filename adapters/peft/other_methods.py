@@ -1,4 +1,4 @@
-"""Other methods of PEFT around the layers of graph adapters: which of them leave no room for these."""
+"""Other methods of PEFT around the layers of graph adapters; which of them cannot be combined with them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def refuse_left_out(name: str, others: list[Any], left_out: bool) -> None:
     guilty = others[:1] if left_out else subtracting
     if guilty:
         raise UserError(
-            f"{_method(guilty[0])} on {name} uses the frozen weight and bypasses the graph adapter there, "
+            f"{method_of(guilty[0])} on {name} uses the frozen weight and bypasses the graph adapter there, "
             f"which would neither act nor learn: {_remedy(guilty[0])}"
         )
 
@@ -47,8 +47,8 @@ def refuse_turned(name: str, others: list[Any], turned: bool) -> None:
     guilty = [layer for layer in others if _works(layer) and _turns(layer)] or (others[:1] if turned else [])
     if guilty:
         raise UserError(
-            f"{_method(guilty[0])} on {name} changes the attention output before the graph adapter gets it, "
-            f"so that a graph's messages cannot take its place: {_remedy(guilty[0])}"
+            f"{method_of(guilty[0])} on {name} changes the attention output before the graph adapter gets "
+            f"it, so that a graph's messages cannot take its place: {_remedy(guilty[0])}"
         )
 
 
@@ -64,9 +64,11 @@ def _kind(layer: Any) -> str:
     return type(layer).__module__.split(".")[-2]
 
 
-def _method(layer: Any) -> str:
+def method_of(layer: Any) -> str:
+    """PEFT's name of the method that a layer belongs to, and the layer's class."""
     return f"PEFT's {_kind(layer)} ({type(layer).__name__})"
 
 
 def _remedy(layer: Any) -> str:
-    return f"choose other target_modules for {_kind(layer)}, or leave the layer to it with exclude=[...]"
+    kind = _kind(layer)
+    return f"choose other target_modules for {kind}, or leave the layer to it with exclude_modules=[...]"

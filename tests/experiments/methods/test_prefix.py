@@ -2,6 +2,7 @@
 any model with a prefix."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,11 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import attngraph
-from adapters.prefix import ATTRIBUTE, PrefixConfig, PrefixTuning, load_prefix
 from attngraph.errors import UserError
-from attngraph.reading.calls import Call
 from attngraph.reading.instrument import instrument
-from attngraph.reading.prepend import check_prepended, prepended
+from experiments.methods import prefix as module
+from experiments.methods.prefix import PrefixMethod, PrefixTuned, check_prepended, prepended
 from tests.adapters.peft.helpers import GENERATORS, close, differ, run
 from tests.adapters.peft.helpers import put as adapters_in
 from tests.adapters.peft_models import FAMILIES, by_family
@@ -26,9 +26,15 @@ TOKENS = 3
 GPT2 = dict(vocab_size=41, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=1)
 
 
-def put(model: nn.Module, **settings) -> PrefixTuning:
+def new(model: nn.Module, **settings) -> PrefixTuned:
+    """A prefix in a model that needs no family of its own."""
+    method = PrefixMethod(name="prefix", title="", group="")
+    return method.apply(SimpleNamespace(model=model), settings)
+
+
+def put(model: nn.Module, **settings) -> PrefixTuned:
     """A prefix whose keys and values are as large as a model's own."""
-    prefix = PrefixTuning(model, PrefixConfig(**{"tokens": TOKENS, **settings}))
+    prefix = new(model, **{"tokens": TOKENS, **settings})
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in prefix.parameters().values():
@@ -66,7 +72,7 @@ def test_it_is_that_of_peft(kind):
         encoder.embedding.weight.normal_()
         ours = put(other)
         made = encoder(torch.arange(TOKENS)).view(TOKENS, config.num_hidden_layers, 2, heads, features)
-        for layer, prefix in enumerate(ours.prefixes().values()):
+        for layer, prefix in enumerate(ours.prefixes.values()):
             prefix.key.copy_(made[:, layer, 0].transpose(0, 1))
             prefix.value.copy_(made[:, layer, 1].transpose(0, 1))
         want = peft(input_ids=words).logits
@@ -77,8 +83,8 @@ def test_it_is_that_of_peft(kind):
 
 
 def test_a_projection_makes_what_li_and_liang_write():
-    assert PrefixConfig(tokens=1, projection=1).tokens == 1  # the least of both
-    prefix = next(iter(put(tiny("llama"), projection=12).prefixes().values()))
+    new(tiny("llama"), tokens=1, projection=1)  # the least of both
+    prefix = next(iter(put(tiny("llama"), projection=12).prefixes.values()))
     first, second = prefix.mlp[0], prefix.mlp[2]
     hidden = (prefix.embedding @ first.weight.T + first.bias).tanh() @ second.weight.T + second.bias
     g, t, d = prefix.shape
@@ -102,7 +108,7 @@ def test_both_attentions_against_brute_force(make_decoder, words, image_states):
     handle.remove()
     assert [call.kind for call in calls.values()] == ["self", "cross"] * 2
     for name, call in calls.items():
-        key, value = prefix.prefixes()[name]()
+        key, value = prefix.prefixes[name]()
         b, h, n, d = call.query.shape
         own = call.key[:, :, TOKENS:], call.value[:, :, TOKENS:]
         for i, k, q in torch.cartesian_prod(*map(torch.arange, (b, h, n))).tolist():
@@ -123,7 +129,7 @@ def test_off_is_the_model_itself_and_on_is_not_and_no_word_sees_a_later_one(fami
     prefix = put(model)
     moved = run(model, batch)
     assert differ(moved, plain)
-    with prefix.disabled():
+    with prefix.disabled(), prefix.disabled():
         assert torch.equal(run(model, batch), plain)
     assert torch.equal(run(model, batch), moved)
     name = "decoder_input_ids" if "decoder_input_ids" in batch else "input_ids"
@@ -131,23 +137,15 @@ def test_off_is_the_model_itself_and_on_is_not_and_no_word_sees_a_later_one(fami
     changed[:, -1] = 5 + (changed[:, -1] - 4) % 3
     after = run(model, batch | {name: changed})
     assert torch.equal(moved[:, :-1], after[:, :-1]) and differ(moved[:, -1], after[:, -1])
-    assert prefix.remove() is model
-    assert torch.equal(run(model, batch), plain)
-    assert not any(ATTRIBUTE in name for name, _ in model.named_modules())
 
 
 def test_sixteen_tokens_by_default_that_are_checked_at_the_first_call_alone(monkeypatch):
-    model, batch, checks = tiny("llama"), FAMILIES["llama"].batch(), []
-    prefix, prepend = PrefixTuning(model), Call.prepend
-
-    def noted(call, key, value, check):
-        checks.append(check)
-        return prepend(call, key, value, check)
-
-    monkeypatch.setattr(Call, "prepend", noted)
+    model, batch, checked = tiny("llama"), FAMILIES["llama"].batch(), []
+    prefix = new(model)
+    monkeypatch.setattr(module, "check_prepended", lambda name, *_: checked.append(name))
     run(model, batch), run(model, batch)
-    assert checks == [True, True, False, False]  # two layers
-    assert {x.key.shape[1] for x in prefix.prefixes().values()} == {16}
+    assert checked == list(prefix.prefixes) and len(checked) == 2
+    assert {x.key.shape[1] for x in prefix.prefixes.values()} == {16}
 
 
 def test_padding_changes_nothing(make_decoder, words, image_states):
@@ -199,30 +197,27 @@ def test_only_the_prefix_learns_and_gradients_reach_all_of_it():
 @pytest.mark.parametrize("projection", [None, 6])
 def test_saved_and_loaded_to_the_last_bit(projection, tmp_path):
     model, batch = FAMILIES["blip"].make(), FAMILIES["blip"].batch()
-    prefix = put(model, projection=projection, positions=("cross",))
+    prefix = put(model, projection=projection)
     want = run(model, batch)
     prefix.save(tmp_path)
     other = FAMILIES["blip"].make()
-    again = load_prefix(other, tmp_path)
-    assert torch.equal(run(other, batch), want) and again.config == prefix.config
-    assert all("crossattention" in name for name in again.layers)
-    with pytest.raises(UserError, match="has a prefix: take it out"):
-        load_prefix(other, tmp_path)
+    again = new(other, tokens=TOKENS, projection=projection)
+    assert differ(run(other, batch), want)
+    again.load(tmp_path)
+    assert torch.equal(run(other, batch), want)
 
 
 def test_what_cannot_be_loaded(tmp_path):
-    model, weights, config = tiny("llama"), tmp_path / "prefix.safetensors", tmp_path / "prefix_config.json"
+    prefix, weights = put(tiny("llama")), tmp_path / "prefix.safetensors"
     put(tiny("gpt2")).save(tmp_path)
     for damage, message in (
-        (lambda: None, "prefix.safetensors does not fit this model and these settings"),
+        (lambda: None, "prefix.safetensors does not fit this model"),
         (lambda: save_file({"a": torch.tensor(torch.inf)}, weights), r"numbers that are not finite \(a\)"),
         (lambda: weights.write_bytes(b"no"), "prefix.safetensors cannot be read"),
-        (lambda: config.write_text('{"tokens": -3}'), "prefix_config.json cannot .*tokens must be"),
     ):
         damage()
         with pytest.raises(UserError, match=message):
-            load_prefix(model, tmp_path)
-        assert not any(ATTRIBUTE in name for name, _ in model.named_modules())
+            prefix.load(tmp_path)
 
 
 def test_its_keys_are_no_nodes_of_a_graph():
@@ -242,21 +237,19 @@ def test_its_keys_are_no_nodes_of_a_graph():
 
 def test_bad_settings_and_heads_that_do_not_fit():
     for settings, message in (
-        ({"tokens": 0}, "tokens must be a whole number of at least 1, got 0"),
-        ({"tokens": True}, "tokens must be a whole number of at least 1, got True"),
-        ({"projection": 1.5}, "projection must be a whole number"),
-        ({"positions": ("ffn",)}, "positions must be one or more of self, cross, got ffn"),
-        ({"positions": ()}, "got none"),
-        ({"positions": "cross"}, "no attention layer for a prefix in cross-attention of Llama"),
+        ({"tokens": 0}, "settings of prefix: field tokens: "),
+        ({"tokens": True}, "settings of prefix: field tokens: "),
+        ({"projection": 1.5}, "settings of prefix: field projection: "),
     ):
         with pytest.raises(UserError, match=message):
-            PrefixTuning(tiny("llama"), PrefixConfig(**settings))
+            new(tiny("llama"), **settings)
     with pytest.raises(UserError, match="does not say how many heads it has"):
         put(ZOO["xlnet"].make())
-    model = ZOO["falcon"].make()
-    put(model)
-    with pytest.raises(UserError, match="4 heads of 4 features of prefix keys cannot stand before 1 of 4"):
-        model(**ZOO["falcon"].inputs())
+    model = ZOO["llama"].make()
+    for part in put(model).prefixes.values():
+        part.key = nn.Parameter(part.key[:1].detach())
+    with pytest.raises(UserError, match="1 heads of 4 features of prefix keys cannot stand before 2 of 4"):
+        model(**ZOO["llama"].inputs())
 
 
 def test_position_biases_know_no_prefix_and_weights_are_read_again():

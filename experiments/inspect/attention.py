@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.maps import OTHERS, map_table, mass_table, patch_grid
-from analysis.plots.maps import draw_maps
+from analysis.patches import OTHERS, map_table, mass_table, patch_grid
+from analysis.plots.overlays import draw_maps
 from analysis.relevance import (
     Graphs,
     Route,
@@ -26,7 +26,7 @@ from analysis.relevance import (
     route,
     valid_nodes,
 )
-from analysis.viewer import ViewerExample, one_example
+from analysis.viewer import ViewerExample
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments.inspect.regions import region
@@ -77,7 +77,7 @@ class AttentionMaps:
     """Maps and masses. The mass is that of all samples; maps, regions and shown are of the first ones only.
 
     Args:
-        maps, mass: tables, see :mod:`analysis.maps`.
+        maps, mass: tables, see :mod:`analysis.patches`.
         regions: ``{name: bool (patches,)}``, where the object is that was asked for.
         shown: ``{name: what the viewer gets}``.
         last: the layer that raw attention is read from.
@@ -384,8 +384,7 @@ def viewer_example(name: str, batch: Batch, view: View, k: int) -> ViewerExample
     asking = cells[view.last][0] if view.last in cells else None
     start = {layer: picked for layer in view.layers if cells[layer][0] == asking}
     kinds = {
-        kind: one_example({layer: of_kind[layer] for layer in view.layers}, k)
-        for kind, of_kind in view.kinds.items()
+        kind: {layer: of_kind[layer][k] for layer in view.layers} for kind, of_kind in view.kinds.items()
     }
     words = words_of(batch, graphs[view.last], 0)
     if words is not None:

@@ -8,8 +8,8 @@ import torch
 
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
-from experiments.inspect import maps as views
-from experiments.inspect.maps import ask
+from experiments.inspect import attention as views
+from experiments.inspect.attention import ask
 from experiments.inspect.words import words_of
 from experiments.models.batch import Batch, Sample, Text
 from experiments.scenes.drawing import draw
