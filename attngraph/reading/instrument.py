@@ -316,7 +316,7 @@ def _attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Mo
         elif refusal_of(kind) is not None:
             read = False
         else:
-            read = _uses_interface(cast(Hashable, kind)) or (_is_watched(kind) and _is_innermost(module))
+            read = uses_interface(cast(Hashable, kind)) or (_is_watched(kind) and _is_innermost(module))
         if read:
             yield name, module, model.get_submodule(name.rpartition(".")[0]) if name else None
 
@@ -325,7 +325,7 @@ def _is_watched(kind: type[nn.Module]) -> bool:
     """Whether modules of a class are read by watching them run: their attention is neither transformers'
     interface nor in a file of :mod:`attngraph.reading.families`, and computes a softmax."""
     ours = is_stand_in(kind) or stand_in(kind) is not None
-    return not (ours or _uses_interface(cast(Hashable, kind))) and _has_softmax(cast(Hashable, kind))
+    return not (ours or uses_interface(cast(Hashable, kind))) and _has_softmax(cast(Hashable, kind))
 
 
 @cache
@@ -343,7 +343,7 @@ def _has_softmax(kind: Hashable) -> bool:
 
 
 @cache
-def _uses_interface(kind: Hashable) -> bool:
+def uses_interface(kind: Hashable) -> bool:
     """Whether a class looks its attention function up in transformers' ``AttentionInterface``."""
     assert isinstance(kind, type)
     if issubclass(kind, PreTrainedModel):

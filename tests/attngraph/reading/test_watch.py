@@ -118,6 +118,30 @@ def test_a_listener_may_replace_the_context_and_ask_for_gradients(way):
     handle.remove()
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_a_call_can_be_computed_again_with_further_keys(way):
+    """Which have no bias and are seen by all: the factor of the scores is known from what was multiplied."""
+    module, x, calls = made(way), normal(B, N, H * D), []
+    handle = instrument(module)
+    (site,) = handle.sites.values()
+    site.listeners.append(calls.append)
+    with torch.no_grad():
+        module(x)
+        query, value, _ = by_hand(module, x)
+        (call,) = calls
+        for got, want in zip(call.eager(), (call.context.transpose(1, 2), call.weight)):
+            torch.testing.assert_close(got, want)
+        key, more = module.k_proj(x).unflatten(-1, (H, D)).transpose(1, 2), normal(B, H, 2, D)
+        *bound, q, own_key, own_value, mask = call.eager.args
+        mask = None if mask is None else nn.functional.pad(mask, (2, 0))
+        keys, values = (torch.cat([more, own], 2) for own in (own_key, own_value))
+        weight = call.eager.func(*bound, q, keys, values, mask, **call.eager.keywords)[1]
+        scores = (query @ torch.cat([more, key], 2).transpose(-1, -2)) / D**0.5
+        hidden = nn.functional.pad(module.bias.masked_fill(LATER, float("-inf")), (2, 0))
+        torch.testing.assert_close(weight, (scores + hidden).softmax(-1))
+    handle.remove()
+
+
 class RoutedAttention(OwnAttention):
     """With experts: their router's softmax is multiplied too, with what the experts put out."""
 
