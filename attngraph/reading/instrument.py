@@ -39,8 +39,9 @@ SOURCES = ("encoder_hidden_states", "key_value_states", "cross_attention_states"
 BESIDES = re.compile("mask|bias|pos|rotary|rope|freqs|cos|sin")
 """In names of arguments that hold no states."""
 
-PARTS = ("Output", "Projection")
-"""How names of classes end that are only parts of attention."""
+OTHERS = ("Output", "Projection", "DecoderLayer", "AttentionResidual")
+"""How names of classes end that are only parts of attention, hold some, or attend to a word's own earlier
+states."""
 
 BATCHING = "init_continuous_batching"
 """The method of models from which each way to transformers' continuous batching begins, ``generate_batch``
@@ -304,7 +305,7 @@ def _is_innermost(module: nn.Module) -> bool:
 
 def _is_called_attention(module: nn.Module) -> bool:
     name = type(module).__name__
-    return "Attention" in name and not name.endswith(PARTS)
+    return "Attention" in name and not name.endswith(OTHERS)
 
 
 def _attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
@@ -313,7 +314,7 @@ def _attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Mo
         kind = type(module)
         if is_stand_in(kind) or stand_in(kind) is not None:
             read = True
-        elif refusal_of(kind) is not None:
+        elif refusal_of(kind) is not None or kind.__name__.endswith(OTHERS):
             read = False
         else:
             read = uses_interface(cast(Hashable, kind)) or (_is_watched(kind) and _is_innermost(module))

@@ -39,6 +39,7 @@ REFUSED = {
     "LocalSelfAttention": BLOCKS,
     "PegasusXGlobalLocalAttention": BLOCKS,
     "GroupViTAssignAttention": "assigns each value to one group, with a softmax over the groups",
+    "InformerProbSparseAttention": "attends from a few queries, which it chooses anew in each call",
     "MobileViTV2LinearSelfAttention": LINEAR,
     "MraSelfAttention": LINEAR,
     "ProphetNetNgramSelfAttention": "attends in several streams at once, one for each word ahead",

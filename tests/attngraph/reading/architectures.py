@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 import transformers as hf
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, PreTrainedConfig
 from transformers.models.auto import modeling_auto
 
-from tests.attngraph.reading.zoo import far_from_zero
+from tests.attngraph.reading.zoo import FAMILIES, Family, far_from_zero
 
 VOCABULARY, WIDTH, DEPTH, EXPERTS = 2000, 256, 2, 8
 MOST = 150e6
@@ -41,6 +42,12 @@ SOUND = ("input_features", "input_values", "audio_values")
 
 class NotMade(Exception):
     """An architecture that the rules do not make, or do not run."""
+
+
+@cache
+def zoo() -> dict[str, Family]:
+    """The families that have tests of their own, by the names of their architectures."""
+    return {family.make().config.model_type: family for family in FAMILIES.values()}
 
 
 def kind_of(name: str) -> type[hf.PreTrainedModel] | None:
@@ -156,6 +163,8 @@ def fit_heads(config: PreTrainedConfig, before: int | None) -> None:
         while h % g:
             g -= 1
         setattr(config, other, g)
+    if vars(config).get("head_dim", 0) is None:
+        config.head_dim = width // h
 
 
 def make(name: str) -> hf.PreTrainedModel | None:
@@ -164,6 +173,8 @@ def make(name: str) -> hf.PreTrainedModel | None:
     Raises:
         NotMade: the rules do not do for it.
     """
+    if name in zoo():
+        return zoo()[name].model()
     kind = kind_of(name)
     if kind is None:
         return None
@@ -184,6 +195,8 @@ def make(name: str) -> hf.PreTrainedModel | None:
 def inputs_of(model: hf.PreTrainedModel) -> dict[str, Tensor]:
     """Two examples, by the names of the model's arguments: seven words, and an image or a sound where it
     takes nothing else."""
+    if model.config.model_type in zoo():
+        return zoo()[model.config.model_type].inputs()
     config, draw = model.config, torch.Generator().manual_seed(0)
     names = inspect.signature(model.forward).parameters
     needed = {name for name, x in names.items() if x.default is x.empty}
@@ -210,7 +223,9 @@ def inputs_of(model: hf.PreTrainedModel) -> dict[str, Tensor]:
         return normal(2, channels if is_whole(channels) else 3, height, width)
 
     given: dict[str, Tensor] = {}
-    if main == "pixel_values" or "pixel_values" in needed or "logit_scale_init_value" in vars(config):
+    placed = any("image_token" in key for part in parts(config) for key in vars(part))
+    beside = {"text_config", "vision_config"} <= vars(config).keys() and not placed  # as in CLIP
+    if main == "pixel_values" or "pixel_values" in needed or beside:
         frames = first("num_frames", default=None) if main == "pixel_values" else None
         picture = image()
         given["pixel_values"] = torch.stack([picture] * frames, 1) if is_whole(frames) else picture
@@ -219,14 +234,15 @@ def inputs_of(model: hf.PreTrainedModel) -> dict[str, Tensor]:
         given[main] = torch.stack([image()] * frames, 1)
     elif main == "input_features":
         bins = first("num_mel_bins", "feature_size", "n_mels", "input_feat_per_channel", default=80)
-        given[main] = normal(2, 100, bins)
+        conv = next((part for part in model.modules() if isinstance(part, nn.Conv1d)), None)
+        bins_first = conv is not None and conv.in_channels == bins  # bins before frames
+        frames = 2 * first("max_source_positions", default=50)
+        given[main] = normal(2, bins, frames) if bins_first else normal(2, 96, bins)
     elif main in SOUND:
         given[main] = normal(2, 4000)
     if main == "inputs":
         given[main] = normal(2, 7, config.d_model)
-    if "input_ids" in names and (
-        not given or "input_ids" in needed or "logit_scale_init_value" in vars(config)
-    ):
+    if "input_ids" in names and (not given or "input_ids" in needed or beside):
         given["input_ids"] = texts(7)
         if "attention_mask" in names:
             given["attention_mask"] = torch.ones(2, 7, dtype=torch.long)
@@ -234,6 +250,12 @@ def inputs_of(model: hf.PreTrainedModel) -> dict[str, Tensor]:
         given["decoder_input_ids"] = texts(4)
     if "bbox" in names:
         given["bbox"] = torch.randint(0, 100, (2, 7, 1), generator=draw).expand(-1, -1, 4).contiguous()
+    if needed & {"grid_thw", "image_grid_thw"}:  # patches of two images in a row
+        grid = torch.tensor([[1, 4, 4], [1, 4, 8]])
+        weights = (x for name, x in model.named_parameters() if "patch_embed" in name and x.dim() > 1)
+        features = next((x[0].numel() for x in weights), 1)
+        given = {name: normal(48, features) for name in needed & {"hidden_states", "pixel_values"}}
+        given |= dict.fromkeys(needed & {"grid_thw", "image_grid_thw"}, grid)
     if "query_embeds" in needed:
         given = {"query_embeds": normal(2, 3, config.hidden_size)}
     return given
@@ -265,7 +287,7 @@ def is_returned(weight: Tensor, graphs: list[Tensor]) -> bool:
     """Whether weights that a model returns are those of one of its graphs, ``(b, h, n, m)``.
 
     Some return them without a prompt of the model's own (CPM-Ant), before the softmax (SqueezeBERT), or with
-    windows after heads (Hiera).
+    windows after heads (Hiera). Rows of padded queries are 0 in a graph.
     """
     forms = [weight, weight.softmax(-1)]
     if weight.dim() == 5:
@@ -274,6 +296,8 @@ def is_returned(weight: Tensor, graphs: list[Tensor]) -> bool:
         for form in forms:
             n, m = form.shape[-2:]
             part = graph[..., -n:, -m:] if form.dim() == 4 else graph
-            if part.numel() == form.numel() and torch.allclose(part.reshape(form.shape), form, atol=1e-5):
-                return True
+            if part.numel() == form.numel():
+                rows = (part.sum(-1, keepdim=True) > 0).reshape(*form.shape[:-1], 1)
+                if torch.allclose(part.reshape(form.shape), form * rows, atol=1e-5):
+                    return True
     return False
