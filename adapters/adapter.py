@@ -77,8 +77,8 @@ class GraphAdapter(nn.Module):
             self._warned = True
             warnings.warn(
                 f"{call.site.name} holds its attention weights for now, in spite of the tiled backend: "
-                "dropout, a key/value cache, top_k, queries ordered in blocks, or attention that is more than "
-                "a softmax of masked scores or outside transformers' AttentionInterface",
+                "dropout, a key/value cache, top_k, queries ordered in blocks, or attention that is more "
+                "than a softmax of masked scores or outside transformers' AttentionInterface",
                 stacklevel=2,
             )
         owner = "adapter" if self.top_k is None else f"adapter top {self.top_k}"
