@@ -39,6 +39,8 @@ SOURCES = ("encoder_hidden_states", "key_value_states", "cross_attention_states"
 BESIDES = re.compile("mask|bias|pos|rotary|rope|freqs|cos|sin")
 """In names of arguments that hold no states."""
 
+FUSED = ("scaled_dot_product_attention", "multi_head_attention_forward")
+"""PyTorch's own functions that compute a softmax of scores."""
 OTHERS = ("Output", "Projection", "DecoderLayer", "AttentionResidual")
 """How names of classes end that are only parts of attention, hold some, or attend to a word's own earlier
 states."""
@@ -340,7 +342,7 @@ def _has_softmax(kind: Hashable) -> bool:
     called = [f.__globals__.get(name) for f in methods for name in f.__code__.co_names]
     helpers = [inspect.unwrap(f) for f in called if inspect.isfunction(f)]
     names |= {name for f in helpers for name in f.__code__.co_names}
-    return any("softmax" in name.lower() or name == "scaled_dot_product_attention" for name in names)
+    return any("softmax" in name.lower() or name in FUSED for name in names)
 
 
 @cache

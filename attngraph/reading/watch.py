@@ -10,7 +10,8 @@ Attention that does not go through transformers' ``AttentionInterface`` is read 
 - the product of M, after dropout, with the values V is the call. The graph's M is that before dropout.
 
 A softmax whose weights meet no values (a router's, a pooling head's) is none. PyTorch's fused attention,
-``scaled_dot_product_attention``, is computed here by its formula, so that its weights can be seen.
+``scaled_dot_product_attention``, is computed here by its formula, so that its weights can be seen, and its
+``multi_head_attention_forward`` step by step.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -165,6 +168,9 @@ class Watch(TorchFunctionMode):
         given, name = kwargs or {}, getattr(func, "__name__", "")
         if name == "scaled_dot_product_attention":
             return self._run_fused(*args, **given)
+        if name == "multi_head_attention_forward":
+            with self:  # a function in Python, whose operations are hidden from modes
+                return _opened(func)(*args, **given)
         product = _product(name, args, given, self._weights.__contains__)
         if product is not None and product.left in self._weights:
             return self._attend(func, args, given, product)
@@ -442,6 +448,15 @@ def _layout(
         several, order = 1, [k for k in order if k not in places] + places
     h = math.prod(lead[k] for k in order[-several:])
     return Layout(lead, order, math.prod(lead) // max(h, 1), h)
+
+
+@cache
+def _opened(func: Any) -> Callable:
+    """A function of PyTorch in Python that does not hand itself over to modes, but what it calls."""
+    names = func.__globals__ | {"has_torch_function": lambda *_: False}
+    opened = FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
+    opened.__kwdefaults__ = func.__kwdefaults__
+    return opened
 
 
 def _factor(name: str, args: tuple) -> float:

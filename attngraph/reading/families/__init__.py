@@ -1,14 +1,14 @@
-"""What reading needs to be told of single families.
+r"""What reading needs to be told of single families.
 
 Attention that goes through transformers' ``AttentionInterface`` is read there, and other attention by
 watching it run (:mod:`attngraph.reading.watch`). Two families have a file here: BLIP, whose adapters start
 from scores and whose own forward does not look at a mask that it is given, and PyTorch's
-``nn.MultiheadAttention``, which computes in one function that cannot be watched. Such a file holds a subclass
-of the attention class, whose forward takes what the original's takes, projects queries, keys and values, and
-calls :func:`attngraph.reading.attend.attend` with the family's own eager formula. While a model is
-instrumented its modules are of that subclass. The file is imported when a model needs it, and declares
-``CLASSES``, ``{original attention class: its subclass}``, and ``HOOKS``, ``{class of an outer module: forward
-pre-hook}``.
+``nn.MultiheadAttention``, whose function reads the weight of :math:`W_o` in place of calling it, so that no
+adapter could follow. Such a file holds a subclass of the attention class, whose forward takes what the
+original's takes, projects queries, keys and values, and calls :func:`attngraph.reading.attend.attend` with
+the family's own eager formula. While a model is instrumented its modules are of that subclass. The file is
+imported when a model needs it, and declares ``CLASSES``, ``{original attention class: its subclass}``, and
+``HOOKS``, ``{class of an outer module: forward pre-hook}``.
 
 :mod:`~attngraph.reading.families.notes` holds what only outer modules know, and :data:`REFUSED` what is read
 in no way.
@@ -43,6 +43,7 @@ REFUSED = {
     "MobileViTV2LinearSelfAttention": LINEAR,
     "MraSelfAttention": LINEAR,
     "ProphetNetNgramSelfAttention": "attends in several streams at once, one for each word ahead",
+    "RwkvSelfAttention": LINEAR,
     "SwiftFormerEfficientAdditiveAttention": LINEAR,
     "YosoSelfAttention": LINEAR,
     "DiffLlamaAttention": "attends twice and takes the difference, so that its weights are those of no graph",
@@ -54,6 +55,8 @@ REFUSED = {
     ),
 }
 """``{name of an attention class of transformers that is not read though it could be: why}``"""
+REFUSED_KINDS = {"DeformableAttention": SAMPLED, "LinearAttention": LINEAR, "LightningAttention": LINEAR}
+"""The same by a part of the name."""
 
 
 def stand_in(kind: type[nn.Module]) -> type[nn.Module] | None:
@@ -77,7 +80,8 @@ def refusal_of(kind: type[nn.Module]) -> str | None:
     """Why a class is not read though it could be, if that is so."""
     if not kind.__module__.startswith("transformers.models."):
         return None
-    return REFUSED.get(kind.__name__) or (SAMPLED if "DeformableAttention" in kind.__name__ else None)
+    several = (reason for part, reason in REFUSED_KINDS.items() if part in kind.__name__)
+    return REFUSED.get(kind.__name__) or next(several, None)
 
 
 def _file(kind: type[nn.Module]) -> ModuleType | None:

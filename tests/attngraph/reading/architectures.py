@@ -17,8 +17,8 @@ from transformers.models.auto import modeling_auto
 from tests.attngraph.reading.zoo import FAMILIES, Family, far_from_zero
 
 VOCABULARY, WIDTH, DEPTH, EXPERTS = 2000, 256, 2, 8
-MOST = 150e6
-"""Parameters beyond which a model is not made."""
+MOST, PATCHES = 150e6, 4096
+"""Parameters and patches beyond which a model is not made."""
 DEPTHS = re.compile(
     r"^depth$|^(num|n)_?(hidden|encoder|decoder|entity|global|local|latent)?_?(layers?|blocks)$|^num_.*layers$|"
     r"^(encoder|decoder)_layers$|^num_self_attends_per_block$"
@@ -194,7 +194,11 @@ def make(name: str) -> hf.PreTrainedModel | None:
 
 def inputs_of(model: hf.PreTrainedModel) -> dict[str, Tensor]:
     """Two examples, by the names of the model's arguments: seven words, and an image or a sound where it
-    takes nothing else."""
+    takes nothing else.
+
+    Raises:
+        NotMade: they would be too large.
+    """
     if model.config.model_type in zoo():
         return zoo()[model.config.model_type].inputs()
     config, draw = model.config, torch.Generator().manual_seed(0)
@@ -219,6 +223,9 @@ def inputs_of(model: hf.PreTrainedModel) -> dict[str, Tensor]:
         sides = first("image_size", "img_size", "input_size", default=224)
         sides = [sides["height"], sides["width"]] if isinstance(sides, dict) else sides
         height, width = (sides, sides) if is_whole(sides) else sides[-2:]
+        patch, frames = first("patch_size", default=16), first("num_frames", "frames_per_clip", default=1)
+        if is_whole(patch) and is_whole(frames) and height * width * frames > PATCHES * patch**2:
+            raise NotMade("too many patches")
         channels = first("num_channels", "in_channels", "in_chans", default=3)
         return normal(2, channels if is_whole(channels) else 3, height, width)
 
@@ -286,9 +293,12 @@ def has_attention(model: nn.Module) -> bool:
 def is_returned(weight: Tensor, graphs: list[Tensor]) -> bool:
     """Whether weights that a model returns are those of one of its graphs, ``(b, h, n, m)``.
 
-    Some return them without a prompt of the model's own (CPM-Ant), before the softmax (SqueezeBERT), or with
-    windows after heads (Hiera). Rows of padded queries are 0 in a graph.
+    Some return them without a prompt of the model's own (CPM-Ant), before the softmax (SqueezeBERT), with
+    windows after heads (Hiera), or as the average of heads (WavLM). Rows of padded queries are 0 in a graph.
     """
+    if weight.dim() == 4 and weight.shape[1] > 1 and torch.equal(weight, weight[:, :1].expand_as(weight)):
+        graphs = [*graphs, *(graph.mean(1, keepdim=True).expand_as(graph) for graph in graphs)]
+
     forms = [weight, weight.softmax(-1)]
     if weight.dim() == 5:
         forms.append(weight.transpose(1, 2))
