@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from adapters.p_laplacian import Steps, p_steps
+from adapters.p_laplacian import StepResult, p_steps
 from adapters.scalar import Scalar
 from adapters.scheme import Scheme, check_degree, check_range, check_steps, check_switch
 from attngraph.edges import Edges, PerEdge
@@ -86,8 +86,8 @@ class PScheme(Scheme):
         edges: Edges,
         query: Tensor,
         value: Tensor,
-        root_d: PerEdge,
-        root_e: PerEdge,
+        rsqrt_d: PerEdge,
+        rsqrt_e: PerEdge,
         p: Tensor | float,
     ) -> PerEdge:
         r"""The weights :math:`\bar M` of a step; see :data:`adapters.p_laplacian.Weigh`. A subclass must
@@ -110,6 +110,6 @@ class PScheme(Scheme):
         :math:`r = 2\mu/p`."""
         return self._run(edges).residual_share
 
-    def _run(self, edges: Edges) -> Steps:
+    def _run(self, edges: Edges) -> StepResult:
         p = self.p
         return p_steps(edges, p, 2 * self.mu / p, self.degree, self.steps, self.weigh)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -353,9 +353,10 @@ class Call:
         queries = self.query.shape[2] if self.stored else 0
         degrees = degree_cache_of(self.cache, self.layer_idx, name, queries)
         start = self.tokens - graph.shape[3] if self.kind == "self" else 0
-        kept = self.kind == "cross" and not torch.is_grad_enabled()  # without gradients
-        norms = degrees.norms_of(graph.value) if kept else None
-        graph = replace(graph, past_degree=degrees.past(graph.shape[3], start), kept_norms=norms)
+        norms = None
+        if not torch.is_grad_enabled():  # kept norms have no gradient
+            norms = degrees.norms_of(graph.value, start if self.kind == "self" else None)
+        graph = graph.following(degrees.past(graph.shape[3], start), norms)
         degrees.append(graph, start)
         return graph
 
