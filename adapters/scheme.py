@@ -54,8 +54,8 @@ class Scheme(nn.Module):
     frozen model.
 
     Attributes:
-        fused: whether :meth:`aggregate_and_context` has its own way on the dense backend, which is faster than
-            :meth:`forward` on a graph whose weights are known.
+        fused: whether :meth:`aggregate_and_context` has its own way on the dense backend, which is faster
+            than :meth:`forward` on a graph whose weights are known.
     """
 
     name: str

@@ -1,6 +1,6 @@
 r"""Message passing in memory that is linear in the number of nodes: some queries at a time.
 
-Each chunk of :data:`ROWS` queries is a dense graph of its own, whose edges are computed again in the backward
+Each chunk of queries is a dense graph of its own, whose edges are computed again in the backward
 pass (:func:`torch.utils.checkpoint.checkpoint`). Sums at queries need their own chunk only; sums at values
 need all of them:
 
@@ -31,7 +31,8 @@ from attngraph.norms import KeptNorms
 from attngraph.precision import widen
 from attngraph.scores import AttentionScores, cut_mask
 
-ROWS = 128  # queries of a chunk
+EDGES = 2**19  # of a chunk, all examples and heads together: 2 MB per array in float32
+LEAST, MOST = 16, 128  # queries of a chunk: what all chunks hold together grows with their number
 FEATURES = ("query", "key", "value", "feature", "weight", "metric", "scale")
 Propagate = Callable[[Edges], Tensor]
 
@@ -64,12 +65,17 @@ def in_chunks(
         return propagate(DenseEdges(graph)), output
     chunks, sums = _Chunks(graph, propagate, context), []  # type: _Chunks, list[Tensor]
     while True:
-        results = list(chunks.visit(sums))
-        parts = [x.sums for x in results]
-        if results[0].done:
-            outputs = [x.context for x in results if x.context is not None]
-            return torch.cat(parts, 2), torch.cat(outputs, 2) if outputs else None
-        sums.append(sum(parts[1:], parts[0]))
+        queries, outputs, at_values = [], [], None
+        for result in chunks.visit(sums):
+            if not result.done:
+                at_values = result.sums if at_values is None else at_values + result.sums
+                continue
+            queries.append(result.sums)
+            if result.context is not None:
+                outputs.append(result.context)
+        if at_values is None:
+            return torch.cat(queries, 2), torch.cat(outputs, 2) if outputs else None
+        sums.append(at_values)
 
 
 class _Result(NamedTuple):
@@ -109,7 +115,8 @@ class _Chunks:
         self.norms = None
         if torch.is_grad_enabled():
             self.fields.pop("kept_norms", None)  # the backward pass sees other tensors than those
-        if self.n > ROWS and self.fields.get("kept_norms") is None:  # else each chunk would compute them
+        self.rows = min(MOST, max(LEAST, EDGES // max(1, b * h * self.m)))
+        if self.n > self.rows and self.fields.get("kept_norms") is None:  # else each chunk would compute them
             metric = graph.metric
             value_g = value if metric is None else value @ metric.to(value.dtype)
             self.norms = (value_g * value).sum(-1)
@@ -121,8 +128,8 @@ class _Chunks:
             sums: at values, in the order in which they are needed; those that are known.
         """
         past = self.past
-        for start in range(0, max(1, self.n), ROWS):
-            rows = slice(start, min(start + ROWS, self.n))
+        for start in range(0, max(1, self.n), self.rows):
+            rows = slice(start, min(start + self.rows, self.n))
             chunk, tensors = self.chunk(rows, past)
             if torch.is_grad_enabled():
                 result = checkpoint(chunk, *tensors, *sums, use_reentrant=False)

@@ -1,5 +1,6 @@
 """Every scheme on attention scores: the fast ways give what the dense backend gives on the graph."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from adapters import GCN, PGNN
+from attngraph.backends import chunks
 from tests.adapters.cases import TYPICAL
 from tests.attngraph.scores_cases import KINDS, attention_output, on_leaves, random_scores
 from tests.pairwise import pairwise_params
@@ -41,7 +43,7 @@ class LargestTensor(TorchDispatchMode):
     ),
 )
 def test_attend_equals_the_graph(case, kind, backend, monkeypatch):
-    monkeypatch.setattr("attngraph.backends.chunks.ROWS", 3)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 3)
     scheme = case.make(torch.float64)
     scores, leaves = on_leaves(random_scores(1, **KINDS[kind]))
     want = scheme(scores.graph()), attention_output(scores)
@@ -88,7 +90,7 @@ def test_padded_queries_attend_as_in_the_model(case, backend, dropped):
     "case, causal, rotated", pairwise_params(case=TYPICAL, causal=[False, True], rotated=[False, True])
 )
 def test_no_scheme_holds_all_edges_on_the_tiled_backend(case, causal, rotated, monkeypatch):
-    monkeypatch.setattr("attngraph.backends.chunks.ROWS", 16)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 16)
     monkeypatch.setattr("attngraph.scores.STRIP", 16)
     monkeypatch.setattr("adapters.kernels.tiled.ROWS", 16)
     monkeypatch.setattr("adapters.kernels.tiled.TILE", 1024)
@@ -109,7 +111,7 @@ def test_chunks_of_any_size(rows, causal, monkeypatch):
     """Of a scheme that asks for sums at values in every way: twice for a degree, from a sum that depends on
     another, also in a causal graph; with a learned parameter. A sum taken for another one, or one chunk's for
     all, would show."""
-    monkeypatch.setattr("attngraph.backends.chunks.ROWS", rows)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", rows)
     scheme = GCN()
     scheme.gain = torch.nn.Parameter(torch.tensor(1.3, dtype=torch.float64))
 
@@ -129,6 +131,23 @@ def test_chunks_of_any_size(rows, causal, monkeypatch):
     probe = torch.randn_like(want)
     for g, w in zip(*(torch.autograd.grad(x, [*leaves, scheme.gain], probe) for x in (got, want))):
         torch.testing.assert_close(g, w, rtol=1e-9, atol=1e-10)
+
+
+def test_sums_at_values_are_added_up_chunk_by_chunk(monkeypatch):
+    """Messages to values are as large as all values: kept for each chunk, they would be n·m·d numbers."""
+    parts, alive = [], []
+
+    class Watched(chunks._Missing):
+        def __init__(self, part):
+            super().__init__(part)
+            parts.append(weakref.ref(part))
+            alive.append(sum(x() is not None for x in parts))
+
+    monkeypatch.setattr(chunks, "_Missing", Watched)
+    monkeypatch.setattr(chunks, "MOST", 2)
+    with torch.no_grad():
+        PGNN(steps=2).double()(random_scores(8, n=20), "tiled")
+    assert len(parts) == 3 * 10 and max(alive) <= 3
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])

@@ -11,7 +11,7 @@ from tests.pairwise import pairwise
 @pytest.fixture(autouse=True)
 def tiny_chunks(monkeypatch):
     """Chunks of 3 queries, so that these small graphs have several."""
-    monkeypatch.setattr("attngraph.backends.chunks.ROWS", 3)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 3)
 
 
 def test_every_scheme_has_its_arguments_here():

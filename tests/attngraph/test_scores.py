@@ -24,7 +24,7 @@ def check_degrees(scores):
 @pytest.mark.parametrize("kind", KINDS)
 def test_graph_is_the_softmax_where_edges_are_visible(kind, monkeypatch):
     """Also in chunks, each of which has its part of the mask."""
-    monkeypatch.setattr("attngraph.backends.chunks.ROWS", 3)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 3)
     scores = random_scores(**KINDS[kind])
     b, h, n, m, d = scores.shape
     seen = torch.ones(b, n, m, dtype=torch.bool)

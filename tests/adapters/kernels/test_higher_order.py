@@ -61,7 +61,7 @@ def test_one_tensor_in_two_places(step):
     "scheme, kind", pairwise_params(scheme=SCHEMES, kind=["encoder", "decoder self, padded"])
 )
 def test_the_tiled_backend_of_every_scheme(scheme, kind, monkeypatch):
-    monkeypatch.setattr("attngraph.backends.chunks.ROWS", 2)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 2)
     scores, leaves = on_leaves(random_scores(6, **SMALL, **KINDS[kind]))
 
     def run(*leaves):

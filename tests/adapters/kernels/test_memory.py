@@ -27,7 +27,7 @@ RUNS = {
 def test_autograd_alone_holds_what_the_backward_pass_needs(run, causal, monkeypatch):
     """So checkpointing and offloading, which take the saved tensors away, free their memory; and no cycle of
     references waits for the garbage collector. Distances of a head without effect are clamped."""
-    monkeypatch.setattr("attngraph.backends.chunks.ROWS", 2)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 2)
     scores, leaves = on_leaves(random_scores(8, causal=causal, dropped="dropped" in run))
     leaves.append(torch.tensor(0.6, dtype=torch.float64, requires_grad=True))  # a scale that is trained
     metric = scores.metric * torch.tensor([1.0, 0.0])[:, None, None]
