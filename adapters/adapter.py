@@ -65,8 +65,10 @@ class GraphAdapter(nn.Module):
         tiled = self.backend == "tiled"
         faster = self.training or (self.scheme.fused and not torch.is_grad_enabled())
         from_scores = self.top_k is None and (tiled or (faster and self.backend == "dense"))
-        scores = call.scores(metric, dropped=not tiled) if from_scores else None
+        scores = call.scores(metric, dropped=not tiled, remembered=not tiled) if from_scores else None
         if scores is not None:
+            if call.leaves_degrees:
+                call.remember(call.graph(dropped=True, metric=metric), "adapter")
             aggregated, context = self.scheme.aggregate_and_context(
                 with_query_rows(scores, self.query_rows),
                 self.backend,

@@ -101,12 +101,12 @@ def test_logits_and_gradients_are_those_of_the_graph(name, gnn, join, padded, dr
 
 
 def test_without_gradients_one_step_of_pgnn_starts_from_scores_too(monkeypatch):
-    """Not with a cache, in which it has to leave degrees, nor where attentions have gradients, which are to
-    count the adapter's part, nor in a scheme that has no faster way."""
+    """With a cache only in the first pass, whose degrees decoding goes on from; not where attentions have
+    gradients, which are to count the adapter's part, nor in a scheme that has no faster way."""
     batch = FAMILIES["llama"].batch()
     for steps, cache, gradients, want in (
         (1, False, False, [True]),
-        (1, True, False, [False]),
+        (1, True, False, [True, False]),
         (1, False, True, []),
         (2, False, False, []),
     ):
@@ -115,7 +115,13 @@ def test_without_gradients_one_step_of_pgnn_starts_from_scores_too(monkeypatch):
         logits = []
         for fast in (True, False):
             with watched(monkeypatch, fast) as taken, torch.set_grad_enabled(gradients):
-                logits.append(model.eval()(**batch, use_cache=cache).logits.detach())
+                first = model.eval()(
+                    **{k: x[:, : -1 if cache else None] for k, x in batch.items()}, use_cache=cache
+                )
+                logits.append(first.logits.detach())
+                if cache:
+                    rest = batch | {"input_ids": batch["input_ids"][:, -1:]}
+                    logits[-1] = torch.cat([logits[-1], model(**rest, cache=first.cache).logits], 1)
             if fast:
                 assert list(dict.fromkeys(taken)) == want
         scale = float(logits[1].abs().max())
