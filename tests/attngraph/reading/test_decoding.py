@@ -6,9 +6,12 @@ import pytest
 import torch
 import transformers as hf
 
+from adapters import PGNN
 from attngraph import UserError, record
 from attngraph.backends import edges_of
+from attngraph.norms import KeptNorms
 from attngraph.reading.degree_cache import DegreeCache
+from tests.adapters.contract import random_graph
 from tests.attngraph.reading.running import prompt, read, rows
 from tests.attngraph.reading.zoo import (
     FAMILIES,
@@ -123,6 +126,21 @@ def test_norms_of_new_values_are_added():
     assert computed == [5, 2, 5]
     check(value[[0], :, 2:], start=2)
     assert computed == [5, 2, 5, 7]
+
+
+def test_kept_norms_serve_every_backend(monkeypatch):
+    """Also several chunks of queries: norms that are known are taken, wrong ones too, and others kept."""
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 2)
+    graph, _ = random_graph(3, n=5, causal=True)
+    for backend in ("dense", "sparse", "tiled"):
+        wrong = torch.full(graph.value.shape[:3], 7.0, dtype=torch.float64)
+        for norms in ([], [wrong]):
+            kept, scheme = KeptNorms(graph.value, norms), PGNN().double()
+            with torch.no_grad():
+                got = scheme(graph.following(None, kept), backend)
+                assert torch.allclose(got, scheme(graph, backend)) == (kept.square is not wrong)
+            torch.testing.assert_close(kept.get(lambda x: 0 * x[..., 0]), kept.square)
+            assert kept.square.abs().max() > 0
 
 
 def test_norms_follow_crops_reordering_and_selection_of_a_cache():
