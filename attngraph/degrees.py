@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 DEGREES = ("sum", "mean")
@@ -50,7 +49,7 @@ def queries_counted(
     if span is None:
         return counts + past
     first, last = span.unbind(-1)
-    before = torch.nn.functional.pad(counts, (1, 0)).gather(1, first.clamp(min=0))
+    before = (counts - query_mask.long()).gather(1, first.clamp(min=0))
     return counts.gather(1, last) - before + (first < 0) * past
 
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
-from transformers.cache_utils import EncoderDecoderCache
 
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call
@@ -89,7 +88,7 @@ def attend(
         )
     b, h, n, m = max(query.shape[0], key.shape[0]), query.shape[1], query.shape[2], key.shape[2]
     run = partial(eager, module, dropout=0.0, **kwargs)
-    test = PlainTest(run, h, key.shape[1], query.shape[-1], value.shape[-1], kwargs, query.device)
+    test = PlainTest(run, h, key.shape[1], query.shape[-1], kwargs, query.device)
     mask = hub.hold.flow.mask(attention_mask, (b, h, n, m))
     cross = _is_cross(hub, module, n, m) if known.cross is None else known.cross
     if cross and given.cache is None:
@@ -99,9 +98,8 @@ def attend(
         layer_idx = place_of(given.cache, layer_idx, None if cross else key)
     if cross:
         before = _before_cross(hub, module, b, n)
-        place = None if before is None else before.layer_idx
-        if place is not None and not isinstance(given.cache, EncoderDecoderCache):
-            layer_idx = place
+        if before is not None and before.layer_idx is not None:
+            layer_idx = before.layer_idx
     else:
         told = hub.notes["is_causal"] if known.is_causal is None else known.is_causal
         before = _self_attention(hub, module, mask, told, n, layer_idx)

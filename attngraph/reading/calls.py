@@ -93,7 +93,7 @@ class Call:
         query_mask: bool ``(b, n)``, which queries are valid: those that self-attention lets see themselves.
         source: the states that cross-attention attends to, where the module was given them.
         cache: the model's key/value cache.
-        layer_idx: the layer's place in the cache, or, for cross-attention whose own place holds the other
+        layer_idx: the layer's place in the cache; for cross-attention, whose own place may hold the other
             side (Mllama's), that of the self-attention before it, or of the first one if there is none.
         stored: whether the keys and values of the queries are in the cache there by now.
         dropout: its probability; 0 in evaluation.

@@ -93,7 +93,7 @@ def _read_order(visible: Tensor, queries: Tensor) -> tuple[str | None, Tensor | 
         order = "none"
         if not _is_symmetric(pairs):
             order = "blocks" if _is_symmetric(pairs & (ends[..., None] == ends[:, None])) else "unclear"
-    before = torch.nn.functional.pad(queries.cumsum(1), (1, 0))
+    before = queries.cumsum(1) - queries.long()
     first = lowest
     while True:
         earlier = torch.where(first < 0, first, first.gather(1, first.clamp(min=0)))

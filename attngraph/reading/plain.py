@@ -26,8 +26,7 @@ class PlainTest:
         eager: from query, key, value and additive mask to context and weights.
         heads: number of heads.
         groups: number of heads of keys and values.
-        features: per head, of queries and keys.
-        value_features: per head, of values.
+        features: per head, of queries, keys and values (values of another width give no scores).
         settings: further arguments of the eager attention.
         device: where to compute.
     """
@@ -36,7 +35,6 @@ class PlainTest:
     heads: int
     groups: int
     features: int
-    value_features: int
     settings: dict[str, Any]
     device: torch.device
 
@@ -65,7 +63,7 @@ class PlainTest:
             for shape in (
                 (self.heads, QUERIES, self.features),
                 (self.groups, VALUES, self.features),
-                (self.groups, VALUES, self.value_features),
+                (self.groups, VALUES, self.features),
             )
         )
         hidden = torch.rand(1, 1, QUERIES, VALUES, generator=draw).to(self.device) < 0.2

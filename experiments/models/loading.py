@@ -62,7 +62,7 @@ def _shipped(name: str, folder: Path) -> ModelFamily:
     """A model that ships with the package, by its name."""
     if not (folder / "config.json").exists():
         raise UserError(f"--model {name}: {folder} is missing or incomplete: {again(name)}")
-    family = _from_transformers(None if name == DEFAULT else str(folder), False, name, again(name))
+    family = _from_transformers(None if name == DEFAULT else str(folder), name, again(name))
     family.title = SHIPPED[name]
     return family
 
@@ -70,7 +70,7 @@ def _shipped(name: str, folder: Path) -> ModelFamily:
 def _own(name: str, download: bool) -> ModelFamily:
     """A model of a folder or hub name."""
     if (Path(name) / "config.json").exists():
-        return _from_transformers(name, False, name, f"check the folder's files: {FILES}")
+        return _from_transformers(name, name, f"check the folder's files: {FILES}")
     if Path(name).exists() or "/" not in name.strip("/"):
         raise UserError(
             f"--model {name}: no folder with a config.json, and no hub name of the form owner/name"
@@ -78,10 +78,10 @@ def _own(name: str, download: bool) -> ModelFamily:
     if download:
         note(f"looking for {name} on the hub")
     otherwise = "check the name and the network" if download else f"allow the download (--model hub:{name})"
-    return _from_transformers(name, download, name, f"give a folder with {FILES}, or {otherwise}")
+    return _from_transformers(name, name, f"give a folder with {FILES}, or {otherwise}", download)
 
 
-def _from_transformers(place: str | None, download: bool, name: str, remedy: str) -> ModelFamily:
+def _from_transformers(place: str | None, name: str, remedy: str, download: bool = False) -> ModelFamily:
     try:
         with quiet_transformers(download):
             folder = place or str(shipped_folder(None))

@@ -79,6 +79,7 @@ def test_noise_is_standard_normal_at_the_lengths_of_queries_and_comes_again():
     torch.testing.assert_close(noise.norm(dim=-1), query.norm(dim=-1))
     unit = noise / noise.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(unit[:, :, PLACES:], unit[:, :, :4])
+    assert not with_query_rows(replace(graph, rotated=True), "noise").rotated
     flat = unit[0, :, :PLACES].flatten(0, 1)  # no direction, no pair of places, and not the query, stands out
     assert flat.mean(0).abs().max() < 5 / (32 * len(flat)) ** 0.5
     cosines = flat @ flat.T - torch.eye(len(flat))

@@ -108,9 +108,17 @@ def brute_purity(points, labels, k):
 def test_purity_equals_a_count_by_hand(labels):
     """And its chance the mean over shuffled labels."""
     points, labels = clouds(30, apart=1.5)[0], np.array(labels, dtype=object)
-    assert purity(points, labels, 7) == pytest.approx(brute_purity(points, labels, 7))
+    for neighbours in (1, 7, 59):
+        found = purity(points, labels, neighbours)
+        assert found == pytest.approx(brute_purity(points, labels, neighbours))
+    for neighbours in (0, 60):
+        with pytest.raises(ValueError, match=rf"lie in 1\.\.59 for 60 points, got {neighbours}"):
+            purity(points, labels, neighbours)
     shuffled = [purity(points, np.random.default_rng(k).permutation(labels), 7) for k in range(300)]
     assert chance_purity(labels) == pytest.approx(np.mean(shuffled), abs=0.008)
+    assert purity(points, ["a"] * 60) == chance_purity(["a"] * 60) == 1
+    with pytest.raises(ValueError, match="labels are all missing"):
+        purity(points, [None] * 60)
 
 
 def test_quality_is_scikit_learns_on_all_points_or_a_sample():
@@ -124,6 +132,11 @@ def test_quality_is_scikit_learns_on_all_points_or_a_sample():
         assert table.value["purity", "features"] == purity(few, labels[kept])
         assert table.value["purity", "map"] == purity(place, labels[kept])
         assert (table.measured == len(few)).all() and (table.neighbours == 10).all()
+    for few, neighbours in ((9, 4), (3, 1)):  # fewer than half of the points
+        assert quality(points[:few], coordinates[:few], {}).neighbours.tolist() == [neighbours]
+    for wrong in (points[:2], coordinates[:2]), (points, coordinates[1:]):
+        with pytest.raises(ValueError, match="equally many, and at least 3"):
+            quality(*wrong, {})
     random = np.random.default_rng(1).normal(size=(len(points), 2))
     table = quality(points, random, {}).iloc[0]
     assert table.value == pytest.approx(table.chance, abs=0.05)  # a random map is trusted by half

@@ -57,6 +57,7 @@ def test_aggregation_and_neighbourhoods_against_loops():
     graph = Bipartite.of(random_graph(n=9, m=11))
     draw = torch.Generator().manual_seed(3)
     y, z = torch.randint(0, 3, (2, 9), generator=draw), torch.randint(0, 4, (2, 11), generator=draw)
+    y[:, 4] = 3  # a class of one query
     labels = Labels(y, z, shared=False).on(graph)
     mixing = Mixing(graph, labels)
     signal = graph.weight @ graph.value
@@ -101,5 +102,12 @@ def test_known_answers():
     flat = Mixing(uniform(graph), Labels.same(y).on(graph))
     assert aggregation(flat).item() == 0.5 and modified_aggregation(flat).item() == 0  # all ties
     assert neighbourhood_contrast(flat).item() == pytest.approx(0, abs=1e-12)
+    # a query that looks at nothing but a value without a class counts nowhere
+    wide = torch.block_diag(weight, torch.ones(1, 1)).double()
+    wide = Bipartite(wide[None, None], torch.ones(1, 7, 7, dtype=torch.bool))
+    labels = Labels(*(torch.cat([y, torch.tensor([last])])[None] for last in (0, -1)))
+    more = Mixing(wide, labels.on(wide))
+    assert aggregation(more).item() == neighbourhood_contrast(more).item() == 1
+    assert torch.equal(neighbourhood_similarity(more), neighbourhood_similarity(mixing))
     single = Mixing(graph, Labels.same(torch.zeros(6, dtype=torch.long)).on(graph))
     assert aggregation(single).isnan().item() and neighbourhood_contrast(single).isnan().item()

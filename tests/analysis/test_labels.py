@@ -1,5 +1,6 @@
 import pytest
 import torch
+from sklearn.cluster import KMeans
 
 from analysis.bipartite import Bipartite
 from analysis.labels import IMAGE, SPECIAL, TEXT, Labels, SharedClusters, classes_of_tokens, modality, one_hot
@@ -26,6 +27,9 @@ def test_permuted_moves_both_sides_of_self_attention_alike():
     dealt = [one_side.permuted(graph, Draws(seed)) for seed in range(6)]
     assert len({(x.value[0, 0] < 0).nonzero().item() for x in dealt}) > 1  # that node moves as well
     assert torch.equal(moved.query, moved.value) and not torch.equal(moved.value[:, 0], labels.value[:, 0])
+    unlabelled = torch.arange(9) % 4 == 3  # on both sides: such nodes stay
+    moved = Labels.same(torch.where(unlabelled, -1, torch.arange(9)).expand(2, 9)).permuted(graph, Draws(0))
+    assert torch.equal(moved.value < 0, unlabelled.expand(2, 1, 9))
 
 
 def test_wrong_labels():
@@ -69,6 +73,9 @@ def test_shared_clusters_find_planted_ones():
         for kind, cluster in ((kinds[0], result.query), (kinds[1], result.value)):
             pairs |= set(zip(kind.flatten().tolist(), cluster[:, h].flatten().tolist()))
         assert len(pairs) == len({kind for kind, _ in pairs}) == len({cluster for _, cluster in pairs})
+    assert result.on(graph).value.shape == (2, 2, 15)
+    with pytest.raises(ValueError, match=r"query labels must have shape \(2, 12\) or \(2, 2, 12\)"):
+        Labels(*(x[:, [0, 1, 1]] for x in (result.query, result.value))).on(graph)
     moved = Bipartite(graph.weight, graph.visible, x + 1, y)
     assert torch.equal(clusters("layer", moved).query, result.query)  # the fit is kept
     few = Bipartite(graph.weight[:1, :, :1, :1], graph.visible[:1, :1, :1], x[:1, :, :1], y[:1, :, :1])
@@ -77,10 +84,38 @@ def test_shared_clusters_find_planted_ones():
     assert torch.equal(clusters("other layer", graph).query, result.query)  # the error left nothing behind
     for wrong, message in (
         (dict(clusters=1), "at least 2"),
+        (dict(points=1), "at most points"),
         (dict(examples=0), "examples must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             SharedClusters(**dict(clusters=2) | wrong)
+
+
+def test_clusters_are_of_the_first_examples_and_of_no_more_nodes_than_asked(monkeypatch):
+    """However examples come in batches; what comes after the fit changes nothing."""
+    fitted, fit = [], KMeans.fit
+    monkeypatch.setattr(KMeans, "fit", lambda means, x: fitted.append(x) or fit(means, x))
+    draw = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(5, 1, nodes, 2, generator=draw) for nodes in (4, 3))
+
+    def batch(rows):
+        some = len(x[rows])
+        return Bipartite(
+            torch.ones(some, 1, 4, 3), torch.ones(some, 4, 3, dtype=torch.bool), x[rows], y[rows]
+        )
+
+    for size in (1, 2, 5):
+        clusters = SharedClusters(2, points=7, examples=3)
+        for start in range(0, 5, size):
+            clusters.gather("layer", batch(slice(start, start + size)))
+        one = clusters("layer", batch(slice(0, 5)))
+        clusters.gather("layer", batch(slice(3, 5)))
+        assert torch.equal(clusters("layer", batch(slice(0, 5))).query, one.query)
+    assert len(fitted) == 3 and fitted[0].shape == (14, 2)
+    assert all((other == fitted[0]).all() for other in fitted)
+    first = {tuple(node) for node in torch.cat([x[:3], y[:3]], 2).flatten(0, 2).tolist()}
+    assert {tuple(node) for node in fitted[0].tolist()} <= first
+    assert SharedClusters(7, points=7)("layer", batch(slice(0, 1))).query.unique().numel() == 4
 
 
 def test_numbers_anew_in_each_example():

@@ -45,16 +45,21 @@ def test_gradgradcheck(step, kind, degree):
 
 @every_step
 def test_one_tensor_in_two_places(step):
-    """The key is the value, and the feature the query: each place has its own part of the gradient."""
-    scores = random_scores(5, **SMALL)
-    query, value = scores.query.requires_grad_(), scores.value.requires_grad_()
+    """The key is the value, and the feature the query: each place has its own part of the gradient. Under
+    autocast, which must not reach single precision there."""
 
-    def gradient(step):
+    def gradient(step, dtype):
+        scores = random_scores(5, **SMALL, dtype=dtype)
+        query, value = scores.query.requires_grad_(), scores.value.requires_grad_()
         same = replace(scores, query=query, key=value, value=value, feature=query)
-        return torch.autograd.grad(step(same, 1.5, 0.2)[0].square().sum(), (query, value), create_graph=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = step(same, 1.5, 0.2)[0].square().sum()
+            return torch.autograd.grad(out, (query, value), create_graph=True)
 
-    for got, want in zip(gradient(step), gradient(plain)):
+    expected = gradient(plain, torch.float64)
+    for got, single, want in zip(gradient(step, torch.float64), gradient(step, torch.float32), expected):
         torch.testing.assert_close(got, want)
+        torch.testing.assert_close(single.double(), want, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -185,13 +185,27 @@ def test_long_prompts_do_not_keep_all_their_degrees():
         assert kept() == [1, 41]
         cache.crop(-40)
         assert kept() == [1, 1]
-        with pytest.raises(UserError, match="cropped by 100 tokens, to one whose degrees"):
-            model(ids[:, :140], use_cache=True).cache.crop(-100)
+        for removed in (64, 100):
+            with pytest.raises(UserError, match=f"cropped by {removed} tokens, to one whose degrees"):
+                model(ids[:, :140], use_cache=True).cache.crop(-removed)
     for step, graph in zip(steps[:2], whole.values(), strict=True):
         assert step.shape[2] == 41
         torch.testing.assert_close(
             step.value_degree(), graph.value_degree()[:, :, 109:], rtol=1e-4, atol=1e-4
         )
+
+
+def test_a_cache_can_be_cropped_to_the_end_of_an_earlier_call():
+    model, ids, cache = FAMILIES["llama"].model(), words(130), None
+    whole = read(model, {"input_ids": ids})
+    with record(model) as steps, torch.no_grad():
+        for part in ids[:, :120].split(40, 1):
+            cache = model(part, cache=cache, use_cache=True).cache
+        cache.crop(-80)
+        model(ids[:, 40:], cache=cache, use_cache=True)
+    for name, graph in whole.items():
+        want = graph.value_degree()[:, :, 40:]
+        torch.testing.assert_close(steps[name][-1].value_degree(), want, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_with_several_places_in_a_cache_keep_degrees():

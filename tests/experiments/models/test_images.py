@@ -3,6 +3,7 @@ of BLIP, decided by a seed alone; positions, against a brute-force bicubic."""
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from experiments.models.images import (
     names_sides,
     open_image,
     rows_of,
+    seen,
 )
 
 LEVELS = np.arange(256, dtype=np.uint16).reshape(16, 16)
@@ -86,6 +88,65 @@ def test_pictures_are_turned_upright(tmp_path, name):
         opened = open_image(tmp_path / name)
         assert opened.size == ((32, 16) if orientation < 5 else (16, 32))
         assert min(opened.getpixel(corner)) > 200, orientation
+
+
+# ---- what a model sees of them ---------------------------------------------------------------------------
+
+GIVEN = [Image.new("RGB", (12, 8), colour) for colour in ("red", "blue")]
+CROP = dict(do_center_crop=True, crop_size={"height": 8, "width": 8})
+
+
+def shown(inputs, vision=None, **processor):
+    """Pictures of GIVEN in a model's inputs, where they are 8 x 12 and normalised unless told otherwise."""
+    scaled = dict(image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    config = SimpleNamespace(vision_config=SimpleNamespace(**vision or {"patch_size": 4}))
+    return seen(inputs, GIVEN, config, SimpleNamespace(**scaled | processor))
+
+
+def test_grids_of_pictures_that_keep_their_own_shape():
+    """Of several parts of a picture nobody knows how they lie."""
+    sizes = torch.tensor([[1, 4, 6], [1, 2, 2]])
+    for name, shapes in (("image_grid_thw", sizes), ("spatial_shapes", sizes[:, 1:])):
+        for side in (1, 2):
+            found = shown({name: shapes}, merge_size=side)
+            assert found.grids == [(4 // side, 6 // side), (2 // side, 2 // side)]
+            assert found.images == GIVEN and found.whole and not found.tiled
+    assert shown({"image_grid_thw": sizes}).grids == [(4, 6), (2, 2)]
+    parts = shown({"image_grid_thw": sizes[[0, 0, 1]]})
+    assert parts.grids is None and not parts.whole and not parts.tiled
+
+
+def test_pictures_are_read_back_from_pixels():
+    """Without padding, and with the patches that padding is a part of."""
+    levels, colours = torch.tensor([[1.0, -1, -2], [0.5, 3, 0]]), [(191, 64, 0), (159, 255, 128)]
+    pixels = levels[..., None, None].expand(2, 3, 8, 12)
+    mask = torch.ones(2, 8, 12, dtype=torch.long)
+    mask[1, 5:] = mask[1, :, 8:] = 0
+    found = shown({"pixel_values": pixels, "pixel_mask": mask})
+    assert [image.size for image in found.images] == [(12, 8), (8, 5)] and found.grids == [(2, 3), (2, 2)]
+    assert [image.getpixel((3, 3)) for image in found.images] == colours
+    assert found.whole and not found.tiled
+    one_tile = shown({"pixel_values": pixels[:, None], "pixel_attention_mask": mask[:, None]})
+    assert (one_tile.grids, one_tile.tiled) == (found.grids, False) and one_tile.images == found.images
+    plain = shown({"pixel_values": pixels / 4 + 0.5}, do_normalize=False, image_mean=None)
+    assert [image.getpixel((3, 3)) for image in plain.images] == colours
+    for inputs, more in (
+        ({"pixel_values": pixels}, dict(image_std=None)),
+        ({"pixel_values": pixels[:, :1]}, {}),
+    ):
+        assert shown(inputs, **more).images == GIVEN, "what cannot be read back"
+    for vision, grid in (({"patch_size": (4, 6)}, (2, 2)), ({"patch_size": 4, "patch_stride": 2}, None)):
+        assert shown({"pixel_values": pixels}, vision).grids == (grid and [grid] * 2)
+    for size, whole in (({"shortest_edge": 8}, True), ({"shortest_edge": 10, "longest_edge": None}, False)):
+        assert shown({"pixel_values": pixels[..., :8]}, **CROP, size=size).whole == whole
+    for inputs, tiled in (
+        ({"pixel_values": pixels[:, None].expand(-1, 2, -1, -1, -1)}, True),
+        ({"pixel_values": torch.zeros(5, 3, 8, 12)}, True),
+        ({"pixel_values": torch.zeros(2, 24, 48)}, False),
+        ({}, False),
+    ):
+        apart = shown(inputs)
+        assert (apart.images, apart.grids, apart.whole, apart.tiled) == (GIVEN, None, False, tiled)
 
 
 # ---- changes in training ---------------------------------------------------------------------------------

@@ -174,7 +174,7 @@ def test_an_unknown_name_is_one_line(monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["blip-vqa", "captioner"])
 def test_the_hub_is_asked_for_files_with_download_and_only_then(name, monkeypatch, tmp_path):
-    """Of a model that is in the hub's cache."""
+    """Of a model that is in the hub's cache; never for a folder, or a model that ships with the package."""
     place = tmp_path / "models--some--one"
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text("0" * 40)
@@ -197,6 +197,10 @@ def test_the_hub_is_asked_for_files_with_download_and_only_then(name, monkeypatc
         asked.clear()
         assert load_family("some/one", download=download).title.endswith("(one)")
         assert set(asked) == {not download} and len(asked) > 3
+    for local in (tmp_path / name, None):
+        asked.clear()
+        load_family(local, download=True)
+        assert set(asked) == {True}
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Checkpoints in the authors' names compute what the authors' do, whichever way they are loaded."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -160,12 +161,18 @@ def test_half_precision_and_the_bias_that_counts(tmp_path, pixels):
     torch.testing.assert_close(found[USED], expected[USED], atol=1e-5, rtol=1e-5)
 
 
-def test_the_fusion_begins_after_as_many_layers_as_the_text_encoder_has(tmp_path):
-    state = authors_mplug.weights()
-    state = {name: value for name, value in state.items() if "text_encoder.encoder.layer.1." not in name}
+@pytest.mark.parametrize(
+    "gone, first, run",
+    [
+        (r"text_encoder\.encoder\.layer\.1\.", 1, BUILT - 1),
+        (r"fusion_encoder\.encoder\.layer\.[2-9]\.", 0, 2),  # as many as the text encoder: all are run
+    ],
+)
+def test_the_fusion_begins_after_as_many_layers_as_the_text_encoder_has(gone, first, run, tmp_path):
+    state = {name: x for name, x in authors_mplug.weights().items() if not re.match(gone, name)}
     layers = load_family(authors_mplug.save_checkpoint(tmp_path, state)).model.fusion_encoder.layer
-    assert len(layers) == BUILT - 1
-    bias = state["fusion_encoder.encoder.layer.1.output.dense.bias"]
+    assert len(layers) == run
+    bias = state[f"fusion_encoder.encoder.layer.{first}.output.dense.bias"]
     assert torch.equal(layers[0].output.dense.bias, bias)
 
 
