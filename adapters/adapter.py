@@ -75,7 +75,7 @@ class GraphAdapter(nn.Module):
             aggregated, context = self.scheme.aggregate_and_context(
                 with_query_rows(scores, self.query_rows),
                 self.backend,
-                context=tiled or (self.training and call.sees),
+                context=tiled or (self.training and call.every_query_sees),
             )
             if context is not None:
                 call.context = context
@@ -84,8 +84,8 @@ class GraphAdapter(nn.Module):
             self._warned = True
             warnings.warn(
                 f"{call.site.name} holds its attention weights for now, in spite of the tiled backend: "
-                "dropout, a key/value cache, top_k, queries ordered in blocks or attention that is more than "
-                "a softmax of masked scores",
+                "dropout, a key/value cache, top_k, queries ordered in blocks, or attention that is more "
+                "than a softmax of masked scores or outside transformers' AttentionInterface",
                 stacklevel=2,
             )
         owner = "adapter" if self.top_k is None else f"adapter top {self.top_k}"

@@ -18,11 +18,12 @@ from torch._subclasses.fake_tensor import FakeTensor
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call
 from attngraph.reading.degree_cache import place_of
-from attngraph.reading.flow import SelfAttention
 from attngraph.reading.heads import repeat_heads
-from attngraph.reading.hub import Hub, find_hub, hub_of, is_causal
 from attngraph.reading.masks import Mask, Order
-from attngraph.reading.plain import PlainTest
+from attngraph.reading.softmax_test import SoftmaxTest
+from attngraph.reading.state import LayerState, SelfAttention, find_state, is_causal, state_of
+from attngraph.reading.watch import Attended, Fused, Watch
+from attngraph.scores import HIDES_BELOW
 
 
 class Projected(NamedTuple):
@@ -78,98 +79,214 @@ def attend(
     Raises:
         UserError: the tensors have no numbers.
     """
-    hub = hub_of(module)
-    given = hub.given
+    state = state_of(module)
     query, key, value = projected
-    if query.is_meta or isinstance(query, FakeTensor):
-        raise UserError(
-            f"{hub.site.name} runs on tensors without numbers (meta or fake ones), from which no graph can "
-            "be read: give the model its weights, or switch the adapters off to trace or count it"
-        )
     b, h, n, m = max(query.shape[0], key.shape[0]), query.shape[1], query.shape[2], key.shape[2]
     run = partial(eager, module, dropout=0.0, **kwargs)
-    test = PlainTest(run, h, key.shape[1], query.shape[-1], kwargs, query.device)
-    mask = hub.hold.flow.mask(attention_mask, (b, h, n, m))
-    cross = _is_cross(hub, module, n, m) if known.cross is None else known.cross
+    test = SoftmaxTest(run, h, key.shape[1], query.shape[-1], kwargs, query.device)
+    _check_real(state, query)
+    mask = state.model.mask(attention_mask, (b, h, n, m))
+    call = _call(
+        module,
+        Projected(query.expand(b, -1, -1, -1), repeat_heads(key, b, h), repeat_heads(value, b, h)),
+        mask,
+        known,
+        key=key,
+        dropout=dropout if module.training else 0.0,
+        eager=partial(run, query, key, value, _additive(attention_mask, query.dtype)),
+        scale=kwargs.get("scaling"),
+        is_softmax=partial(test.passed, state.softmax_tests) if mask.only_hides else None,
+        unrotated=state.projections.of(query),
+    )
+    for listener in tuple(state.listeners):
+        listener(call)
+    return call
+
+
+def watch(module: nn.Module, given: dict[str, Any]) -> Watch:
+    """What watches an instrumented module whose attention is not known, through one forward pass.
+
+    Args:
+        module: the module.
+        given: its arguments by name.
+    """
+    masked = any(isinstance(x, Tensor) and "mask" in name for name, x in given.items())
+    states = given.get("hidden_states")
+    width = states.shape[-1] if isinstance(states, Tensor) else None
+    return Watch(module, width, partial(_attended, module, masked), partial(_fused, module))
+
+
+def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
+    """Hand a call to the module's listeners that was seen while the module ran.
+
+    Args:
+        module: an instrumented attention module.
+        masked: whether it was given a mask.
+        seen: the call.
+
+    Returns:
+        What the module goes on with, ``(b, h, n, d)``.
+    """
+    state = state_of(module)
+    _check_real(state, seen.query)
+    b, _, n, m = seen.weight.shape
+    turns = state.notes["turns"] or []
+    known = turns.pop(0) if turns else NOTHING
+    shown = (seen.scores > HIDES_BELOW).any(1, keepdim=True)
+    if known.query_mask is not None and not known.cross:
+        shown = shown & known.query_mask[:, None, :, None]
+    visible = shown if masked or not bool(shown.all()) else None
+    call = _call(
+        module,
+        Projected(seen.query, seen.key, seen.value),
+        state.model.seen(visible, (b, 1, n, m)),
+        known,
+        key=seen.key,
+        dropout=seen.dropout,
+        eager=partial(seen.again, seen.query, seen.key, seen.value, None),
+        scale=None,
+        is_softmax=None,
+        unrotated=state.projections.of(seen.query),
+    )
+    vars(call).update(_eager=(seen.context.transpose(1, 2), seen.weight))
+    call.context, call.dropped = seen.context, seen.dropped
+    for listener in tuple(state.listeners):
+        listener(call)
+    return call.context
+
+
+def _fused(module: nn.Module, seen: Fused) -> Tensor:
+    """The same for a call of PyTorch's fused attention, which is computed by its formula."""
+    turns = state_of(module).notes["turns"] or []
+    known = turns.pop(0) if turns else NOTHING
+    projected = Projected(seen.query, seen.key, seen.value)
+    call = attend(
+        module, projected, seen.mask, _formula, dropout=seen.dropout, known=known, scaling=seen.scale
+    )
+    return call.context
+
+
+def _formula(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    r""":math:`\mathrm{softmax}(s Q K^\top + \mathrm{mask})` and its product with V, ``(b, n, h, d)``."""
+    b, h = max(query.shape[0], key.shape[0]), query.shape[1]
+    scores = query @ repeat_heads(key, b, h).transpose(-1, -2) * scaling
+    weight = (scores if attention_mask is None else scores + attention_mask).softmax(-1)
+    weight = nn.functional.dropout(weight, dropout, module.training)
+    return (weight @ repeat_heads(value, b, h)).transpose(1, 2), weight
+
+
+def _check_real(state: LayerState, query: Tensor) -> None:
+    """Refuse tensors without numbers.
+
+    Raises:
+        UserError: they have none.
+    """
+    if query.is_meta or isinstance(query, FakeTensor):
+        raise UserError(
+            f"{state.site.name} runs on tensors without numbers (meta or fake ones), from which no graph can "
+            "be read: give the model its weights, or switch the adapters off to trace or count it"
+        )
+
+
+def _call(
+    module: nn.Module, projected: Projected, mask: Mask, known: Known, key: Tensor, **fields: Any
+) -> Call:
+    """A call, with what other calls of the model say of it.
+
+    Args:
+        module: an instrumented attention module.
+        projected: queries, keys and values of all heads.
+        mask: what its mask says.
+        known: what else is known of it.
+        key: its keys as they are in a cache.
+        fields: further fields of :class:`attngraph.reading.calls.Call`.
+    """
+    state = state_of(module)
+    given = state.given
+    query, keys, value = projected
+    b, _, n, _ = query.shape
+    m = keys.shape[2]
+    cross = _is_cross(state, module, n, m) if known.cross is None else known.cross
     if cross and given.cache is None:
-        given.cache = hub.notes.take("cache")
-    layer_idx = getattr(module, "layer_idx", None)
+        given.cache = state.notes.take("cache")
+    layer_idx = getattr(module, "layer_idx", getattr(module, "layer_id", None))
     if given.cache is not None:
         layer_idx = place_of(given.cache, layer_idx, None if cross else key)
     if cross:
-        before = _before_cross(hub, module, b, n)
+        before = _before_cross(state, module, b, n)
         if before is not None and before.layer_idx is not None:
             layer_idx = before.layer_idx
     else:
-        told = hub.notes["is_causal"] if known.is_causal is None else known.is_causal
-        before = _self_attention(hub, module, mask, told, n, layer_idx)
+        told = state.notes["is_causal"] if known.is_causal is None else known.is_causal
+        before = _self_attention(state, module, mask, told, n, layer_idx)
         if before is not None:
-            hub.hold.flow.note(hub.home, b, n, before)
+            state.model.note(state.inner_model, b, n, before)
     before = SelfAttention() if before is None else before
-    call = Call(
-        site=hub.site,
+    return Call(
+        site=state.site,
         kind="cross" if cross else "self",
         causal=before.causal,
         span=before.span,
-        query=query.expand(b, -1, -1, -1),
-        key=repeat_heads(key, b, h),
-        value=repeat_heads(value, b, h),
+        query=query,
+        key=keys,
+        value=value,
         visible=mask.visible,
         query_mask=before.queries if known.query_mask is None else known.query_mask,
         source=given.source,
         cache=given.cache,
         layer_idx=layer_idx,
-        dropout=dropout if module.training else 0.0,
         sides=known.sides,
-        sees=mask.sees,
+        every_query_sees=mask.every_query_sees,
         valid=before.valid and known.query_mask is None,
         stored=before.stored,
-        wanted=given.wanted,
-        eager=partial(run, query, key, value, _additive(attention_mask, query.dtype)),
-        scale=kwargs.get("scaling"),
-        plain=partial(test.passed, hub.plain) if mask.pure else None,
-        unrotated=hub.projections.of(query),
+        output_attentions=given.output_attentions,
+        **fields,
     )
-    for listener in tuple(hub.listeners):
-        listener(call)
-    return call
 
 
-def _is_cross(hub: Hub, module: nn.Module, n: int, m: int) -> bool:
+def _is_cross(state: LayerState, module: nn.Module, n: int, m: int) -> bool:
     """Whether the values are other nodes than the queries. Where there are fewer than the module was given
     states, and as many queries, they are the queries' own, pooled (SegFormer)."""
-    given = hub.given
+    given = state.given
     if given.source is not None or "Cross" in type(module).__name__:
         return True
     return n != m and given.cache is None and given.states != n
 
 
-def _before_cross(hub: Hub, module: nn.Module, b: int, n: int) -> SelfAttention | None:
+def _before_cross(state: LayerState, module: nn.Module, b: int, n: int) -> SelfAttention | None:
     """What self-attention says of the queries of cross-attention: in the mask that an outer module was given
     for it (a family notes that), or in the call before in this forward pass. None if there is neither.
 
     Raises:
         UserError: the layer has listeners, and there is neither in a model that orders its queries in time.
     """
-    before, noted = hub.hold.flow.before(hub.home, b, n), hub.notes.take("self_attention")
+    before, noted = state.model.before(state.inner_model, b, n), state.notes.take("self_attention")
     if noted is not None:
         mask, place = noted
-        read = hub.hold.flow.mask(mask, (b, 1, n, n if mask is None else mask.shape[-1]))
+        read = state.model.mask(mask, (b, 1, n, n if mask is None else mask.shape[-1]))
         stored = before is not None and before.layer_idx is not None
         layer_idx = before.layer_idx if before is not None and stored else place
-        said = _self_attention(hub, module, read, True, n, layer_idx)
+        said = _self_attention(state, module, read, True, n, layer_idx)
         return None if said is None else said._replace(stored=stored)
-    if before is None and hub.listeners and hub.decodes:
+    if before is None and state.listeners and state.decodes:
         raise UserError(
-            f"{hub.site.name} attends to other states before any self-attention over its {n} queries has "
-            f"run in {type(hub.home).__name__}, so that nothing says in which order they are and which are "
-            "padding: leave the layer out (layers=...; for adapters exclude_modules=...)"
+            f"{state.site.name} attends to other states before any self-attention over its {n} queries has "
+            f"run in {type(state.inner_model).__name__}, so that nothing says in which order they are and "
+            "which are padding: leave the layer out (layers=...; for adapters exclude_modules=...)"
         )
     return before
 
 
 def _self_attention(
-    hub: Hub, module: nn.Module, mask: Mask, told: bool | None, n: int, layer_idx: int | None
+    state: LayerState, module: nn.Module, mask: Mask, told: bool | None, n: int, layer_idx: int | None
 ) -> SelfAttention | None:
     """What a self-attention call leaves for the cross-attention after it. None where it would be refused if
     the layer had listeners.
@@ -180,7 +297,7 @@ def _self_attention(
             way than the other.
     """
     word = is_causal(module)
-    cached = hub.given.cache is not None
+    cached = state.given.cache is not None
     order = Order(
         call=told,
         module=word,
@@ -188,16 +305,16 @@ def _self_attention(
         mask=mask.order,
         queries=n,
         cached=cached,
-        generates=hub.hold.generates,
-        decodes=word is None and hub.decodes,
+        generates=state.changes.generates,
+        decodes=word is None and state.decodes,
     )
     word = word if told is None else told
     if mask.order == "unclear" and (word is not False or cached):
-        if not hub.listeners:
+        if not state.listeners:
             return None
         raise UserError(
-            f"{hub.site.name}: its mask shows a query a later one that does not see it in turn, so that the "
-            "queries are ordered neither one by one nor in blocks, nor unordered: leave the layer out "
+            f"{state.site.name}: its mask shows a query a later one that does not see it in turn, so that "
+            "the queries are ordered neither one by one nor in blocks, nor unordered: leave the layer out "
             "(layers=...; for adapters exclude_modules=...)"
         )
     causal = order.causal
@@ -249,7 +366,7 @@ def graph_attention(
         context ``(b, n, h, d)`` and weights after dropout, as eager attention returns them.
     """
     eager = eager_of(module)
-    if find_hub(module) is None:  # of another model, which shares its configuration with an instrumented one
+    if find_state(module) is None:  # of another model of the same configuration
         if is_causal is not None:
             kwargs["is_causal"] = is_causal
         return eager(module, query, key, value, attention_mask, **kwargs)

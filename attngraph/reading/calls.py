@@ -98,14 +98,14 @@ class Call:
         dropout: its probability; 0 in evaluation.
         sides: modalities of queries and values, as far as a family says (see
             :class:`attngraph.AttentionGraph`).
-        sees: whether every query sees something, padded ones too.
+        every_query_sees: whether every query sees something, padded ones too.
         valid: whether every query is known to be valid.
-        wanted: whether the module was asked for its weights (``output_attentions``).
+        output_attentions: whether the module was asked for its weights.
         eager: the model's eager attention of this call, without dropout: to context ``(b, n, h, d)`` and
             weights. Its last arguments are query, key, value and additive mask.
         scale: the factor of the scores where the model gave it, else None.
-        plain: says whether scale and mask are all that the scores are made of; None where the mask is more
-            than that.
+        is_softmax: says whether scale and mask are all that the scores are made of; None where the mask is
+            more than that.
         unrotated: finds the queries before rotary embedding; see
             :func:`attngraph.reading.projection.unrotated`.
         no_graph: why the call is no attention graph; see :meth:`replace_eager`.
@@ -127,12 +127,12 @@ class Call:
     stored: bool
     dropout: float
     sides: tuple[str | Tensor | None, str | Tensor | None]
-    sees: bool
+    every_query_sees: bool
     valid: bool
-    wanted: bool
+    output_attentions: bool
     eager: partial[tuple[Tensor, Tensor]]
     scale: float | None
-    plain: Callable[[], bool] | None
+    is_softmax: Callable[[], bool] | None
     unrotated: Callable[[], tuple[Tensor | None, bool]]
     no_graph: str | None = None
     held: bool = False
@@ -219,8 +219,8 @@ class Call:
         """
         if "_eager" in self.__dict__:
             return getattr(self, weight)
-        if self.wanted or attentions_wanted():
-            asked = self.wanted or _active_collector is not None  # else it is unknown
+        if self.output_attentions or attentions_wanted():
+            asked = self.output_attentions or _active_collector is not None  # else it is unknown
             if asked and torch.is_grad_enabled() and self.query.requires_grad:
                 warnings.warn(NO_GRADIENT, stacklevel=2)
             # Without a gradient, so that checkpointing, which runs a layer again, finds the same computation.
@@ -255,7 +255,7 @@ class Call:
             UserError: the cache of a causal layer is of fixed length.
         """
         if (
-            self.plain is None
+            self.is_softmax is None
             or self.held
             or self.span is not None
             or self.no_graph
@@ -268,7 +268,7 @@ class Call:
                 return None
             if self.layer_idx is not None:
                 check_grows(self.cache, self.layer_idx)
-        if not self.plain():
+        if not self.is_softmax():
             return None
         return AttentionScores(
             self.query,

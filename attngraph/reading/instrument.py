@@ -27,19 +27,21 @@ from transformers.cache_utils import Cache
 from transformers.masking_utils import eager_mask
 
 from attngraph.errors import UserError
-from attngraph.reading.arguments import arguments
-from attngraph.reading.attend import graph_attention
+from attngraph.reading.attend import graph_attention, watch
 from attngraph.reading.calls import Site
 from attngraph.reading.families import hook_of, is_stand_in, refusal_of, stand_in
-from attngraph.reading.flow import Flow
-from attngraph.reading.hub import ATTRIBUTE, Hub, find_hub, hub_of
 from attngraph.reading.outputs import find_output
+from attngraph.reading.state import ATTRIBUTE, LayerState, ModelState, arguments, find_state, state_of
 
 SOURCES = ("encoder_hidden_states", "key_value_states", "cross_attention_states", "context")
 """Arguments of attention modules that hold the states to attend to."""
 
 BESIDES = re.compile("mask|bias|pos|rotary|rope|freqs|cos|sin")
 """In names of arguments that hold no states."""
+
+OTHERS = ("Output", "Projection", "DecoderLayer", "AttentionResidual")
+"""How names of classes end that are only parts of attention, hold some, or attend to a word's own earlier
+states."""
 
 BATCHING = "init_continuous_batching"
 """The method of models from which each way to transformers' continuous batching begins, ``generate_batch``
@@ -77,13 +79,13 @@ class Instrument:
     def __init__(self, model: nn.Module):
         self.model = model
         self.sites: dict[str, Site] = {}
-        self.hold: Hold | None = None
+        self.changes: Changes | None = None
 
     def remove(self) -> None:
         """Let go. A second time does nothing."""
-        if self.hold is not None:
-            self.hold.release(self)
-            self.hold = None
+        if self.changes is not None:
+            self.changes.release(self)
+            self.changes = None
 
 
 class ChangedConfig(NamedTuple):
@@ -101,22 +103,22 @@ class ChangedModule(NamedTuple):
     hooks: list
 
 
-class Hold:
+class Changes:
     """What the handles on one model and its parts share: who they are, and what was changed.
 
     Attributes:
         handles: the handles.
-        flow: what the calls of the model's modules know of each other.
+        model: what the calls of the model's modules know of each other.
         configs: changed configurations.
         modules: changed modules.
     """
 
-    alive: ClassVar[WeakSet[Hold]] = WeakSet()
+    alive: ClassVar[WeakSet[Changes]] = WeakSet()
 
     def __init__(self):
         self.alive.add(self)
         self.handles: list[Instrument] = []
-        self.flow = Flow()
+        self.model = ModelState()
         self.configs: list[ChangedConfig] = []
         self.modules: list[ChangedModule] = []
 
@@ -132,13 +134,13 @@ class Hold:
             self._take_config(config)
         for name, module, parent in _attention_modules(handle.model):
             handle.sites[name] = self._take_attention(handle.model, name, module, parent)
-        homes = {hub_of(site.module).home for site in handle.sites.values()}
+        inner_models = {state_of(site.module).inner_model for site in handle.sites.values()}
         known = {entry.module for entry in self.modules}
         for module in handle.model.modules():
             note, batches, hooks = hook_of(type(module)), hasattr(type(module), BATCHING), []
             if module in known:
                 continue
-            if module in homes:
+            if module in inner_models:
                 hooks.append(module.register_forward_pre_hook(_begin))
             if note is not None:
                 hooks.append(module.register_forward_pre_hook(note, with_kwargs=True))
@@ -147,12 +149,12 @@ class Hold:
             if hooks or batches:
                 self.modules.append(ChangedModule(module, type(module), hooks))
         self.handles.append(handle)
-        handle.hold = self
+        handle.changes = self
 
     def _take_config(self, config: PretrainedConfig) -> None:
         if any(config is entry.config for entry in self.configs):
             return
-        before = [entry for hold in self.alive for entry in hold.configs if entry.config is config]
+        before = [entry for changes in self.alive for entry in changes.configs if entry.config is config]
         implementation = before[0].implementation if before else config._attn_implementation_internal
         self.configs.append(ChangedConfig(config, implementation))
         config._attn_implementation_internal = NAME
@@ -166,32 +168,35 @@ class Hold:
             path = name.split(".")
             output_name = ".".join([*(path if "." not in output[0] else path[:-1]), output[0]])
         site = Site(name, module, None if output is None else output[1], output_name, [])
-        hub = find_hub(module)
-        if hub is None:
-            hub = Hub(site, self, _home(model, name))
-            setattr(module, ATTRIBUTE, hub)
+        state = find_state(module)
+        if state is None:
+            state = LayerState(site, self, _inner_model(model, name), _is_watched(type(module)))
+            setattr(module, ATTRIBUTE, state)
             hooks = [
                 module.register_forward_pre_hook(_before, with_kwargs=True),
                 module.register_forward_hook(_after, always_call=True),
             ]
             kind = type(module)
+            note = hook_of(kind)
+            if note is not None:
+                hooks.append(module.register_forward_pre_hook(note, with_kwargs=True))
             self.modules.append(ChangedModule(module, kind, hooks))
             other = stand_in(kind)
             if other is not None:
                 module.__class__ = other
-        site.listeners = hub.listeners
+        site.listeners = state.listeners
         return site
 
-    def absorb(self, other: Hold) -> None:
-        """Take over another hold: two parts of a model were instrumented before the whole."""
+    def absorb(self, other: Changes) -> None:
+        """Take over the changes of another: two parts of a model were instrumented before the whole."""
         if other is self:
             return
         for handle in other.handles:
-            handle.hold = self
+            handle.changes = self
         for entry in other.modules:
-            hub = find_hub(entry.module)
-            if hub is not None:
-                hub.hold = self
+            state = find_state(entry.module)
+            if state is not None:
+                state.changes = self
         known = [entry.config for entry in self.configs]
         self.handles += other.handles
         self.configs += [entry for entry in other.configs if not any(entry.config is x for x in known)]
@@ -205,7 +210,9 @@ class Hold:
         for entry in list(self.configs):
             if not any(entry.config is config for config in configs):
                 self.configs.remove(entry)
-                if not any(entry.config is other.config for hold in self.alive for other in hold.configs):
+                if not any(
+                    entry.config is other.config for changes in self.alive for other in changes.configs
+                ):
                     entry.config._attn_implementation_internal = entry.implementation
         held = {module for other in self.handles for module in other.model.modules()}
         for changed in [changed for changed in self.modules if changed.module not in held]:
@@ -213,9 +220,9 @@ class Hold:
                 hook.remove()
             changed.module.__class__ = changed.kind
             changed.module.__dict__.pop(BATCHING, None)
-            hub = changed.module.__dict__.pop(ATTRIBUTE, None)
-            if hub is not None:
-                hub.projections.remove()
+            state = changed.module.__dict__.pop(ATTRIBUTE, None)
+            if state is not None:
+                state.projections.remove()
         self.modules = [changed for changed in self.modules if changed.module in held]
 
 
@@ -239,12 +246,14 @@ def instrument(model: nn.Module) -> Instrument:
                 f"{name} has hooks on its forward method, as accelerate's dispatch_model and device_map "
                 "put there, and would not be seen: remove the hooks, or put them on afterwards"
             )
-    holds = [cast(Hold, hub.hold) for _, module, _ in sites if (hub := find_hub(module)) is not None]
-    hold = holds[0] if holds else Hold()
-    for other in holds:
-        hold.absorb(other)
+    several = [
+        cast(Changes, state.changes) for _, module, _ in sites if (state := find_state(module)) is not None
+    ]
+    changes = several[0] if several else Changes()
+    for other in several:
+        changes.absorb(other)
     handle = Instrument(model)
-    hold.take(handle)
+    changes.take(handle)
     return handle
 
 
@@ -262,9 +271,7 @@ def why_unread(modules: Mapping[str, nn.Module]) -> str:
     reasons: dict[str, list[str]] = {}
     for kind in dict.fromkeys(type(module) for module in modules.values()):
         names = ", ".join(wildcards([name for name, module in modules.items() if type(module) is kind]))
-        reason = refusal_of(kind) or (
-            "uses neither transformers' AttentionInterface nor a family of attngraph.reading.families"
-        )
+        reason = refusal_of(kind) or ("neither uses transformers' AttentionInterface nor computed a softmax")
         reasons.setdefault(reason, []).append(f"{names} ({kind.__name__})")
     return "; ".join(f"{', '.join(layers)}: {reason}" for reason, layers in reasons.items())
 
@@ -284,26 +291,60 @@ def attention_like(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Modules whose class is called attention and that hold no other such module, whether they can be read or
     not."""
 
-    def named(module: nn.Module) -> bool:
-        name = type(module).__name__
-        return "Attention" in name and not name.endswith("Output")
-
     for name, module in model.named_modules():
-        if named(module) and not any(named(part) for part in module.modules() if part is not module):
+        if _is_innermost(module):
             yield name, module
+
+
+def _is_innermost(module: nn.Module) -> bool:
+    """Whether a module is called attention and holds no other such module."""
+    return _is_called_attention(module) and not any(
+        _is_called_attention(part) for part in module.modules() if part is not module
+    )
+
+
+def _is_called_attention(module: nn.Module) -> bool:
+    name = type(module).__name__
+    return "Attention" in name and not name.endswith(OTHERS)
 
 
 def _attention_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Module | None]]:
     """Name, module and parent of every attention layer that can be read."""
     for name, module in model.named_modules():
         kind = type(module)
-        written_out = is_stand_in(kind) or stand_in(kind) is not None
-        if written_out or (refusal_of(kind) is None and _uses_interface(cast(Hashable, kind))):
+        if is_stand_in(kind) or stand_in(kind) is not None:
+            read = True
+        elif refusal_of(kind) is not None or kind.__name__.endswith(OTHERS):
+            read = False
+        else:
+            read = uses_interface(cast(Hashable, kind)) or (_is_watched(kind) and _is_innermost(module))
+        if read:
             yield name, module, model.get_submodule(name.rpartition(".")[0]) if name else None
 
 
+def _is_watched(kind: type[nn.Module]) -> bool:
+    """Whether modules of a class are read by watching them run: their attention is neither transformers'
+    interface nor in a file of :mod:`attngraph.reading.families`, and computes a softmax."""
+    ours = is_stand_in(kind) or stand_in(kind) is not None
+    return not (ours or uses_interface(cast(Hashable, kind))) and _has_softmax(cast(Hashable, kind))
+
+
 @cache
-def _uses_interface(kind: Hashable) -> bool:
+def _has_softmax(kind: Hashable) -> bool:
+    """Whether a class's own methods, or functions of their file that they call, call a softmax or PyTorch's
+    fused attention."""
+    assert isinstance(kind, type)
+    own = [base for base in kind.__mro__ if base is not nn.Module and issubclass(base, nn.Module)]
+    methods = [inspect.unwrap(f) for base in own for f in vars(base).values() if inspect.isfunction(f)]
+    names = {name for f in methods for name in f.__code__.co_names}
+    called = [f.__globals__.get(name) for f in methods for name in f.__code__.co_names]
+    helpers = [inspect.unwrap(f) for f in called if inspect.isfunction(f)]
+    names |= {name for f in helpers for name in f.__code__.co_names}
+    return any("softmax" in name.lower() or name == "scaled_dot_product_attention" for name in names)
+
+
+@cache
+def uses_interface(kind: Hashable) -> bool:
     """Whether a class looks its attention function up in transformers' ``AttentionInterface``."""
     assert isinstance(kind, type)
     if issubclass(kind, PreTrainedModel):
@@ -312,7 +353,7 @@ def _uses_interface(kind: Hashable) -> bool:
     return any("ALL_ATTENTION_FUNCTIONS" in inspect.unwrap(f).__code__.co_names for f in functions)
 
 
-def _home(model: nn.Module, name: str) -> nn.Module:
+def _inner_model(model: nn.Module, name: str) -> nn.Module:
     """The innermost transformers model that holds a module."""
     while name:
         name = name.rpartition(".")[0]
@@ -337,27 +378,30 @@ def _configs(model: nn.Module) -> list[PretrainedConfig]:
     return configs
 
 
-def _begin(home: nn.Module, args: tuple) -> None:
+def _begin(inner_model: nn.Module, args: tuple) -> None:
     """Before an innermost transformers model runs: what was left in its last forward pass is over."""
-    hub = next((hub for part in home.modules() if (hub := find_hub(part)) is not None), None)
-    if hub is not None:  # a part may have been let go of
-        hub.hold.flow.begin(home)
+    state = next((state for part in inner_model.modules() if (state := find_state(part)) is not None), None)
+    if state is not None:  # a part may have been let go of
+        state.model.begin(inner_model)
 
 
 def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     """Before an attention module runs: note what it is given to attend to, and which cache."""
     given = arguments(module, args, kwargs)
-    hub = hub_of(module)
+    state = state_of(module)
     sources = [given[name] for name in SOURCES if isinstance(given.get(name), Tensor)]
-    now = hub.given
+    now = state.given
     now.source = next((source for source in sources if source is not given.get("hidden_states")), None)
     now.states = _count_states(given)
     now.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
-    hub.projections.begin(module, given)
+    state.projections.begin(module, given)
     wanted = given.get("output_attentions")
     if wanted is None:
         wanted = getattr(getattr(module, "config", None), "output_attentions", False)
-    now.wanted = bool(wanted)
+    now.output_attentions = bool(wanted)
+    if state.watched:
+        now.watch = watch(module, given)
+        now.watch.__enter__()
 
 
 def _count_states(given: dict[str, Any]) -> int | None:
@@ -372,8 +416,18 @@ def _count_states(given: dict[str, Any]) -> int | None:
 
 def _after(module: nn.Module, args: tuple, output: object) -> None:
     """After it ran: let go of that."""
-    hub = find_hub(module)
-    if hub is not None:
-        given = hub.given
-        given.source = given.cache = None
-        hub.projections.end()
+    state = find_state(module)
+    if state is None:
+        return
+    given = state.given
+    watched, given.watch = given.watch, None
+    if watched is not None:
+        watched.__exit__(None, None, None)
+    given.source = given.cache = None
+    state.projections.end()
+    missed = watched is not None and watched.trouble is not None and not watched.calls
+    if missed and state.listeners and output is not None:
+        raise UserError(
+            f"{state.site.name} ({type(module).__name__}) is no attention that can be read: {watched.trouble}"
+            "; leave the layer out (layers=...; for adapters exclude_modules=...)"
+        )

@@ -24,8 +24,8 @@ class Mask(NamedTuple):
             example has one valid query at most.
         span: which queries count in the degrees that each query sees, should they be ordered in time, ``(b,
             n, 2)``; None where it is the default of :class:`attngraph.AttentionGraph`.
-        pure: it hides edges or leaves them as they are, the same for all heads.
-        sees: every query sees something.
+        only_hides: it hides edges or leaves them as they are, the same for all heads.
+        every_query_sees: every query sees something.
         valid: every query is valid.
     """
 
@@ -33,8 +33,8 @@ class Mask(NamedTuple):
     queries: Tensor | None
     order: str | None
     span: Tensor | None = None
-    pure: bool = True
-    sees: bool = True
+    only_hides: bool = True
+    every_query_sees: bool = True
     valid: bool = True
 
 
@@ -52,14 +52,14 @@ def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
     while visible.dim() < 4:
         visible = visible[None]
     biased = mask.dtype != torch.bool and bool(((mask > HIDES_BELOW) & (mask != 0)).any())
-    pure = visible.shape[1] == 1 and not biased
+    only_hides = visible.shape[1] == 1 and not biased
     visible = visible[..., :m].any(1).expand(b, n, m)
     sees = bool(visible.any(-1).all())
     if m < n:
-        return Mask(visible, None, None, None, pure, sees)
+        return Mask(visible, None, None, None, only_hides, sees)
     queries = visible.diagonal(m - n, -2, -1).clone()  # a view would keep the whole mask in memory
     order, span = _read_order(visible, queries)
-    return Mask(visible, queries, order, span, pure, sees, bool(queries.all()))
+    return Mask(visible, queries, order, span, only_hides, sees, bool(queries.all()))
 
 
 def _read_order(visible: Tensor, queries: Tensor) -> tuple[str | None, Tensor | None]:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from attngraph.reading.arguments import arguments
 from attngraph.reading.calls import Call
+from attngraph.reading.state import arguments
 
 Side = str | Tensor | None
 """The modality of one side's nodes; see :class:`attngraph.AttentionGraph`."""
@@ -31,6 +31,8 @@ IMAGE_NAMES = ("Vision", "QFormer", "Resampler")
 """In class names of models or configurations whose nodes are images."""
 IMAGE_TOKENS = ("image_token_id", "image_token_index", "video_token_id")
 """Fields of configurations."""
+WORDS = ("input_ids", "inputs_embeds")
+"""Names of arguments that hold words."""
 IMAGE_INPUTS = ("pixel_values", "flattened_patches", "visual_embeds", "visual_feats")
 """How names of arguments start that hold images."""
 
@@ -53,9 +55,36 @@ KNOWN = (
     KnownLayers("BridgeTowerModel", "cross_modal_image_layers.*", "image", "image"),
     KnownLayers("Florence2VisionBackbone", "*.channel_attn", None, None),  # nodes are channels
     KnownLayers("Kosmos2*", "image_to_text_projection.x_attn", "image", "image"),
+    KnownLayers("LxmertModel", "encoder.layer.*", "text", "text"),
+    KnownLayers("LxmertModel", "*.lang_self_att.*", "text", "text"),
+    KnownLayers("LxmertModel", "encoder.r_layers.*", "image", "image"),
+    KnownLayers("LxmertModel", "*.visn_self_att.*", "image", "image"),
     KnownLayers("MllamaTextModel", "*.cross_attn", "text", "image"),
     KnownLayers("MllamaTextModel", "*", "text", "text"),  # its image token says where the image belongs
 )
+
+
+MIXED = {
+    "FlavaMultimodalModel": "image first",
+    "GitModel": "image first",
+    "ViltModel": "words first",
+    "VisualBertModel": "words first",
+}
+"""``{class of the innermost model: which nodes come first}`` where its nodes are words and an image, and the
+words are those that it, or the model around it, is given."""
+
+
+class Words(NamedTuple):
+    """How many of a model's nodes are words, beside an image; and which come first."""
+
+    words: int
+    order: str
+
+    def images(self, b: int, n: int, device: torch.device) -> Tensor:
+        """Bool ``(b, n)``, which nodes are of the image."""
+        place = torch.arange(n, device=device)
+        image = place < n - self.words if self.order == "image first" else place >= self.words
+        return image.expand(b, -1)
 
 
 class Output(NamedTuple):
@@ -79,9 +108,10 @@ class Modalities:
         self.models = {
             name: part for name, part in model.named_modules() if isinstance(part, PreTrainedModel)
         }
-        self.now: dict[str, Side] = {}
+        self.now: dict[str, Side | Words] = {}
         self.whole: dict[str, Side] = {}
         self.has_image: dict[str, bool] = {}  # whether a model was given an image
+        self.words: dict[str, int | None] = {}  # how many words it was given
         self._outputs: list[Output] = []
         self._embedded: Tensor | None = None  # the ids that the embedding layer saw last
         self._hooks: list[Any] = [
@@ -106,7 +136,8 @@ class Modalities:
         else:
             b, _, n, _ = call.query.shape
             m = call.value.shape[2]
-            query = self.now.get(owner)
+            now = self.now.get(owner)
+            query = now.images(b, n, call.query.device) if isinstance(now, Words) else now
             queries = _is(self.models[owner], "QFormer")
             if isinstance(query, Tensor):
                 if call.kind == "cross" and queries:
@@ -167,12 +198,18 @@ class Modalities:
             self.has_image[name] = any(
                 key.startswith(IMAGE_INPUTS) and value is not None for key, value in given.items()
             )
+            states = next((given[x] for x in WORDS if isinstance(given.get(x), Tensor)), None)
+            self.words[name] = None if states is None else states.shape[1]
             self.now[name] = self._inputs(name, part, given)
 
         return before
 
-    def _inputs(self, name: str, part: PreTrainedModel, given: dict[str, Any]) -> Side:
+    def _inputs(self, name: str, part: PreTrainedModel, given: dict[str, Any]) -> Side | Words:
         """What the nodes stand for that a model makes of its arguments."""
+        if type(part).__name__ in MIXED:
+            counts = (self.words.get(outer) for outer in self._around(name))
+            count = next((x for x in counts if x is not None), None)
+            return None if count is None else Words(count, MIXED[type(part).__name__])
         ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
         if isinstance(given.get("query_embeds"), Tensor):
             return _queries_first(given["query_embeds"], given.get("query_length"), ids)
@@ -212,6 +249,8 @@ class Modalities:
             said = getattr(output, "image_nodes", None)  # a model of one's own may say it
             side = self.now.get(name) if said is None else said
             if isinstance(states, Tensor) and states.dim() == 3 and side is not None:
+                if isinstance(side, Words):
+                    side = side.images(states.shape[0], states.shape[1], states.device)
                 kept = None if states.is_inference() else weakref.ref(states)
                 entry = Output(kept, states.shape[1], side)
                 self._outputs = [*self._outputs[1 - self.KEPT :], entry]

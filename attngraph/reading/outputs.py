@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from inspect import signature
 from itertools import chain
 from typing import Any, TypeGuard
 
@@ -62,9 +63,11 @@ def is_linear(module: Any) -> TypeGuard[nn.Module]:
     one."""
     if isinstance(module, (nn.Linear, Conv1D)):
         return True
+    if not isinstance(module, nn.Module) or "Linear" not in type(module).__name__:
+        return False
     sizes = (getattr(module, name, None) for name in ("in_features", "out_features"))
-    named = isinstance(module, nn.Module) and "Linear" in type(module).__name__
-    return named and all(isinstance(size, int) for size in sizes)
+    given = list(signature(type(module).forward).parameters)  # I-BERT's layers take and give scales, too
+    return all(isinstance(size, int) for size in sizes) and len(given) == 2
 
 
 def widths(output: nn.Module) -> tuple[int, int]:

@@ -13,9 +13,8 @@ from adapters import GraphAdapterConfig
 from attngraph import capture
 from attngraph.reading.attend import Projected, attend
 from attngraph.reading.calls import Call
-from attngraph.reading.flow import Flow
-from attngraph.reading.hub import Hub
 from attngraph.reading.instrument import instrument
+from attngraph.reading.state import LayerState, ModelState
 from tests.adapters.peft.blip_decoder import JOINS
 from tests.adapters.peft.helpers import put
 from tests.adapters.peft_models import FAMILIES, by_family
@@ -179,7 +178,9 @@ def test_attention_that_is_more_than_a_softmax_is_found_out():
 
     def plain(change, dtype=torch.float32, **kwargs) -> bool:
         module = torch.nn.Module()
-        module.attngraph = Hub(SimpleNamespace(module=module), SimpleNamespace(flow=Flow()), None)
+        module.attngraph = LayerState(
+            SimpleNamespace(module=module), SimpleNamespace(model=ModelState()), None
+        )
         projected = Projected(*(t.to(dtype) for t in (query, key, key)))
         call = attend(module, projected, None, eager(change), **kwargs)
         return call.scores() is not None

@@ -1,15 +1,17 @@
-"""Attention that does not go through transformers' ``AttentionInterface``: one file for each family, and one
-for PyTorch's own layer.
+"""What reading needs to be told of single families.
 
-A file holds a subclass of the family's attention class. Its forward takes what the family's takes, projects
-queries, keys and values (with the cache, if the family has one), and calls
-:func:`attngraph.reading.attend.attend` with the family's own eager formula, so that it returns the very same
-numbers. While a model is instrumented its modules are of that subclass. What attention needs to know and only
-an outer module knows, a hook on that module notes.
-
-A file is imported when a model needs it, since it imports the family's code from transformers. It declares
+Attention that goes through transformers' ``AttentionInterface`` is read there, and other attention by
+watching it run (:mod:`attngraph.reading.watch`). Two families have a file here: BLIP, whose adapters start
+from scores and whose own forward does not look at a mask that it is given, and PyTorch's
+``nn.MultiheadAttention``, which computes in one function that cannot be watched. Such a file holds a subclass
+of the attention class, whose forward takes what the original's takes, projects queries, keys and values, and
+calls :func:`attngraph.reading.attend.attend` with the family's own eager formula. While a model is
+instrumented its modules are of that subclass. The file is imported when a model needs it, and declares
 ``CLASSES``, ``{original attention class: its subclass}``, and ``HOOKS``, ``{class of an outer module: forward
 pre-hook}``.
+
+:mod:`~attngraph.reading.families.notes` holds what only outer modules know, and :data:`REFUSED` what is read
+in no way.
 """
 
 import sys
@@ -19,36 +21,30 @@ from types import ModuleType
 
 from torch import nn
 
-FILES = {
-    "blip": "blip",
-    "bloom": "bloom",
-    "deberta": "deberta",
-    "deberta_v2": "deberta",
-    "deepseek_v4": "deepseek_v4",
-    "donut": "donut_swin",
-    "falcon": "falcon",
-    "flava": "flava",
-    "gemma4": "gemma4",
-    "gemma4_unified": "gemma4",
-    "git": "git",
-    "gpt_neo": "gpt_neo",
-    "idefics": "cross_first",
-    "lxmert": "lxmert",
-    "megatron_bert": "bert_like",
-    "mllama": "cross_first",
-    "mpnet": "mpnet",
-    "mpt": "mpt",
-    "paligemma": "paligemma",
-    "rembert": "bert_like",
-    "roformer": "roformer",
-    "trocr": "trocr",
-    "vilt": "vilt",
-    "visual_bert": "visual_bert",
-    "xglm": "xglm",
-    "xlnet": "xlnet",
-}
+from attngraph.reading.families.notes import HOOKS
+
+FILES = {"blip": "blip"}
 """``{folder of transformers/models: file here}``"""
+BLOCKS = "attends in blocks, whose scores are not one product of queries and keys"
+LINEAR = "is no softmax of products of queries and keys"
+SAMPLED = "attends to a few places between values, which it chooses anew for each query"
 REFUSED = {
+    "BigBirdBlockSparseAttention": BLOCKS,
+    "BigBirdPegasusBlockSparseAttention": BLOCKS,
+    "LEDEncoderSelfAttention": BLOCKS,
+    "LongformerSelfAttention": BLOCKS,
+    "LongT5LocalAttention": BLOCKS,
+    "LongT5TransientGlobalAttention": BLOCKS,
+    "LSHSelfAttention": BLOCKS,
+    "LocalSelfAttention": BLOCKS,
+    "PegasusXGlobalLocalAttention": BLOCKS,
+    "GroupViTAssignAttention": "assigns each value to one group, with a softmax over the groups",
+    "InformerProbSparseAttention": "attends from a few queries, which it chooses anew in each call",
+    "MobileViTV2LinearSelfAttention": LINEAR,
+    "MraSelfAttention": LINEAR,
+    "ProphetNetNgramSelfAttention": "attends in several streams at once, one for each word ahead",
+    "SwiftFormerEfficientAdditiveAttention": LINEAR,
+    "YosoSelfAttention": LINEAR,
     "DiffLlamaAttention": "attends twice and takes the difference, so that its weights are those of no graph",
     "T5Gemma2MergedAttention": (
         "attends to the text and to the encoder's states in one softmax, so that its values are of two kinds"
@@ -73,12 +69,15 @@ def is_stand_in(kind: type[nn.Module]) -> bool:
 
 def hook_of(kind: type[nn.Module]) -> Callable | None:
     """What notes something for attention before a module of a class runs."""
-    return getattr(_file(kind), "HOOKS", {}).get(kind)
+    own = HOOKS.get(kind.__name__) if kind.__module__.startswith("transformers.models.") else None
+    return own or getattr(_file(kind), "HOOKS", {}).get(kind)
 
 
 def refusal_of(kind: type[nn.Module]) -> str | None:
     """Why a class is not read though it could be, if that is so."""
-    return REFUSED.get(kind.__name__) if kind.__module__.startswith("transformers.models.") else None
+    if not kind.__module__.startswith("transformers.models."):
+        return None
+    return REFUSED.get(kind.__name__) or (SAMPLED if "DeformableAttention" in kind.__name__ else None)
 
 
 def _file(kind: type[nn.Module]) -> ModuleType | None:

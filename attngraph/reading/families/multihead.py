@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from attngraph.errors import UserError
 from attngraph.reading.attend import Projected, attend
 from attngraph.reading.heads import merge_heads, split_heads
-from attngraph.reading.hub import hub_of
+from attngraph.reading.state import state_of
 
 
 def _multihead_attention(
@@ -64,15 +64,15 @@ class GraphMultiheadAttention(nn.MultiheadAttention):
         Raises:
             UserError: the layer has listeners, and the call is no graph (see :meth:`_refused`).
         """
-        hub = hub_of(self)
+        state = state_of(self)
         refused = self._refused(query, key, value, attn_mask, is_causal)
         if refused is not None:
-            if hub.listeners:
-                raise UserError(f"{hub.site.name} {refused}")
+            if state.listeners:
+                raise UserError(f"{state.site.name} {refused}")
             return super().forward(
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
-        hub.given.source = None if key is query else key
+        state.given.source = None if key is query else key
         states = (x.transpose(0, 1) for x in self._project(query, key, value))
         projected = Projected(*(split_heads(x, self.head_dim) for x in states))
         mask = _merged(key_padding_mask, attn_mask, projected.query)

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from adapters import GraphAdapterConfig
 from adapters.peft.layer import FeedForwardLayer, GraphLayer, OutputLayer
 from attngraph import UserError, capture
-from attngraph.reading.hub import find_hub
+from attngraph.reading.state import find_state
 from tests.adapters.peft.helpers import close, config, differ, put, run
 from tests.adapters.peft_models import FAMILIES
 
@@ -40,11 +40,11 @@ def test_adapters_that_went_in_before_a_failure_come_out_again(kind, method, bes
     want, seen, own = run(model, batch), [], getattr(kind, method)
 
     def state():
-        hubs = (hub for module in model.modules() if (hub := find_hub(module)) is not None)
+        layers = (state for module in model.modules() if (state := find_state(module)) is not None)
         return (
             [(name, type(module)) for name, module in model.named_modules()],
             [(name, p.requires_grad) for name, p in model.named_parameters()],
-            [list(hub.listeners) for hub in hubs],
+            [list(state.listeners) for state in layers],
         )
 
     def fail_later(layer, *args, **options):

@@ -1,6 +1,6 @@
-"""Families whose attention is written out here, and others whose order in time is not plain to see, with
-adapters that change what they compute: nothing leaks from later words, padding does not count, and decoding
-with a cache gives what the whole text gives."""
+"""Families that are watched, and others whose order in time is not plain to see, with adapters that change
+what they compute: nothing leaks from later words, padding does not count, and decoding with a cache gives
+what the whole text gives."""
 
 from threading import Thread
 
@@ -11,7 +11,7 @@ from peft import get_peft_model
 
 from adapters import GraphAdapterConfig
 from attngraph import UserError, capture
-from attngraph.reading.families import FILES
+from attngraph.reading.families.notes import HOOKS
 from tests.attngraph.reading.zoo import (
     FAMILIES,
     GQA,
@@ -170,8 +170,8 @@ def test_layers_that_run_again_keep_the_order_and_padding_of_their_pass(name):
 
 
 def test_queries_of_which_nothing_is_known_are_refused(monkeypatch):
-    """A model of one's own with such layers has no file that notes its mask."""
-    monkeypatch.delitem(FILES, "mllama")
+    """A model of one's own with such layers has nothing that notes its mask."""
+    monkeypatch.delitem(HOOKS, "MllamaCrossAttentionDecoderLayer")
     model = far_from_zero(CROSS_FIRST["mllama"](), 0)
     given = seen_with("mllama", words(5))
     with pytest.raises(

@@ -105,8 +105,8 @@ def test_copies_stand_on_their_own(name):
         assert set(graphs) == set(family.layers) and not any(graph.rotated for graph in graphs.values())
         assert not any(torch.equal(graphs[name].query, graph.query) for name, graph in want.items())
         site = next(module for module in twin.modules() if "attngraph" in vars(module))
-        for held in list(site.attngraph.hold.handles):
-            held.remove()
+        for twins in list(site.attngraph.changes.handles):
+            twins.remove()
         assert not any("attngraph" in vars(module) or module._forward_hooks for module in twin.modules())
         assert type(twin.config._attn_implementation) is str
     assert set(capture(model, family.inputs())) == set(family.layers)  # the first one is still whole

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from transformers import masking_utils
 
-from attngraph.reading.hub import Hub
 from attngraph.reading.masks import Order, read_mask
+from attngraph.reading.state import LayerState
 
 
 def test_a_modules_word_counts_only_where_its_mask_does_not_say():
@@ -38,7 +38,7 @@ def test_a_modules_word_counts_only_where_its_mask_does_not_say():
         assert is_ordered(told, module, True, None, 1, None, decodes=True) == (word is not False)
 
 
-class Home(nn.Module):
+class Inner(nn.Module):
     """A model that makes masks of either kind, as it is configured."""
 
     def forward(self):
@@ -51,9 +51,9 @@ def test_a_model_that_makes_masks_of_both_kinds_orders_queries_unless_it_says_no
         (SimpleNamespace(), True),
         (SimpleNamespace(is_decoder=False), False),
     ):
-        home = Home()
-        home.config = config
-        assert Hub(site=None, hold=None, home=home).decodes == decodes
+        model = Inner()
+        model.config = config
+        assert LayerState(site=None, changes=None, inner_model=model).decodes == decodes
 
 
 def test_reading_masks():
@@ -69,13 +69,13 @@ def test_reading_masks():
     assert torch.equal(read_mask(half, (1, 1, 3, 3)).visible[0], lower)
     assert read_mask(torch.zeros(1, 1, 1, 3), (2, 4, 3, 3)).order == "none"
     alibi = -torch.arange(3.0).expand(1, 2, 3, 3) * 100  # a bias hides nothing
-    assert read_mask(alibi, (1, 2, 3, 3)).visible.all() and not read_mask(alibi, (1, 2, 3, 3)).pure
-    assert not read_mask(alibi[:, :1], (1, 2, 3, 3)).pure
+    assert read_mask(alibi, (1, 2, 3, 3)).visible.all() and not read_mask(alibi, (1, 2, 3, 3)).only_hides
+    assert not read_mask(alibi[:, :1], (1, 2, 3, 3)).only_hides
     padded = torch.zeros(2, 1, 3, 3)
     padded[1, :, :, 2] = low
     read = read_mask(padded, (2, 4, 3, 3))
     assert read.queries.untyped_storage().nbytes() == read.queries.nbytes  # it outlives the mask
-    assert read.pure
+    assert read.only_hides
     assert torch.equal(read.queries, torch.tensor([[True] * 3, [True, True, False]])) and read.order == "none"
     cached = torch.zeros(1, 1, 1, 5)
     assert read_mask(cached, (1, 1, 1, 5)).order is None and read_mask(None, (1, 1, 2, 2)) == (
@@ -90,9 +90,9 @@ def test_reading_masks():
     either = torch.zeros(1, 2, 1, 2).masked_fill(torch.tensor([[[True, False]], [[True, True]]])[None], low)
     assert read_mask(either, (1, 2, 1, 2)).visible.tolist() == [[[False, True]]]
     blind = torch.zeros(1, 1, 2, 3)
-    assert read_mask(blind, (1, 1, 2, 3)).sees
+    assert read_mask(blind, (1, 1, 2, 3)).every_query_sees
     blind[..., 0, :] = low
-    assert not read_mask(blind, (1, 1, 2, 3)).sees
+    assert not read_mask(blind, (1, 1, 2, 3)).every_query_sees
 
 
 def seen(*rows: str) -> torch.Tensor:

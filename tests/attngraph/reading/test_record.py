@@ -99,7 +99,7 @@ def test_gradients():
 
 class HomeMadeAttention(torch.nn.Module):
     def forward(self, x):
-        return (x @ x.transpose(1, 2)).softmax(-1) @ x
+        return (x @ x.transpose(1, 2)).sigmoid() @ x
 
 
 class HomeMadeSelfAttention(torch.nn.Module):
@@ -133,7 +133,7 @@ def test_models_without_attention():
         capture(torch.nn.Linear(2, 2), torch.ones(1, 2))
     with pytest.raises(
         UserError,
-        match=r"Sequential has no attention layer that can be read: 0 \(HomeMadeAttention\): uses neither",
+        match=r"Sequential has no attention layer that can be read: 0 \(HomeMadeAttention\): neither uses",
     ):
         capture(torch.nn.Sequential(HomeMadeAttention()), torch.ones(1, 2, 2))
 

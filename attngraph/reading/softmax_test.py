@@ -16,7 +16,7 @@ TOLERANCE = 1e-4  # by which weights may differ
 
 
 @dataclass(frozen=True, eq=False)
-class PlainTest:
+class SoftmaxTest:
     """Tries a module's eager attention out, once for the settings that it runs with.
 
     The queries and keys are made up and give scores of all sizes, so that neither the data nor their

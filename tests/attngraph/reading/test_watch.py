@@ -1,0 +1,248 @@
+"""Attention of one's own, however it is written: what is read from it by watching it run, and what is not."""
+
+from threading import Barrier, Thread
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
+
+from attngraph import UserError, capture, record
+from attngraph.reading.instrument import instrument
+from tests.attngraph.reading.zoo import far_from_zero, normal
+
+B, N, H, D = 3, 5, 2, 4
+LATER = torch.ones(N, N, dtype=torch.bool).triu(1)
+
+
+class OwnAttention(nn.Module):
+    """Queries are scaled; scores are biased, and later words are hidden."""
+
+    def __init__(self, way: str):
+        super().__init__()
+        self.way, self.num_heads = way, H
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(H * D, H * D) for _ in range(3))
+        self.out_proj = nn.Linear(H * D, H * D)
+        self.bias = nn.Parameter(torch.zeros(H, N, N))
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        b, n = hidden_states.shape[:2]
+        q, k, v = (x(hidden_states).view(b, n, H, D) for x in (self.q_proj, self.k_proj, self.v_proj))
+        return self.out_proj(getattr(self, self.way)(q * D**-0.5, k, v, b, n))
+
+    def four(self, q, k, v, b, n):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        scores = (q @ k.transpose(-1, -2) + self.bias).masked_fill(LATER, float("-inf"))
+        return (torch.softmax(scores, -1) @ v).transpose(1, 2).flatten(2)
+
+    def three(self, q, k, v, b, n):
+        q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+        bias = self.bias.masked_fill(LATER, -1e4).repeat(b, 1, 1)
+        scores = torch.baddbmm(input=bias, batch1=q, batch2=k.transpose(1, 2))
+        context = torch.bmm(scores.softmax(dim=2), v)
+        return context.view(b, H, n, D).transpose(1, 2).reshape(b, n, -1)
+
+    def letters(self, q, k, v, b, n):
+        scores = torch.einsum("bjhd, bihd -> bhij", k, q)
+        scores = torch.where(LATER, torch.finfo(scores.dtype).min, scores + self.bias)
+        return torch.einsum("bjhd,bhij->bihd", v, nn.functional.softmax(scores, dim=3)).flatten(2)
+
+    def turned(self, q, k, v, b, n):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        scores = (k @ q.transpose(-1, -2)).transpose(-1, -2) + self.bias - 1e9 * LATER
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+    def windows(self, q, k, v, b, n):
+        q, k, v = (x.transpose(1, 2)[None] for x in (q, k, v))  # (1, b, h, n, d): examples are windows
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))  # (1, h, b, n, d)
+        scores = q @ k.transpose(-1, -2) + self.bias[:, None].masked_fill(LATER, -1e9)
+        return (scores.softmax(-1) @ v)[0].permute(1, 2, 0, 3).flatten(2)
+
+    def fused(self, q, k, v, b, n):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        bias = self.bias[None].masked_fill(LATER, -1e9)
+        context = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        return context.transpose(1, 2).flatten(2)
+
+
+WAYS = ("four", "three", "letters", "turned", "windows", "fused")
+
+
+def made(way: str) -> OwnAttention:
+    return far_from_zero(OwnAttention(way), 0)
+
+
+def by_hand(module: OwnAttention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    parts = (module.q_proj, module.k_proj, module.v_proj)
+    q, k, v = (part(x).unflatten(-1, (H, D)).transpose(1, 2) for part in parts)
+    scores = torch.einsum("bhid,bhjd->bhij", q, k) / D**0.5 + module.bias
+    return q, v, scores.masked_fill(LATER, float("-inf")).softmax(-1)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_attention_is_seen_however_it_is_written(way):
+    """M, V and Q before it is scaled, heads apart from examples, order and metric; the module computes what
+    it does without us."""
+    module, x = made(way), normal(B, N, H * D)
+    with torch.no_grad():
+        want, (query, value, weight) = module(x), by_hand(module, x)
+        with record(module) as graphs:
+            got = module(x)
+    torch.testing.assert_close(got, want, **({} if way == "fused" else dict(rtol=0, atol=0)))
+    ((graph,),) = graphs.values()
+    assert graph.causal and graph.kind == "self" and graph.span is None
+    assert torch.equal(graph.visible, ~LATER.expand(B, -1, -1))
+    for ours, theirs in ((graph.query, query), (graph.value, value), (graph.weight, weight)):
+        torch.testing.assert_close(ours, theirs)
+    blocks = module.out_proj.weight.T.reshape(H, D, -1)
+    torch.testing.assert_close(graph.metric, blocks @ blocks.transpose(1, 2))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_listener_may_replace_the_context_and_ask_for_gradients(way):
+    """The module goes on with its context, and with the very weights that it was shown."""
+    module, x, seen = made(way), normal(B, N, H * D), []
+    handle = instrument(module)
+    (site,) = handle.sites.values()
+    site.listeners.append(lambda call: seen.append(call.weight))
+    output = module(x)
+    direction = normal(*output.shape)
+    (gradient,) = torch.autograd.grad(output, seen[0], direction)
+    value = by_hand(module, x)[1]
+    back = (direction @ module.out_proj.weight).unflatten(-1, (H, D)).transpose(1, 2)
+    torch.testing.assert_close(gradient, back @ value.transpose(-1, -2))
+    site.listeners.append(lambda call: setattr(call, "context", 2 * call.context))
+    with torch.no_grad():
+        bias = module.out_proj.bias
+        torch.testing.assert_close(module(x) - bias, 2 * (output - bias))
+    handle.remove()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_call_can_be_computed_again_with_further_keys(way):
+    """Which have no bias and are seen by all: the factor of the scores is known from what was multiplied."""
+    module, x, calls = made(way), normal(B, N, H * D), []
+    handle = instrument(module)
+    (site,) = handle.sites.values()
+    site.listeners.append(calls.append)
+    with torch.no_grad():
+        module(x)
+        query, value, _ = by_hand(module, x)
+        (call,) = calls
+        for got, want in zip(call.eager(), (call.context.transpose(1, 2), call.weight)):
+            torch.testing.assert_close(got, want)
+        key, more = module.k_proj(x).unflatten(-1, (H, D)).transpose(1, 2), normal(B, H, 2, D)
+        *bound, q, own_key, own_value, mask = call.eager.args
+        mask = None if mask is None else nn.functional.pad(mask, (2, 0))
+        keys, values = (torch.cat([more, own], 2) for own in (own_key, own_value))
+        weight = call.eager.func(*bound, q, keys, values, mask, **call.eager.keywords)[1]
+        scores = (query @ torch.cat([more, key], 2).transpose(-1, -2)) / D**0.5
+        hidden = nn.functional.pad(module.bias.masked_fill(LATER, float("-inf")), (2, 0))
+        torch.testing.assert_close(weight, (scores + hidden).softmax(-1))
+    handle.remove()
+
+
+class RoutedAttention(OwnAttention):
+    """With experts: their router's softmax is multiplied too, with what the experts put out."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        share = self.q_proj(hidden_states).softmax(-1)  # (b, n, experts)
+        expert = self.k_proj(hidden_states)[:, None].expand(-1, H * D, -1, -1)  # (b, experts, n, d)
+        mixed = torch.einsum("bne,bend->bnd", share, expert)
+        return mixed + super().forward(hidden_states)
+
+
+class OtherAttention(OwnAttention):
+    def other(self, q, k, v, b, n):
+        return self.strange(*(x.transpose(1, 2) for x in (q, k, v))).transpose(1, 2).flatten(2)
+
+
+class ColumnAttention(OtherAttention):
+    def strange(self, q, k, v):
+        return (q @ k.transpose(-1, -2)).softmax(-2) @ v
+
+
+class AdditiveAttention(OtherAttention):
+    def strange(self, q, k, v):
+        return (q[..., None, :] + k[..., None, :, :]).tanh().sum(-1).softmax(-1) @ v
+
+
+class BackwardAttention(OtherAttention):
+    def strange(self, q, k, v):
+        return (q @ k.transpose(-1, -2)).softmax(-1).transpose(-1, -2) @ v
+
+
+class LonelyAttention(OtherAttention):
+    def strange(self, q, k, v):
+        return (q @ k.transpose(-1, -2)).softmax(-1).max(-1, keepdim=True).values * v
+
+
+def test_a_routers_softmax_is_no_attention():
+    module = far_from_zero(RoutedAttention("four"), 0)
+    graphs = capture(module, normal(B, N, H * D))
+    assert [graph.shape for graph in graphs.values()] == [(B, H, N, N, D)]
+
+
+@pytest.mark.parametrize(
+    "kind, reason",
+    [
+        (ColumnAttention, "its softmax is not over the last"),
+        (AdditiveAttention, "the scores of its softmax are no product of queries and keys"),
+        (BackwardAttention, r"the weights of its softmax are mixed or turned \(transpose\)"),
+        (LonelyAttention, "the weights of its softmax are multiplied with no values"),
+    ],
+)
+def test_what_is_no_attention_is_refused_and_otherwise_left_alone(kind, reason):
+    model = nn.Sequential(far_from_zero(kind("other"), 0))
+    x = normal(B, N, H * D)
+    with torch.no_grad():
+        want = model(x)
+        with pytest.raises(UserError, match=rf"^0 \({kind.__name__}\) is no attention .*: {reason}"):
+            capture(model, x)
+        handle = instrument(model)  # nobody listens
+        assert torch.equal(model(x), want)
+    handle.remove()
+
+
+class FailingAttention(OwnAttention):
+    def four(self, q, k, v, b, n):
+        super().four(q, k, v, b, n)
+        raise ZeroDivisionError
+
+
+def test_nothing_is_watched_after_an_error():
+    module = far_from_zero(FailingAttention("four"), 0)
+    with record(module, on_graph=lambda *_: None), pytest.raises(ZeroDivisionError):
+        module(normal(B, N, H * D))
+    assert not _get_current_function_mode_stack()
+
+
+def test_threads_are_watched_apart():
+    """Two at once, each in the middle of the other's pass."""
+    module, barrier, seen = made("three"), Barrier(2), {}
+    handle = instrument(module)
+    (site,) = handle.sites.values()
+
+    def wait(*_) -> None:
+        barrier.wait(10)
+
+    hook = module.v_proj.register_forward_hook(wait)
+    inputs = [normal(B, N, H * D), normal(B, N, H * D).flip(0)]
+
+    def run(k: int) -> None:
+        with torch.no_grad():
+            module(inputs[k])
+
+    site.listeners.append(lambda call: seen.setdefault(call.value.data_ptr(), call))
+    threads = [Thread(target=run, args=(k,)) for k in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    handle.remove()
+    hook.remove()
+    found = [call.weight for call in seen.values()]
+    with torch.no_grad():
+        for x in inputs:
+            weight = by_hand(module, x)[2]
+            assert sum(torch.allclose(weight, other, atol=1e-6) for other in found) == 1
