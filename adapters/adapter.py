@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import torch
 from torch import Tensor, nn
 
 from adapters.config import GraphAdapterConfig
@@ -47,11 +48,12 @@ class GraphAdapter(nn.Module):
         """Run the scheme on the graph of an attention call.
 
         In training, the scheme starts from the attention scores where it can
-        (:meth:`~adapters.scheme.Scheme.attend`): there it has faster ways, which also give the attention
-        output if every query sees something. In evaluation it starts from the model's own attention
-        weights, so that a new adapter changes nothing, to the last bit. The tiled backend always starts from
-        the scores, and gives the attention output. When a model decodes with a key/value cache, adapters that
-        see the same edges share the running degrees kept there.
+        (:meth:`~adapters.scheme.Scheme.aggregate_and_context`): there it has faster ways, which also give the
+        attention output if every query sees something. In evaluation the attention output is the model's own,
+        so that a new adapter changes nothing, to the last bit; the scheme starts from the model's weights, or
+        without gradients from the scores if it has a faster way from there. The tiled backend always starts
+        from the scores, and gives the attention output. When a model decodes with a key/value cache, adapters
+        that see the same edges share the running degrees kept there.
 
         Args:
             call: what the attention layer computed. Its ``context`` is set where the scheme computes it
@@ -64,11 +66,16 @@ class GraphAdapter(nn.Module):
         """
         metric = call.site.metric(call.query)
         tiled = self.backend == "tiled"
-        from_scores = self.top_k is None and (tiled or (self.training and self.backend == "dense"))
-        scores = call.scores(metric, dropped=not tiled) if from_scores else None
+        faster = self.training or (self.scheme.fused and not torch.is_grad_enabled())
+        from_scores = self.top_k is None and (tiled or (faster and self.backend == "dense"))
+        scores = call.scores(metric, dropped=not tiled, remembered=not tiled) if from_scores else None
         if scores is not None:
-            aggregated, context = self.scheme.attend(
-                with_query_rows(scores, self.query_rows), self.backend, context=call.every_query_sees or tiled
+            if call.leaves_degrees:
+                call.remember(call.graph(dropped=True, metric=metric), "adapter")
+            aggregated, context = self.scheme.aggregate_and_context(
+                with_query_rows(scores, self.query_rows),
+                self.backend,
+                context=tiled or (self.training and call.every_query_sees),
             )
             if context is not None:
                 call.context = context

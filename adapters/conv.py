@@ -1,9 +1,12 @@
 """Schemes as layers of PyG."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch_geometric.typing import OptPairTensor, OptTensor
 
+from adapters.pgnn import PGNN
 from adapters.scheme import Scheme, check_switch
 from attngraph import checks
 from attngraph.backends.message_passing import WeightedSum
@@ -98,3 +101,17 @@ class SchemeConv(WeightedSum):
 
     def __repr__(self) -> str:
         return f"SchemeConv({self.scheme}{', causal=True' if self.causal else ''})"
+
+
+class PGNNConv(SchemeConv):
+    """p-Laplacian message passing as a layer: :class:`SchemeConv` of :class:`adapters.pgnn.PGNN`.
+
+    >>> PGNNConv(p=1.25, mu=0.1)((x_value, x_query), edge_index, edge_weight)
+
+    Args:
+        causal: as for :class:`SchemeConv`.
+        options: the arguments of :class:`adapters.pgnn.PGNN`.
+    """
+
+    def __init__(self, causal: bool = False, **options: Any):
+        super().__init__(PGNN(**options), causal)

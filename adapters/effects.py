@@ -29,7 +29,7 @@ from adapters.query_rows import with_query_rows
 from adapters.rescale import length_factor, square_length
 from adapters.scheme import Scheme
 from attngraph.backends import edges_of
-from attngraph.edges import floor
+from attngraph.edges import smallest_weight
 from attngraph.graph import AttentionGraph
 from attngraph.precision import widen
 from attngraph.reading.heads import merge_heads
@@ -129,7 +129,7 @@ class EffectTally:
             factor = length_factor(w, u)
             m, w = factor * m, factor * w
         moved = _moved(edges.to_dense(self.scheme.message_weights(edges)), before.weight)
-        seen = (before.weight.sum(-1) > floor(u.dtype)).all(1) & (square_length(u)[..., 0] > 0)
+        seen = (before.weight.sum(-1) > smallest_weight(u.dtype)).all(1) & (square_length(u)[..., 0] > 0)
         columns = [1 - share[..., 0].mean(1), moved.mean(1), *_compare(m, u), *_compare(w, u)]
         return torch.stack(columns, -1)[seen]
 
@@ -155,14 +155,14 @@ def effect(
 
 def _moved(weight: Tensor, attention: Tensor) -> Tensor:
     """Total variation of two edge weights ``(b, h, n, m)``, each as a share of its row: ``(b, h, n)``."""
-    least = floor(attention.dtype)
+    least = smallest_weight(attention.dtype)
     new, old = (x / x.sum(-1, keepdim=True).clamp(min=least) for x in (weight, attention))
     return 0.5 * (new - old).abs().sum(-1)
 
 
 def _compare(x: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Length of rows over that of others, and the cosine of both, ``(b, n)``; the cosine with 0 is 0."""
-    least = floor(x.dtype)
+    least = smallest_weight(x.dtype)
     of_x, of_u = (square_length(y)[..., 0] for y in (x, u))
     cosine = (x * u).sum(-1) / (of_x.clamp(min=least) * of_u.clamp(min=least)).sqrt()
     return (of_x / of_u.clamp(min=least)).sqrt(), cosine

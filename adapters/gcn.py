@@ -34,13 +34,13 @@ class GCN(Scheme):
         super().__init__()
         self.normalize = check_switch("normalize", normalize)
 
-    def attend(
+    def aggregate_and_context(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Without normalisation both outputs are the same, but for padded queries."""
         if self.normalize or not context:
-            return super().attend(scores, backend, context)
-        output, _ = super().attend(scores.unpadded(), backend, context=False)
+            return super().aggregate_and_context(scores, backend, context)
+        output, _ = super().aggregate_and_context(scores.without_query_mask(), backend, context=False)
         return scores.without_padded(output), output
 
     def propagate(self, edges: Edges) -> Tensor:

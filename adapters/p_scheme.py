@@ -12,18 +12,18 @@ from torch import Tensor
 
 from adapters.scalar import Scalar
 from adapters.scheme import Scheme, check_degree, check_range, check_steps, check_switch
-from attngraph.edges import Edges, PerEdge, floor, rsqrt, square_distance
+from attngraph.edges import Edges, PerEdge, rsqrt, smallest_weight, square_distance
 
 P_LOW, P_HIGH = 1.0, 3.0  # the interval of a learned p
 
 Weigh: TypeAlias = Callable[[Edges, Tensor, Tensor, PerEdge, PerEdge, "Tensor | float"], PerEdge]
-r"""What weighs the edges of a step: ``weigh(edges, query, value, root_d, root_e, p)`` with the current
+r"""What weighs the edges of a step: ``weigh(edges, query, value, rsqrt_d, rsqrt_e, p)`` with the current
 features ``(b, h, n, d)`` and ``(b, h, m, d)`` and, per edge, :math:`1/\sqrt{d_i}` and
 :math:`1/\sqrt{e_{ij}}`. It returns a number per edge, 0 where there is no edge."""
 
 
-class Steps(NamedTuple):
-    r"""What steps give.
+class StepResult(NamedTuple):
+    r"""Result of some steps.
 
     Attributes:
         query: the query features :math:`\bar U`, ``(b, h, n, d)``.
@@ -39,10 +39,10 @@ class Steps(NamedTuple):
 
 
 def p_weight(
-    edges: Edges, query: Tensor, value: Tensor, root_d: PerEdge, root_e: PerEdge, p: Tensor | float
+    edges: Edges, query: Tensor, value: Tensor, rsqrt_d: PerEdge, rsqrt_e: PerEdge, p: Tensor | float
 ) -> PerEdge:
     r"""pGNN's: :math:`M^{p/2} R^{p-2}`."""
-    return distance_weight(edges, *edges.products(query, value), root_d, root_e, p)
+    return distance_weight(edges, *edges.products(query, value), rsqrt_d, rsqrt_e, p)
 
 
 def distance_weight(
@@ -50,13 +50,13 @@ def distance_weight(
     norm_q: PerEdge,
     norm_v: PerEdge,
     dot: PerEdge,
-    root_d: PerEdge,
-    root_e: PerEdge,
+    rsqrt_d: PerEdge,
+    rsqrt_e: PerEdge,
     p: Tensor | float,
 ) -> PerEdge:
     r""":math:`M^{p/2} R^{p-2}` from what the distances are made of, per edge: :math:`|q|^2`, :math:`|v|^2`
     and :math:`q \cdot v`."""
-    square = square_distance(norm_q, norm_v, dot, root_d, root_e)
+    square = square_distance(norm_q, norm_v, dot, rsqrt_d, rsqrt_e)
     return power_weight(edges, p, (0.5 * p - 1) * square.log())
 
 
@@ -69,7 +69,7 @@ def power_weight(edges: Edges, p: Tensor | float, log_factor: PerEdge | float = 
         log_factor: :math:`f`, per edge.
     """
     weight = edges.weight
-    absent = weight <= floor(weight.dtype)  # a weight that is NaN is there
+    absent = weight <= smallest_weight(weight.dtype)  # a weight that is NaN is there
     log_weight = torch.where(absent, torch.ones_like(weight), weight).log()
     power = 0.5 * p * log_weight + log_factor
     return torch.where(absent, torch.zeros_like(power), power.exp())
@@ -82,7 +82,7 @@ def p_steps(
     degree: str = "sum",
     steps: int = 1,
     weigh: Weigh = p_weight,
-) -> Steps:
+) -> StepResult:
     r"""Some steps of :class:`adapters.pgnn.PGNN`.
 
     Args:
@@ -93,19 +93,19 @@ def p_steps(
         steps: how many.
         weigh: what weighs the edges of each step. Default: pGNN's.
     """
-    root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
+    rsqrt_d, rsqrt_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
     query, value = edges.query, edges.value
     for step in range(steps):
-        weight = weigh(edges, query, value, root_d, root_e, p)
-        message = weight * root_d * root_e
-        total = _divisor(edges.sum_at_queries(weight * root_d.square()) + residual)
+        weight = weigh(edges, query, value, rsqrt_d, rsqrt_e, p)
+        message = weight * rsqrt_d * rsqrt_e
+        total = _divisor(edges.sum_at_queries(weight * rsqrt_d.square()) + residual)
         new_query = (edges.to_queries(message, value) + residual * edges.query) / total
         share = residual / total
         if not edges.causal and step < steps - 1:
-            total = _divisor(edges.sum_at_values(weight * root_e.square()) + residual)
+            total = _divisor(edges.sum_at_values(weight * rsqrt_e.square()) + residual)
             value = (edges.to_values(message, query) + residual * edges.value) / total
         query = new_query
-    return Steps(query, weight, message, share)
+    return StepResult(query, weight, message, share)
 
 
 def _divisor(total: Tensor) -> Tensor:
@@ -189,8 +189,8 @@ class PScheme(Scheme):
         edges: Edges,
         query: Tensor,
         value: Tensor,
-        root_d: PerEdge,
-        root_e: PerEdge,
+        rsqrt_d: PerEdge,
+        rsqrt_e: PerEdge,
         p: Tensor | float,
     ) -> PerEdge:
         r"""The weights :math:`\bar M` of a step; see :data:`Weigh`. A subclass must
@@ -213,6 +213,6 @@ class PScheme(Scheme):
         :math:`r = 2\mu/p`."""
         return self._run(edges).residual_share
 
-    def _run(self, edges: Edges) -> Steps:
+    def _run(self, edges: Edges) -> StepResult:
         p = self.p
         return p_steps(edges, p, 2 * self.mu / p, self.degree, self.steps, self.weigh)

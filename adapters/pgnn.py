@@ -51,13 +51,17 @@ class PGNN(PScheme):
 
     weigh = staticmethod(p_weight)
 
-    def attend(
+    @property
+    def fused(self) -> bool:  # type: ignore[override]
+        return self.steps == 1
+
+    def aggregate_and_context(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`adapters.scheme.Scheme.attend`. A single step has a function with a backward pass of its
-        own; see :mod:`adapters.kernels`."""
+        """See :meth:`adapters.scheme.Scheme.aggregate_and_context`. A single step has a function with a
+        backward pass of its own; see :mod:`adapters.kernels`."""
         trained_metric = scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled()
         if self.steps > 1 or backend == "sparse" or trained_metric:
-            return super().attend(scores, backend, context)
+            return super().aggregate_and_context(scores, backend, context)
         step = tiled_step if backend == "tiled" else fused_step
         return step(scores, self.p, 2 * self.mu / self.p, self.degree, context)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attngraph.edges import floor
+from attngraph.edges import smallest_weight
+from attngraph.functorch import transformed
 from attngraph.graph import AttentionGraph
 from attngraph.precision import widen
 from attngraph.scores import AttentionScores
-from attngraph.transforms import transformed
 
 QUERY_ROWS = ("query", "zero", "noise")
 PLACES = 1024  # after as many queries the noise comes again
@@ -73,7 +73,7 @@ def _noise_like(query: Tensor, places: Tensor) -> Tensor:
     wide: Any = widen(query)
     drawn = _draw(h, d, wide.dtype, wide.device) if transformed() else _noise(h, d, wide.dtype, wide.device)
     noise = drawn[places % PLACES].transpose(1, 2)  # b or 1, h, n, d
-    square = wide.square().sum(-1, keepdim=True).clamp(min=floor(wide.dtype))
+    square = wide.square().sum(-1, keepdim=True).clamp(min=smallest_weight(wide.dtype))
     return (noise * (square / noise.square().sum(-1, keepdim=True)).sqrt()).expand(b, h, n, d).to(query.dtype)
 
 

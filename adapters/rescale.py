@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from attngraph.edges import floor
+from attngraph.edges import smallest_weight
 from attngraph.precision import widen
 
 
@@ -35,7 +35,7 @@ def rescaled(aggregated: Tensor, plain: Tensor, project: Callable[[Tensor], Tens
 def length_factor(x: Tensor, like: Tensor) -> Tensor:
     """By what rows are multiplied to get the lengths of others, ``(..., 1)``; 1 for rows without length."""
     got, want = square_length(x), square_length(like)
-    least = floor(got.dtype)
+    least = smallest_weight(got.dtype)
     factor = (want.clamp(min=least) / got.clamp(min=least)).sqrt()
     return torch.where(got <= least, torch.ones_like(factor), factor)
 

@@ -76,9 +76,9 @@ class RotatedQueries(PScheme):
         edges: Edges,
         query: Tensor,
         value: Tensor,
-        root_d: PerEdge,
-        root_e: PerEdge,
+        rsqrt_d: PerEdge,
+        rsqrt_e: PerEdge,
         p: Tensor | float,
     ) -> PerEdge:
         products = edges.products(query, value, rotated_metric(edges, self.seed))
-        return distance_weight(edges, *products, root_d, root_e, p)
+        return distance_weight(edges, *products, rsqrt_d, rsqrt_e, p)

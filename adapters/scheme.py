@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from adapters.scalar import learned_values
 from attngraph import degrees
 from attngraph.backends import edges_of
+from attngraph.backends.chunks import in_chunks
 from attngraph.edges import Edges
 from attngraph.graph import AttentionGraph
 from attngraph.scores import AttentionScores
@@ -50,9 +52,14 @@ class Scheme(nn.Module):
     A subclass writes :meth:`propagate` against :class:`attngraph.edges.Edges`, so it runs on every backend,
     and :meth:`edge_weights`. Schemes see neither :math:`W_o` (only its metric) nor how their output joins the
     frozen model.
+
+    Attributes:
+        fused: whether :meth:`aggregate_and_context` has its own way on the dense backend, which is faster
+            than :meth:`forward` on a graph whose weights are known.
     """
 
     name: str
+    fused = False
 
     def forward(self, graph: AttentionGraph | AttentionScores, backend: str = "dense") -> Tensor:
         """Aggregated query features ``(b, h, n, d)``, in the dtype of ``graph.query``.
@@ -60,12 +67,16 @@ class Scheme(nn.Module):
         Args:
             graph: the attention graph, or the scores that it comes from.
             backend: ``"dense"``, ``"sparse"`` (PyG message passing over the non-zero edges) or ``"tiled"``
-                (edges are computed a tile at a time: memory linear in the number of nodes); same numbers.
+                (the edges of some queries at a time: memory linear in the number of nodes); same numbers.
         """
         with torch.autocast(graph.query.device.type, enabled=False):
-            return self.propagate(edges_of(graph, backend)).to(graph.query.dtype)
+            if backend == "tiled":
+                aggregated, _ = in_chunks(self.propagate, graph)
+            else:
+                aggregated = self.propagate(edges_of(graph, backend))
+        return aggregated.to(graph.query.dtype)
 
-    def attend(
+    def aggregate_and_context(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """:meth:`forward` and, if asked for, the attention output :math:`M V` of all queries, padded ones too
@@ -80,7 +91,9 @@ class Scheme(nn.Module):
             Aggregated query features and the attention output (or None), both ``(b, h, n, d)``.
         """
         if backend == "tiled":
-            return self(scores, backend), attention(scores.unpadded()) if context else None
+            with torch.autocast(scores.query.device.type, enabled=False):
+                aggregated, output = in_chunks(self.propagate, scores, context)
+            return aggregated.to(scores.query.dtype), output
         if not scores.value.requires_grad:
             # Strided values, as a frozen projection of an image gives them, would be copied for each product
             # with them, and every copy kept for the backward pass. (With gradients these would be summed in
@@ -88,6 +101,13 @@ class Scheme(nn.Module):
             scores = replace(scores, value=scores.value.contiguous())
         graph, output = scores.graph_and_context() if context else (scores.graph(), None)
         return self(graph, backend), output
+
+    def attend(
+        self, scores: AttentionScores, backend: str = "dense", context: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        """Deprecated name of :meth:`aggregate_and_context`."""
+        warnings.warn("Scheme.attend is now aggregate_and_context", DeprecationWarning, stacklevel=2)
+        return self.aggregate_and_context(scores, backend, context)
 
     def reweight(self, graph: AttentionGraph, backend: str = "dense") -> Tensor:
         """The edge weights that the scheme uses in place of the attention weights, ``(b, h, n, m)``."""
@@ -138,8 +158,8 @@ class Scheme(nn.Module):
 def attention(scores: AttentionScores) -> Tensor:
     """The attention output :math:`M V` without an array of all edges."""
     with torch.autocast(scores.query.device.type, enabled=False):
-        edges = edges_of(scores, "tiled")
-        return edges.to_queries(edges.weight, edges.value).to(scores.query.dtype)
+        output, _ = in_chunks(lambda edges: edges.to_queries(edges.weight, edges.value), scores)
+    return output.to(scores.query.dtype)
 
 
 def check_range(name: str, value: float, low: float, high: float, open_low: bool = False) -> float:

@@ -38,8 +38,8 @@ class Tempering(PScheme):
         edges: Edges,
         query: Tensor,
         value: Tensor,
-        root_d: PerEdge,
-        root_e: PerEdge,
+        rsqrt_d: PerEdge,
+        rsqrt_e: PerEdge,
         p: Tensor | float,
     ) -> PerEdge:
         return power_weight(edges, p)

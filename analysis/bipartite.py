@@ -14,7 +14,7 @@ from torch import Tensor
 from torch_geometric.data import Data, HeteroData
 
 from attngraph import AttentionGraph
-from attngraph.edges import floor, rsqrt
+from attngraph.edges import rsqrt, smallest_weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def visible_edges(graph: AttentionGraph) -> Tensor:
 
 def joined(degree: Tensor) -> Tensor:
     """Nodes with edges: those whose degree is large enough to have a finite inverse."""
-    return degree > floor(degree.dtype)
+    return degree > smallest_weight(degree.dtype)
 
 
 def positive(x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 from analysis.bipartite import divide
 from attngraph import AttentionGraph
 from attngraph.backends import edges_of
-from attngraph.edges import floor, rsqrt, square_distance
+from attngraph.edges import rsqrt, smallest_weight, square_distance
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,17 +65,17 @@ def closed_form(graph: AttentionGraph, p: float = 1.5, degree: str = "sum") -> C
     """
     edges = edges_of(graph)
     weight = edges.weight
-    there = weight > floor(weight.dtype)
+    there = weight > smallest_weight(weight.dtype)
     log_m = torch.where(there, weight, 1).log()
-    root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
+    rsqrt_d, rsqrt_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
     norm_q, norm_v, dot = edges.products(edges.query, edges.value)
     squares = (
-        square_distance(norm_q, norm_v, dot, root_d, root_e),
-        norm_v.clamp_min(floor(weight.dtype)) * root_e.square(),
-        square_distance(norm_q, norm_v, torch.zeros_like(dot), root_d, root_e),
+        square_distance(norm_q, norm_v, dot, rsqrt_d, rsqrt_e),
+        norm_v.clamp_min(smallest_weight(weight.dtype)) * rsqrt_e.square(),
+        square_distance(norm_q, norm_v, torch.zeros_like(dot), rsqrt_d, rsqrt_e),
     )
     factors = [
-        torch.where(there, (0.5 * p - 1) * (square.log() + log_m) + root_e.log(), 0) for square in squares
+        torch.where(there, (0.5 * p - 1) * (square.log() + log_m) + rsqrt_e.log(), 0) for square in squares
     ]  # log(w/M), up to the query's factor; (b, h, n, m)
     found, *others = (
         (factor + log_m).masked_fill(~there, -torch.inf).softmax(-1)

@@ -157,9 +157,9 @@ def square_distances(graph: AttentionGraph, degree: str = "sum", rotated: int | 
         ValueError: another name for ``degree``.
     """
     edges = edges_of(graph)
-    root_d, root_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
+    rsqrt_d, rsqrt_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
     between = None if rotated is None else rotated_metric(edges, rotated)
-    return square_distance(*edges.products(edges.query, edges.value, between), root_d, root_e)
+    return square_distance(*edges.products(edges.query, edges.value, between), rsqrt_d, rsqrt_e)
 
 
 class Distances:

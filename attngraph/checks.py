@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attngraph.degrees import PastDegree
-from attngraph.transforms import transformed
+from attngraph.functorch import transformed
 
 KINDS = ("self", "cross")
 MODALITIES = ("text", "image")

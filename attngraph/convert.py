@@ -37,7 +37,7 @@ Graph: TypeAlias = Any
 Side: TypeAlias = dict[str, Any]
 """What the nodes of one side carry, by name: ``x``, ``valid``, ``modality``, queries also ``span`` and values
 ``past_degree``."""
-Edges: TypeAlias = tuple[Tensor, Tensor, Tensor]
+Listed: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """Query, value and weight of each edge, ``(e,)`` each."""
 
 
@@ -190,7 +190,7 @@ def from_networkx(graph: networkx.Graph) -> dict[str, Any]:
 # ---- the parts of a graph of one example and head --------------------------------------------------------
 
 
-def _edges(graph: Graph) -> Edges:
+def _edges(graph: Graph) -> Listed:
     weight = graph.weight[0, 0]
     i, j = weight.nonzero(as_tuple=True)
     return i, j, weight[i, j]
@@ -290,7 +290,7 @@ def _heterogeneous(graph: Graph) -> HeteroData:
 # ---- and back --------------------------------------------------------------------------------------------
 
 
-def _arguments(query: Side, value: Side, edges: Edges, back: Edges | None, fields: dict) -> dict[str, Any]:
+def _arguments(query: Side, value: Side, edges: Listed, back: Listed | None, fields: dict) -> dict[str, Any]:
     """The arguments of a graph.
 
     Args:
@@ -330,7 +330,7 @@ def _arguments(query: Side, value: Side, edges: Edges, back: Edges | None, field
     )
 
 
-def _from_hetero(data: HeteroData) -> tuple[Side, Side, Edges, Edges | None]:
+def _from_hetero(data: HeteroData) -> tuple[Side, Side, Listed, Listed | None]:
     there, back = ("value", "to", "query"), ("query", "to", "value")
     needed = [("query", "x"), ("value", "x"), (there, "edge_index"), (there, "edge_weight")]
     if back in data.edge_types:
@@ -349,7 +349,7 @@ def _from_hetero(data: HeteroData) -> tuple[Side, Side, Edges, Edges | None]:
     return query, value, edges, (*data[back].edge_index, data[back].edge_weight)
 
 
-def _from_homogeneous(data: Data) -> tuple[Side, Side, Edges, Edges | None]:
+def _from_homogeneous(data: Data) -> tuple[Side, Side, Listed, Listed | None]:
     for field in ("x", "edge_index", "edge_weight", "is_value"):
         if data.get(field) is None:
             raise ValueError(

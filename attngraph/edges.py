@@ -1,13 +1,13 @@
 """How messages move on an attention graph.
 
 A scheme is written once, against :class:`Edges`; a backend (:mod:`attngraph.backends`) decides how the edges
-are stored: as an array of all pairs, as a list of the non-zero edges, or not at all.
+are stored: as an array of all pairs, of all queries or of some at a time, or as a list of the non-zero edges.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,10 +17,8 @@ from attngraph.norms import KeptNorms
 from attngraph.precision import widen
 from attngraph.scores import AttentionScores
 
-PerEdge: TypeAlias = Any
-"""Numbers per edge, in whatever form the backend gives them: a tensor, or on the tiled backend an expression
-that takes the same arithmetic, elementwise functions and comparisons. They broadcast against
-``edges.weight``."""
+PerEdge: TypeAlias = Tensor
+"""Numbers per edge, which broadcast against ``edges.weight``."""
 
 
 class Edges(ABC):
@@ -118,21 +116,22 @@ class Edges(ABC):
 
     def square_norm(self, value: Tensor) -> Tensor:
         r""":math:`v_j G v_j^\top`, ``(b, h, m)``; of the graph's own values it is computed once for all steps
-        of a decoder that looks at them again and again.
+        of a decoder that looks at them again and again, where these are kept.
 
         Args:
             value: ``(b, h, m, d)``.
         """
 
-        def compute() -> Tensor:
-            return (self.with_metric(value) * value).sum(-1)
+        def compute(some: Tensor) -> Tensor:
+            some = widen(some)
+            return (self.with_metric(some) * some).sum(-1)
 
         if self._kept_norms is None or value is not self.value:
-            return compute()
+            return compute(value)
         return self._kept_norms.get(compute)
 
 
-def floor(dtype: torch.dtype) -> float:
+def smallest_weight(dtype: torch.dtype) -> float:
     """Weights and degrees at or below this count as 0: about 1e-19 in float32. Their messages are at most its
     square root times a feature, and the gradients of their powers would overflow."""
     return torch.finfo(dtype).tiny ** 0.5
@@ -140,21 +139,21 @@ def floor(dtype: torch.dtype) -> float:
 
 def rsqrt(degree: PerEdge) -> PerEdge:
     """``1/√degree``, and 0 with a zero gradient where the degree is 0 (no edges); NaN stays NaN."""
-    none = degree <= floor(degree.dtype)
+    none = degree <= smallest_weight(degree.dtype)
     root = torch.where(none, torch.ones_like(degree), degree).rsqrt()
     return torch.where(none, torch.zeros_like(degree), root)
 
 
 def square_distance(
-    norm_q: PerEdge, norm_v: PerEdge, dot: PerEdge, root_d: PerEdge, root_e: PerEdge
+    norm_q: PerEdge, norm_v: PerEdge, dot: PerEdge, rsqrt_d: PerEdge, rsqrt_e: PerEdge
 ) -> PerEdge:
     r"""Per edge :math:`R_{ij}^2 = \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_{ij}} \rVert^2`, bounded below by its
     rounding errors, :math:`8\epsilon (|q_i|^2/d_i + |v_j|^2/e_{ij})`.
 
     Args:
         norm_q, norm_v, dot: :math:`|q|^2`, :math:`|v|^2` and :math:`q \cdot v`; see :meth:`Edges.products`.
-        root_d, root_e: :math:`1/\sqrt{d_i}` and :math:`1/\sqrt{e_{ij}}`.
+        rsqrt_d, rsqrt_e: :math:`1/\sqrt{d_i}` and :math:`1/\sqrt{e_{ij}}`.
     """
-    lengths = norm_q * root_d.square() + norm_v * root_e.square()
-    square = lengths - 2 * dot * (root_d * root_e)
-    return torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + floor(square.dtype))
+    lengths = norm_q * rsqrt_d.square() + norm_v * rsqrt_e.square()
+    square = lengths - 2 * dot * (rsqrt_d * rsqrt_e)
+    return torch.maximum(square, 8 * torch.finfo(square.dtype).eps * lengths + smallest_weight(square.dtype))

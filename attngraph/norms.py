@@ -1,28 +1,38 @@
-"""Squared norms of value features that stay the same from one decoding step to the next."""
+"""Squared norms of value features, kept from one decoding step to the next."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 
 @dataclass(eq=False)
 class KeptNorms:
-    r"""Keeps :math:`v_j G v_j^\top` of a graph's values, so that it is computed in the first step only: every
-    new token of a decoder looks at the same image.
+    r"""Keeps :math:`v_j G v_j^\top` of a graph's values, so that it is computed once for each of them: every
+    new token of a decoder looks at the same image and the same earlier tokens.
 
     Attributes:
         value: the features whose norms these are, ``(b, h, m, d)``, as the graph holds them.
-        square: the norms, ``(b, h, m)``; None as long as nobody has asked for them.
+        known: the norms of the first ``k`` values, ``(b, h, k)``, in a list that whoever keeps them has too;
+            empty as long as nobody has asked for any.
     """
 
     value: Tensor
-    square: Tensor | None = None
+    known: list[Tensor] = field(default_factory=list)
 
-    def get(self, compute: Callable[[], Tensor]) -> Tensor:
-        """The norms, computed if nobody has asked for them yet."""
-        if self.square is None:
-            self.square = compute()
-        return self.square
+    @property
+    def square(self) -> Tensor | None:
+        """The norms that are known, or None."""
+        return self.known[0] if self.known else None
+
+    def get(self, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The norms of all values; ``compute`` gives those of some, ``(b, h, ., d)`` to ``(b, h, .)``."""
+        if not self.known:
+            self.known[:] = [compute(self.value)]
+        count = self.known[0].shape[-1]
+        if count < self.value.shape[2]:
+            self.known[:] = [torch.cat([self.known[0], compute(self.value[:, :, count:])], -1)]
+        return self.known[0]

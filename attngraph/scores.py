@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -28,7 +29,8 @@ class AttentionScores:
     computed.
 
     :meth:`graph` computes it. Schemes work from the scores alone where they can
-    (:meth:`adapters.scheme.Scheme.attend`), so that no array of all edges is kept, or even made.
+    (:meth:`adapters.scheme.Scheme.aggregate_and_context`), so that no array of all edges is kept, or even
+    made.
 
     Args:
         query: projected queries, biases included, ``(b, h, n, d)``, as they are compared with the keys.
@@ -125,7 +127,7 @@ class AttentionScores:
         _, _, n, m, _ = self.shape
         seen = None
         if self.mask is not None:
-            mask = _cut(self.mask, rows, columns)
+            mask = cut_mask(self.mask, rows, columns)
             seen = mask if mask.dtype == torch.bool else mask > HIDES_BELOW
         if self.query_mask is not None:
             valid = self.query_mask[:, None, rows, None]
@@ -153,7 +155,7 @@ class AttentionScores:
                 ...)``.
         """
         if self.mask is not None and self.mask.dtype != torch.bool:
-            scores += of(_cut(self.mask, rows, columns)).to(scores.dtype) * unit
+            scores += of(cut_mask(self.mask, rows, columns)).to(scores.dtype) * unit
         visible = self.visible(rows, columns)
         return scores if visible is None else scores.masked_fill_(~of(visible), HIDDEN)
 
@@ -204,10 +206,15 @@ class AttentionScores:
                 seen = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.query.device)
             yield seen.expand(b, 1, rows.stop - start, m)[:, 0]
 
-    def unpadded(self) -> AttentionScores:
+    def without_query_mask(self) -> AttentionScores:
         """The same scores with padded queries as valid ones: they see what the mask shows them, as in the
         model."""
         return self if self.query_mask is None else replace(self, query_mask=None)
+
+    def unpadded(self) -> AttentionScores:
+        """Deprecated name of :meth:`without_query_mask`."""
+        warnings.warn("AttentionScores.unpadded is now without_query_mask", DeprecationWarning, stacklevel=2)
+        return self.without_query_mask()
 
     def without_padded(self, x: Tensor) -> Tensor:
         """``x``, ``(b, h, n, .)``, with 0 in the rows of padded queries."""
@@ -224,14 +231,15 @@ class AttentionScores:
     def graph_and_context(self) -> tuple[AttentionGraph, Tensor]:
         """The attention graph, in which padded queries have no edges, and the attention output :math:`M V` of
         all queries, padded ones too, ``(b, h, n, d)``, from the same weights."""
-        weight = self.unpadded().weight().to(self.query.dtype)
-        return self._graph(self.without_padded(weight)), weight @ self.value
+        weight = self.without_query_mask().weight().to(self.query.dtype)
+        return self.graph_of(self.without_padded(weight)), weight @ self.value
 
     def graph(self) -> AttentionGraph:
         """The attention graph with its weights."""
-        return self._graph(self.weight().to(self.query.dtype))
+        return self.graph_of(self.weight().to(self.query.dtype))
 
-    def _graph(self, weight: Tensor) -> AttentionGraph:
+    def graph_of(self, weight: Tensor) -> AttentionGraph:
+        """The attention graph with these weights, ``(b, h, n, m)``."""
         visible = self.visible()
         b, _, n, m, _ = self.shape
         return AttentionGraph(
@@ -275,7 +283,7 @@ class AttentionScores:
         )
 
 
-def _cut(mask: Tensor, rows: slice, columns: slice) -> Tensor:
+def cut_mask(mask: Tensor, rows: slice, columns: slice) -> Tensor:
     """A tile of a mask whose rows or columns may be shared."""
     if mask.shape[2] > 1:
         mask = mask[:, :, rows]

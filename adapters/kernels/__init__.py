@@ -6,7 +6,7 @@ start from queries, keys and values (:class:`attngraph.AttentionScores`) and com
 themselves, so that they need less memory and time:
 
 - :func:`adapters.kernels.fused.fused_step`: all edges of a few heads at a time; keeps two numbers per edge.
-  Training takes it by default.
+  Training takes it by default, and evaluation without gradients.
 - :func:`adapters.kernels.tiled.tiled_step`: a tile of edges at a time; keeps no array of all edges. For long
   sequences (``backend="tiled"``).
 

@@ -23,11 +23,11 @@ class Kept(NamedTuple):
     sums: Tensor  # g n m: log2 M + log2 R², without log_total
     square: Tensor  # g n m: R²
     log_total: Tensor  # g n 1: M = exp2(sums - log_total) / square
-    row: Tensor  # g n 1: σ = exp2(p/2 · sums - row) / square; infinite for a query without edges
+    logsumexp: Tensor  # g n 1: σ = exp2(p/2 · sums - logsumexp) / square; infinite for a query without edges
     norm_v: Tensor  # g 1 m: |v|²
     message: Tensor  # g n d: Σ σ V/√e, times √d under dropout
     degree: Tensor | None  # g n 1: d under dropout (1 where nothing is left), else None
-    drawn: Tensor | None  # g n m, bool: which weights dropout keeps
+    dropout_mask: Tensor | None  # g n m, bool: which weights dropout keeps
     value_g: Tensor | None  # g m d: V G, where there is a metric and values need gradients
 
 

@@ -36,8 +36,8 @@ from torch import Tensor
 
 from adapters.kernels.blocks import Extra, Gradients, Kept, Nodes, Upstream
 from adapters.kernels.distances import Distances, clamp_, distance_gradients
-from adapters.kernels.step import StepCall, StepSettings, apply_step, dot
-from attngraph.edges import floor
+from adapters.kernels.step import PLaplacianStep, StepCall, apply_step, dot
+from attngraph.edges import smallest_weight
 from attngraph.precision import widen
 from attngraph.scores import HIDDEN, LOG2_E, AttentionScores
 
@@ -75,46 +75,46 @@ class _FusedStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, value, feature, p, residual, call: StepCall):
-        settings = StepSettings(call, float(p), float(residual))
+        step = PLaplacianStep(call, float(p), float(residual))
         wide, keys, values, node = _flat(query, key, value, feature)
-        query_g = settings.with_metric(node)
-        nodes = Nodes(wide * (settings.scale * LOG2_E), query_g, dot(query_g, node), keys, values)
+        query_g = step.with_metric(node)
+        nodes = Nodes(wide * (step.scale * LOG2_E), query_g, dot(query_g, node), keys, values)
         # without a backward pass all blocks use the same room
-        heads = settings.count if call.keep else _block_size(settings)
-        needs_value_g = call.keep and ctx.needs_input_grad[2] and settings.metric is not None
+        heads = step.count if call.keep else _block_size(step)
+        needs_value_g = call.keep and ctx.needs_input_grad[2] and step.metric is not None
         value_g = wide.new_empty(values.shape) if needs_value_g else None
         kept = _room(wide, keys.shape[1], heads, call.scores.kept, value_g)
         extra = Extra(torch.empty_like(wide) if call.context else None)
-        clamped = _over_blocks(_forward_block, settings, nodes, kept, extra)
-        kappa = _kappa(settings, kept)
-        out = torch.addcmul(kappa * kept.message, _beta(settings, kappa), node)
+        clamped = _over_blocks(_forward_block, step, nodes, kept, extra)
+        kappa = _kappa(step, kept)
+        out = torch.addcmul(kappa * kept.message, _beta(step, kappa), node)
         ctx.save_for_backward(query, key, value, feature, p, residual, *kept, *clamped)
-        ctx.settings = settings
+        ctx.step = step
         out = out.to(query.dtype).view(query.shape)
         return out if extra.context is None else (out, extra.context.to(query.dtype).view(query.shape))
 
     @staticmethod
     def backward(ctx, grad_out, grad_context=None):
-        settings, saved = ctx.settings, ctx.saved_tensors
+        step, saved = ctx.step, ctx.saved_tensors
         kept, clamped = Kept._make(saved[6 : 6 + len(Kept._fields)]), list(saved[6 + len(Kept._fields) :])
         if torch.is_grad_enabled():  # to be differentiated again
             given = grad_out, grad_context
-            return settings.backward_again(saved[:6], ctx.needs_input_grad, given, drawn=kept.drawn)
+            return step.backward_again(saved[:6], ctx.needs_input_grad, given, dropout_mask=kept.dropout_mask)
         query, key, value, feature = saved[:4]
         wide, keys, values, node = _flat(query, key, value, feature)
-        half = 0.5 * settings.p - 1
-        kappa = _kappa(settings, kept)
+        half = 0.5 * step.p - 1
+        kappa = _kappa(step, kept)
         grad_out = widen(grad_out.reshape(node.shape))
         # out = κ message + β node
         apart = dot(grad_out, kept.message - node)
         grad_message, grad_log_sum = kappa * grad_out, kappa * (1 - kappa) * apart
         # ∂κ/∂r = -κ/(S + r), also where S is 0 and 1/S infinite
-        total = 1 / _inverse_sum(settings, kept) + settings.residual
+        total = 1 / _inverse_sum(step, kept) + step.residual
         grad_residual = -(kappa * apart / total.clamp_(min=torch.finfo(total.dtype).tiny)).sum()
-        grad_node = _beta(settings, kappa) * grad_out
+        grad_node = _beta(step, kappa) * grad_out
         # everything per edge
-        query_g = settings.with_metric(node)
-        nodes = Nodes(wide * settings.scale, query_g * (-2 * half), dot(query_g, node), keys, values)
+        query_g = step.with_metric(node)
+        nodes = Nodes(wide * step.scale, query_g * (-2 * half), dot(query_g, node), keys, values)
         upstream = Upstream(
             grad_message,
             dot(grad_message, kept.message) - grad_log_sum,
@@ -128,15 +128,15 @@ class _FusedStep(torch.autograd.Function):
             torch.empty_like(keys) if ctx.needs_input_grad[1] else None,
             wide.new_empty(values.shape) if ctx.needs_input_grad[2] else None,
         )
-        grad_p = _over_blocks(_backward_block, settings, nodes, kept, upstream, grads, clamped)
-        grad_p = sum(grad_p) - (_log_total(settings, kept) * grad_log_sum).sum()
+        grad_p = _over_blocks(_backward_block, step, nodes, kept, upstream, grads, clamped)
+        grad_p = sum(grad_p) - (_log_total(step, kept) * grad_log_sum).sum()
         grad_p *= 0.5 * math.log(2)
         grad_node.addcmul_(query_g, grads.norm_q, value=2 * half)
-        grad_node.add_(settings.with_metric(grads.query_g), alpha=-2 * half)
+        grad_node.add_(step.with_metric(grads.query_g), alpha=-2 * half)
         if feature is None:
-            grad_query, grad_feature = grad_node.add_(grads.query, alpha=settings.scale), None
+            grad_query, grad_feature = grad_node.add_(grads.query, alpha=step.scale), None
         else:
-            grad_query, grad_feature = grads.query.mul_(settings.scale), grad_node
+            grad_query, grad_feature = grads.query.mul_(step.scale), grad_node
         outputs = (
             None if grad is None else grad.to(x.dtype).view(x.shape)
             for x, grad in zip(
@@ -158,139 +158,141 @@ def _flat(
     return wide, key, value, wide if feature is None else widen(feature.flatten(0, 1))
 
 
-def _room(like: Tensor, m: int, heads: int, drawn: Tensor | None, value_g: Tensor | None) -> Kept:
+def _room(like: Tensor, m: int, heads: int, dropout_mask: Tensor | None, value_g: Tensor | None) -> Kept:
     """Room for the results of all heads of ``like``, ``(g, n, d)``; for edges, of ``heads`` heads. What
     dropout keeps is there already."""
     g, n, _ = like.shape
     sums, square = (like.new_empty(heads, n, m) for _ in range(2))
-    log_total, row, degree = (like.new_empty(g, n, 1) for _ in range(3))
+    log_total, logsumexp, degree = (like.new_empty(g, n, 1) for _ in range(3))
     norm_v, message = like.new_empty(g, 1, m), torch.empty_like(like)
-    if drawn is None:
-        return Kept(sums, square, log_total, row, norm_v, message, None, None, value_g)
-    return Kept(sums, square, log_total, row, norm_v, message, degree, drawn.flatten(0, 1), value_g)
+    if dropout_mask is None:
+        return Kept(sums, square, log_total, logsumexp, norm_v, message, None, None, value_g)
+    return Kept(
+        sums, square, log_total, logsumexp, norm_v, message, degree, dropout_mask.flatten(0, 1), value_g
+    )
 
 
-def _block_size(settings: StepSettings) -> int:
+def _block_size(step: PLaplacianStep) -> int:
     """Heads per block."""
-    _, _, n, m, _ = settings.scores.shape
-    return min(settings.count, max(1, BLOCK * torch.get_num_threads() // max(1, n * m)))
+    _, _, n, m, _ = step.scores.shape
+    return min(step.count, max(1, BLOCK * torch.get_num_threads() // max(1, n * m)))
 
 
-def _over_blocks(function: Callable, settings: StepSettings, *groups) -> list:
-    """``function(settings, heads, *groups)`` for every block of heads, with its heads' part of each group.
+def _over_blocks(function: Callable, step: PLaplacianStep, *groups) -> list:
+    """``function(step, heads, *groups)`` for every block of heads, with its heads' part of each group.
 
     A group is a named tuple of tensors (or None), of which a tensor with fewer heads is room that all blocks
     use; or a list with one entry per block.
     """
-    size = _block_size(settings)
-    blocks = [slice(start, min(start + size, settings.count)) for start in range(0, settings.count, size)]
+    size = _block_size(step)
+    blocks = [slice(start, min(start + size, step.count)) for start in range(0, step.count, size)]
 
     def part(x: Tensor | None, block: slice) -> Tensor | None:
         if x is None:
             return None
-        return x[block] if len(x) == settings.count else x[: block.stop - block.start]
+        return x[block] if len(x) == step.count else x[: block.stop - block.start]
 
     results = []
     for k, block in enumerate(blocks):
         parts = (x[k] if isinstance(x, list) else type(x)(*(part(y, block) for y in x)) for x in groups)
-        results.append(function(settings, block, *parts))
+        results.append(function(step, block, *parts))
     return results
 
 
-def _kappa(settings: StepSettings, kept: Kept) -> Tensor:
+def _kappa(step: PLaplacianStep, kept: Kept) -> Tensor:
     r""":math:`\kappa = S/(S + r)`, ``(g, n, 1)``; 0 for a query without edges."""
-    inverse = _inverse_sum(settings, kept)
-    if not torch.is_tensor(settings.residual) and settings.residual == 0:  # 1/S may be infinite
+    inverse = _inverse_sum(step, kept)
+    if not torch.is_tensor(step.residual) and step.residual == 0:  # 1/S may be infinite
         kappa = torch.ones_like(inverse)
     else:
-        kappa = 1 / (1 + settings.residual * inverse)
-    return torch.where(kept.row == torch.inf, 0, kappa) if _may_be_blind(settings, kept) else kappa
+        kappa = 1 / (1 + step.residual * inverse)
+    return torch.where(kept.logsumexp == torch.inf, 0, kappa) if _may_be_blind(step, kept) else kappa
 
 
-def _inverse_sum(settings: StepSettings, kept: Kept) -> Tensor:
+def _inverse_sum(step: PLaplacianStep, kept: Kept) -> Tensor:
     r""":math:`1/S`, ``(g, n, 1)``; :math:`d/S` under dropout."""
-    inverse = torch.exp2(0.5 * settings.p * _log_total(settings, kept) - kept.row)
+    inverse = torch.exp2(0.5 * step.p * _log_total(step, kept) - kept.logsumexp)
     return inverse if kept.degree is None else inverse * kept.degree
 
 
-def _log_total(settings: StepSettings, kept: Kept) -> Tensor:
+def _log_total(step: PLaplacianStep, kept: Kept) -> Tensor:
     """``log_total`` of the weights that dropout leaves, where it leaves them."""
-    return kept.log_total - math.log2(settings.growth)
+    return kept.log_total - math.log2(step.growth)
 
 
-def _may_be_blind(settings: StepSettings, kept: Kept) -> bool:
+def _may_be_blind(step: PLaplacianStep, kept: Kept) -> bool:
     """Whether there may be queries without edges."""
-    return settings.scores.masked or kept.drawn is not None
+    return step.scores.masked or kept.dropout_mask is not None
 
 
-def _beta(settings: StepSettings, kappa: Tensor) -> Tensor:
+def _beta(step: PLaplacianStep, kappa: Tensor) -> Tensor:
     """The share of the residual."""
-    return 1 - kappa if settings.residual > 0 else torch.zeros_like(kappa)
+    return 1 - kappa if step.residual > 0 else torch.zeros_like(kappa)
 
 
-def _degrees(settings: StepSettings, weight: Tensor, heads: slice) -> tuple[Tensor, Tensor]:
+def _degrees(step: PLaplacianStep, weight: Tensor, heads: slice) -> tuple[Tensor, Tensor]:
     r"""Sums of weights at the values and :math:`1/\sqrt e`.
 
     ``(g, 1, m)``, or ``(g, n, m)`` in a causal graph.
     """
-    total = weight.cumsum(-2) if settings.causal else weight.sum(-2, keepdim=True)
-    if settings.past is not None:
-        total += settings.past[heads]
-    total.clamp_(min=floor(weight.dtype))  # a value without edges: its messages have weight 0
-    return total, settings.root(total, heads)
+    total = weight.cumsum(-2) if step.causal else weight.sum(-2, keepdim=True)
+    if step.past is not None:
+        total += step.past[heads]
+    total.clamp_(min=smallest_weight(weight.dtype))  # a value without edges: its messages have weight 0
+    return total, step.rsqrt_degree(total, heads)
 
 
 def _forward_block(
-    settings: StepSettings, heads: slice, nodes: Nodes, kept: Kept, extra: Extra
+    step: PLaplacianStep, heads: slice, nodes: Nodes, kept: Kept, extra: Extra
 ) -> Tensor | None:
     """Fill a block's part of ``kept`` and ``extra``; returns which distances were clamped, if any."""
     key, value = widen(nodes.key), widen(nodes.value)
     sums, square = kept.sums, kept.square
     # M = softmax(scores)
     torch.bmm(nodes.query, key.transpose(-1, -2), out=sums)
-    settings.mask_(sums, heads)
+    step.mask_(sums, heads)
     sums -= sums.amax(-1, keepdim=True).clamp_(min=HIDDEN / 4)
     weight = sums.exp2()
     total = weight.sum(-1, keepdim=True)
-    if settings.scores.masked:
+    if step.scores.masked:
         total.masked_fill_(total == 0, 1)
     weight /= total
     torch.log2(total, out=kept.log_total)
     query_g, norm_q, degree, absent = nodes.query_g, nodes.norm_q, kept.degree, None
-    if kept.drawn is not None:
-        weight.mul_(kept.drawn).mul_(settings.growth)
-        absent = weight <= floor(weight.dtype)
+    if kept.dropout_mask is not None:
+        weight.mul_(kept.dropout_mask).mul_(step.growth)
+        absent = weight <= smallest_weight(weight.dtype)
         degree = torch.sum(weight, -1, keepdim=True, out=degree)
-        degree.masked_fill_(degree <= floor(weight.dtype), 1)
+        degree.masked_fill_(degree <= smallest_weight(weight.dtype), 1)
         query_g, norm_q = query_g * degree.rsqrt(), norm_q / degree
     if extra.context is not None:
         torch.bmm(weight, value, out=extra.context)
-    padded = settings.padded(heads)
+    padded = step.padded(heads)
     if padded is not None:
         weight.masked_fill_(padded, 0)
-    _, root = _degrees(settings, weight, heads)
+    _, rsqrt_e = _degrees(step, weight, heads)
     # R² = |q|² + |v|²/e - 2 q·v/√e
-    value_g = settings.with_metric(value, heads, out=kept.value_g)
+    value_g = step.with_metric(value, heads, out=kept.value_g)
     torch.sum(value_g * value, -1, out=kept.norm_v[:, 0])
-    scaled = kept.norm_v * root
+    scaled = kept.norm_v * rsqrt_e
     torch.baddbmm(scaled, query_g, value.transpose(-1, -2), alpha=-2, out=square)
-    square.mul_(root).add_(norm_q)
-    clamped = clamp_(square, norm_q, scaled.mul_(root))
+    square.mul_(rsqrt_e).add_(norm_q)
+    clamped = clamp_(square, norm_q, scaled.mul_(rsqrt_e))
     # σ = softmax(p/2 · sums - log R²)
     logits = torch.log(square, out=weight)
     sums.add_(logits, alpha=LOG2_E)
-    logits.mul_(-LOG2_E).add_(sums, alpha=0.5 * settings.p)
+    logits.mul_(-LOG2_E).add_(sums, alpha=0.5 * step.p)
     for without_edge in (absent, padded):
         if without_edge is not None:
             logits.masked_fill_(without_edge, HIDDEN)
-    torch.amax(logits, -1, keepdim=True, out=kept.row).clamp_(min=HIDDEN / 4)
-    powers = logits.sub_(kept.row).exp2_()
+    torch.amax(logits, -1, keepdim=True, out=kept.logsumexp).clamp_(min=HIDDEN / 4)
+    powers = logits.sub_(kept.logsumexp).exp2_()
     total = powers.sum(-1, keepdim=True)
-    torch.bmm(powers.mul_(root), value, out=kept.message)
-    kept.row.add_(total.log2())
-    if _may_be_blind(settings, kept):
+    torch.bmm(powers.mul_(rsqrt_e), value, out=kept.message)
+    kept.logsumexp.add_(total.log2())
+    if _may_be_blind(step, kept):
         without_edges = total == 0
-        kept.row.masked_fill_(without_edges, torch.inf)
+        kept.logsumexp.masked_fill_(without_edges, torch.inf)
         total.masked_fill_(without_edges, 1)
     kept.message.div_(total)
     if degree is not None:
@@ -299,7 +301,7 @@ def _forward_block(
 
 
 def _backward_block(
-    settings: StepSettings,
+    step: PLaplacianStep,
     heads: slice,
     nodes: Nodes,
     kept: Kept,
@@ -309,28 +311,28 @@ def _backward_block(
 ) -> Tensor:
     """Fill a block's part of the gradients; returns its part of p's."""
     key, value = widen(nodes.key), widen(nodes.value)
-    half_p, value_t = 0.5 * settings.p, value.transpose(-1, -2)
+    half_p, value_t = 0.5 * step.p, value.transpose(-1, -2)
     plain = torch.sub(kept.sums, kept.log_total).exp2_().div_(kept.square)  # M
-    sigma = torch.add(-kept.row, kept.sums, alpha=half_p).exp2_().div_(kept.square)
+    sigma = torch.add(-kept.logsumexp, kept.sums, alpha=half_p).exp2_().div_(kept.square)
     weight, grad_message, query_g, norm_q = plain, upstream.message, nodes.query_g, nodes.norm_q
     degree_q = kept.degree
-    if degree_q is not None and kept.drawn is not None:  # both or neither
-        weight = (plain * kept.drawn).mul_(settings.growth)
-        sigma.masked_fill_(weight <= floor(weight.dtype), 0)
+    if degree_q is not None and kept.dropout_mask is not None:  # both or neither
+        weight = (plain * kept.dropout_mask).mul_(step.growth)
+        sigma.masked_fill_(weight <= smallest_weight(weight.dtype), 0)
         grad_message, query_g = grad_message * degree_q.sqrt(), query_g * degree_q.rsqrt()
         norm_q = norm_q / degree_q
-    padded = settings.padded(heads)
-    total, root = _degrees(settings, weight if padded is None else weight.masked_fill(padded, 0), heads)
+    padded = step.padded(heads)
+    total, rsqrt_e = _degrees(step, weight if padded is None else weight.masked_fill(padded, 0), heads)
     # gradient of p/2 · sums - log R²
-    logit = torch.bmm(grad_message, value_t).mul_(root).sub_(upstream.offset).mul_(sigma)
-    grad_p = torch.dot(logit.view(-1), kept.sums.view(-1))
-    distances = Distances(kept.square, root, kept.norm_v * root.square(), norm_q, clamped)
+    grad_log_weight = torch.bmm(grad_message, value_t).mul_(rsqrt_e).sub_(upstream.offset).mul_(sigma)
+    grad_p = torch.dot(grad_log_weight.view(-1), kept.sums.view(-1))
+    distances = Distances(kept.square, rsqrt_e, kept.norm_v * rsqrt_e.square(), norm_q, clamped)
     near, grad_norm_q, grad_norm_v, degree = distance_gradients(
-        settings, logit, sigma, upstream.offset, distances
+        step, grad_log_weight, sigma, upstream.offset, distances
     )
     grads.norm_q.copy_(grad_norm_q)
     grad_weight = degree.div_(total).mul_(-0.5)
-    if settings.causal:
+    if step.causal:
         grad_weight = grad_weight.flip(-2).cumsum(-2).flip(-2)
     # through q·v, over -2 (p/2 - 1)
     torch.bmm(near, value, out=grads.query_g)
@@ -344,7 +346,7 @@ def _backward_block(
     if grads.value is not None:
         value_g = value if kept.value_g is None else kept.value_g
         torch.mul(value_g, grad_norm_v.transpose(-1, -2).mul_(2 * (half_p - 1)), out=grads.value)
-        grads.value.baddbmm_(sigma.mul_(root).transpose(-1, -2), grad_message)
+        grads.value.baddbmm_(sigma.mul_(rsqrt_e).transpose(-1, -2), grad_message)
         grads.value.baddbmm_(near.transpose(-1, -2), query_g)
         if upstream.context is not None:
             grads.value.baddbmm_(weight.transpose(-1, -2), upstream.context)
@@ -362,7 +364,7 @@ def _backward_block(
         score = torch.sub(grad_weight, mean, out=near).mul_(weight)
     else:
         score = torch.mul(weight, grad_weight, out=near).sub_(plain.mul_(mean))
-    score.add_(logit, alpha=half_p)
+    score.add_(grad_log_weight, alpha=half_p)
     torch.bmm(score, key, out=grads.query)
     if grads.key is not None:
         if grads.key.dtype == key.dtype:

@@ -1,7 +1,8 @@
-"""The settings of one p-Laplacian step, and how its function is called; for all kernels."""
+"""One p-Laplacian step, for all kernels: its numbers, for some heads, and how its function is called."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,14 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from adapters.kernels.tiles import WHOLE, Tile
 from adapters.p_scheme import p_steps
 from attngraph.backends.dense import DenseEdges
-from attngraph.backends.tiles import WHOLE, Tile
-from attngraph.differentiate import again
-from attngraph.edges import floor
+from attngraph.edges import smallest_weight
+from attngraph.functorch import transformed
 from attngraph.precision import widen
 from attngraph.scores import LOG2_E, AttentionScores
-from attngraph.transforms import transformed
 
 ALL = slice(None)
 
@@ -31,7 +31,7 @@ class StepCall(NamedTuple):
 
 
 def apply_step(
-    step: type[torch.autograd.Function],
+    function: type[torch.autograd.Function],
     scores: AttentionScores,
     p: Tensor | float,
     residual: Tensor | float,
@@ -39,10 +39,10 @@ def apply_step(
     context: bool,
 ) -> tuple[Tensor, Tensor | None]:
     r"""Call the function of a step, outside of autocast; or, where there is no edge and where it cannot be
-    called (see :func:`attngraph.transforms.transformed`), take the step in plain tensor operations.
+    called (see :func:`attngraph.functorch.transformed`), take the step in plain tensor operations.
 
     Args:
-        step: takes ``(query, key, value, feature, p, residual, call)``.
+        function: takes ``(query, key, value, feature, p, residual, call)``.
         scores: the attention; its metric must not require gradients.
         p: exponent.
         residual: :math:`2\mu/p`.
@@ -70,7 +70,7 @@ def apply_step(
         if plain:
             out: Any = plain_step(scores, degree, context, *inputs)
             return out if context else (*out, None)
-        out = step.apply(*inputs, StepCall(scores, degree, context, torch.is_grad_enabled()))
+        out = function.apply(*inputs, StepCall(scores, degree, context, torch.is_grad_enabled()))
     return out if context else (out, None)
 
 
@@ -95,8 +95,40 @@ def plain_step(scores: AttentionScores, degree: str, context: bool, *inputs: Any
     return tuple(x.to(changes["query"].dtype) for x in outputs if x is not None)
 
 
-class StepSettings:
-    r"""Numbers of a step, and tensors of which each piece of the work takes its heads' part.
+def differentiable_backward(
+    function: Callable[..., Sequence[Tensor]],
+    inputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    grads: Sequence[Tensor | None],
+) -> list[Tensor | None]:
+    """A backward pass that can itself be differentiated, for a function whose own one cannot.
+
+    Args:
+        function: from the inputs to the outputs, in operations that autograd records.
+        inputs: what the function got.
+        needed: which of the inputs need gradients.
+        grads: gradients of the outputs; None where an output was not used.
+
+    Returns:
+        The gradients of the inputs, None where none is needed.
+    """
+    with torch.enable_grad():
+        # the same tensor in two places gets a gradient for each
+        parts = [None if x is None else x.view_as(x) for x in inputs]
+        pairs = [
+            (x, grad) for x, grad in zip(function(*parts), grads) if grad is not None and x.requires_grad
+        ]
+        wanted = {k: x for k, (x, need) in enumerate(zip(parts, needed)) if x is not None and need}
+        outputs, above = [x for x, _ in pairs], [grad for _, grad in pairs]
+        found = torch.autograd.grad(
+            outputs, list(wanted.values()), above, create_graph=True, allow_unused=True
+        )
+    by_place = dict(zip(wanted, found))
+    return [by_place.get(k) for k in range(len(parts))]
+
+
+class PLaplacianStep:
+    r"""A step's numbers, and what a kernel does with them for some heads.
 
     Attributes:
         scores: the attention without its queries, keys and values: shape, mask, degrees.
@@ -123,14 +155,14 @@ class StepSettings:
         self.scores, self.degree, self.context = scores.without_features(), call.degree, call.context
         rows = scores.query_mask if call.context else None
         self._padded = None if rows is None else ~rows[:, None, :, None]
-        self._shown = self.scores if rows is None else self.scores.unpadded()
+        self._shown = self.scores if rows is None else self.scores.without_query_mask()
 
     def backward_again(
         self,
         inputs: tuple[Tensor | None, ...],
         needed: tuple[bool, ...],
         grads: tuple[Tensor | None, ...],
-        drawn: Tensor | None = None,
+        dropout_mask: Tensor | None = None,
     ) -> tuple[Tensor | None, ...]:
         """The backward pass in tensor operations, where it is to be differentiated itself.
 
@@ -138,14 +170,14 @@ class StepSettings:
             inputs: queries, keys, values, features, p and the residual.
             needed: which of them need gradients.
             grads: of the outputs.
-            drawn: which weights dropout keeps, bool ``(g, n, m)``, or None.
+            dropout_mask: which weights dropout keeps, bool ``(g, n, m)``, or None.
         """
         scores = self.scores
-        if drawn is not None:
-            scores = replace(scores, kept=drawn.view(scores.shape[:4]), dropout=self.dropout)
+        if dropout_mask is not None:
+            scores = replace(scores, kept=dropout_mask.view(scores.shape[:4]), dropout=self.dropout)
         run = partial(plain_step, scores, self.degree, self.context)
         with torch.autocast(self.scores.query.device.type, enabled=False):
-            return *again(run, inputs, needed, grads[: 2 if self.context else 1]), None
+            return *differentiable_backward(run, inputs, needed, grads[: 2 if self.context else 1]), None
 
     def example(self, x: Tensor, heads: slice) -> Tensor:
         """``(b, 1, ...)`` or ``(1, 1, ...)`` as ``(g, ...)`` for some heads."""
@@ -169,7 +201,7 @@ class StepSettings:
         which = torch.arange(self.count, device=x.device)[heads] % self.heads
         return torch.bmm(x, self.metric[which], out=out)
 
-    def root(self, total: Tensor, heads: slice, rows: slice = ALL) -> Tensor:
+    def rsqrt_degree(self, total: Tensor, heads: slice, rows: slice = ALL) -> Tensor:
         r""":math:`1/\sqrt e` from sums of weights at the values.
 
         ``(g, 1, m)``, or ``(g, n, m)`` in a causal graph.
@@ -177,7 +209,8 @@ class StepSettings:
         if self.degree_scale is None:
             return total.rsqrt()
         scale = self.example(self.degree_scale, heads)
-        return (total * (scale[:, rows] if self.causal else scale)).clamp_(min=floor(total.dtype)).rsqrt_()
+        scaled = total * (scale[:, rows] if self.causal else scale)
+        return scaled.clamp_(min=smallest_weight(total.dtype)).rsqrt_()
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

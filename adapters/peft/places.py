@@ -49,7 +49,7 @@ OTHER_SIDES_AT_TOP = {"vision-encoder-decoder": ("encoder",), "mplug": ("text_en
 
 NO_BLOCK = "experts, or names that are not known, which ffn_modules=[...] can give"
 
-HEADS = {"classifier", "score", "qa_outputs"}  # PEFT adds these to modules_to_save where a task is named
+HEADS = {"classifier", "score", "qa_outputs"}  # PEFT adds these to modules_to_save where there is a task
 
 # Ends of the names of output projections of feed-forward blocks.
 FFN_OUTPUTS = (
@@ -115,10 +115,7 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     either = [*attention, *((name,) for name in linear)]
     _check_names("exclude_modules", config.exclude_modules, either, "attention or linear layer", model)
     _check_layers(config, either, model)
-    heads = HEADS if config.task_type else set()
-    for end in set(config.modules_to_save or ()) - heads:
-        if not any(name.endswith(end) for name, _ in model.named_modules()):  # PEFT's rule; it says nothing
-            raise UserError(f"modules_to_save: {end!r} ends the name of no module of {type(model).__name__}")
+    _check_saved(config, model)
     position = {site.name: position_of(site) for site in sites}
     named = _attention(model, sites, config)
     chosen = [x for x in named if not _matches(config.exclude_modules, x.name, x.output_name)]
@@ -242,6 +239,20 @@ def by_name(config: GraphAdapterConfig, name: str, patterns: list[str] | str | N
         layers_pattern=config.layers_pattern,
     )
     return check_target_module_exists(rule, name)
+
+
+def _check_saved(config: GraphAdapterConfig, model: nn.Module) -> None:
+    """Refuse a module to save that there is not. By PEFT's rule, which says nothing: the ends of names."""
+    names = [name for name, _ in model.named_modules()]
+    ends = set(config.modules_to_save or ())
+    missing = sorted(end for end in ends if not any(name.endswith(end) for name in names))
+    heads = HEADS & ends
+    if config.task_type or heads - set(missing):  # of several names of heads a model has one
+        missing = [end for end in missing if end not in heads]
+    if missing:
+        raise UserError(
+            f"modules_to_save: {missing[0]!r} ends the name of no module of {type(model).__name__}"
+        )
 
 
 def _check_layers(

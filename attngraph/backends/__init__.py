@@ -1,9 +1,9 @@
-"""How the edges of a graph are stored and summed over: one subclass of :class:`attngraph.edges.Edges` each.
+"""How the edges of a graph are stored and summed over.
 
 - ``"dense"`` (:class:`attngraph.backends.dense.DenseEdges`): all pairs of nodes, an array ``(b, h, n, m)``;
 - ``"sparse"`` (:class:`attngraph.backends.sparse.SparseEdges`): the non-zero edges, as a PyG graph;
-- ``"tiled"`` (:class:`attngraph.backends.tiled.TiledEdges`): none of them; they are computed a tile at a time
-  whenever they are summed over.
+- ``"tiled"`` (:func:`attngraph.backends.chunks.in_chunks`): all pairs of some queries at a time, computed
+  again in the backward pass.
 
 All give the same numbers. Second derivatives through ``"tiled"`` hold all edges, and under the transforms of
 ``torch.func``, in forward-mode differentiation and under ``torch.export`` ``"dense"`` takes its place.
@@ -15,25 +15,28 @@ from collections.abc import Callable
 
 from attngraph.backends.dense import DenseEdges
 from attngraph.backends.sparse import SparseEdges
-from attngraph.backends.tiled import TiledEdges
 from attngraph.edges import Edges
 from attngraph.graph import AttentionGraph
 from attngraph.scores import AttentionScores
-from attngraph.transforms import transformed
 
-BACKENDS: dict[str, Callable[..., Edges]] = {"dense": DenseEdges, "sparse": SparseEdges, "tiled": TiledEdges}
+BACKENDS = ("dense", "sparse", "tiled")
+
+
+def check_backend(backend: str) -> None:
+    """Raise :class:`ValueError` unless ``backend`` is one of :data:`BACKENDS`."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
 def edges_of(graph: AttentionGraph | AttentionScores, backend: str = "dense") -> Edges:
-    """The graph's edges in the form of a backend. Only ``"tiled"`` leaves the weights of scores uncomputed.
+    """All edges of a graph at once, in the form of a backend; for ``"tiled"``, which never has all of them,
+    in that of ``"dense"``.
 
     Raises:
-        ValueError: an unknown backend, or ``"tiled"`` for scores under dropout.
+        ValueError: an unknown backend.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-    if backend == "tiled" and transformed():
-        backend = "dense"
-    if backend != "tiled" and isinstance(graph, AttentionScores):
+    check_backend(backend)
+    if isinstance(graph, AttentionScores):
         graph = graph.graph()
-    return BACKENDS[backend](graph)
+    forms: dict[str, Callable[[AttentionGraph], Edges]] = {"sparse": SparseEdges}
+    return forms.get(backend, DenseEdges)(graph)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -229,18 +229,27 @@ class Call:
                 return self._after_dropout(given) if weight == "dropped" else given
         return None
 
-    def scores(self, metric: Tensor | None = None, dropped: bool = False) -> AttentionScores | None:
+    @property
+    def leaves_degrees(self) -> bool:
+        """Whether decoding may go on after this call, with the degrees that its queries leave: in a causal
+        layer with a key/value cache, where no gradient is wanted."""
+        return self.causal and self.cache is not None and not torch.is_grad_enabled()
+
+    def scores(
+        self, metric: Tensor | None = None, dropped: bool = False, remembered: bool = False
+    ) -> AttentionScores | None:
         """The call before its weights are computed, or None where only they give the graph.
 
-        That is so where queries are ordered in blocks, with a key/value cache in a causal layer (which keeps
-        degrees; not when the cache was empty and gradients are wanted, since decoding does not go on from
-        it), or if the model's eager attention is more than a softmax of scaled and masked scores, which is
-        tried out.
+        That is so where queries are ordered in blocks, in a causal layer with a key/value cache that was not
+        empty (which keeps degrees of earlier queries), or if the model's eager attention is more than a
+        softmax of scaled and masked scores, which is tried out.
 
         Args:
             metric: see :meth:`Site.metric`.
             dropped: let the scores' graph have the weights after dropout. Without it, a call under dropout
                 has no scores.
+            remembered: where the call :attr:`leaves_degrees`, its graph is handed to :meth:`remember` as
+                well. Without it, such a call has no scores.
 
         Raises:
             UserError: the cache of a causal layer is of fixed length.
@@ -254,9 +263,8 @@ class Call:
             or self.query.shape[-1] != self.value.shape[-1]
         ):
             return None
-        first = torch.is_grad_enabled() and self.tokens == self.query.shape[2]
         if self.causal and self.cache is not None:
-            if not first:
+            if self.tokens != self.query.shape[2] or (self.leaves_degrees and not remembered):
                 return None
             if self.layer_idx is not None:
                 check_grows(self.cache, self.layer_idx)
@@ -331,9 +339,10 @@ class Call:
         queries = self.query.shape[2] if self.stored else 0
         degrees = degree_cache_of(self.cache, self.layer_idx, name, queries)
         start = self.tokens - graph.shape[3] if self.kind == "self" else 0
-        kept = self.kind == "cross" and not torch.is_grad_enabled()  # without gradients
-        norms = degrees.norms_of(graph.value) if kept else None
-        graph = replace(graph, past_degree=degrees.past(graph.shape[3], start), kept_norms=norms)
+        norms = None
+        if not torch.is_grad_enabled():  # kept norms have no gradient
+            norms = degrees.norms_of(graph.value, start if self.kind == "self" else None)
+        graph = graph.following(degrees.past(graph.shape[3], start), norms)
         degrees.append(graph, start)
         return graph
 

@@ -63,9 +63,10 @@ class DegreeCache:
     """The running degrees of one attention layer, so that decoding can go on after the last query, or after
     an earlier one when the cache is cropped.
 
-    For cross-attention, whose values stay the same, the norms of these are kept as well (``norms``).
+    The norms of the values are kept as well: cross-attention's stay the same, self-attention's grow by those
+    of new tokens.
 
-    Of the last :data:`ROWS` queries the weights are kept, and what they add to: ``h (2 ROWS + 6)`` bytes for
+    Of the last :data:`ROWS` queries the weights are kept, and what they add to: ``h (2 ROWS + 12)`` bytes for
     each value in half precision, beside ``4 d`` for each head of keys and values. Of queries before them only
     the last one of a call of several (a prompt, say) is kept, and none of single steps, whose lengths count
     with the call after them. Until the next call, a call of several keeps its last :data:`REACH`, since
@@ -77,8 +78,9 @@ class DegreeCache:
     def __init__(self):
         self.calls: list[_Call] = []
         self.total: Tensor | None = None  # after the last query, (b, h, m)
-        self.norms: KeptNorms | None = None
-        self.first = torch.empty(0)
+        self.norms: list[Tensor] = []  # of the values, (b, h, m), once they are known
+        self.first = torch.empty(0)  # their first features, (b, h, m)
+        self.start: int | None = None  # as for norms_of, when these were kept
         self._old = 0  # how many of the calls lie before the last ROWS queries; of these there are sums
 
     @property
@@ -116,14 +118,22 @@ class DegreeCache:
         while sum(call.length for call in self.calls[self._old + 1 :]) >= self.ROWS - 1:
             self._forget(self._old)
 
-    def norms_of(self, value: Tensor) -> KeptNorms:
-        """What is kept of the norms of values ``(b, h, m, d)``; nothing yet if they are others than in the
-        last step, which their first feature tells."""
-        first, known = value[..., 0], self.norms.square if self.norms is not None else None
-        if known is None or not torch.equal(first, self.first):
-            self.first, known = first.clone(), None
-        self.norms = KeptNorms(value, known)
-        return self.norms
+    def norms_of(self, value: Tensor, start: int | None = None) -> KeptNorms:
+        """What is kept of the norms of values ``(b, h, m, d)``: those of the last step's values, if they are
+        the first of these, as their first features say.
+
+        Args:
+            value: the values.
+            start: for self-attention, whose values are the tokens', how many have left a sliding window.
+        """
+        first = value[..., 0]
+        left = 0 if start is None or self.start is None else start - self.start
+        old, norms = self.first[..., left:], [x[..., left:] for x in self.norms]
+        both = min(old.shape[-1], first.shape[-1])
+        if not torch.equal(old[..., :both], first[..., :both]):
+            norms = []
+        self.norms, self.first, self.start = [x[..., :both] for x in norms], first.clone(), start
+        return KeptNorms(value, self.norms)
 
     def crop(self, removed: int) -> None:
         """Forget the last ``removed`` queries.
@@ -131,6 +141,9 @@ class DegreeCache:
         Raises:
             UserError: the cache then ends at a query whose degrees are not kept any more.
         """
+        if self.start is not None:  # self-attention's values go with the queries
+            values = max(0, self.first.shape[-1] - removed)
+            self.norms, self.first = [x[..., :values] for x in self.norms], self.first[..., :values]
         left = removed
         while left > 0 and self.calls:
             call = self.calls[-1]
@@ -186,9 +199,8 @@ class DegreeCache:
             call.rows, call.queries = change(call.rows), change(call.queries)
         if self.total is not None:
             self.total = change(self.total)
-        if self.norms is not None and self.norms.square is not None:
-            self.norms = KeptNorms(self.norms.value, change(self.norms.square))
-            self.first = change(self.first)
+        if self.norms:
+            self.norms, self.first = [change(x) for x in self.norms], change(self.first)
 
 
 def _on_values(total: Tensor, values: int, left: int) -> Tensor:

@@ -69,11 +69,15 @@ def step(b: int, h: int, n: int, m: int, d: int, peers: bool = False) -> dict[st
     }
     for causal, ending in ((False, ""), (True, ", causal")):
         ways |= {
-            f"{OURS}{ending}": lambda causal=causal: both(scheme.attend(scores(causal), context=False)),
-            f"{OURS}{ending}, and MV": lambda causal=causal: both(scheme.attend(scores(causal))),
+            f"{OURS}{ending}": lambda causal=causal: both(
+                scheme.aggregate_and_context(scores(causal), context=False)
+            ),
+            f"{OURS}{ending}, and MV": lambda causal=causal: both(
+                scheme.aggregate_and_context(scores(causal))
+            ),
             f"{DENSE}{ending}": lambda causal=causal: both(scheme(scores(causal).graph())),
             f"{TILED}{ending}": lambda causal=causal: both(
-                scheme.attend(scores(causal), "tiled", context=False)
+                scheme.aggregate_and_context(scores(causal), "tiled", context=False)
             ),
         }
     if peers:
@@ -101,7 +105,9 @@ def long(h: int, n: int, d: int, causal: bool) -> dict[str, Run]:
     def ours() -> None:
         scores = AttentionScores(query, key, value, causal=causal, triangular=causal, metric=metric)
         torch.autograd.grad(
-            scheme.attend(scores, "tiled", context=False)[0], [*leaves, scheme.p_logit.stored], above
+            scheme.aggregate_and_context(scores, "tiled", context=False)[0],
+            [*leaves, scheme.p_logit.stored],
+            above,
         )
 
     return {FUSED: plain, TILED: ours}

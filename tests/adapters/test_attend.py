@@ -1,5 +1,6 @@
 """Every scheme on attention scores: the fast ways give what the dense backend gives on the graph."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from adapters import GCN, PGNN
+from attngraph.backends import chunks
 from tests.adapters.cases import TYPICAL
 from tests.attngraph.scores_cases import KINDS, attention_output, on_leaves, random_scores
 from tests.pairwise import pairwise_params
@@ -41,11 +43,11 @@ class LargestTensor(TorchDispatchMode):
     ),
 )
 def test_attend_equals_the_graph(case, kind, backend, monkeypatch):
-    monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 3)
     scheme = case.make(torch.float64)
     scores, leaves = on_leaves(random_scores(1, **KINDS[kind]))
     want = scheme(scores.graph()), attention_output(scores)
-    got = scheme.attend(scores, backend)
+    got = scheme.aggregate_and_context(scores, backend)
     leaves += scheme.parameters()
     for g, w in zip(got, want):
         torch.testing.assert_close(g, w, rtol=1e-9, atol=1e-10)
@@ -54,18 +56,18 @@ def test_attend_equals_the_graph(case, kind, backend, monkeypatch):
         for a, b in zip(*grads):
             if b is not None:
                 torch.testing.assert_close(torch.zeros_like(b) if a is None else a, b, rtol=1e-8, atol=1e-9)
-    assert scheme.attend(scores, backend, context=False)[1] is None
+    assert scheme.aggregate_and_context(scores, backend, context=False)[1] is None
 
 
 def test_steps_and_a_trained_metric_take_the_dense_backend():
     scores = random_scores(3)
     several = PGNN(steps=2).double()
-    assert torch.equal(several.attend(scores)[0], several(scores.graph()))
+    assert torch.equal(several.aggregate_and_context(scores)[0], several(scores.graph()))
     for normalize in (False, True):  # GCN computes the attention output once
-        aggregated, plain = GCN(normalize).attend(scores)
+        aggregated, plain = GCN(normalize).aggregate_and_context(scores)
         assert (aggregated is plain) == (not normalize)
     trained = replace(scores, metric=scores.metric.clone().requires_grad_())
-    PGNN().double().attend(trained)[0].sum().backward()
+    PGNN().double().aggregate_and_context(trained)[0].sum().backward()
     assert trained.metric.grad.abs().max() > 0
 
 
@@ -77,7 +79,7 @@ def test_padded_queries_attend_as_in_the_model(case, backend, dropped):
     """They have no edges, but the model goes on with their attention output."""
     scheme = case.make(torch.float64)
     scores = random_scores(4, padded=True, dropped=dropped and backend != "tiled")
-    aggregated, output = scheme.attend(scores, backend)
+    aggregated, output = scheme.aggregate_and_context(scores, backend)
     rows = scores.query_mask[:, None, :, None].expand_as(output)
     torch.testing.assert_close(output, attention_output(scores))
     assert (output[~rows].abs() > 1e-3).all() and not rows.all()
@@ -88,7 +90,7 @@ def test_padded_queries_attend_as_in_the_model(case, backend, dropped):
     "case, causal, rotated", pairwise_params(case=TYPICAL, causal=[False, True], rotated=[False, True])
 )
 def test_no_scheme_holds_all_edges_on_the_tiled_backend(case, causal, rotated, monkeypatch):
-    monkeypatch.setattr("attngraph.backends.tiled.TILE", 1024)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 16)
     monkeypatch.setattr("attngraph.scores.STRIP", 16)
     monkeypatch.setattr("adapters.kernels.tiled.ROWS", 16)
     monkeypatch.setattr("adapters.kernels.tiled.TILE", 1024)
@@ -98,24 +100,54 @@ def test_no_scheme_holds_all_edges_on_the_tiled_backend(case, causal, rotated, m
     )
     scheme = case.make(torch.float64)
     with LargestTensor() as largest:
-        aggregated, plain = scheme.attend(scores, "tiled")
+        aggregated, plain = scheme.aggregate_and_context(scores, "tiled")
         torch.autograd.grad((aggregated + plain).sum(), leaves, allow_unused=True)
     assert n * d <= largest.elements <= 2048 < n * n
 
 
-def test_the_tiled_backend_says_what_it_cannot_do():
-    scores = random_scores(6)
-    with pytest.raises(ValueError, match="reweight"):
-        PGNN().double().reweight(scores, "tiled")
-    for weigh, message in (
-        (lambda w: w.softmax(-1), "softmax does not work edge by edge"),
-        (lambda w: w * torch.ones(3, 3), "does not broadcast to the edges"),
-        (lambda w: w if w.requires_grad else 0 * w, "on the tiled backend"),
-    ):
-        scheme = GCN()
-        scheme.propagate = lambda edges, weigh=weigh: edges.to_queries(weigh(edges.weight), edges.value)
-        with pytest.raises((TypeError, ValueError, AttributeError), match=message):
-            scheme(scores, "tiled")
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 64])
+def test_chunks_of_any_size(rows, causal, monkeypatch):
+    """Of a scheme that asks for sums at values in every way: twice for a degree, from a sum that depends on
+    another, also in a causal graph; with a learned parameter. A sum taken for another one, or one chunk's for
+    all, would show."""
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", rows)
+    scheme = GCN()
+    scheme.gain = torch.nn.Parameter(torch.tensor(1.3, dtype=torch.float64))
+
+    def propagate(edges):
+        weight = edges.weight * edges.value_degree("mean") / (1 + edges.value_degree("sum"))
+        total = edges.sum_at_values(weight * scheme.gain)
+        value = edges.to_values(weight, edges.query) / (1 + total) + edges.value
+        if not edges.causal:
+            dot = edges.products(edges.query, value)[2]
+            value = value + edges.to_values(dot.tanh() * weight, edges.query)
+        return edges.to_queries(weight, value) * edges.sum_at_queries(weight)
+
+    scheme.propagate = propagate
+    scores, leaves = on_leaves(random_scores(6, causal=causal, padded=True, past=causal))
+    want, got = scheme(scores), scheme(scores, "tiled")
+    torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)
+    probe = torch.randn_like(want)
+    for g, w in zip(*(torch.autograd.grad(x, [*leaves, scheme.gain], probe) for x in (got, want))):
+        torch.testing.assert_close(g, w, rtol=1e-9, atol=1e-10)
+
+
+def test_sums_at_values_are_added_up_chunk_by_chunk(monkeypatch):
+    """Messages to values are as large as all values: kept for each chunk, they would be n·m·d numbers."""
+    parts, alive = [], []
+
+    class Watched(chunks._Missing):
+        def __init__(self, part):
+            super().__init__(part)
+            parts.append(weakref.ref(part))
+            alive.append(sum(x() is not None for x in parts))
+
+    monkeypatch.setattr(chunks, "_Missing", Watched)
+    monkeypatch.setattr(chunks, "MOST", 2)
+    with torch.no_grad():
+        PGNN(steps=2).double()(random_scores(8, n=20), "tiled")
+    assert len(parts) == 3 * 10 and max(alive) <= 3
 
 
 @pytest.mark.parametrize("compiler", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])

@@ -9,9 +9,9 @@ from tests.pairwise import pairwise
 
 
 @pytest.fixture(autouse=True)
-def tiny_tiles(monkeypatch):
-    """Tiles of 3 x 4 edges (with 4 heads of all examples), so that these small graphs have several."""
-    monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
+def tiny_chunks(monkeypatch):
+    """Chunks of 3 queries, so that these small graphs have several."""
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 3)
 
 
 def test_every_scheme_has_its_arguments_here():

@@ -12,7 +12,7 @@ from torch_geometric.nn import HeteroConv, Sequential, to_hetero
 from torch_geometric.utils import erdos_renyi_graph, k_hop_subgraph, to_torch_coo_tensor
 
 from adapters import APPNP, GCN, PGNN, Residual, RotatedQueries
-from adapters.conv import SchemeConv
+from adapters.conv import PGNNConv, SchemeConv
 from attngraph import AttentionGraph
 from attngraph.backends import edges_of
 from tests.adapters.cases import thorough
@@ -63,7 +63,7 @@ def test_precision_and_a_metric():
     root = torch.linalg.cholesky(graph.metric)
     mapped = replace(graph, query=graph.query @ root, value=graph.value @ root, metric=None)
     scheme = PGNN(p=1.25)
-    got = in_edges(SchemeConv(scheme), mapped, "to_hetero")
+    got = in_edges(PGNNConv(p=1.25), mapped, "to_hetero")
     torch.testing.assert_close(got, scheme(graph) @ root, rtol=1e-5, atol=1e-6)
     turned = SchemeConv(RotatedQueries(p=1.25))  # has a matrix product, which autocast would round
     want = in_edges(turned, mapped, "to_hetero")

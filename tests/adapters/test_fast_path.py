@@ -99,6 +99,34 @@ def test_logits_and_gradients_are_those_of_the_graph(name, gnn, join, padded, dr
         torch.testing.assert_close(a, b, atol=1e-3 * float(b.abs().max()) + 1e-7, rtol=2e-3)
 
 
+def test_without_gradients_one_step_of_pgnn_starts_from_scores_too(monkeypatch):
+    """With a cache only in the first pass, whose degrees decoding goes on from; not where attentions have
+    gradients, which are to count the adapter's part, nor in a scheme that has no faster way."""
+    batch = FAMILIES["llama"].batch()
+    for steps, cache, gradients, want in (
+        (1, False, False, [True]),
+        (1, True, False, [True, False]),
+        (1, False, True, []),
+        (2, False, False, []),
+    ):
+        torch.manual_seed(0)
+        model = put("llama", positions=("self",), steps=steps)
+        logits = []
+        for fast in (True, False):
+            with watched(monkeypatch, fast) as taken, torch.set_grad_enabled(gradients):
+                first = model.eval()(
+                    **{k: x[:, : -1 if cache else None] for k, x in batch.items()}, use_cache=cache
+                )
+                logits.append(first.logits.detach())
+                if cache:
+                    rest = batch | {"input_ids": batch["input_ids"][:, -1:]}
+                    logits[-1] = torch.cat([logits[-1], model(**rest, cache=first.cache).logits], 1)
+            if fast:
+                assert list(dict.fromkeys(taken)) == want
+        scale = float(logits[1].abs().max())
+        torch.testing.assert_close(logits[0] / scale, logits[1] / scale, rtol=0, atol=2e-6)
+
+
 def test_the_model_does_not_attend_a_second_time(monkeypatch):
     """Also where queries are padded, as long as each sees something."""
     own, attended = Call._eager.func, []

@@ -45,7 +45,7 @@ def reference(scheme, graph, output):
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.run.__name__)
 def test_it_keeps_the_contract(check, monkeypatch):
-    monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 3)
     case = Case("fagcn", reference, {"epsilon": 0.4})
     for settings in pairwise(case=[case], **check.values):
         check.run(**settings)

@@ -63,7 +63,7 @@ def by_hand(graph, rows: str):
 )
 def test_the_contract(check, rows, monkeypatch):
     """Of pGNN, whose weights and messages depend on all that stands at a query; against rows put by hand."""
-    monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 3)
 
     def reference(scheme, graph, output):
         return REFERENCES["pgnn"](scheme.inner, by_hand(graph, rows), output)

@@ -123,6 +123,7 @@ def test_some_examples_and_heads():
     assert "compact" in repr(compact) and torch.equal(compact.weight, graph.weight[:1])
     for wrong, message in (
         (2, "examples 0 to 1, got 2"),
+        ([[0]], "examples 0 to 1, got"),
         ((0, [0, 3]), "heads 0 to 2"),
         ((0, 0, 0), "got 3"),
     ):

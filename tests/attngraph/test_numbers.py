@@ -62,7 +62,7 @@ def test_a_feature_that_is_nan_stays_nan(what, scheme, backend, causal):
     made = scores(b=1, h=1, causal=causal)
     getattr(made, what)[0, 0, 1, 0] = float("nan")
     scheme, whole = SCHEMES[scheme], made.graph()
-    aggregated, context = scheme.attend(made, backend)
+    aggregated, context = scheme.aggregate_and_context(made, backend)
     assert aggregated.isnan().any()
     assert torch.equal(aggregated.isnan().any(-1), scheme(whole).isnan().any(-1))
     assert torch.equal(context.isnan(), (whole.weight @ whole.value).isnan())
@@ -86,7 +86,7 @@ def test_no_examples_heads_queries_or_values(none, scheme, backend, causal, mask
         made = replace(made, mask=visible, query_mask=torch.ones(b, n, dtype=torch.bool))
     made, leaves = on_leaves(made)
     scheme, whole = SCHEMES[scheme], made.graph()
-    outputs = scheme.attend(made, backend)
+    outputs = scheme.aggregate_and_context(made, backend)
     for got, want in zip(outputs, (scheme(whole), whole.weight @ whole.value)):
         assert got.shape == made.query.shape
         torch.testing.assert_close(got, want)

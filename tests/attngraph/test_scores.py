@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attngraph import AttentionScores
-from attngraph.backends import edges_of
+from attngraph.backends.chunks import in_chunks
 from tests.attngraph.scores_cases import DROPPED, KINDS, random_scores
 
 WHOLE = dict(dtype=torch.long)
@@ -23,8 +23,8 @@ def check_degrees(scores):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_graph_is_the_softmax_where_edges_are_visible(kind, monkeypatch):
-    """Also tile by tile, where each tile has its part of the mask."""
-    monkeypatch.setattr("attngraph.backends.tiled.TILE", 48)
+    """Also in chunks, each of which has its part of the mask."""
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 3)
     scores = random_scores(**KINDS[kind])
     b, h, n, m, d = scores.shape
     seen = torch.ones(b, n, m, dtype=torch.bool)
@@ -42,8 +42,8 @@ def test_graph_is_the_softmax_where_edges_are_visible(kind, monkeypatch):
     want = logits.masked_fill(~seen[:, None], -torch.inf).softmax(-1).nan_to_num(0)
     torch.testing.assert_close(scores.graph().weight, want)
     assert (scores.graph().weight.masked_select(~seen[:, None]) == 0).all()
-    edges = edges_of(scores, "tiled")
-    torch.testing.assert_close(edges.to_queries(edges.weight, edges.value), want @ scores.value)
+    messages, _ = in_chunks(lambda edges: edges.to_queries(edges.weight, edges.value), scores)
+    torch.testing.assert_close(messages, want @ scores.value)
     check_degrees(scores)
 
 
@@ -124,4 +124,4 @@ def test_what_may_hide_an_edge():
     assert replace(plain, mask=torch.zeros(7)).masked
     padded = replace(plain, query_mask=valid)
     assert padded.masked and (padded.graph().weight[:, :, 4] == 0).all()
-    assert torch.equal(padded.unpadded().graph().weight, plain.graph().weight)
+    assert torch.equal(padded.without_query_mask().graph().weight, plain.graph().weight)

@@ -66,11 +66,11 @@ def test_one_tensor_in_two_places(step):
     "scheme, kind", pairwise_params(scheme=SCHEMES, kind=["encoder", "decoder self, padded"])
 )
 def test_the_tiled_backend_of_every_scheme(scheme, kind, monkeypatch):
-    monkeypatch.setattr("attngraph.backends.tiled.TILE", 8)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 2)
     scores, leaves = on_leaves(random_scores(6, **SMALL, **KINDS[kind]))
 
     def run(*leaves):
-        return SCHEMES[scheme]().attend(moved(scores, leaves), "tiled")
+        return SCHEMES[scheme]().aggregate_and_context(moved(scores, leaves), "tiled")
 
     assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
 
@@ -96,7 +96,7 @@ def test_transforms_of_torch_func(transform, backend, scheme):
     scheme = {"one step": PGNN, "two steps": partial(PGNN, steps=2), "gcn": GCN}[scheme]()
 
     def loss(query):
-        outputs = scheme.attend(replace(scores, query=query), backend)
+        outputs = scheme.aggregate_and_context(replace(scores, query=query), backend)
         return sum(x.square().sum() for x in outputs)
 
     def reference(query):
@@ -130,7 +130,7 @@ def test_export():
             self.scheme = PGNN()
 
         def forward(self, query, key, value):
-            return self.scheme.attend(AttentionScores(query, key, value, causal=True), "tiled")
+            return self.scheme.aggregate_and_context(AttentionScores(query, key, value, causal=True), "tiled")
 
     step, inputs = Step(), (scores.query, scores.key, scores.value)
     exported = torch.export.export(step, inputs).module()

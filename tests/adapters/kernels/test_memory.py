@@ -15,8 +15,8 @@ from tests.attngraph.scores_cases import on_leaves, random_scores
 from tests.pairwise import pairwise_params
 
 RUNS = {
-    "gcn": lambda scores: GCN().attend(scores, "tiled")[0],
-    "two steps of pgnn": lambda scores: PGNN(steps=2).double().attend(scores, "tiled")[0],
+    "gcn": lambda scores: GCN().aggregate_and_context(scores, "tiled")[0],
+    "two steps of pgnn": lambda scores: PGNN(steps=2).double().aggregate_and_context(scores, "tiled")[0],
     "tiled": lambda scores: tiled_step(scores, 1.5, 0.2, context=True)[0],
     "fused": lambda scores: fused_step(scores, 1.5, 0.2, context=True)[0],
     "fused, dropped": lambda scores: fused_step(scores, 1.5, 0.2, context=True)[0],
@@ -27,7 +27,7 @@ RUNS = {
 def test_autograd_alone_holds_what_the_backward_pass_needs(run, causal, monkeypatch):
     """So checkpointing and offloading, which take the saved tensors away, free their memory; and no cycle of
     references waits for the garbage collector. Distances of a head without effect are clamped."""
-    monkeypatch.setattr("attngraph.backends.tiled.TILE", 24)
+    monkeypatch.setattr("attngraph.backends.chunks.MOST", 2)
     scores, leaves = on_leaves(random_scores(8, causal=causal, dropped="dropped" in run))
     leaves.append(torch.tensor(0.6, dtype=torch.float64, requires_grad=True))  # a scale that is trained
     metric = scores.metric * torch.tensor([1.0, 0.0])[:, None, None]
@@ -83,7 +83,7 @@ def kept(name: str, dropout: float, backend: str = "dense") -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        SCHEMES[name]().attend(scores, backend)
+        SCHEMES[name]().aggregate_and_context(scores, backend)
     return sum(saved.values())
 
 

@@ -222,6 +222,6 @@ def test_the_gradient_of_mu_where_distances_are_0(p=6.5):
         mu = torch.tensor(0.1, requires_grad=True)
         scheme = PGNN(p=p, learn_p=False)
         scheme.fixed_mu = mu
-        aggregated = scheme.attend(scores, backend)[0]
+        aggregated = scheme.aggregate_and_context(scores, backend)[0]
         got = (aggregated.transpose(1, 2).flatten(2) @ output.flatten(0, 1)).sum()
         torch.testing.assert_close(torch.autograd.grad(got, mu)[0].double(), want, rtol=1e-4, atol=1e-5)

@@ -83,22 +83,6 @@ def test_attention_layers_by_name():
     }
 
 
-class HomeMadeAttention(torch.nn.Module):
-    """Which cannot be read."""
-
-
-def test_other_sides_count_where_a_model_has_no_language_side():
-    """And not where it has one that cannot be read."""
-    model = FAMILIES["llava"].make()
-    tower = torch.nn.ModuleDict({"vision_tower": model.model.vision_tower})
-    assert set(places(tower).values()) == {"self", "ffn"} and len(places(tower)) == 4
-    for layer in model.model.language_model.layers:
-        layer.self_attn = HomeMadeAttention()
-    message = r"language side of LlavaFor\w+ can't be read \(model.language_model.layers.0.self_attn is one\)"
-    with pytest.raises(UserError, match=message):
-        places(model)
-
-
 @pytest.mark.parametrize(
     "family, ends, settings",
     [
@@ -135,6 +119,22 @@ def test_what_is_saved_as_a_whole_has_no_adapter():
     assert set(places("llama", modules_to_save=["mlp"])) == {
         f"model.layers.{k}.self_attn.o_proj" for k in (0, 1)
     }
+
+
+class HomeMadeAttention(torch.nn.Module):
+    """Which cannot be read."""
+
+
+def test_other_sides_count_where_a_model_has_no_language_side():
+    """And not where it has one that cannot be read."""
+    model = FAMILIES["llava"].make()
+    tower = torch.nn.ModuleDict({"vision_tower": model.model.vision_tower})
+    assert set(places(tower).values()) == {"self", "ffn"} and len(places(tower)) == 4
+    for layer in model.model.language_model.layers:
+        layer.self_attn = HomeMadeAttention()
+    message = r"language side of LlavaFor\w+ can't be read \(model.language_model.layers.0.self_attn is one\)"
+    with pytest.raises(UserError, match=message):
+        places(model)
 
 
 def test_the_matrices_of_lora_are_no_feed_forward_blocks():

@@ -126,20 +126,26 @@ def test_generating_for_a_mixed_batch(family, beams):
 
 
 def test_heads_of_a_mixed_batch():
-    """Each example has the classification head of its adapter."""
+    """Each example has the classification head of its adapter, or the model's; whichever is active."""
     base = far_from_zero(hf.BertForSequenceClassification(hf.BertConfig(**TEXT, num_labels=3)), 0)
-    model, ids = get_peft_model(base, config(task_type="SEQ_CLS"), "first"), words().repeat(2, 1)[:3]
-    model.add_adapter("second", config(task_type="SEQ_CLS"))
+    model, ids = get_peft_model(base, config(modules_to_save=["classifier"]), "first"), words().repeat(2, 1)
+    model.add_adapter("second", config(modules_to_save=["classifier"]))
     for k, name in enumerate(("first", "second")):
         torch.manual_seed(k)
         nn.init.normal_(base.classifier.modules_to_save[name].weight)
+    model.add_adapter("third", config())
+    names, alone = ["second", "first", "third", "__base__"], {}
     with torch.no_grad():
-        got = model.eval()(ids, adapter_names=["second", "first", "__base__"]).logits
-        for k, name in enumerate(("second", "first")):
-            model.set_adapter(name)
-            close(got[k], model(ids).logits[k])
+        for name in names[:3]:
+            model.eval().set_adapter(name)
+            alone[name] = model(ids).logits
         with model.disable_adapter():
-            close(got[2], model(ids).logits[2])
+            alone["__base__"] = model(ids).logits
+        for active in ("first", "third"):
+            model.set_adapter(active)
+            got = model(ids, adapter_names=names).logits
+            for k, name in enumerate(names):
+                close(got[k], alone[name][k])
 
 
 def test_a_mixed_batch_concerns_its_own_thread():

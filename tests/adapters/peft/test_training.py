@@ -155,6 +155,8 @@ def test_a_head_of_its_own(tmp_path):
         want = model(input_ids=ids).logits
         model.save_pretrained(tmp_path)
         assert torch.equal(PeftModel.from_pretrained(base(), tmp_path)(input_ids=ids).logits, want)
+    model.add_adapter("other", GraphAdapterConfig())  # to which PEFT adds all names of heads
+    assert "other" in model.get_base_model().classifier.modules_to_save
 
 
 # ---- with LoRA ----------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ def moved_score(model, batch: dict, name: str, step: torch.Tensor) -> torch.Tens
     """The score when the weights of a layer are moved by a step."""
 
     def move(call):
+        call.hold_weights()
         new = call.weight + step
         call.__dict__["_eager"] = (new @ call.value).transpose(1, 2), new
 

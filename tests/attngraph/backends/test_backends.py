@@ -1,13 +1,14 @@
-"""Backends: PyG message passing over the non-zero edges, and tiles, which cover every edge once."""
+"""Backends: PyG message passing over the non-zero edges, and their names."""
 
 import pytest
 import torch
 
+from adapters import PGNN
 from attngraph.backends import BACKENDS, edges_of
+from attngraph.backends.dense import DenseEdges
 from attngraph.backends.message_passing import WeightedSum
-from attngraph.backends.tiles import columns_of_tiles
+from attngraph.backends.sparse import SparseEdges
 from tests.adapters.contract import random_graph
-from tests.pairwise import pairwise_params
 
 
 def test_weighted_sum_is_a_matrix_product():
@@ -22,26 +23,10 @@ def test_weighted_sum_is_a_matrix_product():
     )
 
 
-@pytest.mark.parametrize(
-    "nodes, tile, triangular",
-    pairwise_params(
-        nodes=[(5, 7), (7, 7), (1, 9), (0, 4), (4, 0)],
-        tile=[(2, 6), (3, 1), (100, 1000)],
-        triangular=[False, True],
-    ),
-)
-def test_every_edge_lies_in_one_tile(nodes, tile, triangular):
-    """Tiles that a causal mask hides are skipped."""
-    n, m = sorted(nodes) if triangular else nodes  # with a triangle there are at least as many values
-    seen = torch.zeros(n, m)
-    for column in columns_of_tiles(n, m, *tile, triangular):
-        for part in column:
-            seen[part.rows, part.columns] += 1
-    visible = torch.ones(n, m).tril(m - n) if triangular else torch.ones(n, m)
-    assert (seen[visible > 0] == 1).all() and (seen <= 1).all()
-
-
 def test_backends_by_name():
     graph, _ = random_graph(1)
-    for name, kind in BACKENDS.items():
-        assert type(edges_of(graph, name)) is kind
+    kinds = {"dense": DenseEdges, "sparse": SparseEdges, "tiled": DenseEdges}
+    assert {name: type(edges_of(graph, name)) for name in BACKENDS} == kinds
+    for run in (edges_of, PGNN().double()):
+        with pytest.raises(ValueError, match="backend must be one of dense, sparse, tiled, got 'tile'"):
+            run(graph, "tile")
