@@ -17,8 +17,8 @@ from transformers.models.auto import modeling_auto
 from tests.attngraph.reading.zoo import FAMILIES, Family, far_from_zero
 
 VOCABULARY, WIDTH, DEPTH, EXPERTS = 2000, 256, 2, 8
-MOST, PATCHES = 150e6, 4096
-"""Parameters and patches beyond which a model is not made."""
+MOST, PATCHES = 150e6, 8192
+"""Parameters, and patches of a film, beyond which a model is not made."""
 DEPTHS = re.compile(
     r"^depth$|^(num|n)_?(hidden|encoder|decoder|entity|global|local|latent)?_?(layers?|blocks)$|^num_.*layers$|"
     r"^(encoder|decoder)_layers$|^num_self_attends_per_block$"
@@ -224,7 +224,8 @@ def inputs_of(model: hf.PreTrainedModel) -> dict[str, Tensor]:
         sides = [sides["height"], sides["width"]] if isinstance(sides, dict) else sides
         height, width = (sides, sides) if is_whole(sides) else sides[-2:]
         patch, frames = first("patch_size", default=16), first("num_frames", "frames_per_clip", default=1)
-        if is_whole(patch) and is_whole(frames) and height * width * frames > PATCHES * patch**2:
+        film = is_whole(patch) and is_whole(frames) and frames > 1
+        if film and height * width * frames > PATCHES * patch**2:
             raise NotMade("too many patches")
         channels = first("num_channels", "in_channels", "in_chans", default=3)
         return normal(2, channels if is_whole(channels) else 3, height, width)
