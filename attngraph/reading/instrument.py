@@ -21,6 +21,7 @@ from functools import cache
 from typing import Any, ClassVar, NamedTuple, cast
 from weakref import WeakSet
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -61,7 +62,8 @@ class _Name(str):
     def __ne__(self, other) -> bool:
         return not self == other
 
-    __hash__ = str.__hash__
+    def __hash__(self) -> int:  # in Python, which torch.compile can trace
+        return hash(str(self))
 
 
 NAME = _Name("attngraph")
@@ -186,6 +188,8 @@ class Changes:
             other = stand_in(kind)
             if other is not None:
                 module.__class__ = other
+            if module._compiled_call_impl is None:  # so that torch.compile has one graph break here, not many
+                module._compiled_call_impl = torch.compiler.disable(module._call_impl)
         site.listeners = state.listeners
         return site
 
@@ -225,6 +229,8 @@ class Changes:
             state = changed.module.__dict__.pop(ATTRIBUTE, None)
             if state is not None:
                 state.projections.remove()
+                if hasattr(changed.module._compiled_call_impl, "_torchdynamo_disable"):
+                    changed.module._compiled_call_impl = None
         self.modules = [changed for changed in self.modules if changed.module in held]
 
 

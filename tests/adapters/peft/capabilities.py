@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adapters import GraphAdapterConfig
-from adapters.peft.layer import GraphLayer
+from adapters.peft.layer import GraphLayer, OutputLayer
 from attngraph import UserError
 from tests.adapters.peft.helpers import close, differ, run
 from tests.adapters.peft.helpers import config as random_config
@@ -250,11 +250,14 @@ def ddp(family: str, folder: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-@feature("`torch.compile`", "with graph breaks", families=("llama",))
+@feature("`torch.compile`", "with at most two graph breaks an attention layer", families=("llama", "blip"))
 def compiled(family: str, folder: Path) -> None:
     model, batch = put(family), batch_of(family)
     want = run(model, batch)
     close(run(torch.compile(model, backend="eager"), batch), want)
+    torch._dynamo.reset()
+    layers = sum(isinstance(module, OutputLayer) for module in model.modules())
+    assert 0 < len(torch._dynamo.explain(model)(**batch).break_reasons) <= 2 * layers
 
 
 @feature("`autocast_adapter_dtype`")
