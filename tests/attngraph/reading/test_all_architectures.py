@@ -1,4 +1,4 @@
-"""A sample of the architectures of the installed transformers; :mod:`tests.attngraph.reading.survey` tries all."""
+"""A sample of the architectures of transformers; :mod:`tests.attngraph.reading.survey` tries all of them."""
 
 import pytest
 from transformers import CONFIG_MAPPING
