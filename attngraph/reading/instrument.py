@@ -16,7 +16,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 import re
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, ClassVar, NamedTuple, cast
 from weakref import WeakSet
@@ -33,6 +33,7 @@ from attngraph.reading.calls import Site
 from attngraph.reading.families import hook_of, is_stand_in, refusal_of, stand_in
 from attngraph.reading.outputs import find_output
 from attngraph.reading.state import ATTRIBUTE, LayerState, ModelState, arguments, find_state, state_of
+from attngraph.reading.watch import Watch
 
 SOURCES = ("encoder_hidden_states", "key_value_states", "cross_attention_states", "context")
 """Arguments of attention modules that hold the states to attend to."""
@@ -188,8 +189,8 @@ class Changes:
             other = stand_in(kind)
             if other is not None:
                 module.__class__ = other
-            if module._compiled_call_impl is None:  # so that torch.compile has one graph break here, not many
-                module._compiled_call_impl = torch.compiler.disable(module._call_impl)
+            if module._compiled_call_impl is None:  # torch.compile: one graph break here, not many
+                module._compiled_call_impl = torch.compiler.disable(_clean(module))
         site.listeners = state.listeners
         return site
 
@@ -412,6 +413,28 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         now.watch.__enter__()
 
 
+def _clean(module: nn.Module) -> Callable[..., Any]:
+    """Calls a module, and ends its watch whatever happens: torch runs no hooks after an interrupt (Ctrl-C)."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return module._call_impl(*args, **kwargs)
+        finally:
+            state = find_state(module)
+            if state is not None:
+                _end_watch(state)
+
+    return call
+
+
+def _end_watch(state: LayerState) -> Watch | None:
+    """What watched a module until now, if anything did."""
+    watched, state.given.watch = state.given.watch, None
+    if watched is not None:
+        watched.__exit__(None, None, None)
+    return watched
+
+
 def _count_states(given: dict[str, Any]) -> int | None:
     """How many states the arguments of a module hold, if there is one tensor of states among them."""
     states = [
@@ -427,15 +450,12 @@ def _after(module: nn.Module, args: tuple, output: object) -> None:
     state = find_state(module)
     if state is None:
         return
-    given = state.given
-    watched, given.watch = given.watch, None
-    if watched is not None:
-        watched.__exit__(None, None, None)
+    given, watched = state.given, _end_watch(state)
     given.source = given.cache = None
     state.projections.end()
-    missed = watched is not None and watched.trouble is not None and not watched.calls
-    if missed and state.listeners and output is not None:
+    missed = None if watched is None or watched.calls else watched.trouble
+    if missed is not None and state.listeners and output is not None:
         raise UserError(
-            f"{state.site.name} ({type(module).__name__}) is no attention that can be read: {watched.trouble}"
+            f"{state.site.name} ({type(module).__name__}) is no attention that can be read: {missed}"
             "; leave the layer out (layers=...; for adapters exclude_modules=...)"
         )

@@ -230,16 +230,24 @@ def test_what_is_no_attention_is_refused_and_otherwise_left_alone(kind, reason):
 
 
 class FailingAttention(OwnAttention):
+    error: type[BaseException]
+
     def four(self, q, k, v, b, n):
         super().four(q, k, v, b, n)
-        raise ZeroDivisionError
+        raise self.error
 
 
-def test_nothing_is_watched_after_an_error():
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])  # after this one no hook runs
+def test_nothing_is_watched_after_an_error(error):
     module = far_from_zero(FailingAttention("four"), 0)
-    with record(module, on_graph=lambda *_: None), pytest.raises(ZeroDivisionError):
-        module(normal(B, N, H * D))
-    assert not _get_current_function_mode_stack()
+    module.error = error
+    try:
+        with record(module, on_graph=lambda *_: None), pytest.raises(error):
+            module(normal(B, N, H * D))
+        assert not _get_current_function_mode_stack()
+    finally:
+        while stack := _get_current_function_mode_stack():
+            stack[-1].__exit__(None, None, None)
 
 
 def test_threads_are_watched_apart():
