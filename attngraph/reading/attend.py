@@ -6,6 +6,7 @@ transformers' ``AttentionInterface`` calls :func:`graph_attention`; families tha
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -93,7 +94,7 @@ def attend(
         known,
         key=key,
         dropout=dropout if module.training else 0.0,
-        eager=partial(run, query, key, value, _additive(attention_mask, query.dtype)),
+        eager=partial(run, query, key, value, _additive(attention_mask, query.dtype, eager is _formula)),
         scale=kwargs.get("scaling"),
         is_softmax=partial(test.passed, state.softmax_tests) if mask.only_hides else None,
         unrotated=state.projections.of(query),
@@ -175,10 +176,16 @@ def _formula(
     dropout: float = 0.0,
     scaling: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
-    r""":math:`\mathrm{softmax}(s Q K^\top + \mathrm{mask})` and its product with V, ``(b, n, h, d)``."""
+    r""":math:`\mathrm{softmax}(s Q K^\top + \mathrm{mask})` and its product with V, ``(b, n, h, d)``. As in
+    PyTorch, a query all of whose keys are masked by :math:`-\infty` has weights of 0."""
     b, h = max(query.shape[0], key.shape[0]), query.shape[1]
     scores = query @ repeat_heads(key, b, h).transpose(-1, -2) * scaling
-    weight = (scores if attention_mask is None else scores + attention_mask).softmax(-1)
+    if attention_mask is None:
+        weight = scores.softmax(-1)
+    else:
+        scores = scores + attention_mask
+        sees_nothing = (scores == -math.inf).all(-1, keepdim=True)
+        weight = scores.masked_fill(sees_nothing, 0.0).softmax(-1).masked_fill(sees_nothing, 0.0)
     weight = nn.functional.dropout(weight, dropout, module.training)
     return (weight @ repeat_heads(value, b, h)).transpose(1, 2), weight
 
@@ -321,11 +328,13 @@ def _self_attention(
     return SelfAttention(causal, mask.span if causal else None, mask.queries, mask.valid, layer_idx)
 
 
-def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """A bool mask as eager attention wants it, which adds it."""
+def _additive(mask: Tensor | None, dtype: torch.dtype, infinite: bool) -> Tensor | None:
+    """A bool mask as eager attention wants it, which adds it: what is hidden is at minus infinity, or at the
+    bottom of the type, where a softmax has weights even for queries that see nothing."""
     if mask is None or mask.dtype != torch.bool:
         return mask
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+    hidden = -math.inf if infinite else torch.finfo(dtype).min
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, hidden)
 
 
 def eager_of(module: nn.Module) -> Callable[..., tuple[Tensor, Any]]:

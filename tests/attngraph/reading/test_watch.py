@@ -167,6 +167,35 @@ def test_a_call_can_be_computed_again_with_further_keys(way):
     handle.remove()
 
 
+class BlindAttention(OwnAttention):
+    """The first query sees nothing."""
+
+    def fused(self, q, k, v, b, n):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        mask = ~LATER & (torch.arange(n) > 0)[:, None]
+        if self.added:
+            mask = torch.zeros(n, n).masked_fill(~mask, float("-inf"))
+        context = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        return context.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_a_query_of_fused_attention_that_sees_nothing_gets_nothing(added):
+    """As in PyTorch, with gradients: not the mean of the values, and no NaN."""
+    module, x = far_from_zero(BlindAttention("fused"), 0), normal(B, N, H * D)
+    module.added = added
+    want = module(x)
+    parameters = [part.weight for part in (module.q_proj, module.k_proj, module.v_proj)]
+    gradients = torch.autograd.grad(want.square().sum(), parameters)
+    with record(module) as graphs:
+        got = module(x)
+    torch.testing.assert_close(got, want)
+    again = torch.autograd.grad(got.square().sum(), parameters)
+    torch.testing.assert_close(again, gradients, rtol=1e-3, atol=1e-3)
+    ((graph,),) = graphs.values()
+    assert not graph.weight[:, :, 0].any()
+
+
 class RoutedAttention(OwnAttention):
     """With experts: their router's softmax is multiplied too, with what the experts put out."""
 
