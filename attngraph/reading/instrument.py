@@ -414,7 +414,7 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
 
 
 def _clean(module: nn.Module) -> Callable[..., Any]:
-    """Calls a module and ends its watch, whatever happens: after an interrupt (Ctrl-C) torch runs no hooks."""
+    """Calls a module and ends its watch, whatever happens: after an interrupt (Ctrl-C) no hook runs."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:

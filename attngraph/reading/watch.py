@@ -60,13 +60,15 @@ class Scores:
     r"""What scores are made of: :math:`s Q K^\top + \mathrm{bias}`.
 
     Attributes:
-        query, key: ``(*, n, d)``, before it was scaled, and ``(*, m, d)``.
-        scale: s; NaN if it is no single number.
+        query, key: ``(*, n, d)`` and ``(*, m, d)``, as they were multiplied.
+        unscaled: what both were before they were scaled, and by which numbers.
+        scale: by which their product was multiplied; NaN if that is no single number.
     """
 
     query: Tensor
     key: Tensor
-    scale: float
+    unscaled: tuple[tuple[Tensor, float], tuple[Tensor, float]]
+    scale: float = 1.0
 
 
 @dataclass(eq=False)
@@ -194,9 +196,16 @@ class Watch(TorchFunctionMode):
     def _note_product(self, product: Product, scale: float, out: Tensor) -> None:
         if product.orders is not None and product.orders[2] != sorted(product.orders[2]):
             return
-        query, factor = self._unscaled.get(product.left, (product.left, 1.0))
-        key = product.as_right(product.right).transpose(-1, -2)
-        self._scores[out] = Scores(product.as_left(query), key, factor * scale)
+        left, right = (self._unscaled.get(x, (x, 1.0)) for x in (product.left, product.right))
+        self._scores[out] = Scores(
+            product.as_left(product.left),
+            product.as_right(product.right).transpose(-1, -2),
+            (
+                (product.as_left(left[0]), left[1]),
+                (product.as_right(right[0]).transpose(-1, -2), right[1]),
+            ),
+            scale,
+        )
 
     def _note_softmax(self, args: tuple, given: dict, out: Tensor) -> None:
         scores = args[0] if args else given["input"]
@@ -217,7 +226,7 @@ class Watch(TorchFunctionMode):
             made = self._scores.get(x)
             if made is not None and x.numel() == out.numel():
                 if _turned(x, out):
-                    made = Scores(made.key, made.query, made.scale)
+                    made = Scores(made.key, made.query, made.unscaled[::-1], made.scale)
                 factor = 1.0 if name in (*ADDS, *LAYOUT) else _factor(name, args)
                 self._scores[out] = replace(made, scale=made.scale * factor)
                 return
@@ -271,8 +280,9 @@ class Watch(TorchFunctionMode):
             args = tuple(product.as_given(layout.join(split)) if x is product.left else x for x in args)
         out = func(*args, **given)
         own = layout.split(product.as_out(out))
+        unscaled, factor = found.made.unscaled[0]
         try:
-            query, key, scores = (layout.split(x) for x in (found.made.query, found.made.key, found.scores))
+            query, key, scores = (layout.split(x) for x in (unscaled, found.made.key, found.scores))
         except (RuntimeError, ValueError):
             self.trouble = "its queries and keys are laid out otherwise than its weights"
             return out
@@ -286,7 +296,7 @@ class Watch(TorchFunctionMode):
                 split if found.undropped is product.left else layout.split(left),
                 own,
                 scores,
-                found.made.scale,
+                found.made.scale * factor,
                 found.dropout,
             )
         )

@@ -167,6 +167,26 @@ def test_a_call_can_be_computed_again_with_further_keys(way):
     handle.remove()
 
 
+class RenamedAttention(OwnAttention):
+    """Whose projections have names that tell nothing."""
+
+    def __init__(self, way: str):
+        super().__init__(way)
+        self.one = self._modules.pop("q_proj")
+
+    @property
+    def q_proj(self) -> nn.Module:
+        return self.one
+
+
+@pytest.mark.parametrize("way", ["four", "turned"])
+def test_query_features_are_not_scaled_whatever_projections_are_called(way):
+    """Whichever operand of the product they are."""
+    module, x = far_from_zero(RenamedAttention(way), 0), normal(B, N, H * D)
+    (graph,) = capture(module, x).values()
+    torch.testing.assert_close(graph.query, by_hand(module, x)[0])
+
+
 class BlindAttention(OwnAttention):
     """The first query sees nothing."""
 
