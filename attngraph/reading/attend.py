@@ -112,9 +112,10 @@ def watch(module: nn.Module, given: dict[str, Any]) -> Watch:
         given: its arguments by name.
     """
     masked = any(isinstance(x, Tensor) and "mask" in name for name, x in given.items())
-    states = given.get("hidden_states")
-    width = states.shape[-1] if isinstance(states, Tensor) else None
-    return Watch(module, width, partial(_attended, module, masked), partial(_fused, module))
+    several = [x for x in given.values() if isinstance(x, Tensor) and x.is_floating_point() and x.dim() > 2]
+    states = given.get("hidden_states", next(iter(several), None))
+    shape = states.shape if isinstance(states, Tensor) and states.dim() > 2 else None
+    return Watch(module, shape, partial(_attended, module, masked), partial(_fused, module))
 
 
 def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:

@@ -145,7 +145,7 @@ class Watch(TorchFunctionMode):
 
     Args:
         module: the module.
-        width: of the states that it was given, as far as that shows.
+        states: dimensions of the states that it was given, as far as that shows.
         attended: called with each call of attention; what it returns takes the place of ``context``.
         fused: the same for calls of PyTorch's fused attention; it returns their context ``(b, h, n, d)``.
     """
@@ -153,18 +153,19 @@ class Watch(TorchFunctionMode):
     def __init__(
         self,
         module: nn.Module,
-        width: int | None,
+        states: Sequence[int] | None,
         attended: Callable[[Attended], Tensor],
         fused: Callable[[Fused], Tensor],
     ):
         super().__init__()
-        self.width, self.attended, self.fused = width, attended, fused
+        self.states, self.attended, self.fused = states, attended, fused
         self.heads = next((x for x in (getattr(module, k, None) for k in HEADS) if isinstance(x, int)), None)
         self.calls = 0
         self.trouble: str | None = None  # why a softmax was taken for none of attention
         self._scores = WeakTensorKeyDictionary()
         self._weights = WeakTensorKeyDictionary()
         self._unscaled = WeakTensorKeyDictionary()
+        self._strides = WeakTensorKeyDictionary()  # of what was copied, before
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         given, name = kwargs or {}, getattr(func, "__name__", "")
@@ -189,6 +190,8 @@ class Watch(TorchFunctionMode):
         elif weights is not None and found is not None:
             self._follow_weights(func, name, args, given, found, weights, out)
         else:
+            if name in LAYOUT and tensors and tensors[0].shape == out.shape:
+                self._strides[out] = self._strides.get(tensors[0], tensors[0].stride())
             self._follow_scores(name, args, tensors, out)
             self._follow_queries(func, name, args, given, out)
         return out
@@ -268,9 +271,12 @@ class Watch(TorchFunctionMode):
         found: Weights = self._weights[product.left]
         left, value = product.as_left(product.left), product.as_right(product.right)
         weight = left if found.undropped is product.left else product.as_left(found.undropped)
-        layout = _layout(left.shape[:-2], value.shape, self.heads, self.width)
+        layout = self._layout(left.shape, value.shape, (value, found.made.query, found.made.key))
         last = product.orders is None or product.orders[0][-1] == left.dim() - 1
-        if layout is None or not last or left.shape[-1] != value.shape[-2]:
+        if layout is None:
+            self.trouble = "how its weights are laid out by examples and heads is unknown"
+            return func(*args, **given)
+        if not last or left.shape[-1] != value.shape[-2]:
             self.trouble = "the weights of its softmax are multiplied with something else than values by head"
             return func(*args, **given)
         split = layout.split(weight)
@@ -302,6 +308,17 @@ class Watch(TorchFunctionMode):
         )
         return out if context is own else product.as_out(layout.join(context), back=True)
 
+    def _layout(
+        self, weights: Sequence[int], values: Sequence[int], projected: Sequence[Tensor]
+    ) -> Layout | None:
+        """Where examples and heads are, by the dimensions of weights ``(*, n, m)`` and values ``(*, m, d)`` and
+        by how queries, keys or values lie in memory."""
+        *lead, n, _ = weights
+        heads_first = any(_heads_first(x, self._strides.get(x, x.stride())) for x in projected)
+        examples = None if self.states is None else _examples(self.states, n)
+        width = None if self.states is None else self.states[-1]
+        return _layout(lead, values, self.heads, width, examples, heads_first)
+
     def _run_fused(
         self,
         query: Tensor,
@@ -317,7 +334,7 @@ class Watch(TorchFunctionMode):
         n, m = query.shape[-2], key.shape[-2]
         if is_causal:
             attn_mask = torch.ones(n, m, dtype=torch.bool, device=query.device).tril()
-        layout = _layout(query.shape[:-2], value.shape, self.heads, self.width)
+        layout = self._layout((*query.shape[:-1], m), value.shape, (query, key, value))
         if layout is None or (attn_mask is not None and query.dim() != 4):
             raise UserError("a call of scaled_dot_product_attention of this shape can't be read as a graph")
         if not enable_gqa:
@@ -429,8 +446,29 @@ class Layout(NamedTuple):
         return x.permute(*_inverse(self.order), k, k + 1)
 
 
+def _examples(states: Sequence[int], n: int) -> int | None:
+    """How many examples states are of, with ``n`` queries each; None if that is unknown."""
+    if math.prod(states[1:-1]) == n or (len(states) > 3 and math.prod(states[2:]) == n):
+        return states[0]
+    return states[1] if states[0] == n else None
+
+
+def _heads_first(x: Tensor, strides: Sequence[int]) -> bool:
+    """Whether the first of four dimensions are heads and the second examples: the features of heads lie beside
+    each other in memory, inside of the positions, which are inside of examples or the other way round."""
+    if x.dim() != 4:
+        return False
+    first, second, position, feature = strides
+    return feature < first < min(second, position)
+
+
 def _layout(
-    lead: Sequence[int], values: Sequence[int], heads: int | None, width: int | None
+    lead: Sequence[int],
+    values: Sequence[int],
+    heads: int | None,
+    width: int | None,
+    examples: int | None,
+    heads_first: bool,
 ) -> Layout | None:
     """How examples and heads lie in the first dimensions of weights; None if that is unknown.
 
@@ -439,14 +477,23 @@ def _layout(
         values: all dimensions of the values, where one may be 1 for several heads.
         heads: how many the module has, as far as it says so.
         width: of the states that it was given, as far as that shows.
+        examples: of how many these are, as far as that shows.
+        heads_first: where two dimensions are of one size: whether heads lie in the first.
     """
     lead, order = tuple(lead), list(range(len(lead)))
     if heads == 1:
         return Layout(lead, order, math.prod(lead), 1)
     if len(lead) == 1:
         (count,) = lead
+        if heads is None and values[-1] != width:
+            if examples is None or count % examples:
+                return None
+            return Layout(lead, order, examples, count // examples)
         h = 1 if heads is None or count % heads or values[-1] == width else heads
         return Layout(lead, order, count // h, h)
+    told = len(lead) == 2 and heads in (None, lead[0]) and lead[1] == examples
+    if told and (heads_first if lead[0] == lead[1] else lead[0] > 1):
+        return Layout(lead, [1, 0], lead[1], lead[0])
     places = [k for k in order if k > 0 and lead[k] == heads]
     if heads is None or places == order[-1:]:
         several = 1

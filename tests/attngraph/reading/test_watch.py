@@ -187,6 +187,33 @@ def test_query_features_are_not_scaled_whatever_projections_are_called(way):
     torch.testing.assert_close(graph.query, by_hand(module, x)[0])
 
 
+class HeadsFirstAttention(OwnAttention):
+    def four(self, q, k, v, b, n):
+        q, k, v = (x.permute(2, 0, 1, 3) for x in (q, k, v))
+        scores = (q @ k.transpose(-1, -2) + self.bias[:, None]).masked_fill(LATER, float("-inf"))
+        return (scores.softmax(-1) @ v.contiguous()).permute(1, 2, 0, 3).flatten(2)
+
+
+class UncountedAttention(OwnAttention):
+    """Does not say how many heads it has."""
+
+    def __init__(self, way: str):
+        super().__init__(way)
+        del self.num_heads
+
+
+@pytest.mark.parametrize("b", [H, B])
+@pytest.mark.parametrize(
+    "kind, way", [(HeadsFirstAttention, "four"), *((UncountedAttention, way) for way in ("three", "four"))]
+)
+def test_heads_are_told_from_examples(kind, way, b):
+    """By what the states are and how heads lie in memory, also where there are as many of both."""
+    module, x = far_from_zero(kind(way), 0), normal(b, N, H * D)
+    (graph,) = capture(module, x).values()
+    for ours, theirs in zip((graph.query, graph.value, graph.weight), by_hand(module, x)):
+        torch.testing.assert_close(ours, theirs)
+
+
 class BlindAttention(OwnAttention):
     """The first query sees nothing."""
 
@@ -246,6 +273,17 @@ class BackwardAttention(OtherAttention):
         return (q @ k.transpose(-1, -2)).softmax(-1).transpose(-1, -2) @ v
 
 
+class MixedAttention(UncountedAttention):
+    """Heads and windows are one dimension, and nothing says how many heads there are."""
+
+    def other(self, q, k, v, b, n):
+        q, k, v = (x[:, : n - 1].unflatten(1, (2, -1)).transpose(2, 3).flatten(0, 2) for x in (q, k, v))
+        context = (q @ k.transpose(-1, -2)).softmax(-1) @ v
+        return nn.functional.pad(
+            context.view(b, 2, H, -1, D).transpose(2, 3).flatten(3).flatten(1, 2), (0, 0, 0, 1)
+        )
+
+
 class LonelyAttention(OtherAttention):
     def strange(self, q, k, v):
         return (q @ k.transpose(-1, -2)).softmax(-1).max(-1, keepdim=True).values * v
@@ -263,6 +301,7 @@ def test_a_routers_softmax_is_no_attention():
         (ColumnAttention, "its softmax is not over the last"),
         (AdditiveAttention, "the scores of its softmax are no product of queries and keys"),
         (BackwardAttention, r"the weights of its softmax are mixed or turned \(transpose\)"),
+        (MixedAttention, "how its weights are laid out by examples and heads is unknown"),
         (LonelyAttention, "the weights of its softmax are multiplied with no values"),
     ],
 )
