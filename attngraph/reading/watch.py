@@ -311,8 +311,8 @@ class Watch(TorchFunctionMode):
     def _layout(
         self, weights: Sequence[int], values: Sequence[int], projected: Sequence[Tensor]
     ) -> Layout | None:
-        """Where examples and heads are, by the dimensions of weights ``(*, n, m)`` and values ``(*, m, d)`` and
-        by how queries, keys or values lie in memory."""
+        """Where examples and heads are, by the dimensions of weights ``(*, n, m)`` and values ``(*, m, d)``
+        and by how queries, keys or values lie in memory."""
         *lead, n, _ = weights
         heads_first = any(_heads_first(x, self._strides.get(x, x.stride())) for x in projected)
         examples = None if self.states is None else _examples(self.states, n)
@@ -454,8 +454,8 @@ def _examples(states: Sequence[int], n: int) -> int | None:
 
 
 def _heads_first(x: Tensor, strides: Sequence[int]) -> bool:
-    """Whether the first of four dimensions are heads and the second examples: the features of heads lie beside
-    each other in memory, inside of the positions, which are inside of examples or the other way round."""
+    """Whether the first of four dimensions are heads and the second examples: in memory heads lie beside each
+    other, inside of positions and of examples."""
     if x.dim() != 4:
         return False
     first, second, position, feature = strides
