@@ -133,7 +133,7 @@ def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
     _check_real(state, seen.query)
     b, _, n, m = seen.weight.shape
     turns = state.notes["turns"] or []
-    known = turns.pop(0) if turns else NOTHING
+    known = turns.pop(0) if turns else _one_pass(state, seen.again)
     shown = (seen.scores > HIDES_BELOW).any(1, keepdim=True)
     if known.query_mask is not None and not known.cross:
         shown = shown & known.query_mask[:, None, :, None]
@@ -145,7 +145,7 @@ def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
         known,
         key=seen.key,
         dropout=seen.dropout,
-        eager=partial(seen.again, seen.query, seen.key, seen.value, None),
+        eager=partial(seen.compute, seen.query, seen.key, seen.value, None),
         scale=None,
         is_softmax=None,
         unrotated=state.projections.of(seen.query),
@@ -157,10 +157,26 @@ def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
     return call.context
 
 
+def _one_pass(state: LayerState, again: bool) -> Known:
+    """Nothing is known of a call.
+
+    Raises:
+        UserError: the layer has listeners, and the call goes on with keys that other queries have met.
+    """
+    if again and state.listeners:
+        raise UserError(
+            f"{state.site.name} attends to the same keys several times in one pass, with other queries each, "
+            "as where queries are processed in chunks: these would be graphs of parts. Let it process all of "
+            "them at once, or leave it out (layers=...; for adapters exclude_modules=...)"
+        )
+    return NOTHING
+
+
 def _fused(module: nn.Module, seen: Fused) -> Tensor:
     """The same for a call of PyTorch's fused attention, which is computed by its formula."""
-    turns = state_of(module).notes["turns"] or []
-    known = turns.pop(0) if turns else NOTHING
+    state = state_of(module)
+    turns = state.notes["turns"] or []
+    known = turns.pop(0) if turns else _one_pass(state, seen.again)
     projected = Projected(seen.query, seen.key, seen.value)
     call = attend(
         module, projected, seen.mask, _formula, dropout=seen.dropout, known=known, scaling=seen.scale

@@ -100,6 +100,7 @@ class Attended(NamedTuple):
         scores: what the softmax was given, ``(b, h, n, m)``.
         scale: by which products of queries and keys are multiplied in there; NaN if it is no single number.
         dropout: its probability.
+        again: whether the module has attended to the same keys before, with other queries.
     """
 
     query: Tensor
@@ -111,17 +112,20 @@ class Attended(NamedTuple):
     scores: Tensor
     scale: float
     dropout: float
+    again: bool
 
-    def again(self, query: Tensor, key: Tensor, value: Tensor, mask: None) -> tuple[Tensor, Tensor]:
+    def compute(self, query: Tensor, key: Tensor, value: Tensor, mask: None) -> tuple[Tensor, Tensor]:
         """The call from its queries, and from keys and values to which others may be added before its own,
         with a bias and mask of 0: context ``(b, n, h, d)`` and weights.
 
         Raises:
-            ValueError: keys were added, and how queries and keys are scaled is unknown.
+            UserError: keys were added, and how queries and keys are scaled is unknown.
         """
         more = key.shape[2] - self.key.shape[2]
         if more and math.isnan(self.scale):
-            raise ValueError("queries and keys are scaled by more than a number")
+            raise UserError(
+                "keys can't be added here: the layer scales queries and keys by more than a number; leave it out"
+            )
         scale = 0.0 if math.isnan(self.scale) else self.scale
         bias = self.scores - scale * (self.query @ self.key.transpose(-1, -2))
         scores = scale * (query @ key.transpose(-1, -2)) + nn.functional.pad(bias, (more, 0))
@@ -130,7 +134,8 @@ class Attended(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """A call of ``scaled_dot_product_attention``: query ``(b, h, n, d)``, key and value ``(b, g, m, d)``."""
+    """A call of ``scaled_dot_product_attention``: query ``(b, h, n, d)``, key and value ``(b, g, m, d)``; and
+    whether the module has attended to the same keys before, with other queries."""
 
     query: Tensor
     key: Tensor
@@ -138,6 +143,7 @@ class Fused(NamedTuple):
     mask: Tensor | None
     dropout: float
     scale: float
+    again: bool
 
 
 class Watch(TorchFunctionMode):
@@ -165,6 +171,7 @@ class Watch(TorchFunctionMode):
         self._scores = WeakTensorKeyDictionary()
         self._weights = WeakTensorKeyDictionary()
         self._unscaled = WeakTensorKeyDictionary()
+        self._seen: list[tuple[Tensor, Tensor]] = []  # queries and keys
         self._strides = WeakTensorKeyDictionary()  # of what was copied, before
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -304,6 +311,7 @@ class Watch(TorchFunctionMode):
                 scores,
                 found.made.scale * factor,
                 found.dropout,
+                self._again(found.made.query, found.made.key),
             )
         )
         return out if context is own else product.as_out(layout.join(context), back=True)
@@ -318,6 +326,12 @@ class Watch(TorchFunctionMode):
         examples = None if self.states is None else _examples(self.states, n)
         width = None if self.states is None else self.states[-1]
         return _layout(lead, values, self.heads, width, examples, heads_first)
+
+    def _again(self, query: Tensor, key: Tensor) -> bool:
+        """Whether other queries have met these keys."""
+        again = any(_same(key, k) and not _same(query, q) for q, k in self._seen)
+        self._seen.append((query, key))
+        return again
 
     def _run_fused(
         self,
@@ -337,11 +351,13 @@ class Watch(TorchFunctionMode):
         layout = self._layout((*query.shape[:-1], m), value.shape, (query, key, value))
         if layout is None or (attn_mask is not None and query.dim() != 4):
             raise UserError("a call of scaled_dot_product_attention of this shape can't be read as a graph")
+        unsplit = key
         if not enable_gqa:
             key, value = layout.split(key), layout.split(value)
         self.calls += 1
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        context = self.fused(Fused(layout.split(query), key, value, attn_mask, dropout_p, scale))
+        again = self._again(query, unsplit)
+        context = self.fused(Fused(layout.split(query), key, value, attn_mask, dropout_p, scale, again))
         return layout.join(context)
 
 
@@ -533,6 +549,11 @@ def _turned(x: Tensor, out: Tensor) -> bool:
     sizes = x.shape[-1], x.shape[-2]
     strides = x.stride(-1), x.stride(-2)
     return tuple(out.shape[-2:]) == sizes and (out.stride(-2), out.stride(-1)) == strides != strides[::-1]
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors are the same numbers in the same memory."""
+    return shared(x, y) and x.data_ptr() == y.data_ptr() and x.shape == y.shape
 
 
 def _rows_stay(x: Tensor, out: Tensor) -> bool:

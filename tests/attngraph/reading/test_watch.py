@@ -214,6 +214,33 @@ def test_heads_are_told_from_examples(kind, way, b):
         torch.testing.assert_close(ours, theirs)
 
 
+class ChunkedAttention(OwnAttention):
+    def four(self, q, k, v, b, n):
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        parts = [slice(0, 2), slice(2, n)]
+        return torch.cat([self.part(q[:, :, x], k, v, LATER[x]) for x in parts], 2).transpose(1, 2).flatten(2)
+
+    def part(self, q, k, v, hidden):
+        return (q @ k.transpose(-1, -2)).masked_fill(hidden, float("-inf")).softmax(-1) @ v
+
+
+class FusedChunkedAttention(ChunkedAttention):
+    def part(self, q, k, v, hidden):
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=~hidden)
+
+
+@pytest.mark.parametrize("kind", [ChunkedAttention, FusedChunkedAttention])
+def test_queries_in_chunks_are_refused(kind):
+    """Each chunk would look like cross-attention, in no order."""
+    module, x = far_from_zero(kind("four"), 0), normal(B, N, H * D)
+    with pytest.raises(UserError, match="attends to the same keys several times"):
+        capture(module, x)
+    want = module(x)
+    handle = instrument(module)  # nobody listens
+    torch.testing.assert_close(module(x), want)
+    handle.remove()
+
+
 class BlindAttention(OwnAttention):
     """The first query sees nothing."""
 
