@@ -124,7 +124,8 @@ class Attended(NamedTuple):
         more = key.shape[2] - self.key.shape[2]
         if more and math.isnan(self.scale):
             raise UserError(
-                "keys can't be added here: the layer scales queries and keys by more than a number; leave it out"
+                "an attention layer scales queries and keys by more than a number, so that no keys can be added: "
+                "leave it out"
             )
         scale = 0.0 if math.isnan(self.scale) else self.scale
         bias = self.scores - scale * (self.query @ self.key.transpose(-1, -2))
