@@ -138,17 +138,18 @@ def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
     if known.query_mask is not None and not known.cross:
         shown = shown & known.query_mask[:, None, :, None]
     visible = shown if masked or not bool(shown.all()) else None
+    query, key = (x.to(seen.value.dtype) for x in (seen.query, seen.key))  # GPT-Neo's are float32
     call = _call(
         module,
-        Projected(seen.query, seen.key, seen.value),
+        Projected(query, key, seen.value),
         state.model.seen(visible, (b, 1, n, m)),
         known,
-        key=seen.key,
+        key=key,
         dropout=seen.dropout,
         eager=partial(seen.compute, seen.query, seen.key, seen.value, None),
         scale=None,
         is_softmax=None,
-        unrotated=state.projections.of(seen.query),
+        unrotated=state.projections.of(query),
     )
     vars(call).update(_eager=(seen.context.transpose(1, 2), seen.weight))
     call.context, call.dropped = seen.context, seen.dropped

@@ -241,6 +241,33 @@ def test_queries_in_chunks_are_refused(kind):
     handle.remove()
 
 
+class CastAttention(OwnAttention):
+    """Scores are computed in float32, whatever type the module has (GPT-Neo)."""
+
+    def four(self, q, k, v, b, n):
+        q, k, v = (x.transpose(1, 2) for x in (q.float(), k.float(), v))
+        weight = (q @ k.transpose(-1, -2)).masked_fill(LATER, float("-inf")).softmax(-1).to(v.dtype)
+        return (weight @ v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_queries_and_keys_have_the_type_of_values(dtype):
+    """Otherwise a graph's distances and adapters mix two."""
+    module, calls = far_from_zero(CastAttention("four"), 0).to(dtype), []
+    x = normal(B, N, H * D).to(dtype)
+    (graph,) = capture(module, x).values()
+    assert {graph.query.dtype, graph.value.dtype, graph.weight.dtype} == {dtype}
+    handle = instrument(module)
+    (site,) = handle.sites.values()
+    site.listeners.append(calls.append)
+    with torch.no_grad():
+        module(x)
+    handle.remove()
+    (call,) = calls
+    assert {call.query.dtype, call.key.dtype} == {dtype}
+    torch.testing.assert_close(call.eager()[1], call.weight)
+
+
 class BlindAttention(OwnAttention):
     """The first query sees nothing."""
 
