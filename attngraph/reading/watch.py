@@ -61,7 +61,7 @@ class Scores:
 
     Attributes:
         query, key: ``(*, n, d)`` and ``(*, m, d)``, as they were multiplied.
-        unscaled: what both were before they were scaled, and by which numbers.
+        unscaled: what both were before they were scaled, and by which numbers; NaN where that was no number.
         scale: by which their product was multiplied; NaN if that is no single number.
     """
 
@@ -124,8 +124,8 @@ class Attended(NamedTuple):
         more = key.shape[2] - self.key.shape[2]
         if more and math.isnan(self.scale):
             raise UserError(
-                "an attention layer scales queries and keys by more than a number, so that no keys can be added: "
-                "leave it out"
+                "no keys can be added to an attention layer that scales queries and keys by more than a "
+                "number: leave it out"
             )
         scale = 0.0 if math.isnan(self.scale) else self.scale
         bias = self.scores - scale * (self.query @ self.key.transpose(-1, -2))
@@ -243,8 +243,8 @@ class Watch(TorchFunctionMode):
                 return
 
     def _follow_queries(self, func: Any, name: str, args: tuple, given: dict, out: Tensor) -> None:
-        """What a tensor would be had it not been multiplied with a number: a graph's features are not
-        scaled."""
+        """What a tensor would be had it not been multiplied with a number or brought to unit length (cosine
+        attention): a graph's features are not scaled."""
         x = args[0] if args else None
         if not isinstance(x, Tensor) or out is x or x in self._scores:
             return
@@ -252,6 +252,8 @@ class Watch(TorchFunctionMode):
         if not math.isnan(factor) and x.dim() > 1:
             own, before = self._unscaled.get(x, (x, 1.0))
             self._unscaled[out] = own, before * factor
+        elif name == "normalize":
+            self._unscaled[out] = self._unscaled.get(x, (x, 1.0))[0], math.nan
         elif name in LAYOUT and x in self._unscaled:
             own, before = self._unscaled[x]
             self._unscaled[out] = func(own, *args[1:], **given), before

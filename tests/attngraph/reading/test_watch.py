@@ -268,6 +268,35 @@ def test_queries_and_keys_have_the_type_of_values(dtype):
     torch.testing.assert_close(call.eager()[1], call.weight)
 
 
+class CosineAttention(RenamedAttention):
+    def four(self, q, k, v, b, n):
+        q, k = (nn.functional.normalize(x.transpose(1, 2), dim=-1) for x in (q, k))
+        scores = (q @ k.transpose(-1, -2) * 7).masked_fill(LATER, float("-inf"))
+        return (scores.softmax(-1) @ v.transpose(1, 2)).transpose(1, 2).flatten(2)
+
+
+class NamedCosineAttention(OwnAttention):
+    four = CosineAttention.four
+
+
+@pytest.mark.parametrize("kind", [CosineAttention, NamedCosineAttention])
+def test_queries_of_cosine_attention_keep_their_length(kind):
+    """As values do, which distances compare them with; keys can't be added, and the error says so."""
+    module, x, calls = far_from_zero(kind("four"), 0), normal(B, N, H * D), []
+    (graph,) = capture(module, x).values()
+    torch.testing.assert_close(graph.query, by_hand(module, x)[0])
+    handle = instrument(module)
+    (site,) = handle.sites.values()
+    site.listeners.append(calls.append)
+    module(x)
+    handle.remove()
+    (call,) = calls
+    torch.testing.assert_close(call.eager()[1], call.weight)
+    query, key, value, _ = call.eager.args
+    with pytest.raises(UserError, match="scales queries and keys by more than a number"):
+        call.eager.func(query, *(torch.cat([y, y], 2) for y in (key, value)), None)
+
+
 class BlindAttention(OwnAttention):
     """The first query sees nothing."""
 
