@@ -269,6 +269,11 @@ class Watch(TorchFunctionMode):
                 self._weights[out] = replace(weights, dropout=dropout)
             else:
                 self._weights[out] = replace(weights, undropped=out)
+        elif name in MULTIPLIES and out.shape == x.shape and bool((out > x).any()):
+            self.trouble = (
+                "the weights of its softmax are multiplied with more than 1 before they meet values, as a "
+                "dropout of its own does in training (switch that off: model.eval())"
+            )
         elif name in (*LAYOUT, *CHANGES) and out.numel() == x.numel() and _rows_stay(x, out):
             same = weights.undropped is x
             again = [weights.undropped if y is x else y for y in args]

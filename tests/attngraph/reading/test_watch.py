@@ -367,6 +367,19 @@ class MixedAttention(UncountedAttention):
         )
 
 
+class OwnDropout(torch.autograd.Function):
+    """As SEW-D's: inside, it is a product like any other."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.masked_fill(torch.arange(x.shape[-1]) % 2 == 0, 0) * 2
+
+
+class DroppedAttention(OtherAttention):
+    def strange(self, q, k, v):
+        return OwnDropout.apply((q @ k.transpose(-1, -2)).softmax(-1)) @ v
+
+
 class LonelyAttention(OtherAttention):
     def strange(self, q, k, v):
         return (q @ k.transpose(-1, -2)).softmax(-1).max(-1, keepdim=True).values * v
@@ -385,6 +398,7 @@ def test_a_routers_softmax_is_no_attention():
         (AdditiveAttention, "the scores of its softmax are no product of queries and keys"),
         (BackwardAttention, r"the weights of its softmax are mixed or turned \(transpose\)"),
         (MixedAttention, "how its weights are laid out by examples and heads is unknown"),
+        (DroppedAttention, "the weights of its softmax are multiplied with more than 1 .* as a dropout"),
         (LonelyAttention, "the weights of its softmax are multiplied with no values"),
     ],
 )
