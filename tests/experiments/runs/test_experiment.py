@@ -72,6 +72,7 @@ def test_changes_reach_any_depth_and_the_last_one_holds(tmp_path):
         (["recipe.steps=0"], "--set recipe.steps=0: field recipe.steps: input should be greater than 0"),
         (["recipe.steps=true"], "give a number, not true or false"),
         (["recipe.learning_rate=.nan"], "field recipe.learning_rate:"),
+        (["recipe.label_smoothing=1"], "input should be less than 1"),
         (["recipe.schedule=cosin"], "field recipe.schedule: input should be 'linear' or 'cosine'"),
         (["recipe.patience=2"], "recipe: patience counts validations: give validate_every too"),
         (["recipe.steps=3", "recipe.epochs=1"], "give steps or epochs, not both (3 and 1)"),
