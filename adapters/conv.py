@@ -85,6 +85,10 @@ class SchemeConv(WeightedSum):
                 "edge_index must be a tensor (2, edges): torch_geometric.utils.to_edge_index makes one, with "
                 "its weights, from a sparse matrix"
             )
+        if edge_index.dim() != 2 or len(edge_index) != 2:
+            raise ValueError(f"edge_index must be (2, edges), got {tuple(edge_index.shape)}")
+        checks.check_numbers("x", value)
+        checks.check_numbers("x", query)
         if edge_weight is None:
             edge_weight = value.new_ones(edge_index.shape[1])
         checks.check_weight(edge_weight, (edge_index.shape[1],))
@@ -100,7 +104,7 @@ class SchemeConv(WeightedSum):
             return self.scheme.propagate(edges)[0, 0].to(query.dtype)
 
     def __repr__(self) -> str:
-        return f"SchemeConv({self.scheme}{', causal=True' if self.causal else ''})"
+        return f"{type(self).__name__}({self.scheme}{', causal=True' if self.causal else ''})"
 
 
 class PGNNConv(SchemeConv):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -114,6 +115,17 @@ class Scheme(nn.Module):
         with torch.autocast(graph.query.device.type, enabled=False):
             edges = edges_of(graph, backend)
             return edges.to_dense(self.edge_weights(edges))
+
+    def __repr__(self) -> str:
+        """The scheme with its arguments, learned ones as they are now, as far as they are attributes."""
+        names = inspect.signature(type(self)).parameters
+        with torch.no_grad():
+            values = {name: getattr(self, name) for name in names if hasattr(self, name)}
+            shown = {
+                name: round(float(x), 4) if isinstance(x, (Tensor, float)) else x
+                for name, x in values.items()
+            }
+        return f"{type(self).__name__}({', '.join(f'{name}={x!r}' for name, x in shown.items())})"
 
     def propagate(self, edges: Edges) -> Tensor:
         """Aggregated query features ``(b, h, n, d)``; a scheme must define it."""
