@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +103,13 @@ class Scheme(nn.Module):
             scores = replace(scores, value=scores.value.contiguous())
         graph, output = scores.graph_and_context() if context else (scores.graph(), None)
         return self(graph, backend), output
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if "attend" in vars(cls):
+            warnings.warn(
+                f"{cls.__name__}.attend is never called: name it aggregate_and_context", FutureWarning, 2
+            )
 
     def attend(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
