@@ -354,8 +354,8 @@ class GraphAdapterModel(BaseTuner):
             UserError: always.
         """
         raise UserError(
-            "a weighted sum of graph adapters is not a graph adapter, since they are not linear: train one, or "
-            "let each example of a batch run its own with adapter_names=[...]"
+            "a weighted sum of graph adapters is not a graph adapter, since they are not linear: train one, "
+            "or let each example of a batch run its own with adapter_names=[...]"
         )
 
     def _check_merge_allowed(self) -> None:
