@@ -24,6 +24,17 @@ def test_gpt_neo_looks_no_further_than_its_window():
     assert not narrow.visible[:, far].any() and narrow.causal and wide.causal
 
 
+@pytest.mark.parametrize("name", ["XLM", "Flaubert"])
+def test_an_encoder_that_has_a_cache_is_in_no_order(name):
+    """It would be taken for a decoder whose prompt sees itself; as a decoder it makes a mask that says so."""
+    for causal in (False, True):
+        sizes = dict(vocab_size=41, emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=64)
+        config = getattr(hf, f"{name}Config")(**sizes, causal=causal)
+        model = far_from_zero(getattr(hf, f"{name}Model")(config), 0)
+        (graph,) = capture(model, {"input_ids": words()}).values()
+        assert graph.causal == causal == (graph.weight[0, 0, 0, -1] == 0)
+
+
 def test_mpt_and_clipped_projections():
     config = sized("Mpt", n_layers=1, max_seq_len=7)  # as many as there are words
     config.attn_config.clip_qkv = 0.3
