@@ -34,8 +34,10 @@ from attngraph.reading.families import hook_of, is_stand_in, refusal_of, stand_i
 from attngraph.reading.outputs import find_output
 from attngraph.reading.state import ATTRIBUTE, LayerState, ModelState, arguments, find_state, state_of
 
-SOURCES = ("encoder_hidden_states", "key_value_states", "cross_attention_states", "context")
-"""Arguments of attention modules that hold the states to attend to."""
+SOURCES = """
+    encoder_hidden_states key_value_states cross_attention_states context inputs key keys k kv
+""".split()
+"""Arguments of attention modules that hold the states to attend to, unless these are the queries' own."""
 
 BESIDES = re.compile("mask|bias|pos|rotary|rope|freqs|cos|sin")
 """In names of arguments that hold no states."""
@@ -398,8 +400,9 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     given = arguments(module, args, kwargs)
     state = state_of(module)
     sources = [given[name] for name in SOURCES if isinstance(given.get(name), Tensor)]
+    own = given.get("hidden_states", next((x for x in given.values() if isinstance(x, Tensor)), None))
     now = state.given
-    now.source = next((source for source in sources if source is not given.get("hidden_states")), None)
+    now.source = next((source for source in sources if source is not own), None)
     now.states = _count_states(given)
     now.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
     state.projections.begin(module, given)

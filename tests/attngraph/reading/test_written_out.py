@@ -13,7 +13,7 @@ from attngraph import UserError, capture, record
 from attngraph.reading.families import is_stand_in
 from attngraph.reading.instrument import instrument
 from tests.attngraph.reading.running import run
-from tests.attngraph.reading.zoo import FAMILIES, TEXT, far_from_zero, sized, text, words
+from tests.attngraph.reading.zoo import FAMILIES, TEXT, far_from_zero, normal, sized, text, words
 
 
 def test_gpt_neo_looks_no_further_than_its_window():
@@ -33,6 +33,30 @@ def test_an_encoder_that_has_a_cache_is_in_no_order(name):
         model = far_from_zero(getattr(hf, f"{name}Model")(config), 0)
         (graph,) = capture(model, {"input_ids": words()}).values()
         assert graph.causal == causal == (graph.weight[0, 0, 0, -1] == 0)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_fsmt_attends_to_its_encoder_whatever_the_lengths(cached):
+    """The states are an argument ``key``, which self-attention has too; text and source are of one length."""
+    sizes = dict(src_vocab_size=41, tgt_vocab_size=41, d_model=16, encoder_layers=1, decoder_layers=1)
+    heads = dict(encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=64)
+    config = hf.FSMTConfig(langs=["a", "b"], **sizes, **heads, encoder_ffn_dim=24, decoder_ffn_dim=24)
+    model = far_from_zero(hf.FSMTForConditionalGeneration(config), 0)
+    given = {"input_ids": words(), "decoder_input_ids": words(seed=1), "use_cache": cached}
+    graphs = capture(model, given)
+    kinds = {name.split(".", 1)[1]: (graph.kind, graph.causal) for name, graph in graphs.items()}
+    assert kinds == {
+        "encoder.layers.0.self_attn": ("self", False),
+        "decoder.layers.0.self_attn": ("self", not cached),  # with a cache it has no mask
+        "decoder.layers.0.encoder_attn": ("cross", not cached),
+    }
+
+
+def test_perceiver_attends_to_as_many_inputs_as_it_has_latents():
+    sizes = dict(num_latents=7, d_latents=16, d_model=16, num_blocks=1, num_self_attends_per_block=1)
+    config = hf.PerceiverConfig(**sizes, num_self_attention_heads=2, num_cross_attention_heads=2)
+    graphs = capture(far_from_zero(hf.PerceiverModel(config), 0), {"inputs": normal(2, 7, 16)})
+    assert [graph.kind for graph in graphs.values()] == ["cross", "self"]
 
 
 def test_mpt_and_clipped_projections():
