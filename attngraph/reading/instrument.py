@@ -195,6 +195,20 @@ class Changes:
         site.listeners = state.listeners
         return site
 
+    def has_unread_beside(self, module: nn.Module, inner_model: nn.Module) -> bool:
+        """Whether the stack of layers that holds a module of ``inner_model`` holds attention that is not
+        read: it may order the module's queries in time."""
+        names = {part: name for name, part in inner_model.named_modules()}
+        stack = re.split(r"\d", names[module])[0] if re.search(r"\d", names[module]) else ""
+        inside = tuple(f"{names[x]}." for x in names if isinstance(x, PreTrainedModel) and names[x])
+        others = (
+            part
+            for name, part in attention_like(inner_model)
+            if name.startswith(stack) and not name.startswith(inside) and part is not module
+        )
+        states = (find_state(part) for part in others)
+        return any(state is None or state.given.unordered for state in states)
+
     def absorb(self, other: Changes) -> None:
         """Take over the changes of another: two parts of a model were instrumented before the whole."""
         if other is self:
@@ -404,6 +418,7 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     now = state.given
     now.source = next((source for source in sources if source is not own), None)
     now.states = _count_states(given)
+    now.unordered = False
     now.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
     state.projections.begin(module, given)
     wanted = given.get("output_attentions")
@@ -437,6 +452,7 @@ def _after(module: nn.Module, args: tuple, output: object) -> None:
     given.source = given.cache = None
     state.projections.end()
     missed = watched is not None and watched.trouble is not None and not watched.calls
+    given.unordered = given.unordered or missed
     if missed and state.listeners and output is not None:
         raise UserError(
             f"{state.site.name} ({type(module).__name__}) is no attention that can be read: {watched.trouble}"

@@ -7,6 +7,7 @@ import pytest
 import torch
 import transformers as hf
 from peft import get_peft_model
+from torch import nn
 
 from adapters import GraphAdapterConfig
 from attngraph import UserError, capture, record
@@ -57,6 +58,51 @@ def test_perceiver_attends_to_as_many_inputs_as_it_has_latents():
     config = hf.PerceiverConfig(**sizes, num_self_attention_heads=2, num_cross_attention_heads=2)
     graphs = capture(far_from_zero(hf.PerceiverModel(config), 0), {"inputs": normal(2, 7, 16)})
     assert [graph.kind for graph in graphs.values()] == ["cross", "self"]
+
+
+def test_prophetnet_is_refused_whose_words_are_in_no_known_order():
+    """Its self-attention, which is not read, makes a mask of its own: later words would change others."""
+    sizes = dict(vocab_size=41, hidden_size=16, num_encoder_layers=1, num_decoder_layers=1, ngram=2)
+    heads = dict(num_encoder_attention_heads=2, num_decoder_attention_heads=2, max_position_embeddings=64)
+    model = hf.ProphetNetForConditionalGeneration(hf.ProphetNetConfig(**sizes, **heads))
+    for cached in (True, False):
+        given = {"input_ids": words(), "decoder_input_ids": words(5), "use_cache": cached}
+        with pytest.raises(UserError, match="cross_attn attends .* before any self-attention .* been read"):
+            capture(model, given)
+
+
+class ColumnAttention(nn.Module):
+    """Self-attention that is not read, and hides what is later."""
+
+    def __init__(self):
+        super().__init__()
+        self.projection = nn.Linear(8, 8)
+
+    def forward(self, hidden_states):
+        scores = self.projection(hidden_states) @ hidden_states.transpose(1, 2)
+        return scores.transpose(1, 2).triu().softmax(1).transpose(1, 2).tril() @ hidden_states
+
+
+class Layer(nn.Module):
+    """Cross-attention, after something else."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.before, self.cross = before, nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, words, seen):
+        return self.cross(self.before(words), seen, seen)[0]
+
+
+@pytest.mark.parametrize("before, known", [(ColumnAttention(), False), (nn.Linear(8, 8), True)])
+def test_cross_attention_after_attention_that_is_not_read(before, known):
+    """The queries may be a decoder's; where there is no other attention, they are in no order."""
+    given = {"words": normal(2, 5, 8), "seen": normal(2, 6, 8)}
+    if known:
+        assert not capture(Layer(before), given)["cross"].causal
+        return
+    with pytest.raises(UserError, match="cross attends to other states before any self-attention"):
+        capture(Layer(before), given, layers="cross")
 
 
 def test_mpt_and_clipped_projections():
