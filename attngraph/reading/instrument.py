@@ -200,14 +200,13 @@ class Changes:
         read: it may order the module's queries in time."""
         names = {part: name for name, part in inner_model.named_modules()}
         stack = re.split(r"\d", names[module])[0] if re.search(r"\d", names[module]) else ""
-        inside = tuple(f"{names[x]}." for x in names if isinstance(x, PreTrainedModel) and names[x])
-        others = (
-            part
-            for name, part in attention_like(inner_model)
-            if name.startswith(stack) and not name.startswith(inside) and part is not module
+        models = tuple(f"{names[x]}." for x in names if isinstance(x, PreTrainedModel) and names[x])
+        beside = [x for x in names if names[x].startswith(stack) and not names[x].startswith(models)]
+        states = {x: state for x in beside if (state := find_state(x)) is not None}
+        unread = unread_attention(inner_model, states).values()
+        return any(x in beside for x in unread) or any(
+            state.given.unordered for x, state in states.items() if x is not module
         )
-        states = (find_state(part) for part in others)
-        return any(state is None or state.given.unordered for state in states)
 
     def absorb(self, other: Changes) -> None:
         """Take over the changes of another: two parts of a model were instrumented before the whole."""
@@ -295,9 +294,25 @@ def why_unread(modules: Mapping[str, nn.Module]) -> str:
     reasons: dict[str, list[str]] = {}
     for kind in dict.fromkeys(type(module) for module in modules.values()):
         names = ", ".join(wildcards([name for name, module in modules.items() if type(module) is kind]))
-        reason = refusal_of(kind) or ("neither uses transformers' AttentionInterface nor computed a softmax")
-        reasons.setdefault(reason, []).append(f"{names} ({kind.__name__})")
+        reasons.setdefault(reason_unread(kind), []).append(f"{names} ({kind.__name__})")
     return "; ".join(f"{', '.join(layers)}: {reason}" for reason, layers in reasons.items())
+
+
+def reason_unread(kind: type[nn.Module]) -> str:
+    """Why an attention class is not read."""
+    return refusal_of(kind) or "neither uses transformers' AttentionInterface nor computed a softmax"
+
+
+def unread_attention(model: nn.Module, read: Iterable[nn.Module]) -> dict[str, nn.Module]:
+    """Modules that are called attention, and are neither among those that are ``read``, nor parts of one, nor
+    hold one."""
+    several = set(read)
+    inside = {part for module in several for part in module.modules()}
+    return {
+        name: module
+        for name, module in attention_like(model)
+        if module not in inside and several.isdisjoint(module.modules())
+    }
 
 
 def wildcards(names: Collection[str], others: Iterable[str] = ()) -> list[str]:
