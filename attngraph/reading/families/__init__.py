@@ -26,11 +26,12 @@ from attngraph.reading.families.notes import HOOKS
 FILES = {"blip": "blip"}
 """``{folder of transformers/models: file here}``"""
 BLOCKS = "attends in blocks, whose scores are not one product of queries and keys"
+BIG_BIRD = f'{BLOCKS}; with attention_type="original_full" it can be read'
 LINEAR = "is no softmax of products of queries and keys"
 SAMPLED = "attends to a few places between values, which it chooses anew for each query"
 REFUSED = {
-    "BigBirdBlockSparseAttention": BLOCKS,
-    "BigBirdPegasusBlockSparseAttention": BLOCKS,
+    "BigBirdBlockSparseAttention": BIG_BIRD,
+    "BigBirdPegasusBlockSparseAttention": BIG_BIRD,
     "LEDEncoderSelfAttention": BLOCKS,
     "LongformerSelfAttention": BLOCKS,
     "LongT5LocalAttention": BLOCKS,
