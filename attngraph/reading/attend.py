@@ -311,6 +311,7 @@ def _self_attention(
             way than the other.
     """
     word = is_causal(module)
+    config = getattr(state.inner_model, "config", None)
     cached = state.given.cache is not None
     order = Order(
         call=told,
@@ -319,7 +320,7 @@ def _self_attention(
         mask=mask.order,
         queries=n,
         cached=cached,
-        generates=state.changes.generates,
+        generates=state.changes.generates and getattr(config, "causal", True),
         decodes=word is None and state.decodes,
     )
     word = word if told is None else told

@@ -30,7 +30,7 @@ from transformers.masking_utils import eager_mask
 from attngraph.errors import UserError
 from attngraph.reading.attend import graph_attention, watch
 from attngraph.reading.calls import Site
-from attngraph.reading.families import hook_of, is_stand_in, refusal_of, stand_in
+from attngraph.reading.families import OF_IMAGES, hook_of, is_stand_in, refusal_of, stand_in
 from attngraph.reading.outputs import find_output
 from attngraph.reading.state import ATTRIBUTE, LayerState, ModelState, arguments, find_state, state_of
 
@@ -203,8 +203,8 @@ class Changes:
         models = tuple(f"{names[x]}." for x in names if isinstance(x, PreTrainedModel) and names[x])
         beside = [x for x in names if names[x].startswith(stack) and not names[x].startswith(models)]
         states = {x: state for x in beside if (state := find_state(x)) is not None}
-        unread = unread_attention(inner_model, states).values()
-        return any(x in beside for x in unread) or any(
+        unread = set(unread_attention(inner_model, states).values()).intersection(beside)
+        return any(refusal_of(type(x)) not in OF_IMAGES for x in unread) or any(
             state.given.unordered for x, state in states.items() if x is not module
         )
 

@@ -29,11 +29,24 @@ def test_gpt_neo_looks_no_further_than_its_window():
 def test_an_encoder_that_has_a_cache_is_in_no_order(name):
     """It would be taken for a decoder whose prompt sees itself; as a decoder it makes a mask that says so."""
     for causal in (False, True):
-        sizes = dict(vocab_size=41, emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=64)
-        config = getattr(hf, f"{name}Config")(**sizes, causal=causal)
-        model = far_from_zero(getattr(hf, f"{name}Model")(config), 0)
-        (graph,) = capture(model, {"input_ids": words()}).values()
-        assert graph.causal == causal == (graph.weight[0, 0, 0, -1] == 0)
+        for head in ("Model", "WithLMHeadModel"):
+            sizes = dict(vocab_size=41, emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=64)
+            config = getattr(hf, f"{name}Config")(**sizes, causal=causal)
+            model = far_from_zero(getattr(hf, f"{name}{head}")(config), 0)
+            (graph,) = capture(model, {"input_ids": words()}).values()
+            assert graph.causal == causal == (graph.weight[0, 0, 0, -1] == 0)
+
+
+def test_a_prompt_that_sees_itself_is_followed_in_a_model_that_generates():
+    """CPM-Ant makes its masks itself, and its modules do not say that they are a decoder's."""
+    sizes = dict(vocab_size=41, hidden_size=16, num_attention_heads=2, dim_head=8, dim_ff=24)
+    config = hf.CpmAntConfig(**sizes, num_hidden_layers=1, prompt_length=4, prompt_types=8, segment_types=8)
+    model = far_from_zero(hf.CpmAntForCausalLM(config), 0)
+    with record(model) as graphs, torch.no_grad():
+        model.generate(words(5), max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    (steps,) = graphs.values()
+    assert [graph.causal for graph in steps] == [True] * 3
+    assert steps[0].weight[0, 0, 0, -1] > 0 and steps[-1].past_degree is not None
 
 
 @pytest.mark.parametrize("cached", [True, False])
