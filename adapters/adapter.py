@@ -16,6 +16,9 @@ from attngraph.graph import AttentionGraph
 from attngraph.reading.calls import Call
 from attngraph.reading.heads import merge_heads
 
+ALL_EDGES = "adapter"
+"""Keeps the running degrees of graphs with all their edges."""
+
 
 class GraphAdapter(nn.Module):
     """A scheme and a join for one attention layer.
@@ -69,9 +72,10 @@ class GraphAdapter(nn.Module):
         faster = self.training or (self.scheme.fused and not torch.is_grad_enabled())
         from_scores = self.top_k is None and (tiled or (faster and self.backend == "dense"))
         scores = call.scores(metric, dropped=not tiled, remembered=not tiled) if from_scores else None
+        graphs = {} if graphs is None else graphs
         if scores is not None:
-            if call.leaves_degrees:
-                call.remember(call.graph(dropped=True, metric=metric), "adapter")
+            if call.leaves_degrees and ALL_EDGES not in graphs:
+                graphs[ALL_EDGES] = call.remember(call.graph(dropped=True, metric=metric), ALL_EDGES)
             aggregated, context = self.scheme.aggregate_and_context(
                 with_query_rows(scores, self.query_rows),
                 self.backend,
@@ -88,8 +92,7 @@ class GraphAdapter(nn.Module):
                 "than a softmax of masked scores or outside transformers' AttentionInterface",
                 stacklevel=2,
             )
-        owner = "adapter" if self.top_k is None else f"adapter top {self.top_k}"
-        graphs = {} if graphs is None else graphs
+        owner = ALL_EDGES if self.top_k is None else f"{ALL_EDGES} top {self.top_k}"
         if owner not in graphs:
             graph = call.graph(dropped=True, metric=metric)
             graph = graph if self.top_k is None else graph.sparsify(top_k=self.top_k)

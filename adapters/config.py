@@ -34,8 +34,9 @@ SWITCHES = ("shared", "rescale", "init_weights", "inference_mode")
 CHOICES = ("target_modules", "ffn_modules")  # an empty list would leave nothing
 MODULE_LISTS = (*CHOICES, "exclude_modules", "layers_pattern", "modules_to_save")
 FORMAT = 2
-"""The version of saved adapters that is written. Version 1 had ``exclude`` for ``exclude_modules``; it is
-read too, and so are files from before versions, which have none."""
+"""The version of saved adapters that is written. Version 1 had ``exclude`` for ``exclude_modules``, which
+left out the feed-forward block of an excluded attention layer too: adapters with it keep version 1. It is
+read, and so are files from before versions, which have none."""
 
 
 def add_member(kind: Any, name: str) -> Any:
@@ -155,7 +156,8 @@ class GraphAdapterConfig(PeftConfig):
             if self.format_version == FORMAT:  # not of a file that has it
                 warnings.warn("exclude is called exclude_modules now", FutureWarning, stacklevel=3)
             self.exclude_modules = exclude
-        self.format_version = FORMAT
+        by_rule_of_1 = exclude is not None or (self.format_version == 1 and self.exclude_modules)
+        self.format_version = 1 if by_rule_of_1 else FORMAT
         self._check_parts()
         self._check_numbers()
         self._check_modules()

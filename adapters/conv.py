@@ -11,6 +11,7 @@ from adapters.scheme import Scheme, check_switch
 from attngraph import checks
 from attngraph.backends.message_passing import WeightedSum
 from attngraph.backends.sparse import EdgeList
+from attngraph.functorch import transformed
 
 
 class SchemeConv(WeightedSum):
@@ -74,7 +75,13 @@ class SchemeConv(WeightedSum):
 
     def forward(self, x: Tensor | OptPairTensor, edge_index: Tensor, edge_weight: OptTensor = None) -> Tensor:
         value, query = (x, x) if isinstance(x, Tensor) else x
-        if query is None or value.dim() != 2 or query.dim() != 2 or value.shape[1] != query.shape[1]:
+        if (
+            value is None
+            or query is None
+            or value.dim() != 2
+            or query.dim() != 2
+            or value.shape[1] != query.shape[1]
+        ):
             shapes = [None if side is None else tuple(side.shape) for side in (value, query)]
             raise ValueError(
                 "x must be (nodes, d), or a pair of value features (m, d) and query features (n, d) of the "
@@ -85,6 +92,20 @@ class SchemeConv(WeightedSum):
                 "edge_index must be a tensor (2, edges): torch_geometric.utils.to_edge_index makes one, with "
                 "its weights, from a sparse matrix"
             )
+        if edge_index.dim() != 2 or len(edge_index) != 2 or edge_index.is_floating_point():
+            raise ValueError(
+                f"edge_index must be whole numbers (2, edges), got {edge_index.dtype} "
+                f"{tuple(edge_index.shape)}"
+            )
+        if edge_index.device.type == "cpu" and not (torch.compiler.is_compiling() or transformed()):
+            for side, row, x in zip(("value", "query"), edge_index, (value, query)):
+                if row.numel() and not (row.min() >= 0 and row.max() < len(x)):
+                    raise ValueError(
+                        f"edge_index names {side} {int(row.max())}, and there are {len(x)}: its first row is "
+                        "the value (source) of each edge, its second the query (target)"
+                    )
+        checks.check_numbers("x", value)
+        checks.check_numbers("x", query)
         if edge_weight is None:
             edge_weight = value.new_ones(edge_index.shape[1])
         checks.check_weight(edge_weight, (edge_index.shape[1],))
@@ -100,7 +121,7 @@ class SchemeConv(WeightedSum):
             return self.scheme.propagate(edges)[0, 0].to(query.dtype)
 
     def __repr__(self) -> str:
-        return f"SchemeConv({self.scheme}{', causal=True' if self.causal else ''})"
+        return f"{type(self).__name__}({self.scheme}{', causal=True' if self.causal else ''})"
 
 
 class PGNNConv(SchemeConv):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +104,13 @@ class Scheme(nn.Module):
         graph, output = scores.graph_and_context() if context else (scores.graph(), None)
         return self(graph, backend), output
 
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if "attend" in vars(cls):
+            warnings.warn(
+                f"{cls.__name__}.attend is never called: name it aggregate_and_context", FutureWarning, 2
+            )
+
     def attend(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:
@@ -114,6 +123,17 @@ class Scheme(nn.Module):
         with torch.autocast(graph.query.device.type, enabled=False):
             edges = edges_of(graph, backend)
             return edges.to_dense(self.edge_weights(edges))
+
+    def __repr__(self) -> str:
+        """The scheme with its arguments, learned ones as they are now, as far as they are attributes."""
+        names = inspect.signature(type(self)).parameters
+        with torch.no_grad():
+            values = {name: getattr(self, name) for name in names if hasattr(self, name)}
+            shown = {
+                name: round(float(x), 4) if isinstance(x, (Tensor, float)) else x
+                for name, x in values.items()
+            }
+        return f"{type(self).__name__}({', '.join(f'{name}={x!r}' for name, x in shown.items())})"
 
     def propagate(self, edges: Edges) -> Tensor:
         """Aggregated query features ``(b, h, n, d)``; a scheme must define it."""

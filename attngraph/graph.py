@@ -304,7 +304,14 @@ class AttentionGraph:
         """The graph on a device, or with its floating-point numbers in a dtype.
 
         >>> graph.to("cuda").to(torch.bfloat16)
+
+        Raises:
+            ValueError: a dtype of whole numbers, in which all weights would be 0 or 1.
         """
+        if isinstance(target, torch.dtype) and not target.is_floating_point:
+            raise ValueError(
+                f"a graph holds floating-point numbers, not {target}: give one such as torch.float16"
+            )
         if not isinstance(target, torch.dtype):
             return self._with(lambda x: x.to(target))
         return self._with(lambda x: x.to(target) if x.is_floating_point() else x)

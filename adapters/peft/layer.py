@@ -409,7 +409,8 @@ class OutputLayer(GraphLayer):
         if pending is None:
             raise UserError(
                 f"the attention before {self.name} ran unseen: its implementation was changed after the "
-                "adapters were put in; set it before"
+                "adapters were put in (set it before), or it cannot be read, and capture(model, inputs) says "
+                "why (leave it out with exclude_modules=[...])"
             )
         plain, results = pending
         self._check_input(plain, hidden_states)

@@ -347,6 +347,17 @@ class GraphAdapterModel(BaseTuner):
             self.instrument.remove()
             self.instrument = None
 
+    def add_weighted_adapter(self, *args: Any, **options: Any) -> None:
+        """Graph adapters are not linear.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "a weighted sum of graph adapters is not a graph adapter, since they are not linear: train one, "
+            "or let each example of a batch run its own with adapter_names=[...]"
+        )
+
     def _check_merge_allowed(self) -> None:
         raise UserError(NOT_MERGED)
 

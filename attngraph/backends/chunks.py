@@ -51,14 +51,14 @@ def in_chunks(
 
     Returns:
         The query features and the attention output (or None), both ``(b, h, n, d)``. Under the transforms of
-        ``torch.func`` they come from all edges at once.
+        ``torch.func``, and of triangular scores in a graph without order, they come from all edges at once.
 
     Raises:
         ValueError: scores under dropout.
     """
     if isinstance(graph, AttentionScores):
         graph.refuse_dropout()
-    if transformed():
+    if transformed() or (getattr(graph, "triangular", False) and not graph.causal):
         output = None
         if isinstance(graph, AttentionScores):
             graph, output = graph.graph_and_context() if context else (graph.graph(), None)

@@ -245,7 +245,7 @@ class Changes:
             if state is not None:
                 state.projections.remove()
                 if hasattr(changed.module._compiled_call_impl, "_torchdynamo_disable"):
-                    changed.module._compiled_call_impl = None
+                    del changed.module._compiled_call_impl
         self.modules = [changed for changed in self.modules if changed.module in held]
 
 

@@ -10,6 +10,7 @@ was given; and some models (OPT, Whisper) multiply queries by :math:`1/\sqrt d` 
 from __future__ import annotations
 
 import inspect
+import math
 import re
 import threading
 from collections.abc import Callable, Hashable, Iterator
@@ -238,13 +239,12 @@ def _factors(turn: object, scales: tuple[float, ...]) -> Iterator[float]:
 @torch.no_grad()
 def _factor(turn: object) -> float | None:
     """The factor in cosines and sines: some models scale long contexts by it. None where there is none."""
-    if not isinstance(turn, tuple) or len(turn) != 2 or not all(isinstance(x, Tensor) for x in turn):
+    if not isinstance(turn, tuple) or len(turn) != 2:
         return None
-    cos, sin = turn
-    if cos.shape != sin.shape or not cos.is_floating_point() or not cos.numel():
+    if not all(isinstance(x, Tensor) and x.is_floating_point() for x in turn):
         return None
-    factor = float((cos.double().square() + sin.double().square()).mean().sqrt())
-    return None if abs(factor - 1) < 1e-3 else factor
+    factor = math.sqrt(sum(float(x.double().square().mean()) for x in turn))
+    return factor if abs(factor - 1) >= 1e-3 else None  # NaN of empty ones is none
 
 
 def shared(x: object, y: Tensor) -> bool:

@@ -53,6 +53,7 @@ BAD = [
     (dict(modules_to_save="head"), "modules_to_save must be a list of names of modules, got 'head'"),
     (dict(format_version=True), "format_version must be a whole number, got True"),
     (dict(inference_mode="x"), "inference_mode must be True or False, got 'x'"),
+    (dict(ffn_modules=[]), r"ffn_modules=\[\] names no module"),
     (dict(exclude_modules=["a", ""]), "exclude_modules=.'', 'a'. names no module"),
     (dict(exclude_modules="(a"), r"exclude_modules='\(a' is no regular expression"),
     (dict(exclude_modules="a", exclude="a"), "exclude is the old name of exclude_modules: give one of them"),

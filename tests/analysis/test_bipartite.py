@@ -27,8 +27,9 @@ def test_masks():
     assert (
         not bare.rows[:, 0].any() and not bare.columns[0, -1]
     )  # nobody else sees the last, the first sees nobody else
-    with pytest.raises(ValueError, match="paired"):
-        Bipartite.of(random_graph()).without_self_loops()
+    for other in (Bipartite.of(random_graph()), Bipartite(view.weight, view.visible)):
+        with pytest.raises(ValueError, match="paired"):
+            other.without_self_loops()
 
 
 @pytest.mark.parametrize("view", ["to_data", "to_hetero"])

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+from scipy import stats
 
-from analysis.bootstrap import Means
+from analysis.bootstrap import Means, poisson
 
 
 def test_mean_leaves_nan_out():
@@ -11,6 +12,17 @@ def test_mean_leaves_nan_out():
     assert means.mean().tolist() == [4, 5, 4] and means.counts.tolist() == [3, 1, 2] and means.examples == 3
     low, high = means.interval()
     assert low[0] < 4 < high[0] and np.isnan(low[1]) and np.isnan(high[1]) and low[2] < 4 < high[2]
+
+
+def test_ends_are_widened_quantiles_of_all_resampled_means():
+    """Of so few that each of them counts."""
+    values, means = np.array([1.0, 2.0, 4.0, 8.0]), Means((1,), replicates=5)
+    means.add(values[:, None])
+    weights = np.array([poisson(means.seed, example, 5) for example in range(4)], dtype=float)
+    resampled = values @ weights / weights.sum(0)
+    wider = stats.t.ppf(0.9, 3) / stats.norm.ppf(0.9)
+    want = 3.75 + wider * (np.quantile(resampled, [0.1, 0.9]) - 3.75)
+    np.testing.assert_allclose(np.concatenate(means.interval(0.8)), want)
 
 
 @pytest.mark.parametrize("examples", [4, 16])

@@ -147,6 +147,15 @@ def test_the_choice_depends_on_the_seed_and_the_nodes_alone():
     assert len(set(nodes.groupby(["example", "role"]).node.agg(frozenset))) == 4  # each in its own way
 
 
+def test_of_more_examples_than_points_each_point_is_another():
+    graph = graph_of(b=12, h=1)
+    (cloud,) = clouds_of(graph, most=20)
+    assert len(cloud.nodes) == 20 and not cloud.nodes.duplicated(["example", "role"]).any()
+    for row, feature in zip(cloud.nodes.itertuples(), cloud.features):
+        side = graph.query if row.role == "query" else graph.value
+        np.testing.assert_array_equal(feature, side[int(row.example.split()[1]), 0, row.node])
+
+
 def test_thinning_on_the_way_and_batches_change_nothing():
     early, late, whole = Points(50, heads=[0, 1]), Points(10_000, heads=[0, 1]), Points(50, heads=[0, 1])
     graphs = [graph_of(b=1, h=2, n=10, m=10, seed=k) for k in range(12)]

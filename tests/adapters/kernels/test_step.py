@@ -173,12 +173,13 @@ def test_finite_where_careless_formulas_are_not(step, causal, dtype, mu, p):
     pairwise_params(step=STEPS, causal=[False, True], exponent=[1.4, 2.6]),
 )
 def test_clamped_distances_equal_the_dense_backends(step, causal, exponent):
-    """Value i lies where query i looks, so that R² of that edge is 0 but for rounding and the lengths set it;
-    the query's other edges compete with it, and gradients flow."""
+    """Value i lies next to where query i looks, so that R² of that edge is less than the share of the lengths
+    that is its least, and depends on them alone; the query's other edges compete with it, and gradients
+    flow."""
     scores = random_scores(5, n=5, m=5, causal=causal)
     weight = scores.graph().weight
     degree = weight.cumsum(-2).diagonal(dim1=-2, dim2=-1) if causal else weight.sum(-2)
-    scores, leaves = on_leaves(replace(scores, value=scores.query * degree.sqrt()[..., None]))
+    scores, leaves = on_leaves(replace(scores, value=scores.query * (1 + 2e-8) * degree.sqrt()[..., None]))
     p = number(exponent)
     got, want = STEPS[step](scores, p, 0.3)[0], dense(scores, p, 0.3 * p / 2, "sum")[0]
     torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-12)

@@ -428,7 +428,7 @@ def unmerge(family: str, folder: Path) -> None:
 @feature(
     "`add_weighted_adapter`",
     "sums of nonlinear adapters are not an adapter",
-    "add_weighted_adapter",
+    "is not a graph adapter",
     families=("llama",),
 )
 def weighted(family: str, folder: Path) -> None:

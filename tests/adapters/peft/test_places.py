@@ -15,6 +15,7 @@ from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
 from tests.adapters.peft.helpers import config
 from tests.adapters.peft_models import FAMILIES, by_family
+from tests.attngraph.reading.zoo import FAMILIES as READ
 from tests.attngraph.reading.zoo import GQA, words
 
 LLAMA = ("layers.0.self_attn.o_proj", "", "layers.0.mlp.down_proj")
@@ -102,6 +103,14 @@ def test_layers_are_counted_as_by_lora(family, ends, settings):
     assert set(by_name) == {name for name, position in chosen.items() if position == "ffn"}
 
 
+def test_the_old_name_keeps_its_old_rule():
+    """It left out the feed-forward block beside an attention layer, and adapters are saved that way."""
+    new = places("llama", exclude_modules=["layers.0.self_attn"])
+    with pytest.warns(FutureWarning, match="exclude is called exclude_modules now"):
+        old = places("llama", exclude=["layers.0.self_attn"])
+    assert set(new) - set(old) == {"model.layers.0.mlp.down_proj"} and set(old) < set(new)
+
+
 def test_all_linear_is_every_side_of_the_model(tmp_path):
     """And stays in the configuration, which PEFT rewrites; what no adapter can follow is left out."""
     model = get_peft_model(FAMILIES["llava"].make(), config(target_modules="all-linear"))
@@ -126,7 +135,8 @@ class HomeMadeAttention(torch.nn.Module):
 
 
 def test_other_sides_count_where_a_model_has_no_language_side():
-    """And not where it has one that cannot be read."""
+    """And not where it has one that cannot be read, nor where only the model's kind tells them."""
+    assert {name.partition(".")[0] for name in places(READ["trocr"].model())} == {"decoder"}
     model = FAMILIES["llava"].make()
     tower = torch.nn.ModuleDict({"vision_tower": model.model.vision_tower})
     assert set(places(tower).values()) == {"self", "ffn"} and len(places(tower)) == 4
@@ -153,7 +163,12 @@ def test_the_matrices_of_lora_are_no_feed_forward_blocks():
     [
         ("bart", dict(target_modules=["no"]), "target_modules: 'no' matches no attention layer of Bart"),
         ("gpt2", dict(ffn_modules="no"), "ffn_modules: 'no' matches no linear layer of GPT2LMHead"),
-        ("gpt2", dict(positions="cross"), "no attention layer for positions cross in GPT2LMHeadModel"),
+        (
+            "gpt2",
+            dict(positions="cross"),
+            "no attention layer for positions cross in GPT2LMHeadModel: it has transformer.h.0.attn (self), "
+            "transformer.h.1.attn (self); choose",
+        ),
         ("gpt2", dict(exclude_modules=["h.0.attn", "h.9"]), "exclude_modules: 'h.9' matches no attention or"),
         ("gpt2", dict(layers_to_transform=[0, 9]), "layers_to_transform: there is no layer 9 in GPT2LMHead"),
         ("gpt2", dict(layers_to_transform=0, layers_pattern="x"), "there is no layer 0 of x in GPT2LMHead"),
@@ -250,8 +265,8 @@ def test_a_sum_before_the_projection_is_no_gate():
     class Summing(hf.models.llama.modeling_llama.LlamaAttention):
         def forward(self, x, attention_interface=None):
             output, _ = attention_interface(self, x)
-            output = output + x
-            return self.o_proj(output)
+            mixed = output + x
+            return self.o_proj(mixed)
 
     model = FAMILIES["llama"].make()
     for layer in model.model.layers:

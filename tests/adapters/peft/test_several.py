@@ -107,10 +107,18 @@ def mixed(family: str, **settings) -> PeftModel:
     return model.eval()
 
 
-@pytest.mark.parametrize("family, beams", [("llama", 3), ("t5", 3), ("blip", 1)])
-def test_generating_for_a_mixed_batch(family, beams):
+@pytest.mark.parametrize(
+    "family, beams, settings",
+    [("llama", 3, {}), ("t5", 3, {}), ("blip", 1, {}), ("llama", 1, dict(steps=1))],  # one step: from scores
+    ids=str,
+)
+def test_generating_for_a_mixed_batch(family, beams, settings):
     """With a cache, whose degrees both adapters share, and with beams, of which an encoder knows nothing."""
-    model, batch, names = mixed(family), FAMILIES[family].batch(b=3, n=4), ["other", "__base__", "default"]
+    model, batch, names = (
+        mixed(family, **settings),
+        FAMILIES[family].batch(b=3, n=4),
+        ["other", "__base__", "default"],
+    )
     batch.pop("decoder_input_ids", None)
     options = dict(num_beams=beams, do_sample=False, max_new_tokens=5, min_new_tokens=5, output_scores=True)
     options |= dict(return_dict_in_generate=True, suppress_tokens=[IMAGE])

@@ -24,6 +24,9 @@ def test_cells_are_stored_once_and_no_address(tmp_path):
     assert sorted(stored(tmp_path / "viewer.html")["sides"], key=len) == [TOKENS, NODES]
     text = (tmp_path / "viewer.html").read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
     assert "http" not in text.replace("http-equiv", "") and "//" not in text.split('id="data">')[0]
+    write_viewer(tmp_path / "viewer.html", examples(encoder=True)[0], "few", edges=1)
+    layers = [layer for shown in stored(tmp_path / "viewer.html")["examples"] for layer in shown["layers"]]
+    assert [layer["kept"] for layer in layers] == [1] * 6, "the strongest of each query"
 
 
 def test_what_is_not_there_is_refused(tmp_path):

@@ -262,10 +262,13 @@ def test_a_cache_can_be_cropped_to_the_end_of_an_earlier_call():
         for part in ids[:, :120].split(40, 1):
             cache = model(part, cache=cache, use_cache=True).cache
         cache.crop(-80)
-        model(ids[:, 40:], cache=cache, use_cache=True)
+        model(ids[:, 40:], cache=cache, use_cache=True)  # the first 27 of 90 are a sum
+        cache.crop(-60)
+        model(ids[:, 70:], cache=cache, use_cache=True)
     for name, graph in whole.items():
-        want = graph.value_degree()[:, :, 40:]
-        torch.testing.assert_close(steps[name][-1].value_degree(), want, rtol=1e-4, atol=1e-4)
+        for start, step in zip((40, 70), steps[name][-2:]):
+            want = graph.value_degree()[:, :, start:]
+            torch.testing.assert_close(step.value_degree(), want, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_with_several_places_in_a_cache_keep_degrees():
@@ -283,6 +286,15 @@ def test_layers_with_several_places_in_a_cache_keep_degrees():
                     end += step.shape[2]
                     want = call.value_degree()[:, :, end - step.shape[2] : end, : step.shape[3]]
                     torch.testing.assert_close(step.value_degree(), want, rtol=1e-4, atol=1e-4)
+
+
+def test_a_cache_in_which_a_layer_has_no_place_serves_one_call(monkeypatch):
+    """Its degrees cannot be kept for a second one."""
+    monkeypatch.setattr("attngraph.reading.attend.place_of", lambda cache, layer, key: None)
+    model = FAMILIES["llama"].model()
+    assert [len(step) for step in record_steps(model, words(7), [7]).values()] == [1, 1]
+    with pytest.raises(UserError, match="layers.0.self_attn: an attention layer does not say where in the"):
+        record_steps(model, words(7), [4, 3])
 
 
 def record_steps(model, ids, sizes) -> dict[str, list[list]]:

@@ -10,6 +10,7 @@ import transformers as hf
 
 from attngraph import UserError, capture, record
 from attngraph.reading.instrument import NAME, instrument
+from tests.attngraph.reading.running import run
 from tests.attngraph.reading.zoo import FAMILIES, GEMMA, far_from_zero, words
 
 
@@ -89,6 +90,20 @@ def test_a_listener_may_replace_what_attention_computes():
     assert scores is not None and no_scores is None
     with pytest.raises(UserError, match=f"^{name}: is twice: take half"):
         capture(model, words())
+    handle.remove()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bart"])
+def test_attentions_that_nothing_else_needs_are_returned_where_they_are_asked_for(name):
+    """Of the modules or of the model, which collects them, while a listener sets the context."""
+    model, inputs = FAMILIES[name].model(), FAMILIES[name].inputs()
+    want = run(model, inputs, output_attentions=True)
+    handle = instrument(model)
+    for site in handle.sites.values():
+        site.listeners.append(lambda call: setattr(call, "context", call.eager()[0].transpose(1, 2)))
+    got = run(model, inputs, output_attentions=True)
+    for key in (key for key in want if key.endswith("attentions")):
+        assert all(torch.equal(x, y) for x, y in zip(got[key], want[key], strict=True)), key
     handle.remove()
 
 

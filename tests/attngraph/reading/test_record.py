@@ -3,6 +3,7 @@
 import copy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -73,8 +74,9 @@ def test_streaming():
     model = FAMILIES["llama"].model()
     order = []
     with record(model, on_graph=lambda name, graph: order.append((name, graph.shape[2]))) as graphs:
-        for n in (3, 5):
-            run(model, {"input_ids": words(n)})
+        run(model, {"input_ids": words(3)})
+        with ThreadPoolExecutor(1) as other:  # one after the other
+            other.submit(run, model, {"input_ids": words(5)}).result()
     names = list(FAMILIES["llama"].layers)
     assert order == [(name, n) for n in (3, 5) for name in names]
     assert list(graphs) == names and not any(graphs.values())
@@ -126,6 +128,10 @@ def test_a_layer_that_ran_unseen_is_named():
     model.encoder.layer[0].attention.self = HomeMadeSelfAttention(model.encoder.layer[0].attention.self)
     with pytest.raises(UserError, match=r"layers=\['encoder.layer.1.attention.self'\]"):
         capture(model, inputs)
+    model = FAMILIES["bert"].model()
+    for layer in model.encoder.layer:  # what is called attention then is only what holds it
+        layer.attention.self.__class__ = type("Mixer", (type(layer.attention.self),), {})
+    assert len(capture(model, inputs)) == 2
 
 
 def test_models_without_attention():

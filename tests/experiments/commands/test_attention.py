@@ -134,10 +134,11 @@ def test_an_adapted_model_shows_both_weights(tmp_path):
 
 def test_a_question_that_the_encoder_reads_stands_before_what_the_decoder_writes(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(views, "draw_maps", lambda *args: drawn.extend(args[1].values()))
+    monkeypatch.setattr(views, "draw_maps", lambda *args: drawn.extend([*args[1].values(), args[4]]))
     run(tmp_path / "asked", "--model", "mini-mplug", "--examples", 1, "--tokens", "answer")
     run(tmp_path / "said", "--model", "mini-mplug", "--examples", 1, "--tokens", "last", "--task", "caption")
-    asked, said = (words for _, words in drawn)
+    (_, asked), inside, (_, said), nowhere = drawn
+    assert all(region.any() for region in inside.values()) and len(inside) == 1 and not nowhere
     assert re.fullmatch(r"\[CLS\] what [a-z ]+ \? → \[CLS\] [a-z]+ \[SEP\]", asked)
     assert re.fullmatch(r"\[CLS\] [^→]+ \[SEP\]", said)  # pictures go to the decoder directly
 

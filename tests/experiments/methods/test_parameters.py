@@ -52,6 +52,8 @@ def test_own_parameters():
     assert full.trained == full.model and full.shares == {"model": 1.0, "language_side": 1.0}
     assert decoder.trained == decoder.language_side
     assert sum(n for _, n in decoder.parts.values()) == decoder.trained
+    several = sum(places > 1 for places, _ in decoder.parts.values())
+    assert 0 < several < len(decoder.parts) and "\n".join(decoder.lines("x")).count(" × ") == several
     assert counted("frozen").trained == 0 and counted("frozen").parts == {}
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from attngraph.errors import UserError
 from experiments.models import IGNORED, Decoding
-from experiments.models.family import GNMT, LENGTH
+from experiments.models.family import GNMT, LENGTH, Gnmt
 from experiments.models.generation import best_texts, sequence_batch
 from experiments.studies.pretrain import build_tokenizer
 from tests.experiments.models.writers import SAMPLES, load
@@ -77,6 +77,7 @@ def test_the_best_of_all_texts_is_found(name):
             text = max(found, key=lambda ids: found[ids] / of(len(ids)))
             best[penalty].append(family.tokenizer.decode(text, skip_special_tokens=True).strip())
     assert best[LENGTH] != best[GNMT], "or the test shows nothing"
+    assert 7 ** Gnmt(0.6) == PENALTIES[GNMT](7), "also where the order of these texts does not show it"
     for penalty, texts in best.items():
         assert family.generate(SAMPLES, Decoding(LONG, wide, length_penalty=penalty)) == texts
 

@@ -57,8 +57,9 @@ def test_changes_reach_any_depth_and_the_last_one_holds(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("{method: pgnn, task: vqa, model: m, recipe: {steps: 1, clip: 2}}")
     words = ["recipe.steps=6", "settings.gnn_args.p=1.25", "scenes={seed: 3}", "model=null", "recipe.steps=7"]
-    found = load_experiment(str(file), words)
+    found = load_experiment(str(file), [*words, "decoding.min_new_tokens=0"])
     assert (found.recipe.steps, found.recipe.clip, found.scenes.seed, found.model) == (7, 2, 3, None)
+    assert found.decoding.min_new_tokens == 0
     assert found.settings == {"gnn_args": {"p": 1.25}}
 
 
@@ -72,6 +73,7 @@ def test_changes_reach_any_depth_and_the_last_one_holds(tmp_path):
         (["recipe.steps=0"], "--set recipe.steps=0: field recipe.steps: input should be greater than 0"),
         (["recipe.steps=true"], "give a number, not true or false"),
         (["recipe.learning_rate=.nan"], "field recipe.learning_rate:"),
+        (["recipe.label_smoothing=1"], "input should be less than 1"),
         (["recipe.schedule=cosin"], "field recipe.schedule: input should be 'linear' or 'cosine'"),
         (["recipe.patience=2"], "recipe: patience counts validations: give validate_every too"),
         (["recipe.steps=3", "recipe.epochs=1"], "give steps or epochs, not both (3 and 1)"),
