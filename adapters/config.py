@@ -88,7 +88,8 @@ class GraphAdapterConfig(PeftConfig):
         positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``; there
             always the bottleneck adapter, since a feed-forward block has no graph). Those that a model does
             not have are skipped. With all three, the default, so is what no adapter can follow, with a
-            warning, if some attention layer is left; otherwise that is an error.
+            warning, if some attention layer is left; otherwise that is an error. Attention that cannot be
+            read is left out with a warning, whatever the positions.
         backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together. Default: one per layer.
         top_k: keep only each query's ``top_k`` heaviest edges. Default: all of them.

@@ -435,9 +435,9 @@ class OutputLayer(GraphLayer):
         refuse_turned(self.name, others, turned)
         if turned:
             raise UserError(
-                f"the model changes the attention output before {self.name} takes it (a gate or a norm), "
-                "so that a graph's messages cannot take its place: leave the layer out with "
-                "exclude_modules=[...]"
+                f"the model changes the attention output before {self.name} takes it (a gate or a norm) or "
+                "lays it out otherwise (in windows, or time first), so that a graph's messages cannot take "
+                "its place: leave the layer out with exclude_modules=[...]"
             )
         self._checked = tuple(others)
 

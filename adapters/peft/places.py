@@ -15,7 +15,7 @@ from torch import nn
 from adapters.config import POSITIONS, GraphAdapterConfig, is_all_linear
 from adapters.peft.usable import why_unusable
 from attngraph.errors import UserError
-from attngraph.reading.instrument import Site, attention_like, wildcards
+from attngraph.reading.instrument import Site, attention_like, reason_unread, unread_attention, wildcards
 from attngraph.reading.outputs import is_linear
 
 # Parts of a module's name that mark cross-attention.
@@ -94,7 +94,8 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     """The places of one adapter, by the name of the module to wrap.
 
     With all positions and no names of modules, what no adapter can follow (a gated attention layer, a set of
-    experts) is left out, and a warning names it, as long as some attention layer can be followed.
+    experts) is left out, and a warning names it, as long as some attention layer can be followed. So it is
+    with attention that cannot be read, whatever the positions and names.
 
     Args:
         model: the base model.
@@ -113,10 +114,12 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
         _check_names("target_modules", config.target_modules, attention, "attention layer", model)
     _check_names("ffn_modules", config.ffn_modules, [(name,) for name in linear], "linear layer", model)
     either = [*attention, *((name,) for name in linear)]
-    _check_names("exclude_modules", config.exclude_modules, either, "attention or linear layer", model)
+    unread = unread_attention(model, (site.module for site in sites))
+    excludable = [*either, *((name,) for name in unread)]
+    _check_names("exclude_modules", config.exclude_modules, excludable, "attention or linear layer", model)
     _check_layers(config, either, model)
     _check_saved(config, model)
-    position = {site.name: position_of(site) for site in sites}
+    position = {site.name: position_of(site.name) for site in sites}
     named = _attention(model, sites, config)
     chosen = [x for x in named if not _matches(config.exclude_modules, x.name, x.output_name)]
     beside = named if config.format_version > 1 else chosen  # whose feed-forward blocks count
@@ -154,6 +157,7 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
             layers = [layer for site in chosen if (layer := _layer(site.name)) and layer not in done]
             left_out |= dict.fromkeys(layers, NO_BLOCK)
         places |= {name: Place(name, "ffn") for name in outputs}
+    left_out |= _unread(model, unread, named, config)
     if left_out and places:
         _warn_left_out(left_out, list(position))
     if not places:
@@ -163,6 +167,32 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
             f"has {present}; choose with target_modules"
         )
     return places
+
+
+def _unread(
+    model: nn.Module, unread: dict[str, nn.Module], named: list[Site], config: GraphAdapterConfig
+) -> dict[str, str]:
+    """Attention layers that the configuration means and that cannot be read, and why.
+
+    Args:
+        model: the base model.
+        unread: its attention layers that cannot be read.
+        named: those that can be read and that the configuration means.
+        config: where the adapter shall sit.
+    """
+    names = None if is_all_linear(config.target_modules) else config.target_modules
+    language_only = not config.target_modules and any(on_language_side(model, site.name) for site in named)
+    meant: dict[str, str] = {}
+    for name, module in unread.items():
+        either = name, name.rpartition(".")[0]  # the module round it is called as those that are read
+        if (
+            position_of(name) in config.positions
+            and any(by_name(config, x, names) for x in either if x)
+            and not _matches(config.exclude_modules, *either)
+            and (on_language_side(model, name) or not language_only)
+        ):
+            meant[name] = reason_unread(type(module))
+    return meant
 
 
 def _attention(model: nn.Module, sites: list[Site], config: GraphAdapterConfig) -> list[Site]:
@@ -184,14 +214,8 @@ def language_sites(model: nn.Module, sites: Iterable[Site]) -> list[Site]:
         UserError: those on the language side can't be read.
     """
     sites = list(sites)
-    kind: str = getattr(getattr(model, "config", None), "model_type", None) or ""
-
-    def on_language_side(name: str) -> bool:
-        parts = name.split(".")
-        return not OTHER_SIDES & set(parts) and parts[0] not in OTHER_SIDES_AT_TOP.get(kind, ())
-
-    language = [site for site in sites if on_language_side(site.name)]
-    unread = [name for name, _ in attention_like(model) if on_language_side(name)]
+    language = [site for site in sites if on_language_side(model, site.name)]
+    unread = [name for name, _ in attention_like(model) if on_language_side(model, name)]
     if unread and not language:
         raise UserError(
             f"the attention layers on the language side of {type(model).__name__} can't be read "
@@ -201,9 +225,16 @@ def language_sites(model: nn.Module, sites: Iterable[Site]) -> list[Site]:
     return language or sites
 
 
-def position_of(site: Site) -> str:
+def on_language_side(model: nn.Module, name: str) -> bool:
+    """Whether a module's name is none of a model's other sides."""
+    kind: str = getattr(getattr(model, "config", None), "model_type", None) or ""
+    parts = name.split(".")
+    return not OTHER_SIDES & set(parts) and parts[0] not in OTHER_SIDES_AT_TOP.get(kind, ())
+
+
+def position_of(name: str) -> str:
     """``cross`` for a layer whose name says that it looks at other nodes, else ``self``."""
-    return "cross" if CROSS & set(site.name.split(".")) else "self"
+    return "cross" if CROSS & set(name.split(".")) else "self"
 
 
 def _linear(model: nn.Module, sites: list[Site]) -> list[str]:

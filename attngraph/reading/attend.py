@@ -252,6 +252,7 @@ def _call(
     else:
         told = state.notes["is_causal"] if known.is_causal is None else known.is_causal
         before = _self_attention(state, module, mask, told, n, layer_idx)
+        given.unordered = before is None
         if before is not None:
             state.model.note(state.inner_model, b, n, before)
     before = SelfAttention() if before is None else before
@@ -291,7 +292,8 @@ def _before_cross(state: LayerState, module: nn.Module, b: int, n: int) -> SelfA
     for it (a family notes that), or in the call before in this forward pass. None if there is neither.
 
     Raises:
-        UserError: the layer has listeners, and there is neither in a model that orders its queries in time.
+        UserError: the layer has listeners, and there is neither in a model that may order its queries in
+            time.
     """
     before, noted = state.model.before(state.inner_model, b, n), state.notes.take("self_attention")
     if noted is not None:
@@ -301,13 +303,25 @@ def _before_cross(state: LayerState, module: nn.Module, b: int, n: int) -> SelfA
         layer_idx = before.layer_idx if before is not None and stored else place
         said = _self_attention(state, module, read, True, n, layer_idx)
         return None if said is None else said._replace(stored=stored)
-    if before is None and state.listeners and state.decodes:
+    if before is None and state.listeners and _may_decode(state, module):
         raise UserError(
             f"{state.site.name} attends to other states before any self-attention over its {n} queries has "
-            f"run in {type(state.inner_model).__name__}, so that nothing says in which order they are and "
-            "which are padding: leave the layer out (layers=...; for adapters exclude_modules=...)"
+            f"been read in {type(state.inner_model).__name__}, so that nothing says in which order they are "
+            "and which are padding: leave the layer out (layers=...; for adapters exclude_modules=...)"
         )
     return before
+
+
+def _may_decode(state: LayerState, module: nn.Module) -> bool:
+    """Whether cross-attention's queries may be ordered in time where no self-attention over them was read."""
+    kind, config = type(state.inner_model).__name__, getattr(state.inner_model, "config", None)
+    named = "Decoder" in kind or bool(getattr(config, "is_decoder", False))
+    return (
+        state.decodes
+        or named
+        or state.given.cache is not None
+        or state.changes.has_unread_beside(module, state.inner_model)
+    )
 
 
 def _self_attention(
@@ -322,6 +336,7 @@ def _self_attention(
             way than the other.
     """
     word = is_causal(module)
+    config = getattr(state.inner_model, "config", None)
     cached = state.given.cache is not None
     order = Order(
         call=told,
@@ -330,7 +345,7 @@ def _self_attention(
         mask=mask.order,
         queries=n,
         cached=cached,
-        generates=state.changes.generates,
+        generates=state.changes.generates and getattr(config, "causal", True),
         decodes=word is None and state.decodes,
     )
     word = word if told is None else told

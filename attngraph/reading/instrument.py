@@ -30,13 +30,15 @@ from transformers.masking_utils import eager_mask
 from attngraph.errors import UserError
 from attngraph.reading.attend import graph_attention, watch
 from attngraph.reading.calls import Site
-from attngraph.reading.families import hook_of, is_stand_in, refusal_of, stand_in
+from attngraph.reading.families import OF_IMAGES, hook_of, is_stand_in, refusal_of, stand_in
 from attngraph.reading.outputs import find_output
 from attngraph.reading.state import ATTRIBUTE, LayerState, ModelState, arguments, find_state, state_of
 from attngraph.reading.watch import Watch
 
-SOURCES = ("encoder_hidden_states", "key_value_states", "cross_attention_states", "context")
-"""Arguments of attention modules that hold the states to attend to."""
+SOURCES = """
+    encoder_hidden_states key_value_states cross_attention_states context inputs key keys k kv
+""".split()
+"""Arguments of attention modules that hold the states to attend to, unless these are the queries' own."""
 
 BESIDES = re.compile("mask|bias|pos|rotary|rope|freqs|cos|sin")
 """In names of arguments that hold no states."""
@@ -194,6 +196,19 @@ class Changes:
         site.listeners = state.listeners
         return site
 
+    def has_unread_beside(self, module: nn.Module, inner_model: nn.Module) -> bool:
+        """Whether the stack of layers that holds a module of ``inner_model`` holds attention that is not
+        read: it may order the module's queries in time."""
+        names = {part: name for name, part in inner_model.named_modules()}
+        stack = re.split(r"\d", names[module])[0] if re.search(r"\d", names[module]) else ""
+        models = tuple(f"{names[x]}." for x in names if isinstance(x, PreTrainedModel) and names[x])
+        beside = [x for x in names if names[x].startswith(stack) and not names[x].startswith(models)]
+        states = {x: state for x in beside if (state := find_state(x)) is not None}
+        unread = set(unread_attention(inner_model, states).values()).intersection(beside)
+        return any(refusal_of(type(x)) not in OF_IMAGES for x in unread) or any(
+            state.given.unordered for x, state in states.items() if x is not module
+        )
+
     def absorb(self, other: Changes) -> None:
         """Take over the changes of another: two parts of a model were instrumented before the whole."""
         if other is self:
@@ -280,9 +295,25 @@ def why_unread(modules: Mapping[str, nn.Module]) -> str:
     reasons: dict[str, list[str]] = {}
     for kind in dict.fromkeys(type(module) for module in modules.values()):
         names = ", ".join(wildcards([name for name, module in modules.items() if type(module) is kind]))
-        reason = refusal_of(kind) or ("neither uses transformers' AttentionInterface nor computed a softmax")
-        reasons.setdefault(reason, []).append(f"{names} ({kind.__name__})")
+        reasons.setdefault(reason_unread(kind), []).append(f"{names} ({kind.__name__})")
     return "; ".join(f"{', '.join(layers)}: {reason}" for reason, layers in reasons.items())
+
+
+def reason_unread(kind: type[nn.Module]) -> str:
+    """Why an attention class is not read."""
+    return refusal_of(kind) or "neither uses transformers' AttentionInterface nor computed a softmax"
+
+
+def unread_attention(model: nn.Module, read: Iterable[nn.Module]) -> dict[str, nn.Module]:
+    """Modules that are called attention, and are neither among those that are ``read``, nor parts of one, nor
+    hold one."""
+    several = set(read)
+    inside = {part for module in several for part in module.modules()}
+    return {
+        name: module
+        for name, module in attention_like(model)
+        if module not in inside and several.isdisjoint(module.modules())
+    }
 
 
 def wildcards(names: Collection[str], others: Iterable[str] = ()) -> list[str]:
@@ -399,9 +430,11 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     given = arguments(module, args, kwargs)
     state = state_of(module)
     sources = [given[name] for name in SOURCES if isinstance(given.get(name), Tensor)]
+    own = given.get("hidden_states", next((x for x in given.values() if isinstance(x, Tensor)), None))
     now = state.given
-    now.source = next((source for source in sources if source is not given.get("hidden_states")), None)
+    now.source = next((source for source in sources if source is not own), None)
     now.states = _count_states(given)
+    now.unordered = False
     now.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
     state.projections.begin(module, given)
     wanted = given.get("output_attentions")
@@ -454,6 +487,7 @@ def _after(module: nn.Module, args: tuple, output: object) -> None:
     given.source = given.cache = None
     state.projections.end()
     missed = None if watched is None or watched.calls else watched.trouble
+    given.unordered = given.unordered or missed is not None
     if missed is not None and state.listeners and output is not None:
         raise UserError(
             f"{state.site.name} ({type(module).__name__}) is no attention that can be read: {missed}"

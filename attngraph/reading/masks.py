@@ -121,8 +121,9 @@ class Order(NamedTuple):
         mask: the mask's own order; see :class:`Mask`.
         queries: how many queries there are.
         cached: whether the call has a key/value cache.
-        generates: whether the model generates text.
-        decodes: whether the innermost model that holds the module orders its queries.
+        generates: whether the model generates text word by word.
+        decodes: whether the innermost model that holds the module orders its queries, where neither call nor
+            module says anything.
     """
 
     call: bool | None
@@ -141,16 +142,17 @@ class Order(NamedTuple):
         Eager attention hides what its mask hides and nothing else. So a mask that hides later queries from
         earlier ones decides, and several queries without a mask are not ordered, even if the module calls
         itself causal (which transformers' SDPA would act upon). Queries that all see each other are the whole
-        input of an encoder, or what others follow: so it is where there is a cache, where the call says that
-        it is causal, and where the module says so in a model that generates text. A single query is ordered
-        if it goes on from a cache, unless the call says that it is not, or the module does and the model
-        does not generate text; without one if the module says so, or, where that says nothing, its model.
+        input of an encoder, or what others follow: so it is where there is a cache and module or model do not
+        say otherwise (XLM's encoder has one too), where the call says that it is causal, and where the module
+        says so in a model that generates text. A single query is ordered if it goes on from a cache, unless
+        the call says that it is not, or the module does and the model does not generate text; without one if
+        the module says so, or, where that says nothing, its model.
         """
         word = self.module if self.call is None else self.call
         if self.mask in ("causal", "blocks"):
             return True
         if self.mask == "none":
-            followed = self.cached and word is not False
+            followed = self.cached and (self.decodes or self.generates if word is None else word)
             return followed or bool(self.call) or (self.generates and bool(self.module))
         if self.queries == 1 and self.cached:
             return word is not False or (self.generates and self.call is None)

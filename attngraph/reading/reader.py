@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
 from attngraph.reading.calls import Call
-from attngraph.reading.instrument import Site, attention_like, instrument, why_unread, wildcards
+from attngraph.reading.instrument import Site, instrument, unread_attention, why_unread, wildcards
 from attngraph.reading.modality import Modalities
 from attngraph.sparsify import keep
 
@@ -160,9 +160,7 @@ class _Reader:
             model.register_forward_hook(self._leave, always_call=True).remove,
         ]
         sites = self.handle.sites
-        inside = {id(part) for site in sites.values() for part in site.module.modules()}
-        around = {id(part) for name in sites for part in _above(model, name)}
-        others = {name: module for name, module in attention_like(model) if id(module) not in inside | around}
+        others = unread_attention(model, (site.module for site in sites.values()))
         try:
             chosen = _choose(layers, [*sites, *others])
         except UserError:
@@ -321,10 +319,3 @@ def _choose(layers: Layers, names: list[str]) -> list[str]:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
             raise UserError(f"no attention layer is called {pattern!r}; choose from {', '.join(names)}")
     return [name for name in names if any(name == x or fnmatchcase(name, x) for x in patterns)]
-
-
-def _above(model: nn.Module, name: str) -> Iterator[nn.Module]:
-    """The modules that hold a module, innermost first."""
-    while name:
-        name = name.rpartition(".")[0]
-        yield model.get_submodule(name)

@@ -128,6 +128,8 @@ class CurrentPass:
         cache: the key/value cache among them, if any.
         output_attentions: whether it was asked for its weights.
         watch: what watches it, if its attention is read that way.
+        unordered: whether it left nothing for cross-attention after it: it was no attention that can be read,
+            or its mask has no order that a graph has.
     """
 
     def __init__(self):
@@ -136,6 +138,7 @@ class CurrentPass:
         self.cache: Any = None
         self.output_attentions = False
         self.watch: Any = None
+        self.unordered = False
 
 
 class Notes:

@@ -26,11 +26,15 @@ from attngraph.reading.families.notes import HOOKS
 FILES = {"blip": "blip"}
 """``{folder of transformers/models: file here}``"""
 BLOCKS = "attends in blocks, whose scores are not one product of queries and keys"
+BIG_BIRD = f'{BLOCKS}; with attention_type="original_full" it can be read'
 LINEAR = "is no softmax of products of queries and keys"
 SAMPLED = "attends to a few places between values, which it chooses anew for each query"
+ASSIGNS = "assigns each value to one group, with a softmax over the groups"
+OF_IMAGES = (SAMPLED, ASSIGNS)
+"""Of these, what no text has: the queries are in no order."""
 REFUSED = {
-    "BigBirdBlockSparseAttention": BLOCKS,
-    "BigBirdPegasusBlockSparseAttention": BLOCKS,
+    "BigBirdBlockSparseAttention": BIG_BIRD,
+    "BigBirdPegasusBlockSparseAttention": BIG_BIRD,
     "LEDEncoderSelfAttention": BLOCKS,
     "LongformerSelfAttention": BLOCKS,
     "LongT5LocalAttention": BLOCKS,
@@ -38,7 +42,7 @@ REFUSED = {
     "LSHSelfAttention": BLOCKS,
     "LocalSelfAttention": BLOCKS,
     "PegasusXGlobalLocalAttention": BLOCKS,
-    "GroupViTAssignAttention": "assigns each value to one group, with a softmax over the groups",
+    "GroupViTAssignAttention": ASSIGNS,
     "InformerProbSparseAttention": "attends from a few queries, which it chooses anew in each call",
     "MobileViTV2LinearSelfAttention": LINEAR,
     "MraSelfAttention": LINEAR,

@@ -129,7 +129,8 @@ def test_what_changes_attention_afterwards_is_noticed():
     """Another attention function, and a gate before the projection."""
     batch, model = FAMILIES["gpt2"].batch(), put("gpt2")
     model.get_base_model().transformer.h[0].attn.c_proj.register_forward_pre_hook(lambda _, args: args[0] / 2)
-    with pytest.raises(UserError, match="h.0.attn.c_proj takes it .a gate or a norm.*exclude_modules="):
+    message = "h.0.attn.c_proj takes it .a gate or a norm. or lays it out otherwise.*exclude_modules="
+    with pytest.raises(UserError, match=message):
         run(model, batch)
     model = put("gpt2")
     model.get_base_model().set_attn_implementation("sdpa")

@@ -239,6 +239,28 @@ def test_what_no_adapter_can_follow_is_left_out_by_default(name):
             get_peft_model(new(name, settings), GraphAdapterConfig(positions=("self", "ffn")))
 
 
+def test_attention_that_is_not_read_is_named_where_adapters_go():
+    """LED's encoder attends in blocks; its decoder has adapters all the same."""
+    sizes = dict(vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, attention_window=4)
+    heads = dict(encoder_attention_heads=2, decoder_attention_heads=2, max_encoder_position_embeddings=32)
+
+    def make():
+        return hf.LEDForConditionalGeneration(hf.LEDConfig(**sizes, **heads))
+
+    own = "encoder.layers.0.self_attn.longformer_self_attn"
+    for settings in ({}, dict(positions="self"), dict(target_modules=["self_attn"])):
+        with pytest.warns(UserWarning, match=rf"no graph adapter follows led.{own} \(attends in blocks"):
+            assert places(make(), **settings)
+    for settings in (
+        dict(positions="cross"),
+        dict(target_modules=["encoder_attn"]),
+        dict(exclude_modules=[own]),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            assert places(make(), **settings)
+
+
 def test_a_sum_before_the_projection_is_no_gate():
     class Summing(hf.models.llama.modeling_llama.LlamaAttention):
         def forward(self, x, attention_interface=None):

@@ -25,7 +25,11 @@ def test_a_modules_word_counts_only_where_its_mask_does_not_say():
         # all see each other: an encoder's input, or a decoder's first block
         assert is_ordered(told, module, True, "none", 5, None) == bool(told)
         assert is_ordered(told, module, True, "none", 5, None, generates=True) == bool(told or module)
-        assert is_ordered(told, module, True, "none", 5, cache) == (word is not False)
+        assert is_ordered(told, module, True, "none", 5, cache) == bool(word)
+        ordered = is_ordered(told, module, True, "none", 5, cache, decodes=True)
+        assert ordered == (word is not False)
+        ordered = is_ordered(told, module, True, "none", 5, cache, generates=True)
+        assert ordered == (word is not False or bool(module))
         assert not is_ordered(told, module, False, None, 5, None) and not is_ordered(
             told, module, False, None, 5, cache
         )

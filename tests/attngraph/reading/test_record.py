@@ -142,6 +142,9 @@ def test_models_without_attention():
         match=r"Sequential has no attention layer that can be read: 0 \(HomeMadeAttention\): neither uses",
     ):
         capture(torch.nn.Sequential(HomeMadeAttention()), torch.ones(1, 2, 2))
+    sizes = dict(vocab_size=41, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    with pytest.raises(UserError, match='attends in blocks.* with attention_type="original_full" it can'):
+        capture(hf.BigBirdModel(hf.BigBirdConfig(**sizes)), {"input_ids": torch.ones(1, 4).long()})
 
 
 def test_nothing_ran():

@@ -7,13 +7,14 @@ import pytest
 import torch
 import transformers as hf
 from peft import get_peft_model
+from torch import nn
 
 from adapters import GraphAdapterConfig
 from attngraph import UserError, capture, record
 from attngraph.reading.families import is_stand_in
 from attngraph.reading.instrument import instrument
 from tests.attngraph.reading.running import run
-from tests.attngraph.reading.zoo import FAMILIES, TEXT, far_from_zero, sized, text, words
+from tests.attngraph.reading.zoo import FAMILIES, TEXT, far_from_zero, normal, sized, text, words
 
 
 def test_gpt_neo_looks_no_further_than_its_window():
@@ -22,6 +23,99 @@ def test_gpt_neo_looks_no_further_than_its_window():
     far = torch.ones(6, 6, dtype=torch.bool).tril(-3)
     assert (wide.weight[..., far] > 0).all() and (narrow.weight[..., far] == 0).all()
     assert not narrow.visible[:, far].any() and narrow.causal and wide.causal
+
+
+@pytest.mark.parametrize("name", ["XLM", "Flaubert"])
+def test_an_encoder_that_has_a_cache_is_in_no_order(name):
+    """It would be taken for a decoder whose prompt sees itself; as a decoder it makes a mask that says so."""
+    for causal in (False, True):
+        for head in ("Model", "WithLMHeadModel"):
+            sizes = dict(vocab_size=41, emb_dim=16, n_layers=1, n_heads=2, max_position_embeddings=64)
+            config = getattr(hf, f"{name}Config")(**sizes, causal=causal)
+            model = far_from_zero(getattr(hf, f"{name}{head}")(config), 0)
+            (graph,) = capture(model, {"input_ids": words()}).values()
+            assert graph.causal == causal == (graph.weight[0, 0, 0, -1] == 0)
+
+
+def test_a_prompt_that_sees_itself_is_followed_in_a_model_that_generates():
+    """CPM-Ant makes its masks itself, and its modules do not say that they are a decoder's."""
+    sizes = dict(vocab_size=41, hidden_size=16, num_attention_heads=2, dim_head=8, dim_ff=24)
+    config = hf.CpmAntConfig(**sizes, num_hidden_layers=1, prompt_length=4, prompt_types=8, segment_types=8)
+    model = far_from_zero(hf.CpmAntForCausalLM(config), 0)
+    with record(model) as graphs, torch.no_grad():
+        model.generate(words(5), max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    (steps,) = graphs.values()
+    assert [graph.causal for graph in steps] == [True] * 3
+    assert steps[0].weight[0, 0, 0, -1] > 0 and steps[-1].past_degree is not None
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_fsmt_attends_to_its_encoder_whatever_the_lengths(cached):
+    """The states are an argument ``key``, which self-attention has too; text and source are of one length."""
+    sizes = dict(src_vocab_size=41, tgt_vocab_size=41, d_model=16, encoder_layers=1, decoder_layers=1)
+    heads = dict(encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=64)
+    config = hf.FSMTConfig(langs=["a", "b"], **sizes, **heads, encoder_ffn_dim=24, decoder_ffn_dim=24)
+    model = far_from_zero(hf.FSMTForConditionalGeneration(config), 0)
+    given = {"input_ids": words(), "decoder_input_ids": words(seed=1), "use_cache": cached}
+    graphs = capture(model, given)
+    kinds = {name.split(".", 1)[1]: (graph.kind, graph.causal) for name, graph in graphs.items()}
+    assert kinds == {
+        "encoder.layers.0.self_attn": ("self", False),
+        "decoder.layers.0.self_attn": ("self", not cached),  # with a cache it has no mask
+        "decoder.layers.0.encoder_attn": ("cross", not cached),
+    }
+
+
+def test_perceiver_attends_to_as_many_inputs_as_it_has_latents():
+    sizes = dict(num_latents=7, d_latents=16, d_model=16, num_blocks=1, num_self_attends_per_block=1)
+    config = hf.PerceiverConfig(**sizes, num_self_attention_heads=2, num_cross_attention_heads=2)
+    graphs = capture(far_from_zero(hf.PerceiverModel(config), 0), {"inputs": normal(2, 7, 16)})
+    assert [graph.kind for graph in graphs.values()] == ["cross", "self"]
+
+
+def test_prophetnet_is_refused_whose_words_are_in_no_known_order():
+    """Its self-attention, which is not read, makes a mask of its own: later words would change others."""
+    sizes = dict(vocab_size=41, hidden_size=16, num_encoder_layers=1, num_decoder_layers=1, ngram=2)
+    heads = dict(num_encoder_attention_heads=2, num_decoder_attention_heads=2, max_position_embeddings=64)
+    model = hf.ProphetNetForConditionalGeneration(hf.ProphetNetConfig(**sizes, **heads))
+    for cached in (True, False):
+        given = {"input_ids": words(), "decoder_input_ids": words(5), "use_cache": cached}
+        with pytest.raises(UserError, match="cross_attn attends .* before any self-attention .* been read"):
+            capture(model, given)
+
+
+class ColumnAttention(nn.Module):
+    """Self-attention that is not read, and hides what is later."""
+
+    def __init__(self):
+        super().__init__()
+        self.projection = nn.Linear(8, 8)
+
+    def forward(self, hidden_states):
+        scores = self.projection(hidden_states) @ hidden_states.transpose(1, 2)
+        return scores.transpose(1, 2).triu().softmax(1).transpose(1, 2).tril() @ hidden_states
+
+
+class Layer(nn.Module):
+    """Cross-attention, after something else."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.before, self.cross = before, nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, words, seen):
+        return self.cross(self.before(words), seen, seen)[0]
+
+
+@pytest.mark.parametrize("before, known", [(ColumnAttention(), False), (nn.Linear(8, 8), True)])
+def test_cross_attention_after_attention_that_is_not_read(before, known):
+    """The queries may be a decoder's; where there is no other attention, they are in no order."""
+    given = {"words": normal(2, 5, 8), "seen": normal(2, 6, 8)}
+    if known:
+        assert not capture(Layer(before), given)["cross"].causal
+        return
+    with pytest.raises(UserError, match="cross attends to other states before any self-attention"):
+        capture(Layer(before), given, layers="cross")
 
 
 def test_mpt_and_clipped_projections():
