@@ -125,15 +125,12 @@ class Scheme(nn.Module):
             return edges.to_dense(self.edge_weights(edges))
 
     def __repr__(self) -> str:
-        """The scheme with its arguments, learned ones as they are now, as far as they are attributes."""
-        names = inspect.signature(type(self)).parameters
-        with torch.no_grad():
-            values = {name: getattr(self, name) for name in names if hasattr(self, name)}
-            shown = {
-                name: round(float(x), 4) if isinstance(x, (Tensor, float)) else x
-                for name, x in values.items()
-            }
-        return f"{type(self).__name__}({', '.join(f'{name}={x!r}' for name, x in shown.items())})"
+        """The scheme with the arguments that it was made with, as far as they are attributes. Learned ones may
+        be others by now."""
+        held = vars(self)
+        given = {x: held.get(x, held.get(f"fixed_{x}")) for x in inspect.signature(type(self)).parameters}
+        parts = [f"{name}={value!r}" for name, value in given.items() if value is not None]
+        return f"{type(self).__name__}({', '.join(parts)})"
 
     def propagate(self, edges: Edges) -> Tensor:
         """Aggregated query features ``(b, h, n, d)``; a scheme must define it."""
