@@ -125,7 +125,7 @@ class Scheme(nn.Module):
             return edges.to_dense(self.edge_weights(edges))
 
     def __repr__(self) -> str:
-        """The scheme with the arguments that it was made with, as far as they are attributes. Learned ones may
+        """The scheme with the arguments it was made with, as far as they are attributes. Learned ones may
         be others by now."""
         held = vars(self)
         given = {x: held.get(x, held.get(f"fixed_{x}")) for x in inspect.signature(type(self)).parameters}
