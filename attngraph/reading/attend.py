@@ -132,8 +132,7 @@ def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
     state = state_of(module)
     _check_real(state, seen.query)
     b, _, n, m = seen.weight.shape
-    turns = state.notes["turns"] or []
-    known = turns.pop(0) if turns else _one_pass(state, seen.again)
+    known = _next_known(state, seen.again)
     shown = (seen.scores > HIDES_BELOW).any(1, keepdim=True)
     if known.query_mask is not None and not known.cross:
         shown = shown & known.query_mask[:, None, :, None]
@@ -158,12 +157,17 @@ def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
     return call.context
 
 
-def _one_pass(state: LayerState, again: bool) -> Known:
-    """Nothing is known of a call.
+def _next_known(state: LayerState, again: bool) -> Known:
+    """What an outer module noted of the calls of a watched module, call by call; :data:`NOTHING` without
+    such a note.
 
     Raises:
-        UserError: the layer has listeners, and the call goes on with keys that other queries have met.
+        UserError: there is none, the layer has listeners, and the call goes on with keys that other queries
+            have met.
     """
+    turns = state.notes["turns"]
+    if turns:
+        return turns.pop(0)
     if again and state.listeners:
         raise UserError(
             f"{state.site.name} attends to the same keys several times in one pass, with other queries each, "
@@ -176,8 +180,7 @@ def _one_pass(state: LayerState, again: bool) -> Known:
 def _fused(module: nn.Module, seen: Fused) -> Tensor:
     """The same for a call of PyTorch's fused attention, which is computed by its formula."""
     state = state_of(module)
-    turns = state.notes["turns"] or []
-    known = turns.pop(0) if turns else _one_pass(state, seen.again)
+    known = _next_known(state, seen.again)
     projected = Projected(seen.query, seen.key, seen.value)
     call = attend(
         module, projected, seen.mask, _formula, dropout=seen.dropout, known=known, scaling=seen.scale

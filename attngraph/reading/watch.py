@@ -285,7 +285,8 @@ class Watch(TorchFunctionMode):
         """The product of weights and values, and what stands in its place."""
         found: Weights = self._weights[product.left]
         left, value = product.as_left(product.left), product.as_right(product.right)
-        weight = left if found.undropped is product.left else product.as_left(found.undropped)
+        kept = found.undropped is product.left  # there is no dropout
+        weight = left if kept else product.as_left(found.undropped)
         layout = self._layout(left.shape, value.shape, (value, found.made.query, found.made.key))
         last = product.orders is None or product.orders[0][-1] == left.dim() - 1
         if layout is None:
@@ -295,9 +296,7 @@ class Watch(TorchFunctionMode):
             self.trouble = "the weights of its softmax are multiplied with something else than values by head"
             return func(*args, **given)
         split = layout.split(weight)
-        if (
-            found.undropped is product.left
-        ):  # the module goes on with what is shown, so that gradients reach it
+        if kept:  # the module goes on with what is shown, so that gradients reach it
             args = tuple(product.as_given(layout.join(split)) if x is product.left else x for x in args)
         out = func(*args, **given)
         own = layout.split(product.as_out(out))
@@ -314,7 +313,7 @@ class Watch(TorchFunctionMode):
                 key,
                 layout.split(value),
                 split,
-                split if found.undropped is product.left else layout.split(left),
+                split if kept else layout.split(left),
                 own,
                 scores,
                 found.made.scale * factor,
