@@ -43,7 +43,8 @@ def report() -> tuple[str, list[str]]:
         lines.append(f"  {name:<16}{version or 'MISSING'}")
         if version is None or not _is_in(version, wanted):
             problems.append(f"{name} is {version or 'missing'}: pip install '{name}{wanted}'")
-    lines += ["devices", *(f"  {device}" for device in devices()), f"java      {java()}"]
+    lines += ["devices", *(f"  {device}" for device in devices()), f"kernels   {kernels()}"]
+    lines.append(f"java      {java()}")
 
     spec = importlib.util.find_spec("adapters")
     origin = str(Path(spec.origin).resolve().parent) if spec and spec.origin else "not found"
@@ -110,6 +111,15 @@ def devices() -> list[str]:
         lines.append("cuda   none" + ("" if torch.version.cuda else " (torch is built without it)"))
     lines.append(f"mps    {'yes' if torch.backends.mps.is_available() else 'none'}")
     return lines
+
+
+def kernels() -> str:
+    """Whether the kernels in C are used."""
+    try:
+        from attngraph.native.library import status
+    except ImportError as error:
+        return f"unknown ({error})"
+    return status()
 
 
 def java() -> str:
