@@ -75,7 +75,7 @@ docs: $(READY)
 setup:
 	@python=$$(sh .ci/find_python.sh "$(PYTHON)") && "$$python" .ci/setup_env.py "$(VENV)"
 
-$(READY): setup.py .ci/setup_env.py
+$(READY): setup.py .ci/setup_env.py $(wildcard attngraph/native/*.[ch])
 	@python=$$(sh .ci/find_python.sh "$(PYTHON)") && "$$python" .ci/setup_env.py "$(VENV)"
 
 clean:

@@ -1,5 +1,7 @@
 """The package description, the wheel that comes of it, and the set-up tools."""
 
+import hashlib
+import platform
 import runpy
 import shutil
 import subprocess
@@ -18,7 +20,8 @@ TOP_LEVEL = ["attngraph", "adapters", "analysis", "experiments"]
 def package_files() -> list[Path]:
     """Every file under the four packages that belongs to them, relative to the root."""
     found = (path for name in TOP_LEVEL for path in (ROOT / name).rglob("*") if path.is_file())
-    return [path.relative_to(ROOT) for path in found if path.suffix not in (".pyc", ".pt")]
+    built = (".pyc", ".pt", ".so", ".sha256")
+    return [path.relative_to(ROOT) for path in found if path.suffix not in built]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,13 @@ def test_wheel_holds_every_file_of_the_packages(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
+        digests = {
+            name: (hashlib.sha256(archive.read(name)).hexdigest(), archive.read(f"{name}.sha256").decode())
+            for name in names
+            if name.endswith(".so")
+        }
+    assert len(digests) == (2 if platform.machine() == "x86_64" else 1) or not shutil.which("cc")
+    assert all(found == told for found, told in digests.values())
     assert {path.as_posix() for path in package_files()} <= names
     assert not any(name.startswith(("tests/", ".ci/")) for name in names)
     assert not any(name.endswith(".pt") for name in names)
