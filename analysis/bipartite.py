@@ -98,11 +98,6 @@ class Bipartite:
             raise ValueError("the graph has no features: give nodes x of the same width on both sides")
         return self.query, self.value
 
-    @cached_property
-    def weight_log_weight(self) -> Tensor:
-        r""":math:`A_{ij} \log A_{ij}`, ``(b, h, n, m)``; 0 where there is no edge."""
-        return torch.special.xlogy(self.weight, self.weight)
-
     def without_self_loops(self) -> Bipartite:
         """The graph without the edges between node i and node i.
 

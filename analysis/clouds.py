@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from analysis.bipartite import Bipartite, divide
+from analysis.bipartite import divide, positive
+from analysis.sums import EdgeSums
 
 
 def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
@@ -30,13 +31,18 @@ def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
     return torch.where(n > 3, divide(_hsic(x, y, n), own.sqrt()), torch.nan)
 
 
-def neighbour_cka(graph: Bipartite) -> Tensor:
+def neighbour_cka(query: Tensor, received: Tensor, sums: EdgeSums) -> Tensor:
     r""":func:`cka` of each query :math:`q_i` and what it receives, :math:`\sum_j A_{ij} v_j / d_i`,
     ``(b, h)``. So the clouds are paired by attention, whatever their sizes. Undefined for uniform attention
-    without a mask, where all receive the same."""
-    query, value = graph.features
-    received = graph.normalised_rows() @ value
-    valid = graph.rows[:, None] & (graph.query_degree > 0)
+    without a mask, where all receive the same.
+
+    Args:
+        query: ``(b, h, n, d)``.
+        received: ``(b, h, n, d)``, the sums :math:`\sum_j A_{ij} v_j` of the graph.
+        sums: of the graph, with the degrees.
+    """
+    received = received / positive(sums.query_degree)[..., None]
+    valid = (sums.seen > 0)[:, None] & (sums.query_degree > 0)
     mean = divide((received * valid[..., None]).sum(-2, keepdim=True), valid.sum(-1)[..., None, None])
     centred = (received - mean.nan_to_num(0)) * valid[..., None]
     constant = centred.square().sum((-1, -2)) <= 1e-9 * received.square().sum((-1, -2))
