@@ -84,40 +84,40 @@ def _closed_form(
     p: float,
 ) -> tuple[Tensor, ...]:
     """``query`` is in the metric of the output projection, norms and roots broadcast to ``(b, h, n, m)``."""
-    least = smallest_weight(weight.dtype)
-    there = weight > least
-    apart = None if there.all() else ~there
+    least, exponent = smallest_weight(weight.dtype), 0.5 * p - 1
+    gone = None if weight.numel() and weight.amin() > least else weight <= least
+    edges = weight.shape[-1] if gone is None else (~gone).sum(-1, keepdim=True)
     log_m, log_e = weight.clamp(min=least).log_(), rsqrt_e.clamp_min(least).log()
-    lengths = norm_q * rsqrt_d.square() + norm_v * rsqrt_e.square()
-    square = square_distance(norm_q, norm_v, query @ value.mT, rsqrt_d, rsqrt_e)
-    # of pGNN, of lengths and degrees alone, and of the closed form: log(w/M), up to the query's factor
-    found, of_lengths = (
-        x.log_().add_(log_m).mul_(0.5 * p - 1).add_(log_e) for x in (square, lengths.clamp_(min=least))
-    )
-    of_value = (0.5 * p - 1) * (norm_v.clamp_min(least) * rsqrt_e.square()).clamp_min(least).log() + log_e
-    form = (0.5 * p - 1) * log_m + of_value
-    edges, joined = there.sum(-1, keepdim=True), there.any(-1)
-
-    def share(factor: Tensor) -> Tensor:
-        factor = factor + log_m
-        return (factor if apart is None else factor.masked_fill_(apart, -torch.inf)).softmax(-1)
 
     def centred(factor: Tensor) -> Tensor:
         """Minus its mean over the query's edges; 0 elsewhere."""
-        factor = factor if apart is None else factor.masked_fill_(apart, 0)
-        mean = factor.sum(-1, keepdim=True, dtype=torch.float64) / edges.clamp_min(1)
-        factor = factor.sub_(mean)
-        return factor if apart is None else factor.masked_fill_(apart, 0)
+        factor = factor if gone is None else factor.masked_fill_(gone, 0)
+        factor.sub_(factor.sum(-1, keepdim=True) / edges)
+        return factor if gone is None else factor.masked_fill_(gone, 0)
 
+    def share(factor: Tensor) -> Tensor:
+        factor.add_(log_m)
+        return (factor if gone is None else factor.masked_fill_(gone, -torch.inf)).softmax(-1)
+
+    def variation(other: Tensor) -> Tensor:
+        """NaN, which does not count, at queries without edges."""
+        return (other.sub_(own).abs_().sum(-1).double() / 2).nanmean(-1)
+
+    # log(w/M), up to the query's factor: of pGNN, of lengths and degrees alone, and of the closed form
+    square = square_distance(norm_q, norm_v, query @ value.mT, rsqrt_d, rsqrt_e)
+    found = centred(square.log_().add_(log_m).mul_(exponent).add_(log_e))
+    lengths = (norm_q * rsqrt_d.square() + norm_v * rsqrt_e.square()).clamp_(min=least)
+    of_lengths = lengths.log_().add_(log_m).mul_(exponent).add_(log_e)
+    of_value = (norm_v.clamp_min(least) * rsqrt_e.square()).clamp_min_(least).log_()
+    form = centred((log_m * exponent).add_(of_value.mul_(exponent).add_(log_e)))
+    r = _correlation(found, form)
     own = share(found)
-    degree = weight.sum(-1, keepdim=True)
-    variations = (
-        (other.sub_(own).abs_().sum(-1, dtype=torch.float64) / 2).masked_fill(~joined, torch.nan).nanmean(-1)
-        for other in (share(form), share(of_lengths), weight / positive(degree))
-    )
-    return _correlation(centred(found), centred(form)), *variations
+    attention = weight / positive(weight.sum(-1, keepdim=True))
+    return r, *map(variation, (share(form), share(of_lengths), attention))
 
 
 def _correlation(x: Tensor, y: Tensor) -> Tensor:
-    xy, xx, yy = (pair.sum(-1).sum(-1, dtype=torch.float64) for pair in (x * y, x * x, y * y))
+    xy, xx, yy = (
+        torch.linalg.vecdot(*pair).sum(-1, dtype=torch.float64) for pair in ((x, y), (x, x), (y, y))
+    )
     return divide(xy, (xx * yy).sqrt())

@@ -225,13 +225,10 @@ def _by_clouds(graph: Bipartite, settings: Settings, draws: Draws) -> dict[str, 
     places = torch.cat([torch.arange(side.shape[1], device=x.device) for side in nodes])
     fold = (places % 2 == 0).expand_as(valid)
     is_query = (torch.arange(x.shape[2], device=x.device) < nodes[0].shape[1]).expand_as(valid)
-    shuffled = is_query.gather(-1, shuffle(valid, draws))
-    return {
-        "mmd": Measured(clouds.mmd(x, is_query, valid), permuted=clouds.mmd(x, shuffled, valid)),
-        "probe_auc": Measured(
-            clouds.probe_auc(x, is_query, valid, fold), permuted=clouds.probe_auc(x, shuffled, valid, fold)
-        ),
-    }
+    sides = torch.stack([is_query, is_query.gather(-1, shuffle(valid, draws))])
+    mmd, null = clouds.mmd(x, sides, valid)
+    auc, null_auc = clouds.probe_auc(x, sides, valid, fold)
+    return {"mmd": Measured(mmd, permuted=null), "probe_auc": Measured(auc, permuted=null_auc)}
 
 
 def _by_frequency(graph: Bipartite, even: Bipartite, bins: int, draws: Draws) -> dict[Key, Measured]:
