@@ -143,7 +143,7 @@ def positive(x: Tensor) -> Tensor:
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """The quotient; NaN (undefined) where the denominator is not positive."""
-    return torch.where(denominator > 0, numerator / positive(denominator), torch.nan)
+    return torch.where(denominator > 0, numerator / denominator, torch.nan)
 
 
 def factor(metric: Tensor) -> Tensor:

@@ -59,7 +59,8 @@ def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
 
     Args:
         x: ``(..., N, d)``, the points of both clouds.
-        is_query: bool ``(..., N)``, which cloud each belongs to.
+        is_query: bool ``(..., N)``, which cloud each belongs to; it may have further axes in front, for
+            other divisions of the same points.
         valid: bool ``(..., N)``, which points count.
     """
     x = x.double()
