@@ -5,7 +5,7 @@ it is undefined. All but label informativeness, aggregation and neighbourhoods c
 sides, and raise a ``ValueError`` for labels whose sides have different alphabets (``shared=False``).
 
 >>> graph = Bipartite.of(Data(edge_index=torch.tensor([[0, 1, 2, 3], [1, 2, 0, 4]]), num_nodes=5))
->>> mixing = Mixing(graph, Labels.same([0, 0, 0, 0, 1]).on(graph))
+>>> mixing = Mixing.of(graph, Labels.same([0, 0, 0, 0, 1]))
 >>> edge(mixing).item(), node_query(mixing, isolated=True).item()
 (0.75, 0.6)
 
@@ -16,14 +16,15 @@ The two headline statistics also take PyG's ``edge_index``, ``y`` and ``edge_wei
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from analysis.bipartite import Bipartite, divide, edge_weights
-from analysis.labels import Labels, one_hot
+from analysis.labels import Labels
+from analysis.sums import EdgeSums
 
 
 class Mixing:
@@ -31,36 +32,32 @@ class Mixing:
     classes, C value classes.
 
     Args:
-        graph: the graph.
-        labels: its classes, as :meth:`analysis.labels.Labels.on` returns them.
+        labels: the classes of a graph, as :meth:`analysis.labels.Labels.on` returns them.
+        at_queries: ``(b, h, n, C)``, :math:`\sum_j A_{ij} 1[z_j = l]`: the graph's sums
+            (:class:`analysis.sums.EdgeSums`) of the values' :meth:`~analysis.labels.Labels.codes`.
+        at_values: ``(b, h, m, K)``, :math:`\sum_i A_{ij} 1[y_i = k]`, those of the queries' codes.
+        paired: whether both sides are the same nodes.
 
     Attributes:
-        labels: the labels.
-        at_queries: ``(b, h, n, C)``, :math:`\sum_j A_{ij} 1[z_j = l]`.
         queries, values: ``(b, h|1, K)`` and ``(b, h|1, C)``, numbers of nodes in each class.
-        paired: whether both sides are the same nodes.
         total: ``(b, h)``, weight of the edges whose two ends have a class.
         matrix: ``(b, h, K, C)``, :math:`E_{kl} = \sum_{y_i = k, z_j = l} A_{ij} / \text{total}`; NaN without
             such edges.
     """
 
-    def __init__(self, graph: Bipartite, labels: Labels):
-        sizes = [int(side.max()) + 1 if side.numel() else 0 for side in (labels.query, labels.value)]
-        sizes = [max(1, *sizes)] * 2 if labels.shared else [max(1, size) for size in sizes]
-        self.labels, self.paired, self._weight = labels, graph.paired, graph.weight
-        self.y, self.z = (
-            one_hot(side, size, graph.weight.dtype) for side, size in zip((labels.query, labels.value), sizes)
-        )
-        self.queries, self.values = self.y.sum(-2).double(), self.z.sum(-2).double()
-        self.at_queries = graph.weight @ self.z
-        sums = (self.y.mT @ self.at_queries).double()
+    def __init__(self, labels: Labels, at_queries: Tensor, at_values: Tensor, paired: bool):
+        self.labels, self.paired = labels, paired
+        self.at_queries, self.at_values = at_queries.double(), at_values.double()
+        self.y, self.z = (codes.double() for codes in labels.codes())
+        self.queries, self.values = self.y.sum(-2), self.z.sum(-2)
+        sums = self.y.mT @ self.at_queries
         self.total = sums.sum((-1, -2))
         self.matrix = divide(sums, self.total[..., None, None])
 
-    @cached_property
-    def at_values(self) -> Tensor:
-        r"""``(b, h, m, K)``, :math:`\sum_i A_{ij} 1[y_i = k]`."""
-        return self._weight.mT @ self.y
+    @staticmethod
+    def of(graph: Bipartite, labels: Labels) -> Mixing:
+        """The sums of a graph by the classes of its nodes."""
+        return mixings(graph, [labels.on(graph)])[0]
 
     @property
     def query_marginal(self) -> Tensor:
@@ -75,6 +72,24 @@ class Mixing:
     def counts(self) -> tuple[Tensor, Tensor]:
         """The numbers of classes among the queries and among the values, each ``(b, h|1)``."""
         return (self.queries > 0).sum(-1), (self.values > 0).sum(-1)
+
+
+def mixings(
+    graph: Bipartite, labellings: Sequence[Labels], sums: Callable[..., EdgeSums] = EdgeSums.of
+) -> list[Mixing]:
+    """The sums of a graph by several classes of its nodes, from one pass over the weights.
+
+    Args:
+        graph: the graph.
+        labellings: the classes, as :meth:`analysis.labels.Labels.on` returns them.
+        sums: :meth:`EdgeSums.of`, or :meth:`EdgeSums.uniform` for those of uniform attention.
+    """
+    codes = [labels.codes() for labels in labellings]
+    found = sums(graph, [value for _, value in codes], [query for query, _ in codes])
+    return [
+        Mixing(labels, at_queries, at_values, graph.paired)
+        for labels, at_queries, at_values in zip(labellings, found.at_queries, found.at_values)
+    ]
 
 
 def edge(mixing: Mixing) -> Tensor:
@@ -188,7 +203,7 @@ def _between_classes(
     sums = weight.new_zeros(len(names), len(names)).index_put(tuple(number), weight[known], accumulate=True)
     classes = torch.arange(len(names), device=weight.device)[None]
     graph = Bipartite(sums[None, None], torch.ones_like(sums, dtype=torch.bool)[None])
-    return Mixing(graph, Labels(classes, classes))
+    return Mixing.of(graph, Labels(classes, classes))
 
 
 def aggregation(mixing: Mixing) -> Tensor:
@@ -199,13 +214,13 @@ def aggregation(mixing: Mixing) -> Tensor:
     A tie counts one half and a query is not compared with itself, so uniform attention without a mask has
     0.5. Queries without edges or without another query of their class, and graphs of one class, do not count.
     """
-    out = mixing.at_queries.double()
+    out = mixing.at_queries
     edges = mixing.at_queries.sum(-1) > 0
-    y = mixing.y.double() * edges[..., None]  # (b, h, n, K)
+    y = mixing.y * edges[..., None]  # (b, h, n, K)
     sums, count = y.mT @ out, y.sum(-2)  # (b, h, K, c), (b, h, K)
     products = out @ sums.mT  # (b, h, n, K)
-    own = (products * y).sum(-1) - out.square().sum(-1)
-    other = products.sum(-1) - (products * y).sum(-1)
+    within = (products * y).sum(-1)
+    own, other = within - out.square().sum(-1), products.sum(-1) - within
     size = (y * count[..., None, :]).sum(-1)
     others = count.sum(-1, keepdim=True) - size
     within, between = divide(own, size - 1), divide(other, others)
@@ -219,8 +234,8 @@ def neighbourhood_similarity(mixing: Mixing) -> Tensor:
     r"""Cross-class neighbourhood similarity, ``(b, h, K, K)``, in [0, 1]: mean cosine of the label histograms
     :math:`(A Z)_i` of two different queries, one of class k and one of class k'. Ma et al. 2022 (whose means
     count a node's similarity with itself; that vanishes in large graphs and rules in small ones)."""
-    out = normalize(mixing.at_queries.double(), dim=-1)
-    y = mixing.y.double() * (out.abs().sum(-1, keepdim=True) > 0)
+    out = normalize(mixing.at_queries, dim=-1)
+    y = mixing.y * (mixing.at_queries.sum(-1, keepdim=True) > 0)
     sums, count = y.mT @ out, y.sum(-2)
     products = sums @ sums.mT - torch.diag_embed(count)  # a node with itself: 1
     pairs = count[..., :, None] * count[..., None, :] - torch.diag_embed(count)
@@ -312,8 +327,8 @@ def _trace(matrix: Tensor) -> Tensor:
 
 def _node(sums: Tensor, labels: Tensor, isolated: bool) -> Tensor:
     labels = labels.expand(-1, sums.shape[1], -1)
-    own = sums.gather(-1, labels.clamp(min=0)[..., None])[..., 0].double()
-    total = sums.sum(-1).double()
+    own = sums.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    total = sums.sum(-1)
     counted = (labels >= 0) & (isolated | (total > 0))
     share = torch.where(counted, divide(own, total).nan_to_num(0), 0)
     return divide(share.sum(-1), counted.sum(-1).to(share.dtype))

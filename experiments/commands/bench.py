@@ -1,6 +1,7 @@
 """Measure speed and memory against attention itself and against peers.
 
-Ratios are taken within one run, between neighbours in time; close other programs nevertheless.
+Ratios are taken within one run, between neighbours in time, once with one thread (processor time) and once
+with all of ``OMP_NUM_THREADS`` (time by the clock, for which other programs should be closed).
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from experiments.commands.options import BenchOptions
 from experiments.studies.bench import BENCHMARKS, markdown, run_benchmark
 
 NAMES = RESULTS, TABLES = "results.json", "bench.md"
-REPEATS = {False: 15, True: 3}  # of a whole run and of a quick one; fewer where they would take a minute
+REPEATS = {False: 15, True: 3}  # of a whole run and of a quick one
 ABOUT = (
-    "Medians of {repeats} interleaved repetitions (fewer where they took over a minute) on {machine}; ratios "
-    "are medians of the ratios to the first line within the same repetition. Forward and backward unless it "
-    "says otherwise. Extra MB: growth of the peak of resident memory over one run in a process of its own.\n"
+    "Medians of {repeats} interleaved repetitions (fewer, but at least 7, where they took over half a "
+    "minute) on {machine}; ratios are medians of the ratios to the first line within the same repetition: "
+    "of processor time with one thread, to which ms and targets refer too; of time by the clock with all. "
+    "Forward and backward unless it says otherwise. Extra MB: growth of the peak of resident memory over "
+    "one run in a process of its own.\n"
 )
 
 

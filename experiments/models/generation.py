@@ -14,12 +14,13 @@ from itertools import chain
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 from attngraph.errors import UserError
 from experiments.models.batch import IGNORED
 from experiments.models.family import Decoding
-from experiments.models.ranking import Opening, cache_rows
+from experiments.models.ranking import Opening, cache_argument, cache_rows
 
 
 def encode_images(model: nn.Module, pixels: Tensor) -> Tensor:
@@ -115,6 +116,14 @@ def check_positions(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> 
         raise UserError(f"max_new_tokens is {max_new_tokens}, and the model has {longest} positions")
 
 
+class _SameInAllBeams(DynamicLayer):
+    """Keys and values of what a text looks at. All beams of the text have the same ones, so beams that change
+    places need no copies: in captions by a small model these took a sixth of the time."""
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        pass
+
+
 @torch.no_grad()
 def generate_text(
     model: nn.Module,
@@ -138,6 +147,8 @@ def generate_text(
     # tokens.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     end, padding, start = tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id
+    looked_at = DynamicCache()
+    looked_at.layer_class_to_replicate = _SameInAllBeams
     output = model.text_decoder.generate(
         input_ids=ids,
         attention_mask=mask,
@@ -145,6 +156,7 @@ def generate_text(
         encoder_hidden_states=states,
         encoder_attention_mask=states_mask,
         generation_config=decoding.settings(end, padding, bos_token_id=start),
+        **{cache_argument(model.text_decoder): EncoderDecoderCache(DynamicCache(), looked_at)},
     )
     return [
         text.strip() for text in tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)

@@ -109,7 +109,7 @@ class Opening:
     def begin(self) -> tuple[Tensor, Cache]:
         """Logits ``(g, V)`` of the first token, and the prompts' cache."""
         output = self._run(self.ids, None, self.looked_at | self.read_once)
-        return output.logits[:, -1].float(), output[self._cache]
+        return output.logits[:, -1].float(), output[cache_argument(self.decoder)]
 
     def go_on(self, cache: Cache, rows: Tensor, ids: Tensor) -> Tensor:
         """Logits ``(r, n, V)`` after each of the tokens ``ids`` ``(r, n)``, which may be anything at padding;
@@ -122,13 +122,13 @@ class Opening:
         return self._run(ids, cache, looked_at).logits
 
     def _run(self, ids: Tensor, cache: Cache | None, more: dict[str, Tensor]) -> Any:
-        return self.decoder(input_ids=ids, use_cache=True, **{self._cache: cache}, **more)
+        return self.decoder(input_ids=ids, use_cache=True, **{cache_argument(self.decoder): cache}, **more)
 
-    @property
-    def _cache(self) -> str:
-        """What the cache is called, which changed between releases of transformers."""
-        names = inspect.signature(self.decoder.forward).parameters
-        return "cache" if "cache" in names else "past_key_values"
+
+def cache_argument(decoder: nn.Module) -> str:
+    """What a decoder calls its key/value cache, which changed between releases of transformers."""
+    names = inspect.signature(decoder.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
 
 
 def openings(

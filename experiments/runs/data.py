@@ -202,12 +202,13 @@ class FeatureCache:
 
     The states of a set of pictures lie in one file, an array that is mapped into memory. The file's name is a
     digest of the encoder, of how it is computed, and of each picture's path, size and time: whatever differs
-    has another file. One process at a time fills the folder; others wait.
+    has another file. One process fills a file; others that need the same wait.
 
     Args:
         folder: made when something is saved.
         limit_gb: size that the folder may have, in 10^9 bytes: pictures whose states find no room in it are
-            encoded in every step; 0 for no cache.
+            encoded in every step; 0 for no cache. Processes that fill files at the same time do not count
+            those of each other.
     """
 
     def __init__(self, folder: Path, limit_gb: float = LIMIT_GB):
@@ -224,7 +225,7 @@ class FeatureCache:
             return None
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f"{_digest(family, paths)}.npy"
-        with FileLock(self.folder / "lock"):
+        with FileLock(file.with_suffix(".lock")):
             states = self._saved(file, len(paths))
             if states is None and self._fill(file, family, paths):
                 states = self._saved(file, len(paths))

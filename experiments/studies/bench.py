@@ -1,7 +1,8 @@
-"""Benchmarks: the time and memory of attention, message passing and training steps, as ratios within one run.
+"""Benchmarks: the time and memory of attention, message passing, training and writing, as ratios within one
+run.
 
 :mod:`~experiments.studies.bench_runs` has what is run. Everything runs in turn, so that ratios are taken
-between neighbours in time, and memory is measured in a process of its own.
+between neighbours in time, with one thread and with all; memory is measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -16,12 +17,11 @@ from multiprocessing import get_context
 
 import torch
 
-from experiments.runs.device import PeakMemory
+from experiments.runs.device import PeakMemory, cpu_threads
 from experiments.studies import bench_runs
 from experiments.studies.bench_runs import Run
 
-LEAST, ENOUGH = 3, 60.0  # a benchmark that takes more than so many seconds ends after so many repetitions
-HEAD = ("", "ms", "ratio", "target", "extra MB")
+LEAST, ENOUGH = 7, 30.0  # after so many seconds, runs end that have been repeated so often
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,9 @@ class Benchmark:
         sizes: its keyword arguments.
         quick: others for a quick look, and to load what is loaded at first use.
         baseline: what the others are measured by.
-        targets: ratios that runs should not exceed.
+        targets: ratios that runs should not exceed, with one thread.
         memory: the runs whose memory is measured.
+        memory_sizes: other keyword arguments there.
         memory_target: extra memory should not exceed this times the baseline's.
     """
 
@@ -46,79 +47,106 @@ class Benchmark:
     baseline: str
     targets: Mapping[str, float] = field(default_factory=dict)
     memory: tuple[str, ...] = ()
+    memory_sizes: Mapping[str, int] = field(default_factory=dict)
     memory_target: float | None = None
 
 
-BASE = dict(h=12, n=40, m=577, d=64)
-SMALL = dict(h=2, n=8, m=60, d=16)
-STEP_MEMORY = (bench_runs.ATTENTION, bench_runs.OURS, bench_runs.OURS_CAUSAL, bench_runs.DENSE)
+BASE = dict(b=8, h=12, n=40, m=577, d=64)
+SMALL = dict(b=2, h=2, n=8, m=60, d=16)
+OURS, CAUSAL, WITH_MV = bench_runs.OURS, bench_runs.OURS_CAUSAL, bench_runs.WITH_MV
+DECODER = dict(n=40, m=577, layers=12, width=768, heads=12, words=30524)
+SMALL_DECODER = dict(b=1, n=6, m=20, layers=1, width=16, heads=2, words=50)
 
 
-def _long(n: int, causal: bool) -> Benchmark:
+def _long(causal: bool, target: float) -> Benchmark:
     return Benchmark(
-        f"self-attention, N {n:,}{', causal' * causal}, H 2, d 64",
+        f"self-attention, N 4,096 (memory: 16,384){', causal' * causal}, H 2, d 64",
         bench_runs.long,
-        dict(h=2, d=64, n=n, causal=causal),
+        dict(h=2, d=64, n=4096, causal=causal),
         dict(h=2, d=64, n=300, causal=causal),
         bench_runs.FUSED,
-        {bench_runs.TILED: 5.0},
+        {bench_runs.TILED: target},
         (bench_runs.FUSED, bench_runs.TILED),
+        memory_sizes=dict(n=16384),
         memory_target=2.0,
     )
 
 
 BENCHMARKS = {
     "step": Benchmark(
-        "attention and one p-Laplacian step, B 8, H 12, N1 40, N2 577, d 64",
+        "attention and one p-Laplacian step, frozen keys and values, B 8, H 12, N1 40, N2 577, d 64",
         bench_runs.step,
-        BASE | dict(b=8),
-        SMALL | dict(b=2),
+        BASE | dict(frozen=True),
+        SMALL | dict(frozen=True),
         bench_runs.ATTENTION,
-        {bench_runs.OURS: 2.2, bench_runs.OURS_CAUSAL: 2.5},
-        STEP_MEMORY,
+        {OURS: 1.1, CAUSAL: 1.2, CAUSAL + WITH_MV: 1.3},
+        (bench_runs.ATTENTION, OURS, CAUSAL, bench_runs.DENSE),
     ),
-    "step-b2": Benchmark(
-        "the same with B 2",
+    "step-all": Benchmark(
+        "the same with gradients for keys and values",
         bench_runs.step,
-        BASE | dict(b=2),
-        SMALL | dict(b=1),
+        BASE,
+        SMALL,
         bench_runs.ATTENTION,
-        memory=STEP_MEMORY,
+        {OURS: 1.6, CAUSAL: 1.8},
+        (bench_runs.ATTENTION, OURS, CAUSAL, bench_runs.DENSE),
+    ),
+    "self": Benchmark(
+        "the same in a decoder's self-attention, N1 and N2 40",
+        bench_runs.step,
+        BASE | dict(m=40, triangular=True),
+        SMALL | dict(m=8, triangular=True),
+        bench_runs.ATTENTION,
+        {CAUSAL: 2.0},
     ),
     "peers": Benchmark(
-        "the same with B 1 and H 2, and the peers that need gigabytes",
+        "attention and one p-Laplacian step, B 1, H 2, and the peers that need gigabytes",
         bench_runs.step,
         BASE | dict(b=1, h=2, peers=True),
         SMALL | dict(b=1, peers=True),
         bench_runs.ATTENTION,
-        memory=(bench_runs.ATTENTION, bench_runs.OURS, bench_runs.PER_EDGE, bench_runs.SQUARE),
+        memory=(bench_runs.ATTENTION, OURS, bench_runs.PER_EDGE, bench_runs.SQUARE),
     ),
     "training": Benchmark(
-        "training step of a BLIP-base decoder, B 8, 40 words, 577 image tokens",
+        "training step of a BLIP-base decoder, B 4 (memory: 8), 40 words, 577 image tokens",
         bench_runs.training,
-        dict(b=8, n=40, m=577, layers=12, width=768, heads=12, words=30524),
-        dict(b=1, n=6, m=20, layers=1, width=16, heads=2, words=50),
+        DECODER | dict(b=4),
+        SMALL_DECODER,
         bench_runs.VANILLA,
-        {bench_runs.P_ADAPTERS: 1.2},
+        {bench_runs.P_ADAPTERS: 1.06},
         tuple(bench_runs.SCHEMES),
+        memory_sizes=dict(b=8),
+        memory_target=1.0,
     ),
-    "long-4k": _long(4096, False),
-    "long-4k-causal": _long(4096, True),
-    "long-16k": _long(16384, False),
-    "long-16k-causal": _long(16384, True),
-    "sparse": Benchmark(
-        "sparse top-k against the exact step (forward), B 2, H 12, N1 40, N2 577, d 64",
-        bench_runs.sparse,
-        BASE | dict(b=2),
-        SMALL | dict(b=1),
-        bench_runs.EXACT,
+    # Here: "grouped", a training step with several texts to a picture: p-adapters with grouped
+    # pictures against vanilla adapters without; target 0.85.
+    "training-mini": Benchmark(
+        "training step of a mini-BLIP's decoder, B 32, 16 words, 65 image tokens",
+        bench_runs.training,
+        dict(b=32, n=16, m=65, layers=4, width=128, heads=4, words=304),
+        SMALL_DECODER,
+        bench_runs.VANILLA,
+        {bench_runs.P_ADAPTERS: 1.25},
     ),
+    "generation": Benchmark(
+        "a BLIP-base decoder writes 16 words on 577 image tokens, 3 beams, B 1",
+        bench_runs.generation,
+        DECODER | dict(b=1, n=16, beams=3),
+        SMALL_DECODER | dict(beams=2),
+        bench_runs.VANILLA,
+        {bench_runs.P_ADAPTERS: 1.05},
+    ),
+    "long": _long(False, 2.4),
+    "long-causal": _long(True, 2.1),
+    # Here: "capture", a model with streaming capture against the same model with PyTorch's fused attention, N
+    # 16,384; target 2.2; memory_sizes dict(n=32768), at most 100 MB.
     "statistics": Benchmark(
         "heterophily statistics of a layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
         bench_runs.statistics,
         dict(b=8, h=12, n=30, m=577, d=64),
         dict(b=1, h=2, n=6, m=20, d=8),
-        bench_runs.CROSS_ATTENTION,
+        bench_runs.IMAGE_ATTENTION,
+        {"statistics of the image's self-attention": 3.0},
     ),
 }
 
@@ -127,21 +155,25 @@ BENCHMARKS = {
 
 
 def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool) -> dict:
-    """One benchmark's numbers, as JSON."""
+    """One benchmark's numbers, as JSON: of each run those of :func:`compare`, with one thread and with all,
+    by the number of threads."""
     sizes = benchmark.quick if quick else benchmark.sizes
     runs = benchmark.runs(**sizes)
-    measured = compare(runs, benchmark.baseline, repeats)
-    for name, run in measured.items():
-        if name in benchmark.targets:
-            run["target"] = benchmark.targets[name]
-        if name in benchmark.memory:
-            run["extra_mb"] = extra_memory(benchmark.runs, name, sizes, benchmark.quick)
+    threads = {}
+    for count in dict.fromkeys((1, torch.get_num_threads())):
+        with cpu_threads(count):
+            threads[str(count)] = compare(runs, benchmark.baseline, repeats)
+    of_memory = sizes if quick else {**sizes, **benchmark.memory_sizes}
     return {
         "title": benchmark.title + (" (quick: other, tiny sizes)" if quick else ""),
         "baseline": benchmark.baseline,
         "options": sizes,
+        "targets": dict(benchmark.targets),
         "memory_target": benchmark.memory_target,
-        "runs": measured,
+        "threads": threads,
+        "extra_mb": {
+            name: extra_memory(benchmark.runs, name, of_memory, benchmark.quick) for name in benchmark.memory
+        },
     }
 
 
@@ -149,12 +181,15 @@ def compare(runs: Mapping[str, Run], baseline: str, repeats: int) -> dict[str, d
     """Run everything once to warm up, then in turn, ``repeats`` times, or less often if that takes too long.
 
     The machine may be slower at one time than at another; so ratios are taken between neighbours, and the
-    order changes from one repetition to the next.
+    order changes from one repetition to the next. With one thread the time is that of the processor, which
+    other programs hardly change; with several it is that of the clock, since threads that wait for others use
+    the processor too.
 
     Returns:
         For each run: median ``seconds``; ``ratio``, the median of the ratios to the baseline within the same
         repetition; and ``repeats``.
     """
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     for run in runs.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in runs}
@@ -164,9 +199,9 @@ def compare(runs: Mapping[str, Run], baseline: str, repeats: int) -> dict[str, d
             break
         for name in runs if repeat % 2 == 0 else reversed(runs):
             gc.collect()
-            start = time.perf_counter()
+            start = clock()
             runs[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {
         name: {
             "seconds": statistics.median(taken),
@@ -209,26 +244,38 @@ def _growth(runs: Callable[..., dict[str, Run]], name: str, sizes: dict, small: 
 
 
 def rows(result: dict) -> list[tuple[str, ...]]:
-    """A benchmark's lines, as :data:`HEAD` names them."""
-    lines = []
-    base = result["runs"][result["baseline"]]
-    for name, run in result["runs"].items():
-        met = memory = ""
-        if "target" in run:
-            over = run["ratio"] - run["target"]
-            met = f"≤ {run['target']:g} " + ("met" if over <= 0 else f"missed by {over:.2f}")
-        if "extra_mb" in run:
-            memory = f"{run['extra_mb']:.0f}"
-            limit = result["memory_target"]
-            if limit and run is not base:
-                share = run["extra_mb"] / max(1e-9, base["extra_mb"])
-                memory += f" ({share:.2f} ×, ≤ {limit:g} {'met' if share <= limit else 'missed'})"
-        lines.append((name, f"{1000 * run['seconds']:.1f}", f"{run['ratio']:.2f}", met, memory))
+    """A benchmark's lines, the first of which names the columns."""
+    one, *others = result["threads"].values()
+    ratios = [f"ratio, {count} thread{'s' * (count != '1')}" for count in result["threads"]]
+    lines: list[tuple[str, ...]] = [("", "ms", *ratios, "target", "extra MB")]
+    for name, run in one.items():
+        numbers = [f"{1000 * run['seconds']:.1f}", *(f"{x[name]['ratio']:.2f}" for x in (one, *others))]
+        lines.append((name, *numbers, _met(result, name), _memory(result, name)))
     return lines
+
+
+def _met(result: dict, name: str) -> str:
+    """Whether a run meets its target, if it has one."""
+    if name not in result["targets"]:
+        return ""
+    target = result["targets"][name]
+    over = result["threads"]["1"][name]["ratio"] - target
+    return f"≤ {target:g} " + ("met" if over <= 0 else f"missed by {over:.2f}")
+
+
+def _memory(result: dict, name: str) -> str:
+    """A run's extra memory, if it was measured."""
+    extra, limit, baseline = result["extra_mb"], result["memory_target"], result["baseline"]
+    if name not in extra:
+        return ""
+    if limit is None or name == baseline:
+        return f"{extra[name]:.0f}"
+    share = extra[name] / max(1e-9, extra[baseline])
+    return f"{extra[name]:.0f} ({share:.2f} ×, ≤ {limit:g} {'met' if share <= limit else 'missed'})"
 
 
 def markdown(result: dict) -> str:
     """A benchmark's table."""
-    lines = [HEAD, ["---"] + ["---:"] * (len(HEAD) - 1), *rows(result)]
-    table = [f"| {' | '.join(line)} |" for line in lines]
+    head, *lines = rows(result)
+    table = [f"| {' | '.join(line)} |" for line in (head, ["---"] + ["---:"] * (len(head) - 1), *lines)]
     return "\n".join([f"### {result['title'][0].upper()}{result['title'][1:]}", "", *table, ""])

@@ -1,7 +1,8 @@
-"""What the benchmarks run: attention graphs by themselves, and a training step of a text decoder.
+"""What the benchmarks run: attention graphs by themselves, and a text decoder that trains or writes.
 
 A run is a function without arguments; functions here make runs, by name, from sizes: ``b`` examples, ``h``
-heads, ``n`` queries, ``m`` values, ``d`` features of a head.
+heads, ``n`` queries, ``m`` values, ``d`` features of a head. Queries, keys and values have the layout in
+which a model gives them, ``(b, h, n, d)`` as a transposed view of a projection's ``(b, n, h, d)``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from peft import get_peft_model
+from peft import PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch_geometric.nn import MessagePassing
@@ -19,10 +20,11 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from adapters import PGNN, GraphAdapterConfig
 from adapters.peft import optimizer_groups
-from adapters.scheme import attention
 from analysis.heterophily import Heterophily
 from analysis.labels import Labels
 from attngraph import AttentionGraph, AttentionScores
+from attngraph.reading.heads import split_heads
+from attngraph.scores import HIDDEN
 
 Run = Callable[[], object]
 WIDTH = 12  # heads whose features make the model's width
@@ -30,31 +32,60 @@ WIDTH = 12  # heads whose features make the model's width
 # ---- one step of message passing, at BLIP-base's cross-attention -------------------------------------------
 
 ATTENTION = "attention, softmax(QKᵀ)V"
-OURS, OURS_CAUSAL, DENSE = "ours, default", "ours, default, causal", "ours, dense backend"
+OURS, OURS_CAUSAL, DENSE = "ours", "ours, causal", "ours, dense backend"
+WITH_MV = ", and MV"
 PER_EDGE, SQUARE = "per edge (PyG: gather, norm, scatter)", "(N1+N2)²×d"
 FUSED, TILED = "attention, PyTorch's fused", "ours, tiled"
 
 
+def _draw() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
 def drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
     """Normal numbers, the same in every run."""
-    draw = torch.Generator().manual_seed(0)
+    draw = _draw()
     return [torch.randn(*shape, generator=draw) for shape in shapes]
 
 
-def step(b: int, h: int, n: int, m: int, d: int, peers: bool = False) -> dict[str, Run]:
-    """Forward and backward of everything, with ``peers`` also of those that need gigabytes at full size;
-    gradients for queries, keys, values and p."""
-    query, key, value, above, output = drawn(
-        (b, h, n, d), (b, h, m, d), (b, h, m, d), (b, h, n, d), (h, d, WIDTH * d)
-    )
-    output = output / (WIDTH * d) ** 0.5
-    metric = output @ output.transpose(-1, -2)
+def projected(*shapes: tuple[int, int, int, int]) -> list[Tensor]:
+    """Normal numbers ``(b, h, n, d)`` in the layout of a projection's heads."""
+    return [split_heads(x, d) for (*_, d), x in zip(shapes, drawn(*((b, n, h * d) for b, h, n, d in shapes)))]
+
+
+def metric_of(output: Tensor) -> Tensor:
+    """The metric of an output projection, ``(h, d, width)``."""
+    return output @ output.transpose(-1, -2)
+
+
+def step(
+    b: int,
+    h: int,
+    n: int,
+    m: int,
+    d: int,
+    frozen: bool = False,
+    triangular: bool = False,
+    peers: bool = False,
+) -> dict[str, Run]:
+    """Forward and backward of one step; gradients for queries, keys, values and p.
+
+    Args:
+        frozen: no gradients for keys and values, as in cross-attention to a frozen image encoder.
+        triangular: a decoder's self-attention, in which query i sees values up to i.
+        peers: also those that need gigabytes at full size.
+    """
+    query, key, value, above = projected((b, h, n, d), (b, h, m, d), (b, h, m, d), (b, h, n, d))
+    (output,) = drawn((h, d, WIDTH * d))
+    metric = metric_of(output / (WIDTH * d) ** 0.5)
     factor = torch.linalg.cholesky(metric)
     scheme = PGNN(p=1.5, mu=0.1)
-    leaves = [*(x.requires_grad_() for x in (query, key, value)), scheme.p_logit.stored]
+    nodes = [query] if frozen else [query, key, value]
+    leaves = [*(x.requires_grad_() for x in nodes), scheme.p_logit.stored]
+    mask = torch.full((n, m), HIDDEN).triu(m - n + 1) if triangular else None
 
     def scores(causal: bool = False) -> AttentionScores:
-        return AttentionScores(query, key, value, causal=causal, metric=metric)
+        return AttentionScores(query, key, value, causal=causal, triangular=triangular, metric=metric)
 
     def both(outputs: Tensor | tuple[Tensor | None, ...]) -> None:
         outputs = [outputs] if isinstance(outputs, Tensor) else [x for x in outputs if x is not None]
@@ -64,22 +95,16 @@ def step(b: int, h: int, n: int, m: int, d: int, peers: bool = False) -> dict[st
         return lambda: both(function(query, key, value, factor, scheme.p, 2 * scheme.mu / scheme.p))
 
     ways: dict[str, Run] = {
-        ATTENTION: lambda: both(plain_attention(query, key, value)),
-        FUSED: lambda: both(scaled_dot_product_attention(query, key, value)),
+        ATTENTION: lambda: both(plain_attention(query, key, value, mask)),
+        FUSED: lambda: both(scaled_dot_product_attention(query, key, value, is_causal=triangular)),
     }
-    for causal, ending in ((False, ""), (True, ", causal")):
-        ways |= {
-            f"{OURS}{ending}": lambda causal=causal: both(
-                scheme.aggregate_and_context(scores(causal), context=False)
-            ),
-            f"{OURS}{ending}, and MV": lambda causal=causal: both(
-                scheme.aggregate_and_context(scores(causal))
-            ),
-            f"{DENSE}{ending}": lambda causal=causal: both(scheme(scores(causal).graph())),
-            f"{TILED}{ending}": lambda causal=causal: both(
-                scheme.aggregate_and_context(scores(causal), "tiled", context=False)
-            ),
-        }
+    for name, causal in ((OURS, False), (OURS_CAUSAL, True)):
+        if causal or not triangular:
+            ways |= {
+                name: lambda causal=causal: both(scheme.aggregate_and_context(scores(causal), context=False)),
+                f"{name}{WITH_MV}": lambda causal=causal: both(scheme.aggregate_and_context(scores(causal))),
+            }
+    ways[DENSE] = lambda: both(scheme(scores(triangular).graph()))
     if peers:
         ways["ours, sparse backend, top-k 16"] = lambda: both(
             scheme(scores().graph().sparsify(top_k=16), "sparse")
@@ -88,16 +113,16 @@ def step(b: int, h: int, n: int, m: int, d: int, peers: bool = False) -> dict[st
     return ways
 
 
-# ---- long sequences: a tile at a time, against PyTorch's fused attention -----------------------------------
+# ---- long sequences, against PyTorch's fused attention -----------------------------------------------------
 
 
 def long(h: int, n: int, d: int, causal: bool) -> dict[str, Run]:
     """Forward and backward of self-attention; gradients for queries, keys, values and p."""
-    query, key, value, above, output = drawn(*[(1, h, n, d)] * 4, (h, d, 2 * d))
+    query, key, value, above = projected(*[(1, h, n, d)] * 4)
+    (output,) = drawn((h, d, 2 * d))
     leaves = [x.requires_grad_() for x in (query, key, value)]
     scheme = PGNN(p=1.5, mu=0.1)
-    output = output / (2 * d) ** 0.5
-    metric = output @ output.transpose(-1, -2)
+    metric = metric_of(output / (2 * d) ** 0.5)
 
     def plain() -> None:
         torch.autograd.grad(scaled_dot_product_attention(query, key, value, is_causal=causal), leaves, above)
@@ -113,33 +138,14 @@ def long(h: int, n: int, d: int, causal: bool) -> dict[str, Run]:
     return {FUSED: plain, TILED: ours}
 
 
-# ---- each query's k heaviest edges -------------------------------------------------------------------------
-
-EXACT = "exact, dense backend"
-TOP_K = (1, 4, 16, 64, 256)
-
-
-def sparse(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
-    """Forward only: one step of pGNN, sparsification included."""
-    query, key, value = drawn((b, h, n, d), (b, h, m, d), (b, h, m, d))
-    # as peaked as trained attention: half the mass on some 20 of 577
-    graph, scheme = AttentionScores(2 * query, key, value).graph(), PGNN()
-
-    def run(k: int | None = None) -> Tensor:
-        with torch.no_grad():
-            return scheme(graph) if k is None else scheme(graph.sparsify(top_k=k), "sparse")
-
-    return {EXACT: run} | {f"top-k {k}": lambda k=k: run(k) for k in TOP_K if k <= m}
-
-
 # ---- heterophily statistics of a layer ---------------------------------------------------------------------
 
-CROSS_ATTENTION = "cross-attention itself"
+IMAGE_ATTENTION = "the image's self-attention itself"
 
 
 def statistics(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
     """All statistics of one layer except spectra, nulls and bootstrap included, of ``n`` words and ``m``
-    image nodes with two sets of labels."""
+    image nodes with two sets of labels; and the layer's own attention, forward."""
     sizes = {"text": n, "image": m}
 
     def graph(queries: str, values: str) -> AttentionGraph:
@@ -157,16 +163,21 @@ def statistics(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
             labels[name] = Labels(of[0], of[0] if queries == values else of[1])
         return lambda: Heterophily().add("layer", layer, labels)
 
-    query, key, value = drawn((b, h, n, d), (b, h, m, d), (b, h, m, d))
+    def attention_of(queries: str, values: str) -> Run:
+        tensors = drawn(*((b, h, sizes[side], d) for side in (queries, values, values)))
+        return lambda: plain_attention(*tensors)
+
     return {
-        CROSS_ATTENTION: lambda: attention(AttentionScores(2 * query, key, value)),
-        "statistics of cross-attention": statistics_of("text", "image"),
-        "statistics of the text's self-attention": statistics_of("text", "text"),
+        IMAGE_ATTENTION: attention_of("image", "image"),
         "statistics of the image's self-attention": statistics_of("image", "image"),
+        "cross-attention itself": attention_of("text", "image"),
+        "statistics of cross-attention": statistics_of("text", "image"),
+        "the text's self-attention itself": attention_of("text", "text"),
+        "statistics of the text's self-attention": statistics_of("text", "text"),
     }
 
 
-# ---- a training step of a text decoder: p-adapters against vanilla adapters --------------------------------
+# ---- a text decoder: p-adapters against vanilla adapters ---------------------------------------------------
 
 VANILLA, P_ADAPTERS = "vanilla adapters", "p-adapters"
 SCHEMES = {VANILLA: "gcn", P_ADAPTERS: "pgnn"}
@@ -175,6 +186,38 @@ SCHEMES = {VANILLA: "gcn", P_ADAPTERS: "pgnn"}
 def training(b: int, n: int, m: int, layers: int, width: int, heads: int, words: int) -> dict[str, Run]:
     """Forward, backward and an AdamW step of a decoder with BLIP's layers and random weights, on ``n`` of
     ``words`` words and ``m`` image tokens."""
+    text, image = torch.randint(3, words, (b, n), generator=_draw()), *drawn((b, m, width))
+
+    def step_of(gnn: str) -> Run:
+        adapted = _decoder(gnn, layers, width, heads, words).train()
+        optimizer = torch.optim.AdamW(optimizer_groups(adapted, 5e-4, 0.05))
+
+        def step() -> None:
+            optimizer.zero_grad()
+            adapted(text, encoder_hidden_states=image, labels=text, is_decoder=True).loss.backward()
+            optimizer.step()
+
+        return step
+
+    return {name: step_of(gnn) for name, gnn in SCHEMES.items()}
+
+
+def generation(
+    b: int, n: int, m: int, layers: int, width: int, heads: int, words: int, beams: int
+) -> dict[str, Run]:
+    """A decoder like that of :func:`training` writes texts of ``n`` words, with a key/value cache."""
+    start, image = torch.ones(b, 1, dtype=torch.long), *drawn((b, m, width))
+
+    def writing(gnn: str) -> Run:
+        adapted = _decoder(gnn, layers, width, heads, words).eval()
+        limits = dict(max_new_tokens=n, min_new_tokens=n, num_beams=beams, do_sample=False)
+        return torch.no_grad()(lambda: adapted.generate(start, encoder_hidden_states=image, **limits))
+
+    return {name: writing(gnn) for name, gnn in SCHEMES.items()}
+
+
+def _decoder(gnn: str, layers: int, width: int, heads: int, words: int) -> PeftModel:
+    """With adapters of a scheme, which join by ``blend``; the same weights in each call."""
     config = BlipTextConfig(
         vocab_size=words,
         hidden_size=width,
@@ -191,22 +234,7 @@ def training(b: int, n: int, m: int, layers: int, width: int, heads: int, words:
         pad_token_id=0,
     )
     torch.manual_seed(0)
-    text, image = torch.randint(3, words, (b, n)), torch.randn(b, m, width)
-    return {name: _step(config, gnn, text, image) for name, gnn in SCHEMES.items()}
-
-
-def _step(config: BlipTextConfig, gnn: str, text: Tensor, image: Tensor) -> Run:
-    torch.manual_seed(0)
-    adapted = get_peft_model(BlipTextLMHeadModel(config), GraphAdapterConfig(gnn=gnn, join="blend"))
-    optimizer = torch.optim.AdamW(optimizer_groups(adapted, 5e-4, 0.05))
-    adapted.train()
-
-    def step() -> None:
-        optimizer.zero_grad()
-        adapted(text, encoder_hidden_states=image, labels=text, is_decoder=True).loss.backward()
-        optimizer.step()
-
-    return step
+    return get_peft_model(BlipTextLMHeadModel(config), GraphAdapterConfig(gnn=gnn, join="blend"))
 
 
 # ---- the same step as others compute it, written from their equations, and attention itself ----------------
@@ -217,13 +245,14 @@ def _step(config: BlipTextConfig, gnn: str, text: Tensor, image: Tensor) -> Run:
 NORM_FLOOR = 1e-12
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """``softmax(QKᵀ/√d) V``, step by step as models do it."""
-    return weights(query, key) @ value
+def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """``softmax(QKᵀ/√d + mask) V``, step by step as models do it."""
+    return weights(query, key, mask) @ value
 
 
-def weights(query: Tensor, key: Tensor) -> Tensor:
-    return (query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5).softmax(-1)
+def weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
+    scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+    return (scores if mask is None else scores + mask).softmax(-1)
 
 
 class PLaplacian(MessagePassing):

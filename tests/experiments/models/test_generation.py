@@ -8,10 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from attngraph.errors import UserError
-from experiments.models import IGNORED, Decoding
+from experiments.models import IGNORED, Decoding, generation
 from experiments.models.family import GNMT, LENGTH, Gnmt
 from experiments.models.generation import best_texts, sequence_batch
 from experiments.studies.pretrain import build_tokenizer
+from tests.experiments.models.test_ranking import PGNN, adapted
 from tests.experiments.models.writers import SAMPLES, load
 
 WORDS = "how many red circles are there is the star left of a square one two three with two".split()
@@ -169,6 +170,16 @@ def test_families_write_so(name, beams):
     texts = expected(family, SAMPLES, beams, LEAST, MOST)
     assert family.generate(SAMPLES, Decoding(MOST, beams, LEAST, as_released="blip")) == texts
     assert family.generate(SAMPLES, Decoding(MOST, beams, LEAST)) != texts, "or the test shows nothing"
+
+
+@pytest.mark.parametrize("name", ["blip", "blip-vqa", "mplug"])
+def test_beams_share_what_they_look_at(name, monkeypatch):
+    """Texts are those of a cache that copies all keys and values for each beam: beams of two texts never
+    change places, and a text's own keys, and degrees, do follow its beams."""
+    family, way = adapted(name, *PGNN), Decoding(MOST, BEAMS, LEAST)
+    texts = family.generate(SAMPLES, way)
+    monkeypatch.delattr(generation._SameInAllBeams, "reorder_cache")
+    assert family.generate(SAMPLES, way) == texts
 
 
 def test_what_does_not_go_together_is_refused():

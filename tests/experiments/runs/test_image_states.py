@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,23 @@ def test_they_equal_encoding_in_place_and_are_computed_once(family, paths, tmp_p
     assert encoded == [] and torch.equal(again[paths[0]], before)
     shutil.rmtree(tmp_path / "cache")
     check(again, family, paths)  # what another command removes can be read still
+
+
+def test_runs_that_need_other_pictures_do_not_wait(family, paths, tmp_path, monkeypatch):
+    """The first two cells of a table encode at the same time; a lock for the folder would let one wait."""
+    encode, futures = type(family).encode_images, []
+
+    def while_encoding(self, images):
+        if not futures:
+            cache = FeatureCache(tmp_path / "cache")
+            futures.append(pool.submit(cache.features, family, paths[1:]))
+            futures[0].result(timeout=60)
+        return encode(self, images)
+
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(type(family), "encode_images", while_encoding)
+        check(FeatureCache(tmp_path / "cache").features(family, paths), family, paths)
+        check(futures[0].result(), family, paths[1:])
 
 
 def test_a_set_that_finds_no_room_is_not_cached(family, paths, tmp_path, encoded):

@@ -48,6 +48,15 @@ def test_most_training_comes_first():
     assert longest_first([short, UNTRAINED, long]) == [long, short, UNTRAINED]
 
 
+def test_cells_of_about_as_much_training_stay_in_the_tables_order():
+    """Else all captions come last, trained on a fifth fewer examples though they take longest."""
+    steps = (256, 320, 256, 320)
+    cells = [
+        TRAINED.model_copy(update={"seed": k, "recipe": recipe_of(steps=n)}) for k, n in enumerate(steps)
+    ]
+    assert longest_first(cells) == cells
+
+
 def test_the_bar_counts_steps_of_running_cells_and_scoring(monkeypatch, tmp_path):
     """Steps that a cell was at count once, also where it begins again."""
     seen, steps = [], iter((10, 25, 5, 10_000))
