@@ -143,5 +143,9 @@ def _joined(arrays: Sequence[Tensor], graph: Bipartite, nodes: int) -> Tensor:
 
 
 def _product(mask: Tensor, x: Tensor) -> Tensor:
-    """``(b, n, m)`` times ``(b, h, m, c)``: all heads in one product."""
+    """``(b, n, m)`` times ``(b, h, m, c)``: all heads in one product, or one sum where all rows of the mask
+    with anything in them are the same."""
+    queries, values = ((mask > 0).any(axis).to(mask.dtype) for axis in (2, 1))
+    if torch.equal(mask, queries[..., None] * values[:, None]):
+        return queries[:, None, :, None] * (values[:, None, None] @ x)
     return (mask @ x.transpose(1, 2).flatten(2)).unflatten(2, (x.shape[1], -1)).transpose(1, 2)
