@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from analysis.bipartite import divide, positive
-from analysis.sums import EdgeSums
+from analysis.sums import EdgeSums, in_parts
 
 
 def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
@@ -44,7 +44,8 @@ def neighbour_cka(query: Tensor, received: Tensor, sums: EdgeSums) -> Tensor:
         sums: of the graph, with the degrees.
     """
     valid = (sums.seen > 0)[:, None] & (sums.query_degree > 0)
-    return cka(query, received / positive(sums.query_degree)[..., None], valid)
+    received = received / positive(sums.query_degree)[..., None]
+    return in_parts(lambda *part: (cka(*part),), query, received, valid)[0]
 
 
 def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
@@ -111,10 +112,9 @@ def _probe(x: Tensor, is_query: Tensor, train: Tensor, test: Tensor, ridge: floa
     )
     score = (x @ probe)[..., 0]
     query, value = (test & is_query).double(), (test & ~is_query).double()
-    higher = (score[..., :, None] > score[..., None, :]).double() + 0.5 * (
-        score[..., :, None] == score[..., None, :]
-    )
-    area = divide((query[..., None, :] @ higher @ value[..., None])[..., 0, 0], query.sum(-1) * value.sum(-1))
+    above = (score[..., :, None] - score[..., None, :]).sign_()  # of each pair, 1 where the first is higher
+    above = (query[..., None, :] @ above @ value[..., None])[..., 0, 0]
+    area = (1 + divide(above, query.sum(-1) * value.sum(-1))) / 2
     return torch.where((size > 1).all(-1), area, torch.nan)
 
 
