@@ -1,8 +1,8 @@
 """Pictures that several examples of a batch look at: what depends on a picture alone is computed once for it.
 
 Keys and values of cross-attention are projections of the states that are looked at, whoever looks: b examples
-of u pictures need u of them. They are copied to the examples, which costs a few per cent of a projection, so
-that all that follows is as with b pictures.
+of u pictures need u of them. They are copied to the examples, so that all that follows is as with b
+pictures; the copy costs a few per cent of a projection.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def first_of_picture(states: Tensor) -> Tensor | None:
 
 def project_once(projection: nn.Module) -> None:
     """Let a projection of keys or values run once for each picture. What is put around it later (LoRA) sees
-    all examples."""
+    all examples. Of one that does so already nothing changes."""
+    if _take_distinct in projection._forward_pre_hooks.values():
+        return
     projection.register_forward_pre_hook(_take_distinct)
     projection.register_forward_hook(_give_to_examples)
 
