@@ -50,6 +50,9 @@ class AttentionScores:
             (rotary embedding). Default: ``query``.
         kept: which weights dropout keeps, bool ``(b, h, n, m)``; the others are 0 in the graph. Default: all.
         dropout: its probability, at least 0 and below 1; weights that are kept are divided by 1 less it.
+        picture: the place of the first example that attends to the same picture, int64 ``(b,)``: its keys and
+            values are the same, and what depends on these alone need be computed once. Default: nothing is
+            known of that.
 
     Raises:
         ValueError: shapes or types that do not fit; the message names the argument.
@@ -68,6 +71,7 @@ class AttentionScores:
     feature: Tensor | None = None
     kept: Tensor | None = None
     dropout: float = 0.0
+    picture: Tensor | None = None
 
     def __post_init__(self):
         b, h, n, m, d = checks.check_nodes(self.query, self.value)
@@ -97,6 +101,7 @@ class AttentionScores:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout:g}")
         if self.dropout and self.kept is None:
             raise ValueError("dropout needs kept=, which weights it keeps: pass that too")
+        checks.check_shape("picture", self.picture, (b,))
         if self.scale is None:
             object.__setattr__(self, "scale", 1 / math.sqrt(d))
 

@@ -15,6 +15,7 @@ class Nodes(NamedTuple):
     norm_q: Tensor  # g n 1: |q|²
     key: Tensor  # g m d
     value: Tensor  # g m d
+    norm_v: Tensor | None = None  # g 1 m: |v|², where it is known before
 
 
 class Kept(NamedTuple):

@@ -78,10 +78,11 @@ class _FusedStep(torch.autograd.Function):
         step = PLaplacianStep(call, float(p), float(residual))
         wide, keys, values, node = _flat(query, key, value, feature)
         query_g = step.with_metric(node)
-        nodes = Nodes(wide * (step.scale * LOG2_E), query_g, dot(query_g, node), keys, values)
+        needs_value_g = call.keep and ctx.needs_input_grad[2] and step.metric is not None
+        norm_v = None if needs_value_g else step.square_norms(values)
+        nodes = Nodes(wide * (step.scale * LOG2_E), query_g, dot(query_g, node), keys, values, norm_v)
         # without a backward pass all blocks use the same room
         heads = step.count if call.keep else _block_size(step)
-        needs_value_g = call.keep and ctx.needs_input_grad[2] and step.metric is not None
         value_g = wide.new_empty(values.shape) if needs_value_g else None
         kept = _room(wide, keys.shape[1], heads, call.scores.kept, value_g)
         extra = Extra(torch.empty_like(wide) if call.context else None)
@@ -272,8 +273,11 @@ def _forward_block(
         weight.masked_fill_(padded, 0)
     _, rsqrt_e = _degrees(step, weight, heads)
     # R² = |q|² + |v|²/e - 2 q·v/√e
-    value_g = step.with_metric(value, heads, out=kept.value_g)
-    torch.sum(value_g * value, -1, out=kept.norm_v[:, 0])
+    if nodes.norm_v is None:
+        value_g = step.with_metric(value, heads, out=kept.value_g)
+        torch.sum(value_g * value, -1, out=kept.norm_v[:, 0])
+    else:
+        kept.norm_v.copy_(nodes.norm_v)
     scaled = kept.norm_v * rsqrt_e
     torch.baddbmm(scaled, query_g, value.transpose(-1, -2), alpha=-2, out=square)
     square.mul_(rsqrt_e).add_(norm_q)

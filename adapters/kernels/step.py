@@ -201,6 +201,19 @@ class PLaplacianStep:
         which = torch.arange(self.count, device=x.device)[heads] % self.heads
         return torch.bmm(x, self.metric[which], out=out)
 
+    def square_norms(self, value: Tensor) -> Tensor | None:
+        """:math:`|v|^2` of values ``(g, m, d)``, as ``(g, 1, m)``, computed once for each picture; None where
+        no two examples are known to look at the same one."""
+        picture = self.scores.picture
+        if picture is None:
+            return None
+        first = (picture == torch.arange(len(picture), device=picture.device)).nonzero()[:, 0]
+        distinct = widen(value.unflatten(0, (-1, self.heads))[first].flatten(0, 1))
+        norms = dot(self.with_metric(distinct, slice(len(distinct))), distinct)
+        of_examples = norms.new_empty(len(picture), self.heads, *value.shape[1:2])
+        of_examples[first] = norms.view(len(first), self.heads, -1)
+        return of_examples[picture].flatten(0, 1)[:, None]
+
     def rsqrt_degree(self, total: Tensor, heads: slice, rows: slice = ALL) -> Tensor:
         r""":math:`1/\sqrt e` from sums of weights at the values.
 

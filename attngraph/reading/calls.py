@@ -21,6 +21,7 @@ from attngraph.graph import AttentionGraph
 from attngraph.reading.degree_cache import NO_PLACE, check_grows, degree_cache_of
 from attngraph.reading.heads import repeat_heads
 from attngraph.reading.outputs import Metric, widths
+from attngraph.reading.pictures import first_of_picture
 from attngraph.scores import AttentionScores
 
 _active_collector: Any
@@ -282,7 +283,18 @@ class Call:
             feature=None if self.feature is self.query else self.feature,
             kept=self.kept,
             dropout=self.dropout,
+            picture=self._picture(),
         )
+
+    def _picture(self) -> Tensor | None:
+        """See :class:`attngraph.AttentionScores`. What is known of the states is checked on the first feature
+        of keys and values, since what is around their projections (dropout, an adapter for some examples) may
+        tell examples apart."""
+        picture = None if self.source is None else first_of_picture(self.source)
+        if picture is None or len(picture) != len(self.value):
+            return None
+        features = torch.stack([self.key[..., 0], self.value[..., 0]])
+        return picture if torch.equal(features[:, picture], features) else None
 
     def graph(self, dropped: bool = False, metric: Tensor | None = None, **fields: Any) -> AttentionGraph:
         """The call as a graph, without what a cache holds from earlier queries (see :meth:`remember`).

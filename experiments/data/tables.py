@@ -83,6 +83,10 @@ class Examples(Sequence[Example]):
         """Each picture once, in the order of the examples."""
         return [self.root / name for name in self.rows["image"].unique().to_pylist()]
 
+    def image_numbers(self) -> np.ndarray:
+        """Which of :meth:`images` each example has, int64 ``(examples,)``."""
+        return self.rows["image"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+
     def _example(self, row: dict) -> Example:
         groups, references = dict(row["groups"]), tuple(row["references"])
         return Example(

@@ -32,6 +32,7 @@ from transformers import (
 
 from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
+from attngraph.reading.pictures import project_once, states_of_examples
 from experiments.base.shipped import CHECKPOINTS, DEFAULT
 from experiments.models.batch import Batch, Sample, Text
 from experiments.models.family import Checkpoint, Decoding, ModelFamily, register
@@ -64,6 +65,7 @@ WORDS = 30_524  # of BLIP: BERT's, [DEC] and [ENC]
 MINI = "mini_blip"  # what tasks call checkpoints of `attngraph pretrain`, the shipped one among them
 SMALL = 10_000  # words; BLIP knows 30,524, those checkpoints only the words of scenes
 DECODER_START, ENCODER_START = "[DEC]", "[ENC]"
+KEYS_AND_VALUES = ("crossattention.self.key", "crossattention.self.value")  # of what text looks at
 
 
 class BlipLike(ModelFamily):
@@ -89,6 +91,9 @@ class BlipLike(ModelFamily):
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model, tokenizer
+        for name, module in model.named_modules():
+            if name.endswith(KEYS_AND_VALUES):
+                project_once(module)
 
     @property
     def longest(self) -> int:
@@ -176,31 +181,33 @@ class BlipLike(ModelFamily):
         return torch.zeros((vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size)
 
     def image_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """``image_states`` ``(b, nodes, width)`` where samples hold states; else ``pixel_values`` of the
-        different pictures and, for each sample, its place among them."""
+        """Of the different pictures ``image_states`` ``(u, nodes, width)``, where samples hold states, or
+        ``pixel_values``; and for each sample its place among them, ``image_index`` ``(b,)``."""
         images = [sample.image for sample in samples]
-        if isinstance(images[0], Tensor):
-            return {"image_states": torch.stack(images)}
         keys = [image if isinstance(image, Path) else id(image) for image in images]
         different = dict(zip(keys, images))
         place = {key: k for k, key in enumerate(different)}
-        return {
-            "pixel_values": self.pixels(list(different.values())),
-            "image_index": torch.tensor([place[key] for key in keys]),
-        }
+        index = torch.tensor([place[key] for key in keys])
+        if isinstance(images[0], Tensor):
+            return {"image_states": torch.stack(list(different.values())), "image_index": index}
+        return {"pixel_values": self.pixels(list(different.values())), "image_index": index}
 
     def image_states(self, inputs: dict[str, Tensor]) -> Tensor:
         """States ``(b, nodes, width)`` of :meth:`image_inputs`: with gradients if the image encoder is
         trained, else the very states that :meth:`encode_images` gives to the cache.
         """
-        if "image_states" in inputs:
-            return inputs["image_states"]
-        pixels, encoder = inputs["pixel_values"], self.image_encoder()
+        distinct = inputs.get("image_states")
+        if distinct is None:
+            distinct = self._encoded(inputs["pixel_values"])
+        return states_of_examples(distinct, inputs["image_index"])
+
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        encoder = self.image_encoder()
         if any(parameter.requires_grad for parameter in encoder.parameters()):
-            return encode_images(self.model, pixels)[inputs["image_index"]]
+            return encode_images(self.model, pixels)
         encoder.eval()  # a frozen encoder has no dropout, whatever mode the model is in
         with torch.autocast(pixels.device.type, enabled=False):
-            return frozen_image_states(self.model, pixels)[inputs["image_index"]]
+            return frozen_image_states(self.model, pixels)
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         read = list(samples)

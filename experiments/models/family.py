@@ -188,8 +188,8 @@ class ModelFamily(ABC):
         """Inputs of :meth:`logits` for prompts and answers, on the CPU.
 
         Returns:
-            Tensors whose first axis is the batch, among them ``labels`` ``(b, n)``: the ids of the answer and
-            of the end token at their own places, ``IGNORED`` elsewhere.
+            Tensors whose first axis is the batch (or its different pictures), among them ``labels`` ``(b,
+            n)``: the ids of the answer and of the end token at their own places, ``IGNORED`` elsewhere.
         """
         raise UserError(f"{self.title} writes no answers, so it can't be trained on a task")
 

@@ -17,8 +17,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -67,13 +69,38 @@ class Place(NamedTuple):
     seed: int = 0
 
 
-def places_of(examples: int, batch_size: int, seed: int, step: int) -> list[Place]:
-    """The places of a step's examples. Every epoch is a new permutation; examples that do not fill a batch
-    are left out of it.
+@lru_cache(maxsize=2)
+def order_of(
+    examples: int, seed: int, epoch: int, picture: Tensor | None = None, together: int = 1
+) -> Tensor:
+    """The order of an epoch's examples: a permutation.
+
+    Args:
+        picture: the number of each example's picture, from 0 on, ``(examples,)``; needed for ``together``.
+        together: how many examples of a picture come one after the other, where it has so many. Which ones
+            these are is drawn, and so is the order of all groups.
+    """
+    generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+    order = torch.randperm(examples, generator=generator)
+    if picture is None or together == 1:
+        return order
+    order = order[picture[order].argsort(stable=True)]
+    number = picture[order]
+    is_first = (torch.arange(examples) - torch.searchsorted(number, number)) % together == 0
+    group = is_first.cumsum(0) - 1
+    groups = torch.randperm(int(group[-1]) + 1, generator=generator)
+    return order[groups[group].argsort(stable=True)]
+
+
+def places_of(
+    examples: int, batch_size: int, seed: int, step: int, picture: Tensor | None = None, together: int = 1
+) -> list[Place]:
+    """The places of a step's examples, of which each epoch has an order of its own (:func:`order_of`);
+    examples that do not fill a batch are left out of it.
     """
     batch_size = min(batch_size, examples)
     epoch, k = divmod(step, examples // batch_size)
-    order = torch.randperm(examples, generator=torch.Generator().manual_seed(1_000_003 * seed + epoch))
+    order = order_of(examples, seed, epoch, picture, together)
     draws = torch.rand(batch_size, generator=torch.Generator().manual_seed(7_368_787 * seed + 31 + step))
     positions = order[k * batch_size : (k + 1) * batch_size].tolist()
     return [
@@ -165,6 +192,14 @@ def pictures(examples: Sequence[Example]) -> list[Path]:
     return list(dict.fromkeys(example.image for example in examples))
 
 
+def picture_numbers(examples: Sequence[Example]) -> Tensor:
+    """Which of :func:`pictures` each example is about, int64 ``(examples,)``."""
+    if isinstance(examples, Examples):
+        return torch.from_numpy(examples.image_numbers())
+    numbers = {path: number for number, path in enumerate(pictures(examples))}
+    return torch.tensor([numbers[example.image] for example in examples])
+
+
 # ---- processes that read pictures while a run computes -----------------------------------------------------
 
 
@@ -183,7 +218,8 @@ def loader_options(reads_pictures: bool, device: torch.device) -> dict[str, Any]
 
 
 class Features:
-    """The states ``(nodes, width)`` of pictures, by their paths.
+    """The states ``(nodes, width)`` of pictures, by their paths. While somebody holds a picture's, such as a
+    sample of the same batch, the same tensor is given again.
 
     Args:
         paths: pictures, in the order of the rows.
@@ -192,9 +228,13 @@ class Features:
 
     def __init__(self, paths: Sequence[Path], states: np.ndarray):
         self.rows, self.states = {path: row for row, path in enumerate(paths)}, states
+        self._held: WeakValueDictionary[Path, Tensor] = WeakValueDictionary()
 
     def __getitem__(self, path: Path) -> Tensor:
-        return torch.from_numpy(self.states[self.rows[path]].copy())
+        states = self._held.get(path)
+        if states is None:
+            states = self._held[path] = torch.from_numpy(self.states[self.rows[path]].copy())
+        return states
 
 
 class FeatureCache:

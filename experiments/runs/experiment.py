@@ -77,6 +77,9 @@ class Recipe(Config):
         weight_decay: AdamW's, on matrices only.
         label_smoothing: of the cross-entropy.
         clip: limit of the gradient norm.
+        group_pictures: how many examples of a picture come one after the other, and so into one batch, where
+            it has so many: what depends on the picture alone is then computed once for them. 1 for examples
+            in random order. See "Several examples of a picture" on the page "How a run trains" of the docs.
         augment: whether pictures are changed in training, see :mod:`experiments.models.images`.
         schedule: how the learning rate goes down.
         precision: of the forward and backward pass; weights stay float32. ``auto`` is bfloat16 where it pays.
@@ -95,6 +98,7 @@ class Recipe(Config):
     weight_decay: Annotated[Number, Field(ge=0)] = 0.05
     label_smoothing: Share = 0.1
     clip: Positive = 1.0
+    group_pictures: Whole = 1
     augment: bool | None = None
     schedule: Literal["linear", "cosine"] = "linear"
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

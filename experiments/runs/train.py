@@ -31,7 +31,7 @@ from experiments.base.messages import first_line
 from experiments.methods.method import Tuned
 from experiments.models.batch import IGNORED, Sample, token_losses
 from experiments.models.family import ModelFamily
-from experiments.runs.data import Place, TaskData, loader_options, places_of
+from experiments.runs.data import Place, TaskData, loader_options, picture_numbers, places_of
 from experiments.runs.device import agreed, is_out_of_memory, mixed_precision
 from experiments.runs.experiment import Diverged, Recipe
 from experiments.runs.validation import (
@@ -168,10 +168,12 @@ def _loader(data: TaskData, recipe: Recipe, seed: int, device: torch.device, beg
     """This process's batches, one for each pass, from a step on."""
     process = PartialState()
     size = recipe.per_process(process.num_processes, len(data))
+    together = recipe.group_pictures
+    numbers = picture_numbers(data.examples) if together > 1 else None
 
     def batches() -> Iterator[list[Place]]:
         for step in range(begin, recipe.steps):
-            places = places_of(len(data), recipe.batch_size, seed, step)
+            places = places_of(len(data), recipe.batch_size, seed, step, numbers, together)
             parts = [places[start : start + size] for start in range(0, len(places), size)]
             yield from parts[process.process_index :: process.num_processes]
 

@@ -10,6 +10,7 @@ import torch
 
 from adapters import PGNN
 from adapters.kernels import fused_step, tiled_step
+from adapters.kernels.step import PLaplacianStep
 from attngraph import AttentionScores
 from tests.adapters import brute_force
 from tests.attngraph.scores_cases import DROPPED, KINDS, dense, on_leaves, random_scores
@@ -226,3 +227,34 @@ def test_the_gradient_of_mu_where_distances_are_0(p=6.5):
         aggregated = scheme.aggregate_and_context(scores, backend)[0]
         got = (aggregated.transpose(1, 2).flatten(2) @ output.flatten(0, 1)).sum()
         torch.testing.assert_close(torch.autograd.grad(got, mu)[0].double(), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["decoder cross, padded", "encoder", "decoder cross, dropped"])
+@pytest.mark.parametrize("metric", [True, False])
+def test_norms_of_values_are_computed_once_for_each_picture(kind, metric, monkeypatch):
+    """Of three examples the third looks at the first one's picture. Gradients of values need V G of all."""
+    scores = random_scores(2, b=3, metric=metric, **ALL[kind])
+    key, value = scores.key[[0, 1, 0]], scores.value[[0, 1, 0]]
+    scores, picture = replace(scores, key=key, value=value), torch.tensor([0, 1, 0])
+    rows, with_metric = [], PLaplacianStep.with_metric
+
+    def noted(step, x, *heads, out=None):
+        rows.append(x.shape)
+        return with_metric(step, x, *heads, out=out)
+
+    monkeypatch.setattr(PLaplacianStep, "with_metric", noted)
+    found = {}
+    for known in (False, True):
+        for trained in (False, True):
+            rows.clear()
+            query, own = scores.query.clone().requires_grad_(), value.clone().requires_grad_(trained)
+            p = number(1.4)
+            given = replace(scores, query=query, value=own, picture=picture if known else None)
+            out, context = fused_step(given, p, 0.2, context=True)
+            count = sum(shape[0] for shape in rows if shape[1:] == value.shape[2:])
+            assert count == (4 if known and not (trained and metric) else 6), "heads of 2 or 3 examples"
+            (out.sin().sum() + context.sin().sum()).backward()
+            found[known, trained] = out, query.grad, p.grad
+    for got in found.values():
+        for x, want in zip(got, found[False, False]):
+            torch.testing.assert_close(x, want, rtol=1e-12, atol=1e-13)

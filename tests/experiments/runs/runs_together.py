@@ -20,7 +20,7 @@ RUNS = {
     "in passes": ("full", IN_PASSES),
     "in passes, interrupted": ("full", IN_PASSES),
     "computed again": ("gcn", recipe_of(batch_size=4, checkpointing=True)),
-    "lora": ("lora", recipe_of(batch_size=4)),
+    "lora": ("lora", recipe_of(batch_size=4, group_pictures=2)),
     "prefix": ("prefix", recipe_of(batch_size=4)),
     "mPLUG's captions": ("full", recipe_of(batch_size=4)),
     "mPLUG's captions, computed again": ("decoder", recipe_of(batch_size=4, checkpointing=True)),

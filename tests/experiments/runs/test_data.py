@@ -1,20 +1,35 @@
 """What a run sees: the order of its examples, samples as the method lets the model see them, loaders."""
 
+from collections import Counter
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
 from attngraph.errors import UserError
+from experiments.data.example import Example
+from experiments.data.tables import SCHEMA, Examples
 from experiments.methods import method_named
 from experiments.models.images import TrainingTransform
 from experiments.runs import data as module
 from experiments.runs import train as training
 from experiments.runs.answering import predict
 from experiments.runs.cells import run_cell
-from experiments.runs.data import FeatureCache, Place, TaskData, loader_options, places_of, subset
+from experiments.runs.data import (
+    FeatureCache,
+    Place,
+    TaskData,
+    loader_options,
+    order_of,
+    picture_numbers,
+    pictures,
+    places_of,
+    subset,
+)
 from experiments.runs.execution import Execution
 from experiments.runs.train import last_state, train
 from tests.experiments.runs.small import SmallTask, recipe_of, small_cell, small_examples, small_family
@@ -59,6 +74,51 @@ def test_draws_and_changes_of_pictures_depend_on_seed_and_step_alone():
         assert not {draw for draw, _ in first} & {draw for draw, _ in other}
         assert not {seed for _, seed in first} & {seed for _, seed in other}
     assert [p.position for p in places_of(12, 4, 8, 1)] != [p.position for p in places_of(12, 4, 7, 1)]
+
+
+def test_examples_of_a_picture_come_together_in_an_order_that_is_drawn():
+    """In groups of four, or of what is left; every group is equally likely to come first, however many
+    examples its picture has."""
+    picture = torch.tensor([0] * 6 + [1] + [2] * 4 + [3] * 2)[torch.randperm(13)]
+    expected = sorted([(0, 4), (0, 2), (1, 1), (2, 4), (3, 2)])
+    first, last = Counter(), Counter()
+    for seed in range(400):
+        order = order_of(13, seed, 1, picture, 4)
+        assert sorted(order.tolist()) == list(range(13))
+        runs = [(number, len(list(run))) for number, run in groupby(picture[order].tolist())]
+        both = [run for run in runs if run == (0, 6)]  # its two groups may meet
+        assert sorted([run for run in runs if run not in both] + [(0, 4), (0, 2)] * len(both)) == expected
+        first[int(picture[order[0]])] += 1
+        last[int(order[picture[order] == 2][0])] += 1
+    assert all(abs(first[number] - 400 * share / 5) < 40 for number, share in enumerate((2, 1, 1, 1)))
+    assert len(last) == 4 and min(last.values()) > 60, "so is the order within them"
+
+
+def test_the_order_of_groups_depends_on_seed_and_epoch_alone():
+    picture = torch.arange(12) // 3
+
+    def positions(seed, steps, together=3):
+        order_of.cache_clear()
+        return [p.position for step in steps for p in places_of(12, 4, seed, step, picture, together)]
+
+    epoch = positions(7, range(3))
+    assert positions(7, [2]) == epoch[8:], "wherever a run goes on"
+    assert sorted(epoch) == sorted(positions(7, range(3, 6))) == list(range(12))
+    assert epoch not in (positions(7, range(3, 6)), positions(8, range(3)))
+    plain = [p.position for step in range(3) for p in places_of(12, 4, 7, step)]
+    assert positions(7, range(3), 1) == plain, "1 groups nothing"
+
+
+def test_pictures_are_numbered_in_the_order_of_their_list(tmp_path):
+    paths = [Path(name) for name in "abcab"]
+    examples = [Example(str(k), tmp_path / path, "", (), "") for k, path in enumerate(paths)]
+    columns = [[example.id for example in examples], list(map(str, paths)), [""] * 5, [[]] * 5, [""] * 5]
+    parts = [[column[part] for column in (*columns, [[]] * 5)] for part in (slice(2), slice(2, 5))]
+    rows = pa.Table.from_batches([pa.record_batch(part, SCHEMA) for part in parts])
+    for given in (examples, Examples(rows, tmp_path, None)):
+        numbers = picture_numbers(given)
+        assert numbers.dtype == torch.int64 and numbers.tolist() == [0, 1, 2, 0, 1]
+        assert [pictures(given)[number] for number in numbers] == [tmp_path / path for path in paths]
 
 
 # ---- samples -----------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """States of a frozen image encoder: as encoded in place, on disk, bounded, never stale or half-written."""
 
+import gc
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -62,7 +63,7 @@ def test_they_equal_encoding_in_place_and_are_computed_once(family, paths, tmp_p
     check(states, family, paths)
     assert states[paths[0]].dtype == torch.float32
     assert len({tuple(states[path].flatten().tolist()) for path in paths}) == len(set(paths)) == 4
-    before = states[paths[0]]
+    before = states[paths[0]].clone()
     states[paths[0]].zero_()  # a copy: the file can't be written to through it
     assert torch.equal(states[paths[0]], before) and before.any()
     encoded.clear()
@@ -87,6 +88,21 @@ def test_runs_that_need_other_pictures_do_not_wait(family, paths, tmp_path, monk
         monkeypatch.setattr(type(family), "encode_images", while_encoding)
         check(FeatureCache(tmp_path / "cache").features(family, paths), family, paths)
         check(futures[0].result(), family, paths[1:])
+
+
+def test_a_batch_holds_each_pictures_states_once(tmp_path):
+    """And lets go of them after it."""
+    tuned, data = small_run(tmp_path)
+    held = [data.sample(position, 0.0) for position in (0, 2, 1)]
+    inputs = tuned.family.training_inputs(held)
+    assert inputs["image_states"].shape == (2, 65, 16) and inputs["image_index"].tolist() == [0, 1, 0]
+    seen = tuned.family.image_states(inputs)
+    for states, example in zip(seen, (0, 2, 1)):
+        path = data.examples[example].image
+        assert torch.equal(states, torch.from_numpy(data.features.states[data.features.rows[path]]))
+    del held, inputs, seen
+    gc.collect()
+    assert not data.features._held
 
 
 def test_a_set_that_finds_no_room_is_not_cached(family, paths, tmp_path, encoded):

@@ -13,7 +13,7 @@ from experiments.runs import device
 from experiments.runs import train as training
 from experiments.runs.train import STATES, last_state
 from experiments.runs.validation import Validation
-from tests.experiments.runs.small import RECIPE, recipe_of, train_small
+from tests.experiments.runs.small import recipe_of, train_small
 
 ROOT = Path(__file__).parents[3]
 COLUMN = "small.accuracy"
@@ -57,7 +57,7 @@ STOPS = {
     "before any state": (2, "full", IN_PASSES),
     "a state at this step is not saved yet": (3, "lora", recipe_of(checkpointing=True)),
     "after a state, a validation that was the best is lost": (4, "prefix", VALIDATED),
-    "after a state": (5, "pgnn", RECIPE),
+    "after a state, in the middle of an epoch": (5, "pgnn", recipe_of(group_pictures=2)),
     "the best weights are in the state": (7, "full", recipe_of(validate_every=2, patience=3)),
     "early stopping": (6, "pgnn", recipe_of(validate_every=2, steps=20, patience=2)),
     "after the last step": (
