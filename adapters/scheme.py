@@ -58,10 +58,12 @@ class Scheme(nn.Module):
     Attributes:
         fused: whether :meth:`aggregate_and_context` has its own way on the dense backend, which is faster
             than :meth:`forward` on a graph whose weights are known.
+        is_attention: whether what it aggregates is the attention output itself, 0 for padded queries.
     """
 
     name: str
     fused = False
+    is_attention = False
 
     def forward(self, graph: AttentionGraph | AttentionScores, backend: str = "dense") -> Tensor:
         """Aggregated query features ``(b, h, n, d)``, in the dtype of ``graph.query``.

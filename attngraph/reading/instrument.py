@@ -462,7 +462,10 @@ def _clean(module: nn.Module) -> Callable[..., Any]:
 
 def _end_watch(state: LayerState) -> Watch | None:
     """What watched a module until now, if anything did."""
-    watched, state.given.watch = state.given.watch, None
+    if not state.watched:
+        return None
+    given = state.given
+    watched, given.watch = given.watch, None
     if watched is not None:
         watched.__exit__(None, None, None)
     return watched

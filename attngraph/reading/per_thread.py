@@ -24,15 +24,22 @@ class PerThread(Generic[State]):
     def __reduce__(self):  # copies of a model start anew
         return PerThread, (self._make,)
 
-    @torch.compiler.disable  # which would take what one thread has for constant
     def get(self) -> State:
         """The calling thread's object."""
+        return self._get_outside() if torch.compiler.is_compiling() else self._get()
+
+    def known(self) -> bool:
+        """Whether the calling thread has asked before."""
+        return self._known_outside() if torch.compiler.is_compiling() else self._known()
+
+    def _get(self) -> State:
         own = vars(self._own)
         if "state" not in own:
             own["state"] = self._make()
         return own["state"]
 
-    @torch.compiler.disable
-    def known(self) -> bool:
-        """Whether the calling thread has asked before."""
+    def _known(self) -> bool:
         return "state" in vars(self._own)
+
+    # torch.compile would take what one thread has for constant
+    _get_outside, _known_outside = map(torch.compiler.disable, (_get, _known))

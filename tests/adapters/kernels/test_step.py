@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from adapters import PGNN
-from adapters.kernels import fused_step, tiled_step
+from adapters.kernels import fused_step, row_step, row_step_takes, tiled_step
 from attngraph import AttentionScores
+from attngraph.norms import KeptNorms
 from tests.adapters import brute_force
 from tests.attngraph.scores_cases import DROPPED, KINDS, dense, on_leaves, random_scores
 from tests.pairwise import pairwise_params
@@ -72,6 +73,51 @@ def test_equals_the_dense_backend(step, kind, degree, numbers, context, scale):
         assert sums.max() > 1.1 and (sums == 0).any()
         with pytest.raises(ValueError, match="tiled backend takes no scores with kept="):
             tiled_step(scores, 1.5, 0.2)
+
+
+def only_row(scores: AttentionScores, k: int) -> AttentionScores:
+    """The scores of one query."""
+    parts = {
+        name: getattr(scores, name)
+        for name in ("query", "feature", "mask")
+        if getattr(scores, name) is not None
+    }
+    cut = {name: x[:, :, k : k + 1] if x.shape[2] > 1 else x for name, x in parts.items()}
+    return replace(
+        scores, **cut, query_mask=None if scores.query_mask is None else scores.query_mask[:, k : k + 1]
+    )
+
+
+@pytest.mark.parametrize(
+    "kind, degree, numbers, row",
+    pairwise_params(
+        kind=[kind for kind in KINDS if "self" not in kind],
+        degree=["sum", "mean"],
+        numbers=[(1.5, 0.1), (2.6, 0.5), (1.2, 0.0), (8.0, 0.1)],
+        row=[0, 1],
+    ),
+)
+@torch.no_grad()
+def test_a_single_query_whose_weights_are_known(kind, degree, numbers, row):
+    """What a step of decoding computes, also of a query that is padded or sees nothing, and with kept norms.
+    Catches a degree without the past, a wrong clamp, and weights or norms that are computed anew."""
+    scores, (p, mu) = only_row(random_scores(1, **KINDS[kind]), row), numbers
+    want, _ = dense(scores, p, mu, degree)
+    known = scores.without_query_mask().weight()
+    for norms in (None, KeptNorms(scores.value)):
+        ready = replace(scores, known_weight=known, kept_norms=norms)
+        assert row_step_takes(ready) and not row_step_takes(scores)
+        torch.testing.assert_close(row_step(ready, p, 2 * mu / p, degree), want, rtol=1e-11, atol=1e-12)
+    if scores.query_mask is None and scores.mask is None:
+        for wrong in (
+            dict(known_weight=known.flip(-1)),
+            dict(kept_norms=KeptNorms(scores.value, [9 * known[:, :, 0]])),
+        ):
+            assert not torch.allclose(row_step(replace(ready, **wrong), p, 2 * mu / p, degree), want)
+    with torch.enable_grad():
+        assert not row_step_takes(ready)
+    several = random_scores(n=2, causal=True)
+    assert not row_step_takes(replace(several, known_weight=several.weight()))
 
 
 @pytest.mark.parametrize(
