@@ -64,7 +64,7 @@ class PGNN(PScheme):
         if self.steps > 1 or backend == "sparse" or trained_metric:
             return super().aggregate_and_context(scores, backend, context)
         if backend == "dense" and not context and row_step_takes(scores):
-            p = float(self.p)
-            return row_step(scores, p, 2 * float(self.mu) / p, self.degree), None
+            p, mu = self.numbers()
+            return row_step(scores, p, 2 * mu / p, self.degree), None
         step = tiled_step if backend == "tiled" else fused_step
         return step(scores, self.p, 2 * self.mu / self.p, self.degree, context)

@@ -159,8 +159,12 @@ class GraphLayer(nn.Module, BaseTunerLayer):
     def active_module(self) -> Any:
         """The adapter that PEFT's ``set_adapter`` chose, also while adapters are disabled; None if it is not
         on this layer."""
-        ours = vars(self.gnn_adapter)["_modules"]  # this is asked several times in each pass
-        return next((ours[name] for name in self.active_adapters if name in ours), None)
+        ours: Any = self._modules[ADAPTERS]  # asked for several times in each pass
+        active = self.active_adapter
+        for name in [active] if isinstance(active, str) else active:
+            if name in ours._modules:
+                return ours._modules[name]
+        return None
 
     @property
     def enabled_module(self) -> Any:
@@ -244,7 +248,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
     def around(self) -> list[Any]:
         """The layers of other methods of PEFT around this one, the outermost first."""
         module: Any = self if self._watched is None else self._watched[0]._modules[self._watched[1]]
-        layers = []
+        layers: list[Any] = []
         while module is not None and module is not self:
             layers.append(module)
             module = find_base(module)

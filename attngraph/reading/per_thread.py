@@ -26,20 +26,17 @@ class PerThread(Generic[State]):
 
     def get(self) -> State:
         """The calling thread's object."""
-        return self._get_outside() if torch.compiler.is_compiling() else self._get()
+        if torch.compiler.is_dynamo_compiling():
+            return self._get_outside()
+        try:
+            return self._own.state
+        except AttributeError:
+            self._own.state = self._make()
+            return self._own.state
 
     def known(self) -> bool:
         """Whether the calling thread has asked before."""
-        return self._known_outside() if torch.compiler.is_compiling() else self._known()
-
-    def _get(self) -> State:
-        own = vars(self._own)
-        if "state" not in own:
-            own["state"] = self._make()
-        return own["state"]
-
-    def _known(self) -> bool:
-        return "state" in vars(self._own)
+        return self._known_outside() if torch.compiler.is_dynamo_compiling() else hasattr(self._own, "state")
 
     # torch.compile would take what one thread has for constant
-    _get_outside, _known_outside = map(torch.compiler.disable, (_get, _known))
+    _get_outside, _known_outside = map(torch.compiler.disable, (get, known))
