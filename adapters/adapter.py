@@ -57,8 +57,8 @@ class GraphAdapter(nn.Module):
         so that a new adapter changes nothing, to the last bit; the scheme starts from the model's weights, or
         without gradients from the scores if it has a faster way from there. The tiled backend always starts
         from the scores, and gives the attention output. When a model decodes with a key/value cache, adapters
-        that see the same edges share the running degrees kept there; a scheme that is the attention output
-        itself, in evaluation, needs none.
+        that see the same edges share the running degrees kept there. A scheme that gives the attention output
+        itself takes it as it is, and needs none of that.
 
         Args:
             call: what the attention layer computed. Its ``context`` is set where the scheme computes it
@@ -70,7 +70,7 @@ class GraphAdapter(nn.Module):
             Aggregated features with merged heads, ``(b, n, h·d)``.
         """
         tiled, all_edges = self.backend == "tiled", self.top_k is None
-        if self.scheme.is_attention and all_edges and not (tiled or self.training):
+        if self.scheme.is_attention and all_edges and not tiled:
             call.check_graph()
             return merge_heads(call.without_padded(call.context))
         seen = {} if seen is None else seen

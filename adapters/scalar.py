@@ -53,11 +53,10 @@ class Scalar(nn.Module):
             return (SPEED * stored).reshape(())
         return (stored + (SPEED - 1) * stored.detach()).reshape(())
 
-    @torch.no_grad()
     def number(self) -> float:
         """The value as a number, where no gradient is wanted."""
-        stored: Any = self.stored
-        return SPEED * float(stored.full_tensor() if hasattr(stored, "full_tensor") else stored)
+        stored: Any = self.stored.detach()
+        return SPEED * (stored.full_tensor() if hasattr(stored, "full_tensor") else stored).item()
 
     @torch.no_grad()
     def set(self, value: float) -> None:

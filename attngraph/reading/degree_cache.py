@@ -60,7 +60,7 @@ class DegreeCache:
     The norms of the values are kept as well: cross-attention's stay the same, self-attention's grow by those
     of new tokens.
 
-    The degrees after each of the last :data:`ROWS` queries are kept: ``4 h (ROWS + 2)`` bytes for each value,
+    The degrees after each of the last :data:`ROWS` queries are kept: ``4 h (ROWS + 1)`` bytes for each value,
     beside ``4 d`` (in half precision) for each head of keys and values. Of queries before them only the last
     one of a call of several (a prompt, say) is kept, and none of single steps, whose lengths count with the
     call after them. Until the next call, a call of several keeps its last :data:`REACH`, since assisted
