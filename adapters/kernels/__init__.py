@@ -9,7 +9,8 @@ themselves, so that they need less memory and time:
   Training takes it by default, and evaluation without gradients.
 - :func:`adapters.kernels.tiled.tiled_step`: a tile of edges at a time; keeps no array of all edges. For long
   sequences (``backend="tiled"``).
-- :func:`adapters.kernels.row.row_step`: a single query whose weights are known, as in a step of decoding.
+- :func:`adapters.kernels.decoding.decoding_step`: starts from weights that are known, without gradients. For
+  decoding with a key/value cache.
 
 The first two return the same numbers as the dense backend, also the attention output, and gradients for
 queries, keys, values, separate features of the query nodes, p and :math:`2\mu/p`; the metric gets none. The
@@ -24,8 +25,8 @@ Axes in comments: ``b`` examples, ``h`` heads, ``g = b·h`` heads of all example
 ``d`` features per head.
 """
 
+from adapters.kernels.decoding import decoding_step, decoding_step_takes
 from adapters.kernels.fused import fused_step
-from adapters.kernels.row import row_step, row_step_takes
 from adapters.kernels.tiled import tiled_step
 
-__all__ = ["fused_step", "row_step", "row_step_takes", "tiled_step"]
+__all__ = ["decoding_step", "decoding_step_takes", "fused_step", "tiled_step"]
