@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from adapters.query_rows import with_query_rows
 from adapters.saved import upgraded
 from adapters.scheme import Scheme
 from attngraph.graph import AttentionGraph
-from attngraph.reading.calls import Call
+from attngraph.reading.calls import Call, Graph
 from attngraph.reading.heads import merge_heads
 
 ALL_EDGES = "adapter"
@@ -47,7 +48,7 @@ class GraphAdapter(nn.Module):
         self._warned = False
         self.register_load_state_dict_pre_hook(_upgrade)
 
-    def aggregate(self, call: Call, graphs: dict[str, AttentionGraph] | None = None) -> Tensor:
+    def aggregate(self, call: Call, seen: dict[str, Any] | None = None) -> Tensor:
         """Run the scheme on the graph of an attention call.
 
         In training, the scheme starts from the attention scores where it can
@@ -56,26 +57,30 @@ class GraphAdapter(nn.Module):
         so that a new adapter changes nothing, to the last bit; the scheme starts from the model's weights, or
         without gradients from the scores if it has a faster way from there. The tiled backend always starts
         from the scores, and gives the attention output. When a model decodes with a key/value cache, adapters
-        that see the same edges share the running degrees kept there.
+        that see the same edges share the running degrees kept there. A scheme that gives the attention output
+        itself takes it as it is, and needs none of that.
 
         Args:
             call: what the attention layer computed. Its ``context`` is set where the scheme computes it
                 anyway.
-            graphs: of the same call, by what keeps their degrees, where several adapters look at it: made
-                by the first one.
+            seen: graphs or scores of the same call, by what keeps their degrees, where several adapters look
+                at it: made by the first one.
 
         Returns:
             Aggregated features with merged heads, ``(b, n, h·d)``.
         """
+        tiled, all_edges = self.backend == "tiled", self.top_k is None
+        if self.scheme.is_attention and all_edges and not tiled:
+            call.check_graph()
+            return merge_heads(call.without_padded(call.context))
+        seen = {} if seen is None else seen
         metric = call.site.metric(call.query)
-        tiled = self.backend == "tiled"
         faster = self.training or (self.scheme.fused and not torch.is_grad_enabled())
-        from_scores = self.top_k is None and (tiled or (faster and self.backend == "dense"))
+        from_scores = all_edges and (tiled or (faster and self.backend == "dense"))
         scores = call.scores(metric, dropped=not tiled, remembered=not tiled) if from_scores else None
-        graphs = {} if graphs is None else graphs
         if scores is not None:
-            if call.leaves_degrees and ALL_EDGES not in graphs:
-                graphs[ALL_EDGES] = call.remember(call.graph(dropped=True, metric=metric), ALL_EDGES)
+            if call.leaves_degrees:
+                scores = _remembered(call, scores, ALL_EDGES, seen)
             aggregated, context = self.scheme.aggregate_and_context(
                 with_query_rows(scores, self.query_rows),
                 self.backend,
@@ -93,11 +98,21 @@ class GraphAdapter(nn.Module):
                 stacklevel=2,
             )
         owner = ALL_EDGES if self.top_k is None else f"{ALL_EDGES} top {self.top_k}"
-        if owner not in graphs:
+        graph = seen.get(owner)
+        if not isinstance(graph, AttentionGraph):
             graph = call.graph(dropped=True, metric=metric)
             graph = graph if self.top_k is None else graph.sparsify(top_k=self.top_k)
-            graphs[owner] = call.remember(graph, owner)
-        return merge_heads(self.scheme(with_query_rows(graphs[owner], self.query_rows), self.backend))
+            graph = _remembered(call, graph, owner, seen)
+        return merge_heads(self.scheme(with_query_rows(graph, self.query_rows), self.backend))
+
+
+def _remembered(call: Call, graph: Graph, owner: str, seen: dict[str, Any]) -> Graph:
+    """The graph or the scores of a call with what its cache keeps for ``owner``, to which the call's own
+    degrees are added once."""
+    if owner not in seen:
+        seen[owner] = call.remember(graph, owner)
+        return seen[owner]
+    return graph.following(seen[owner].past_degree, seen[owner].kept_norms)
 
 
 def _upgrade(adapter: GraphAdapter, saved: dict[str, Tensor], prefix: str, *args: object) -> None:

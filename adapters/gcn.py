@@ -34,6 +34,10 @@ class GCN(Scheme):
         super().__init__()
         self.normalize = check_switch("normalize", normalize)
 
+    @property
+    def is_attention(self) -> bool:  # type: ignore[override]
+        return not self.normalize
+
     def aggregate_and_context(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:

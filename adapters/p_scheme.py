@@ -174,15 +174,17 @@ class PScheme(Scheme):
         """The current weight of the residual."""
         return self.fixed_mu if self.log_mu is None else self.log_mu().exp()
 
-    @torch.no_grad()
+    def numbers(self) -> tuple[float, float]:
+        """The current ``p`` and ``mu`` as numbers, where no gradient is wanted."""
+        p, mu = self.fixed_p, self.fixed_mu
+        if self.p_logit is not None:
+            p = P_LOW + (P_HIGH - P_LOW) / (1 + math.exp(-self.p_logit.number()))
+        return p, mu if self.log_mu is None else math.exp(self.log_mu.number())
+
     def learned(self) -> dict[str, float]:
         """``p`` and ``mu``, each if it is learned."""
-        learned = {}
-        if self.p_logit is not None:
-            learned["p"] = float(self.p)
-        if self.log_mu is not None:
-            learned["mu"] = float(self.mu)
-        return learned
+        learnable = {"p": self.p_logit, "mu": self.log_mu}
+        return {name: x for (name, part), x in zip(learnable.items(), self.numbers()) if part is not None}
 
     def weigh(
         self,

@@ -2,7 +2,6 @@ r"""What stands in the query rows of the node features :math:`\hat V = [Q W_q ; 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attngraph.checks import unchecked
 from attngraph.edges import smallest_weight
 from attngraph.functorch import transformed
 from attngraph.graph import AttentionGraph
@@ -49,8 +49,8 @@ def with_query_rows(graph: Graph, rows: str) -> Graph:
     query = graph.node if isinstance(graph, AttentionScores) else graph.query
     other = torch.zeros_like(query) if rows == "zero" else _noise_like(query, _places(graph))
     if isinstance(graph, AttentionScores):
-        return replace(graph, feature=other)
-    return replace(graph, query=other, rotated=False)
+        return unchecked(graph, feature=other)
+    return unchecked(graph, query=other, rotated=False)
 
 
 def _places(graph: AttentionGraph | AttentionScores) -> Tensor:

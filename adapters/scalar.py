@@ -49,7 +49,14 @@ class Scalar(nn.Module):
                     "wrong gradient: apply fully_shard to whole layers of the model"
                 )
             stored = stored.full_tensor()
+        if not torch.is_grad_enabled():
+            return (SPEED * stored).reshape(())
         return (stored + (SPEED - 1) * stored.detach()).reshape(())
+
+    def number(self) -> float:
+        """The value as a number, where no gradient is wanted."""
+        stored: Any = self.stored.detach()
+        return SPEED * (stored.full_tensor() if hasattr(stored, "full_tensor") else stored).item()
 
     @torch.no_grad()
     def set(self, value: float) -> None:
@@ -69,4 +76,4 @@ class Scalar(nn.Module):
 @torch.no_grad()
 def learned_values(module: nn.Module) -> dict[str, float]:
     """Current values of the numbers that a module and its parts learn, by their names."""
-    return {name: float(part()) for name, part in module.named_modules() if isinstance(part, Scalar)}
+    return {name: part.number() for name, part in module.named_modules() if isinstance(part, Scalar)}

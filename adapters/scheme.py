@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -16,6 +15,7 @@ from adapters.scalar import learned_values
 from attngraph import degrees
 from attngraph.backends import edges_of
 from attngraph.backends.chunks import in_chunks
+from attngraph.checks import unchecked
 from attngraph.edges import Edges
 from attngraph.graph import AttentionGraph
 from attngraph.scores import AttentionScores
@@ -58,10 +58,12 @@ class Scheme(nn.Module):
     Attributes:
         fused: whether :meth:`aggregate_and_context` has its own way on the dense backend, which is faster
             than :meth:`forward` on a graph whose weights are known.
+        is_attention: whether what it aggregates is the attention output itself, and 0 for padded queries.
     """
 
     name: str
     fused = False
+    is_attention = False
 
     def forward(self, graph: AttentionGraph | AttentionScores, backend: str = "dense") -> Tensor:
         """Aggregated query features ``(b, h, n, d)``, in the dtype of ``graph.query``.
@@ -100,7 +102,7 @@ class Scheme(nn.Module):
             # Strided values, as a frozen projection of an image gives them, would be copied for each product
             # with them, and every copy kept for the backward pass. (With gradients these would be summed in
             # another order.)
-            scores = replace(scores, value=scores.value.contiguous())
+            scores = unchecked(scores, value=scores.value.contiguous())
         graph, output = scores.graph_and_context() if context else (scores.graph(), None)
         return self(graph, backend), output
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from attngraph.functorch import transformed
 
 KINDS = ("self", "cross")
 MODALITIES = ("text", "image")
+Checked = TypeVar("Checked")
 
 
 def check_nodes(query: Tensor, value: Tensor) -> tuple[int, int, int, int, int]:
@@ -128,3 +131,10 @@ def check_modality(name: str, modality: str | Tensor | None, b: int, nodes: int)
         raise ValueError(
             f"{name} must be one of {', '.join(MODALITIES)}, a bool tensor or None, got {modality!r}"
         )
+
+
+def unchecked(checked: Checked, **changes: Any) -> Checked:
+    """A copy of a frozen dataclass with other fields, which are known to fit and not checked once more."""
+    copied = object.__new__(type(checked))
+    vars(copied).update(vars(checked), **changes)
+    return copied

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from attngraph.graph import AttentionGraph
-from attngraph.norms import KeptNorms
+from attngraph.norms import KeptNorms, square_norm, with_metric
 from attngraph.precision import widen
 from attngraph.scores import AttentionScores
 
@@ -49,7 +49,7 @@ class Edges(ABC):
         query = graph.node if isinstance(graph, AttentionScores) else graph.query
         self.query, self.value = widen(query), widen(graph.value)
         self.metric = None if graph.metric is None else graph.metric.to(self.query.dtype)
-        kept = graph.kept_norms if isinstance(graph, AttentionGraph) else None
+        kept = graph.kept_norms
         self._kept_norms = kept if kept is not None and kept.value is graph.value else None
 
     @abstractmethod
@@ -112,7 +112,7 @@ class Edges(ABC):
 
     def with_metric(self, x: Tensor) -> Tensor:
         """``x G`` per head, ``(b, h, n, d)``."""
-        return x if self.metric is None else x @ self.metric
+        return with_metric(x, self.metric)
 
     def square_norm(self, value: Tensor) -> Tensor:
         r""":math:`v_j G v_j^\top`, ``(b, h, m)``; of the graph's own values it is computed once for all steps
@@ -121,14 +121,9 @@ class Edges(ABC):
         Args:
             value: ``(b, h, m, d)``.
         """
-
-        def compute(some: Tensor) -> Tensor:
-            some = widen(some)
-            return (self.with_metric(some) * some).sum(-1)
-
         if self._kept_norms is None or value is not self.value:
-            return compute(value)
-        return self._kept_norms.get(compute)
+            return square_norm(value, self.metric)
+        return self._kept_norms.get(lambda some: square_norm(some, self.metric))
 
 
 def smallest_weight(dtype: torch.dtype) -> float:

@@ -217,10 +217,7 @@ class AttentionGraph:
         """The same graph with ``past_degree`` and ``kept_norms``, whose weights are not masked once more."""
         b, h, _, m, _ = self.shape
         checks.check_past_degree(past, self.causal, b, h, m)
-        graph = copy(self)
-        for name, changed in (("past_degree", past), ("kept_norms", norms)):
-            object.__setattr__(graph, name, changed)
-        return graph
+        return checks.unchecked(self, past_degree=past, kept_norms=norms)
 
     def queries_counted(self) -> Tensor:
         """How many valid queries count in the value degrees that each query sees, ``(b, n)``; ``(b, 1)`` in a

@@ -8,6 +8,22 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from attngraph.precision import widen
+
+
+def with_metric(x: Tensor, metric: Tensor | None) -> Tensor:
+    """``x G`` per head, ``(b, h, n, d)``, for a metric ``(h, d, d)``; None is the identity."""
+    if metric is None:
+        return x
+    heads_first = x.transpose(0, 1)  # else each example would get a copy of the metric
+    return (heads_first.flatten(1, 2) @ metric.to(x.dtype)).reshape(heads_first.shape).transpose(0, 1)
+
+
+def square_norm(value: Tensor, metric: Tensor | None) -> Tensor:
+    r""":math:`v_j G v_j^\top`, ``(b, h, m)``."""
+    wide = widen(value)
+    return (with_metric(wide, metric) * wide).sum(-1)
+
 
 @dataclass(eq=False)
 class KeptNorms:

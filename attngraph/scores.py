@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from attngraph import checks
+from attngraph.checks import unchecked
 from attngraph.degrees import PastDegree, check_degree, mean_scale
 from attngraph.graph import AttentionGraph
+from attngraph.norms import KeptNorms
 from attngraph.precision import widen
 
 LOG2_E = 1 / math.log(2)
@@ -53,6 +55,9 @@ class AttentionScores:
         picture: the place of the first example that attends to the same picture, int64 ``(b,)``: its keys and
             values are the same, and what depends on these alone need be computed once. Default: nothing is
             known of that.
+        kept_norms: as in :class:`AttentionGraph`.
+        known_weight: the weights where a model has computed them already, ``(b, h, n, m)``: after dropout,
+            0 where an edge is hidden, padded queries like all others. Whoever needs weights takes these.
 
     Raises:
         ValueError: shapes or types that do not fit; the message names the argument.
@@ -72,6 +77,8 @@ class AttentionScores:
     kept: Tensor | None = None
     dropout: float = 0.0
     picture: Tensor | None = None
+    kept_norms: KeptNorms | None = None
+    known_weight: Tensor | None = None
 
     def __post_init__(self):
         b, h, n, m, d = checks.check_nodes(self.query, self.value)
@@ -97,6 +104,7 @@ class AttentionScores:
                 raise ValueError("mask must not require gradients: learned biases are not supported")
             object.__setattr__(self, "mask", self.mask.view(shape))
         checks.check_mask("kept", self.kept, (b, h, n, m), true="kept")
+        checks.check_shape("known_weight", self.known_weight, (b, h, n, m))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {self.dropout:g}")
         if self.dropout and self.kept is None:
@@ -214,7 +222,7 @@ class AttentionScores:
     def without_query_mask(self) -> AttentionScores:
         """The same scores with padded queries as valid ones: they see what the mask shows them, as in the
         model."""
-        return self if self.query_mask is None else replace(self, query_mask=None)
+        return self if self.query_mask is None else unchecked(self, query_mask=None)
 
     def unpadded(self) -> AttentionScores:
         """Deprecated name of :meth:`without_query_mask`."""
@@ -228,6 +236,8 @@ class AttentionScores:
     def weight(self) -> Tensor:
         """The attention weights :math:`M`, after dropout where there is any, ``(b, h, n, m)``; rows of
         queries that see nothing are 0."""
+        if self.known_weight is not None:
+            return self.without_padded(widen(self.known_weight))
         scores = self.mask_((widen(self.query) * self.scale) @ widen(self.key).transpose(-1, -2))
         visible = self.visible()
         weight = scores.softmax(-1) if visible is None else scores.softmax(-1) * visible
@@ -247,16 +257,23 @@ class AttentionScores:
         """The attention graph with these weights, ``(b, h, n, m)``."""
         visible = self.visible()
         b, _, n, m, _ = self.shape
-        return AttentionGraph(
+        graph = AttentionGraph(
             self.node,
             self.value,
             weight,
-            query_mask=self.query_mask,
-            value_mask=None if visible is None else visible.expand(b, 1, n, m)[:, 0],
             causal=self.causal,
             metric=self.metric,
             past_degree=self.past_degree,
+            kept_norms=self.kept_norms,
         )
+        value_mask = None if visible is None else visible.expand(b, 1, n, m)[:, 0]
+        return unchecked(graph, query_mask=self.query_mask, value_mask=value_mask)  # weights are masked
+
+    def following(self, past: PastDegree | None, norms: KeptNorms | None = None) -> AttentionScores:
+        """The same scores with ``past_degree`` and ``kept_norms``."""
+        b, h, _, m, _ = self.shape
+        checks.check_past_degree(past, self.causal, b, h, m)
+        return unchecked(self, past_degree=past, kept_norms=norms)
 
     def refuse_dropout(self) -> None:
         """Refuse dropout where no array of all edges is held.
@@ -268,17 +285,18 @@ class AttentionScores:
             raise ValueError('the tiled backend takes no scores with kept=: use "dense", or no dropout')
 
     def without_features(self) -> AttentionScores:
-        """The same scores without what would outlive a checkpoint: queries, keys, values and dropout's
-        draw."""
-        empty = self.query.new_empty(())
-        query, key = empty.expand(self.query.shape), empty.expand(self.key.shape)
-        return replace(self, query=query, key=key, value=key, feature=None, kept=None, dropout=0.0)
+        """The same scores without what would outlive a checkpoint: queries, keys, values, what is known of
+        them, and dropout's draw."""
+        nothing = self.query.new_empty(())
+        query, key = nothing.expand(self.query.shape), nothing.expand(self.key.shape)
+        empty = dict.fromkeys(("feature", "kept", "kept_norms", "known_weight"))
+        return unchecked(self, query=query, key=key, value=key, dropout=0.0, **empty)
 
     def wide(self) -> AttentionScores:
         """The same in float32 where it was in half precision."""
         metric = None if self.metric is None else widen(self.metric)
         feature = None if self.feature is None else widen(self.feature)
-        return replace(
+        return unchecked(
             self,
             query=widen(self.query),
             key=widen(self.key),

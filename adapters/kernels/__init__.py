@@ -9,12 +9,14 @@ themselves, so that they need less memory and time:
   Training takes it by default, and evaluation without gradients.
 - :func:`adapters.kernels.tiled.tiled_step`: a tile of edges at a time; keeps no array of all edges. For long
   sequences (``backend="tiled"``).
+- :func:`adapters.kernels.decoding.decoding_step`: starts from weights that are known, without gradients. For
+  decoding with a key/value cache.
 
-Both return the same numbers as the dense backend, also the attention output, and gradients for queries, keys,
-values, separate features of the query nodes, p and :math:`2\mu/p`; the metric gets none. The tiled one takes
-no dropout, whose draw is an array of all edges. They are written with PyTorch operations, so they run on
-every device. Second derivatives (``create_graph=True``, ``hvp``), the transforms of ``torch.func``,
-forward-mode differentiation and ``torch.export`` work too, in the plain tensor operations of
+The first two return the same numbers as the dense backend, also the attention output, and gradients for
+queries, keys, values, separate features of the query nodes, p and :math:`2\mu/p`; the metric gets none. The
+tiled one takes no dropout, whose draw is an array of all edges. All are written with PyTorch operations, so
+they run on every device. Second derivatives (``create_graph=True``, ``hvp``), the transforms of
+``torch.func``, forward-mode differentiation and ``torch.export`` work too, in the plain tensor operations of
 :mod:`adapters.p_scheme`, which hold arrays of all edges. Masks and draws of dropout are not copied: leave
 them as they are until the backward pass is done. :mod:`adapters.kernels.step` and
 :mod:`adapters.kernels.distances` hold what they share.
@@ -23,7 +25,8 @@ Axes in comments: ``b`` examples, ``h`` heads, ``g = b·h`` heads of all example
 ``d`` features per head.
 """
 
+from adapters.kernels.decoding import decoding_step, decoding_step_takes
 from adapters.kernels.fused import fused_step
 from adapters.kernels.tiled import tiled_step
 
-__all__ = ["fused_step", "tiled_step"]
+__all__ = ["decoding_step", "decoding_step_takes", "fused_step", "tiled_step"]

@@ -15,6 +15,7 @@ from adapters.p_scheme import p_steps
 from attngraph.backends.dense import DenseEdges
 from attngraph.edges import smallest_weight
 from attngraph.functorch import transformed
+from attngraph.norms import with_metric
 from attngraph.precision import widen
 from attngraph.scores import LOG2_E, AttentionScores
 
@@ -198,6 +199,8 @@ class PLaplacianStep:
         """:math:`x G`; in ``out`` if that is given and there is a metric."""
         if self.metric is None:
             return x
+        if heads == ALL and out is None:
+            return with_metric(x.unflatten(0, (-1, self.heads)), self.metric).flatten(0, 1)
         which = torch.arange(self.count, device=x.device)[heads] % self.heads
         return torch.bmm(x, self.metric[which], out=out)
 

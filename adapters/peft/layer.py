@@ -159,8 +159,12 @@ class GraphLayer(nn.Module, BaseTunerLayer):
     def active_module(self) -> Any:
         """The adapter that PEFT's ``set_adapter`` chose, also while adapters are disabled; None if it is not
         on this layer."""
-        names = [name for name in self.active_adapters if name in self.gnn_adapter]
-        return self.gnn_adapter[names[0]] if names else None
+        ours: Any = self._modules[ADAPTERS]  # asked for several times in each pass
+        active = self.active_adapter
+        for name in [active] if isinstance(active, str) else active:
+            if name in ours._modules:
+                return ours._modules[name]
+        return None
 
     @property
     def enabled_module(self) -> Any:
@@ -207,11 +211,14 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         Raises:
             UserError: it is to be trained on a projection that lets no gradient pass.
         """
+        if not (self.training and self._learning and torch.is_grad_enabled()):
+            return
         adapter = self.enabled_module
-        learns = adapter is not None and self.training and torch.is_grad_enabled() and self._learning
-        if learns and not any(parameter.requires_grad for parameter in adapter.parameters()):
+        if adapter is None:
+            return
+        if not any(parameter.requires_grad for parameter in adapter.parameters()):
             warnings.warn(FROZEN, stacklevel=2)
-        elif learns and type(self.projection).__module__.startswith(NO_GRADIENT):
+        elif type(self.projection).__module__.startswith(NO_GRADIENT):
             raise UserError(
                 f"{self.name} was quantised by torch.ao.quantization, and no gradient passes through such "
                 "layers: train the adapters on the model before it is quantised, and load them here to run"
@@ -240,8 +247,8 @@ class GraphLayer(nn.Module, BaseTunerLayer):
 
     def around(self) -> list[Any]:
         """The layers of other methods of PEFT around this one, the outermost first."""
-        module: Any = self if self._watched is None else getattr(*self._watched[:2])
-        layers = []
+        module: Any = self if self._watched is None else self._watched[0]._modules[self._watched[1]]
+        layers: list[Any] = []
         while module is not None and module is not self:
             layers.append(module)
             module = find_base(module)

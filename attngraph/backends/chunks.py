@@ -147,6 +147,7 @@ class _Chunks:
         columns = slice(0, max(0, rows.stop + self.m - self.n) if triangular else self.m)
         cut: dict[str, tuple] = {"query_mask": (..., rows), "query_modality": (..., rows)}
         cut |= {name: (..., rows, slice(None)) for name in ("query", "feature", "weight", "scale")}
+        cut["known_weight"] = (..., rows, columns)
         if triangular:  # else these stay the same tensors, which kept norms know
             cut |= {name: (..., columns, slice(None)) for name in ("key", "value")}
         given = dict(self.fields)

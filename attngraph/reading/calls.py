@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ NO_GRADIENT = (
     "returned attentions carry no gradient where graph adapters compute a layer's output from its scores (in "
     "training, and with backend='tiled' always): for a loss on attentions use backend='sparse'"
 )
+
+Graph = TypeVar("Graph", AttentionGraph, AttentionScores)
 
 
 @dataclass(eq=False)
@@ -211,6 +213,14 @@ class Call:
         """``dropped @ value``, ``(b, h, n, d)``: what the model goes on with. A listener may set it."""
         return self.dropped @ self.value if self.dropout else self._eager[0].transpose(1, 2)
 
+    def without_padded(self, x: Tensor) -> Tensor:
+        """``x``, ``(b, h, n, .)``, with 0 in the rows of padded queries and of those that see nothing."""
+        rows = None if self.valid else self.query_mask
+        if self.visible is not None and not self.every_query_sees:
+            sees = self.visible.any(-1)
+            rows = sees if rows is None else rows & sees
+        return x if rows is None else x.masked_fill(~rows[:, None, :, None], 0)
+
     def recorded(self, weight: str = "dropped") -> Tensor | None:
         """The weights that the model returns: None if nothing has needed them so far and the model was not
         asked for attentions. Those that nothing else needed carry no gradient.
@@ -242,15 +252,15 @@ class Call:
         """The call before its weights are computed, or None where only they give the graph.
 
         That is so where queries are ordered in blocks, in a causal layer with a key/value cache that was not
-        empty (which keeps degrees of earlier queries), or if the model's eager attention is more than a
-        softmax of scaled and masked scores, which is tried out.
+        empty (which keeps degrees of earlier queries) where gradients are wanted, or if the model's eager
+        attention is more than a softmax of scaled and masked scores, which is tried out.
 
         Args:
             metric: see :meth:`Site.metric`.
             dropped: let the scores' graph have the weights after dropout. Without it, a call under dropout
                 has no scores.
-            remembered: where the call :attr:`leaves_degrees`, its graph is handed to :meth:`remember` as
-                well. Without it, such a call has no scores.
+            remembered: where the call :attr:`leaves_degrees`, they are handed to :meth:`remember`, and so
+                know the weights, which the model computes anyway. Without it, such a call has no scores.
 
         Raises:
             UserError: the cache of a causal layer is of fixed length.
@@ -264,13 +274,21 @@ class Call:
             or self.query.shape[-1] != self.value.shape[-1]
         ):
             return None
-        if self.causal and self.cache is not None:
-            if self.tokens != self.query.shape[2] or (self.leaves_degrees and not remembered):
+        known = None
+        if self.leaves_degrees:
+            if not remembered:
+                return None
+        elif self.causal and self.cache is not None:
+            if self.tokens != self.query.shape[2]:
                 return None
             if self.layer_idx is not None:
                 check_grows(self.cache, self.layer_idx)
         if not self.is_softmax():
             return None
+        if self.leaves_degrees:
+            known = self.dropped
+            if self.visible is not None and not self.every_query_sees:
+                known = known.masked_fill(~self.visible[:, None], 0)
         return AttentionScores(
             self.query,
             self.key,
@@ -284,6 +302,7 @@ class Call:
             kept=self.kept,
             dropout=self.dropout,
             picture=self._picture(),
+            known_weight=known,
         )
 
     def _picture(self) -> Tensor | None:
@@ -305,17 +324,9 @@ class Call:
             fields: further fields of :class:`attngraph.AttentionGraph`.
 
         Raises:
-            UserError: query and value features of different widths, or a call that is none
-                (:meth:`replace_eager`).
+            UserError: it is none; see :meth:`check_graph`.
         """
-        if self.no_graph:
-            raise UserError(f"{self.site.name}: {self.no_graph}")
-        if self.query.shape[-1] != self.value.shape[-1]:
-            raise UserError(
-                f"{self.site.name}: queries have {self.query.shape[-1]} features per head and values "
-                f"{self.value.shape[-1]}; a graph needs both in one space: leave the layer out "
-                "(layers=...; for adapters exclude_modules=...)"
-            )
+        self.check_graph()
         return AttentionGraph(
             self.feature,
             self.value,
@@ -330,12 +341,29 @@ class Call:
             **fields,
         )
 
-    def remember(self, graph: AttentionGraph, owner: str) -> AttentionGraph:
-        """The graph with the degrees that earlier queries left in the key/value cache, where its own are then
-        added, and with what is kept there of its values' norms.
+    def check_graph(self) -> None:
+        """Make sure that the call is a graph.
+
+        Raises:
+            UserError: query and value features of different widths, or a call that is none
+                (:meth:`replace_eager`).
+        """
+        if self.no_graph:
+            raise UserError(f"{self.site.name}: {self.no_graph}")
+        if self.query.shape[-1] != self.value.shape[-1]:
+            raise UserError(
+                f"{self.site.name}: queries have {self.query.shape[-1]} features per head and values "
+                f"{self.value.shape[-1]}; a graph needs both in one space: leave the layer out "
+                "(layers=...; for adapters exclude_modules=...)"
+            )
+
+    def remember(self, graph: Graph, owner: str) -> Graph:
+        """The graph, or the scores, with the degrees that earlier queries left in the key/value cache, where
+        its own are then added, and with what is kept there of its values' norms.
 
         Args:
-            graph: this call's graph, in whatever form (sparse, some heads) it has in every step.
+            graph: this call's graph, in whatever form (sparse, some heads) it has in every step, or its
+                scores.
             owner: who keeps degrees; every owner has its own.
 
         Raises:

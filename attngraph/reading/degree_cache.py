@@ -9,18 +9,20 @@ cropping and batch changes: the cache layer is replaced by one of its class exte
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import DummyLayer, EncoderDecoderCache, StaticLayer
 
+from attngraph.degrees import PastDegree, queries_counted
 from attngraph.errors import UserError
-from attngraph.graph import AttentionGraph, PastDegree
+from attngraph.graph import AttentionGraph
 from attngraph.norms import KeptNorms
 from attngraph.precision import widen
 from attngraph.reading.projection import shared
+from attngraph.scores import AttentionScores
 
 NO_PLACE = (
     "an attention layer does not say where in the key/value cache its keys are, so that the degrees of "
@@ -30,33 +32,25 @@ NO_PLACE = (
 
 @dataclass
 class _Call:
-    """What is kept of a forward pass, or of a part of one.
+    """What is kept of a forward pass.
 
     Attributes:
-        rows: ``(b, h, rows, m)``: the weights of all its queries, in the model's own type; or, if ``summed``,
-            the degrees after its last ones.
-        summed: whether the rows are degrees.
-        queries: how many valid queries there were after each row, ``(b, rows)``.
+        totals: ``(b, h, rows, m)``: the degrees after each of its last queries.
+        queries: how many valid queries there were by then, ``(b, rows)``.
         length: how many queries it stands for.
         start: how many of the first values had left a sliding window by then.
         end: whether the cache may be cropped to its end for good.
     """
 
-    rows: Tensor
-    summed: bool
+    totals: Tensor
     queries: Tensor
     length: int
     start: int
     end: bool
 
-    def after(self, before: _Call | None = None, total: Tensor | None = None) -> Tensor:
-        """The degrees after its last query, ``(b, h, m)``, from those after the call before it."""
-        if self.summed:
-            return self.rows[:, :, -1]
-        added = widen(self.rows).sum(2)
-        if before is None or total is None:
-            return added
-        return _on_values(total, added.shape[-1], self.start - before.start) + added
+    def cut(self, rows: slice) -> None:
+        """Keep only some of the rows, and no memory of the others."""
+        self.totals, self.queries = self.totals[:, :, rows].clone(), self.queries[:, rows].clone()
 
 
 class DegreeCache:
@@ -66,22 +60,23 @@ class DegreeCache:
     The norms of the values are kept as well: cross-attention's stay the same, self-attention's grow by those
     of new tokens.
 
-    Of the last :data:`ROWS` queries the weights are kept, and what they add to: ``h (2 ROWS + 12)`` bytes for
-    each value in half precision, beside ``4 d`` for each head of keys and values. Of queries before them only
-    the last one of a call of several (a prompt, say) is kept, and none of single steps, whose lengths count
-    with the call after them. Until the next call, a call of several keeps its last :data:`REACH`, since
-    assisted decoding crops the cache by the candidates in it that were refused.
+    The degrees after each of the last :data:`ROWS` queries are kept: ``4 h (ROWS + 1)`` bytes for each value,
+    beside ``4 d`` (in half precision) for each head of keys and values. Of queries before them only the last
+    one of a call of several (a prompt, say) is kept, and none of single steps, whose lengths count with the
+    call after them. Until the next call, a call of several keeps its last :data:`REACH`, since assisted
+    decoding crops the cache by the candidates in it that were refused. Where the batch changes, as it does
+    after each step of beams, only the degrees after the last query are kept.
     """
 
     ROWS, REACH = 32, 64
 
     def __init__(self):
         self.calls: list[_Call] = []
-        self.total: Tensor | None = None  # after the last query, (b, h, m)
         self.norms: list[Tensor] = []  # of the values, (b, h, m), once they are known
-        self.first = torch.empty(0)  # their first features, (b, h, m)
+        self.values = 0  # how many there were
+        self.probe: tuple[int, Tensor] | None = None  # the place of one of them, and its features (b, h, d)
         self.start: int | None = None  # as for norms_of, when these were kept
-        self._old = 0  # how many of the calls lie before the last ROWS queries; of these there are sums
+        self._old = 0  # how many of the calls lie before the last ROWS queries
 
     @property
     def length(self) -> int:
@@ -91,48 +86,57 @@ class DegreeCache:
     def past(self, values: int, start: int = 0) -> PastDegree | None:
         """The degrees left by all queries so far, on ``values`` values from number ``start`` on, zero for new
         ones; None before the first."""
-        if self.total is None:
+        if not self.calls:
             return None
         last = self.calls[-1]
-        return PastDegree(_on_values(self.total, values, start - last.start), last.queries[:, -1])
+        total = last.totals[:, :, -1, start - last.start :]  # without those that a sliding window dropped
+        if total.shape[-1] != values:
+            total = torch.nn.functional.pad(total, (0, values - total.shape[-1]))
+        return PastDegree(total, last.queries[:, -1])
 
-    def append(self, graph: AttentionGraph, start: int = 0) -> None:
-        """Add a graph's queries; the graph's own ``past_degree`` must be :meth:`past`."""
-        n, queries, several = graph.shape[2], graph.queries_counted(), graph.shape[2] > 1
-        self.total = graph.degree_after().total.detach()
-        if self.calls:
-            self._shorten()
-        if graph.span is not None:
-            rows = graph.value_degree("sum").detach()[:, :, -self.REACH :].clone()
-            self.calls.append(_Call(rows, True, queries[:, -self.REACH :], n, start, several))
+    def append(self, graph: AttentionGraph | AttentionScores, start: int = 0) -> None:
+        """Add a graph's queries; the graph's own ``past_degree`` must be :meth:`past`. Of scores the weights
+        must be known."""
+        b, _, n, _, _ = graph.shape
+        valid, past, early = graph.query_mask, graph.past_degree, max(0, n - self.REACH)
+        span = graph.span if isinstance(graph, AttentionGraph) else None
+        if isinstance(graph, AttentionGraph) and span is not None:
+            totals = graph.value_degree("sum").detach()[:, :, early:].clone()
         else:
-            weight, early = graph.weight.detach(), max(0, n - (self.REACH - 1))
+            weight = (graph.weight if isinstance(graph, AttentionGraph) else graph.weight()).detach()
+            totals = widen(weight) if n == 1 and past is not None else widen(weight[:, :, early:]).cumsum(2)
             if early:
-                total = widen(weight[:, :, :early]).sum(2)
-                if graph.past_degree is not None:
-                    total += graph.past_degree.total
-                counted = queries[:, early - 1 : early]
-                self.calls.append(_Call(total[:, :, None], True, counted, early, start, False))
-            rows = weight[:, :, early:].clone()
-            self.calls.append(_Call(rows, False, queries[:, early:], n - early, start, several))
+                totals += widen(weight[:, :, :early]).sum(2, keepdim=True)
+            if past is not None:
+                totals = totals + past.total[:, :, None]
+        if self.calls and self.calls[-1].totals.shape[2] > self.ROWS:
+            self.calls[-1].cut(slice(-self.ROWS, None))
+        if n == 1 and valid is None and past is not None:
+            queries = past.queries[:, None] + 1
+        else:
+            rows = torch.ones(b, n, dtype=torch.bool, device=graph.value.device) if valid is None else valid
+            queries = queries_counted(rows, True, past, span)[:, early:]
+        self.calls.append(_Call(totals, queries, n, start, n > 1))
         while sum(call.length for call in self.calls[self._old + 1 :]) >= self.ROWS - 1:
             self._forget(self._old)
 
     def norms_of(self, value: Tensor, start: int | None = None) -> KeptNorms:
         """What is kept of the norms of values ``(b, h, m, d)``: those of the last step's values, if they are
-        the first of these, as their first features say.
+        the first of these. One of them tells: whatever else a cache does with values, it does with these too.
 
         Args:
             value: the values.
             start: for self-attention, whose values are the tokens', how many have left a sliding window.
         """
-        first = value[..., 0]
+        m = value.shape[2]
         left = 0 if start is None or self.start is None else start - self.start
-        old, norms = self.first[..., left:], [x[..., left:] for x in self.norms]
-        both = min(old.shape[-1], first.shape[-1])
-        if not torch.equal(old[..., :both], first[..., :both]):
-            norms = []
-        self.norms, self.first, self.start = [x[..., :both] for x in norms], first.clone(), start
+        norms = [x[..., left : left + m] for x in self.norms]
+        if self.probe is not None:
+            place, features = self.probe[0] - left, self.probe[1]
+            if not 0 <= place < m or not torch.equal(features, value[:, :, place]):
+                norms = []
+        self.norms, self.start, self.values = norms, start, m
+        self.probe = (m // 2, value[:, :, m // 2].clone()) if m else None
         return KeptNorms(value, self.norms)
 
     def crop(self, removed: int) -> None:
@@ -142,51 +146,37 @@ class DegreeCache:
             UserError: the cache then ends at a query whose degrees are not kept any more.
         """
         if self.start is not None:  # self-attention's values go with the queries
-            values = max(0, self.first.shape[-1] - removed)
-            self.norms, self.first = [x[..., :values] for x in self.norms], self.first[..., :values]
+            self.values = max(0, self.values - removed)
+            self.norms = [x[..., : self.values] for x in self.norms]
+            if self.probe is not None and self.probe[0] >= self.values:
+                self.probe = None
         left = removed
         while left > 0 and self.calls:
             call = self.calls[-1]
             if call.length <= left:
                 left -= self.calls.pop().length
-            elif left >= call.rows.shape[2]:
+            elif left >= call.totals.shape[2]:
                 raise UserError(
                     f"the key/value cache is cropped by {removed} tokens, to one whose degrees the attention "
                     f"graph has forgotten: of long texts it keeps those of the last {self.ROWS} tokens, of "
                     f"the last {self.REACH} right after a longer forward pass, and where each of these "
-                    "ended. Crop it there, or start from an empty cache; with generate use at most "
-                    f"{self.REACH - 1} candidates (num_assistant_tokens, prompt_lookup_num_tokens), or "
-                    f"{self.ROWS - 1} from an assistant that has graph adapters itself"
+                    "ended, but none from before beams were reordered. Crop it there, or start from an empty "
+                    f"cache; with generate use at most {self.REACH - 1} candidates "
+                    f"(num_assistant_tokens, prompt_lookup_num_tokens), or {self.ROWS - 1} from an assistant "
+                    "that has graph adapters itself"
                 )
             else:
-                call.rows, call.queries = call.rows[:, :, :-left].clone(), call.queries[:, :-left]
+                call.cut(slice(None, -left))
                 call.length -= left
                 left = 0
         self._old = min(self._old, len(self.calls))
-        before = self.total = None
-        for call in self.calls[max(0, self._old - 1) :]:
-            self.total, before = call.after(before, self.total), call
-
-    def _shorten(self) -> None:
-        """Of the last call, keep no more rows than of others; :meth:`append` forgets what is cut off."""
-        call, rows = self.calls[-1], self.ROWS
-        if call.summed and call.rows.shape[2] > rows:
-            call.rows, call.queries = call.rows[:, :, -rows:].clone(), call.queries[:, -rows:]
-        elif not call.summed and call.length >= rows:
-            early = call.length - (rows - 1)
-            cut = replace(
-                call, rows=call.rows[:, :, :early], queries=call.queries[:, :early], length=early, end=False
-            )
-            call.rows, call.queries = call.rows[:, :, early:].clone(), call.queries[:, early:]
-            call.length = rows - 1
-            self.calls.insert(-1, cut)
 
     def _forget(self, k: int) -> None:
-        """Keep the degrees after a call and not its weights; and nothing of what came before it, unless that
-        was the end of a call of several."""
+        """Keep of a call the degrees after it; and nothing of what came before it, unless that was the end of
+        a call of several."""
         call, before = self.calls[k], self.calls[k - 1] if k else None
-        total = call.after(before, None if before is None else before.after())
-        call.rows, call.summed, call.queries = total[:, :, None].clone(), True, call.queries[:, -1:]
+        if call.totals.shape[2] > 1:
+            call.cut(slice(-1, None))
         if before is None or before.end:
             self._old += 1
         else:
@@ -194,21 +184,15 @@ class DegreeCache:
             del self.calls[k - 1]
 
     def change_batch(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Apply ``change`` (a function of a tensor) to the batch dimension of everything kept."""
-        for call in self.calls:
-            call.rows, call.queries = change(call.rows), change(call.queries)
-        if self.total is not None:
-            self.total = change(self.total)
-        if self.norms:
-            self.norms, self.first = [change(x) for x in self.norms], change(self.first)
-
-
-def _on_values(total: Tensor, values: int, left: int) -> Tensor:
-    """Degrees on ``values`` values, without the first ``left``, which a sliding window dropped; 0 on new
-    ones."""
-    total = total[..., left:]
-    grown = values - total.shape[-1]
-    return torch.nn.functional.pad(total, (0, grown)) if grown >= 0 else total[..., :values]
+        """Apply ``change`` (a function of a tensor) to the batch dimension of what the next query needs, and
+        forget the rest."""
+        if self.calls:
+            last = self.calls[-1]
+            totals, queries = change(last.totals[:, :, -1:]), change(last.queries[:, -1:])
+            self.calls, self._old = [_Call(totals, queries, self.length, last.start, last.end)], 0
+        self.norms = [change(x) for x in self.norms]
+        if self.probe is not None:
+            self.probe = self.probe[0], change(self.probe[1])
 
 
 _Base: Any = object  # any class of cache layers, which is known at run time only

@@ -17,7 +17,7 @@ import fnmatch
 import inspect
 import re
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar, NamedTuple, cast
 from weakref import WeakSet
 
@@ -128,8 +128,14 @@ class Changes:
         self.model = ModelState()
         self.configs: list[ChangedConfig] = []
         self.modules: list[ChangedModule] = []
+        self._beside: dict[nn.Module, _Beside] = {}
 
-    @property
+    def _forget(self) -> None:
+        """The handles are others now: what was found out of their models is asked anew."""
+        self._beside.clear()
+        vars(self).pop("generates", None)
+
+    @cached_property
     def generates(self) -> bool:
         """Whether the model, or a part that a handle was made for, generates text."""
         models = [handle.model for handle in self.handles]
@@ -157,6 +163,7 @@ class Changes:
                 self.modules.append(ChangedModule(module, type(module), hooks))
         self.handles.append(handle)
         handle.changes = self
+        self._forget()
 
     def _take_config(self, config: PretrainedConfig) -> None:
         if any(config is entry.config for entry in self.configs):
@@ -199,15 +206,10 @@ class Changes:
     def has_unread_beside(self, module: nn.Module, inner_model: nn.Module) -> bool:
         """Whether the stack of layers that holds a module of ``inner_model`` holds attention that is not
         read: it may order the module's queries in time."""
-        names = {part: name for name, part in inner_model.named_modules()}
-        stack = re.split(r"\d", names[module])[0] if re.search(r"\d", names[module]) else ""
-        models = tuple(f"{names[x]}." for x in names if isinstance(x, PreTrainedModel) and names[x])
-        beside = [x for x in names if names[x].startswith(stack) and not names[x].startswith(models)]
-        states = {x: state for x in beside if (state := find_state(x)) is not None}
-        unread = set(unread_attention(inner_model, states).values()).intersection(beside)
-        return any(refusal_of(type(x)) not in OF_IMAGES for x in unread) or any(
-            state.given.unordered for x, state in states.items() if x is not module
-        )
+        if module not in self._beside:
+            self._beside[module] = _beside(module, inner_model)
+        found = self._beside[module]
+        return found.unread or any(state.given.unordered for state in found.others)
 
     def absorb(self, other: Changes) -> None:
         """Take over the changes of another: two parts of a model were instrumented before the whole."""
@@ -224,10 +226,12 @@ class Changes:
         self.configs += [entry for entry in other.configs if not any(entry.config is x for x in known)]
         self.modules += other.modules
         other.handles, other.configs, other.modules = [], [], []
+        self._forget()
 
     def release(self, handle: Instrument) -> None:
         """Put back what no other handle needs."""
         self.handles.remove(handle)
+        self._forget()
         configs = [config for other in self.handles for config in _configs(other.model)]
         for entry in list(self.configs):
             if not any(entry.config is config for config in configs):
@@ -248,6 +252,25 @@ class Changes:
                 if hasattr(changed.module._compiled_call_impl, "_torchdynamo_disable"):
                     del changed.module._compiled_call_impl
         self.modules = [changed for changed in self.modules if changed.module in held]
+
+
+class _Beside(NamedTuple):
+    """What the stack of layers round an attention module holds: whether attention that is not read and that
+    may order the module's queries in time, and the states of the other attention."""
+
+    unread: bool
+    others: list[LayerState]
+
+
+def _beside(module: nn.Module, inner_model: nn.Module) -> _Beside:
+    names = {part: name for name, part in inner_model.named_modules()}
+    stack = re.split(r"\d", names[module])[0] if re.search(r"\d", names[module]) else ""
+    models = tuple(f"{names[x]}." for x in names if isinstance(x, PreTrainedModel) and names[x])
+    beside = [x for x in names if names[x].startswith(stack) and not names[x].startswith(models)]
+    states = {x: state for x in beside if (state := find_state(x)) is not None}
+    unread = set(unread_attention(inner_model, states).values()).intersection(beside)
+    others = [state for x, state in states.items() if x is not module]
+    return _Beside(any(refusal_of(type(x)) not in OF_IMAGES for x in unread), others)
 
 
 def instrument(model: nn.Module) -> Instrument:
@@ -429,11 +452,15 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     """Before an attention module runs: note what it is given to attend to, and which cache."""
     given = arguments(module, args, kwargs)
     state = state_of(module)
-    sources = [given[name] for name in SOURCES if isinstance(given.get(name), Tensor)]
-    own = given.get("hidden_states", next((x for x in given.values() if isinstance(x, Tensor)), None))
+    names = _roles(tuple(given))
+    if "hidden_states" in given:
+        own = given["hidden_states"]
+    else:
+        own = next((x for x in given.values() if isinstance(x, Tensor)), None)
+    sources = (given[name] for name in names.sources)
     now = state.given
-    now.source = next((source for source in sources if source is not own), None)
-    now.states = _count_states(given)
+    now.source = next((x for x in sources if isinstance(x, Tensor) and x is not own), None)
+    now.states = _count_states([given[name] for name in names.states])
     now.unordered = False
     now.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
     state.projections.begin(module, given)
@@ -462,19 +489,33 @@ def _clean(module: nn.Module) -> Callable[..., Any]:
 
 def _end_watch(state: LayerState) -> Watch | None:
     """What watched a module until now, if anything did."""
-    watched, state.given.watch = state.given.watch, None
+    if not state.watched:
+        return None
+    given = state.given
+    watched, given.watch = given.watch, None
     if watched is not None:
         watched.__exit__(None, None, None)
     return watched
 
 
-def _count_states(given: dict[str, Any]) -> int | None:
-    """How many states the arguments of a module hold, if there is one tensor of states among them."""
-    states = [
-        x
-        for name, x in given.items()
-        if isinstance(x, Tensor) and x.is_floating_point() and x.dim() == 3 and not BESIDES.search(name)
-    ]
+class _Roles(NamedTuple):
+    """Which arguments of a module may hold states to attend to, in the order of :data:`SOURCES`, and which
+    any states."""
+
+    sources: tuple[str, ...]
+    states: tuple[str, ...]
+
+
+@cache
+def _roles(names: tuple[str, ...]) -> _Roles:
+    """What arguments of such names are."""
+    states = tuple(name for name in names if not BESIDES.search(name))
+    return _Roles(tuple(name for name in SOURCES if name in names), states)
+
+
+def _count_states(given: list[Any]) -> int | None:
+    """How many states some arguments of a module hold, if there is one tensor of states among them."""
+    states = [x for x in given if isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point()]
     return states[0].shape[1] if len(states) == 1 else None
 
 

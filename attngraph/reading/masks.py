@@ -77,6 +77,8 @@ def _read_order(visible: Tensor, queries: Tensor) -> tuple[str | None, Tensor | 
         ``order`` and ``span``; see :class:`Mask`.
     """
     b, n, m = visible.shape
+    if n == 1 and (m == 1 or bool((visible[:, 0, :-1].any(-1) | ~queries[:, 0]).all())):
+        return None, None  # a step of decoding: a single query that sees what is before it
     place = torch.arange(n, device=visible.device).expand(b, n)
     sees = visible.byte()
     # padding belongs to what comes before it

@@ -188,14 +188,15 @@ class Metric:
 
     With a trainable projection and gradients switched on it is a part of the computation, and made anew.
 
-    A plain weight on an accelerator is not compared, since that would have to wait for the device: there the
-    metric is made anew in training, for several queries, and for offloaded weights. A single query in
-    evaluation, a step of decoding with a cache, takes the last one if the weight has the same memory and the
-    same count of versions; a write that this does not count is noticed at the next prompt."""
+    A single query in evaluation, a step of decoding with a cache, takes the last one if a plain weight has
+    the same memory and the same count of versions; a write that this does not count is noticed at the next
+    prompt. On an accelerator a plain weight is not compared at all, since that would have to wait for the
+    device: there the metric is made anew in training, for several queries, and for offloaded weights."""
 
     def __init__(self, output: nn.Module):
         self.output = output
         self._kept: tuple | None = None  # key, made-up row, what becomes of it, metric
+        self._written: tuple | None = None  # memory and version of a plain weight that has this metric
 
     def __call__(self, heads: int, like: Tensor) -> Tensor:
         """``(h, d, d)`` for queries ``like``, ``(b, h, n, d)``; see :func:`head_metric`."""
@@ -205,31 +206,29 @@ class Metric:
             if any(p.requires_grad for p in weights):
                 return head_metric(output, heads, like)
         weight: Any = getattr(output, "weight", None)
-        device, kind = getattr(weight, "device", None), like.device.type
+        device: Any = getattr(weight, "device", None)
+        kind = like.device.type
         key: tuple = heads, like.dtype, like.device, getattr(weight, "dtype", None), device
-        if device is not None and device.type != "cpu" and _plain(output):
-            return self._unseen(key, weight, like)
+        plain = device is not None and _plain(output)
+        remote, written = plain and device.type != "cpu", None
+        if plain and not (weight.is_inference() or output.training or hasattr(output, "_hf_hook")):
+            written = weight.data_ptr(), weight._version
         if self._kept is not None and self._kept[0] == key:
             _, row, before, metric = self._kept
-            mixed = torch.is_autocast_enabled(kind)
-            with torch.autocast(kind, enabled=False) if mixed else nullcontext():
-                now = output.forward(row)
-            if _same(now, before):
+            if written is not None and written == self._written and like.shape[-2:-1] == (1,):
                 return metric
+            if not remote:
+                mixed = torch.is_autocast_enabled(kind)
+                with torch.autocast(kind, enabled=False) if mixed else nullcontext():
+                    now = output.forward(row)
+                if _same(now, before):
+                    self._written = written
+                    return metric
+        if remote and written is None:
+            return head_metric(output, heads, like)
         with torch.inference_mode(False), torch.no_grad():  # so that it can be used in training later
             row, made = _example(output, like)
-            self._kept = key, row, made, head_metric(output, heads, like)
-        return self._kept[3]
-
-    def _unseen(self, key: tuple, weight: Tensor, like: Tensor) -> Tensor:
-        """The metric where the weight cannot be looked at."""
-        output = self.output
-        if weight.is_inference() or output.training or hasattr(output, "_hf_hook"):
-            return head_metric(output, key[0], like)
-        key = *key, weight.data_ptr(), weight._version
-        if self._kept is None or self._kept[0] != key or like.shape[-2:-1] != (1,):
-            with torch.inference_mode(False), torch.no_grad():
-                self._kept = key, None, None, head_metric(output, key[0], like)
+            self._kept, self._written = (key, row, made, head_metric(output, heads, like)), written
         return self._kept[3]
 
 

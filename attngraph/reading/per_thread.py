@@ -24,15 +24,19 @@ class PerThread(Generic[State]):
     def __reduce__(self):  # copies of a model start anew
         return PerThread, (self._make,)
 
-    @torch.compiler.disable  # which would take what one thread has for constant
     def get(self) -> State:
         """The calling thread's object."""
-        own = vars(self._own)
-        if "state" not in own:
-            own["state"] = self._make()
-        return own["state"]
+        if torch.compiler.is_dynamo_compiling():
+            return self._get_outside()
+        try:
+            return self._own.state
+        except AttributeError:
+            self._own.state = self._make()
+            return self._own.state
 
-    @torch.compiler.disable
     def known(self) -> bool:
         """Whether the calling thread has asked before."""
-        return "state" in vars(self._own)
+        return self._known_outside() if torch.compiler.is_dynamo_compiling() else hasattr(self._own, "state")
+
+    # torch.compile would take what one thread has for constant
+    _get_outside, _known_outside = map(torch.compiler.disable, (get, known))

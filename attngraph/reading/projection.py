@@ -19,6 +19,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from attngraph.reading.per_thread import PerThread
 
@@ -63,7 +64,8 @@ class Projections:
     def __init__(self):
         self._own = PerThread(_Running)
         self._built: bool | None = None
-        self._watched: list[tuple] = []  # child, handle of its hook
+        self._children: list[nn.Module | None] = []  # those of the module when hooks were put on them
+        self._hooks: list[RemovableHandle] = []
 
     @property
     def _now(self) -> _Running:
@@ -81,20 +83,18 @@ class Projections:
             self._built = any(PARTS.search(name) for name in parts)
         now = self._now
         now.turn = given.get("position_embeddings")
-        told = any(x is not None and ARGUMENTS.search(name) for name, x in given.items())
+        told = any(x is not None and _is_rotary(name) for name, x in given.items())
         now.rotates = self._built or told or isinstance(now.turn, tuple)
         scales = (getattr(module, name, None) for name in SCALES)
         now.scales = tuple(scale for scale in scales if isinstance(scale, float))
         now.outputs, now.start = (), 0
-        children = [x for name, x in module.named_children() if QUERY.search(name)]
-        if not self._watches(children):
+        if list(module._modules.values()) != self._children:
             with self._lock:
-                if not self._watches(children):
+                if list(module._modules.values()) != self._children:
                     self.remove()
-                    self._watched = [(child, child.register_forward_hook(self._note)) for child in children]
-
-    def _watches(self, children: list[nn.Module]) -> bool:
-        return [id(child) for child in children] == [id(child) for child, _ in self._watched]
+                    queries = [x for name, x in module.named_children() if QUERY.search(name)]
+                    self._hooks = [child.register_forward_hook(self._note) for child in queries]
+                    self._children = list(module._modules.values())
 
     def end(self) -> None:
         """After it ran: let go of what was recorded."""
@@ -102,9 +102,9 @@ class Projections:
 
     def remove(self) -> None:
         """Take the hooks off."""
-        for _, handle in self._watched:
-            handle.remove()
-        self._watched = []
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._children = [], []
 
     def _note(self, child: nn.Module, args: tuple, output) -> None:
         """A projection counts; a norm counts if it got what one that counts put out, not if the model rotates
@@ -123,6 +123,12 @@ class Projections:
         start, now.start = now.start, now.start + query.shape[0] * query.shape[2]
         scales = (*now.scales, query.shape[-1] ** -0.5)
         return partial(unrotated, query, now.outputs, start, now.turn, scales, now.rotates)
+
+
+@cache
+def _is_rotary(name: str) -> bool:
+    """Whether an argument of such a name goes with rotary embedding."""
+    return ARGUMENTS.search(name) is not None
 
 
 @cache

@@ -15,7 +15,7 @@ QUERIES, VALUES = 5, 17  # numbers of nodes that it is tried out on
 TOLERANCE = 1e-4  # by which weights may differ
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SoftmaxTest:
     """Tries a module's eager attention out, once for the settings that it runs with.
 

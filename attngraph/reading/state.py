@@ -245,11 +245,14 @@ def state_of(module: nn.Module) -> LayerState:
 
 def arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of ``module(*args, **kwargs)`` by name; defaults are left out."""
-    kind: Any = type(module)
-    bound = _signature(kind).bind_partial(module, *args, **kwargs).arguments
-    return bound | bound.pop("kwargs", {})
+    names = _positional(cast(Hashable, type(module)))
+    return {**dict(zip(names, args)), **kwargs}
 
 
 @cache
-def _signature(kind: Any) -> inspect.Signature:
-    return inspect.signature(kind.forward)
+def _positional(kind: Hashable) -> tuple[str, ...]:
+    """The names of the arguments of a class's forward that may be given by their place."""
+    assert isinstance(kind, type) and issubclass(kind, nn.Module)
+    several = list(inspect.signature(kind.forward).parameters.values())[1:]
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(x.name for x in several if x.kind in by_place)

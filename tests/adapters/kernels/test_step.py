@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from adapters import PGNN
-from adapters.kernels import fused_step, tiled_step
+from adapters.kernels import decoding_step, decoding_step_takes, fused_step, tiled_step
 from adapters.kernels.step import PLaplacianStep
 from attngraph import AttentionScores
+from attngraph.norms import KeptNorms
 from tests.adapters import brute_force
 from tests.attngraph.scores_cases import DROPPED, KINDS, dense, on_leaves, random_scores
 from tests.pairwise import pairwise_params
@@ -73,6 +74,47 @@ def test_equals_the_dense_backend(step, kind, degree, numbers, context, scale):
         assert sums.max() > 1.1 and (sums == 0).any()
         with pytest.raises(ValueError, match="tiled backend takes no scores with kept="):
             tiled_step(scores, 1.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    "kind, degree, numbers, block",
+    pairwise_params(
+        kind=[kind for kind in KINDS if "decoder" in kind],
+        degree=["sum", "mean"],
+        numbers=[(1.5, 0.1), (2.6, 0.5), (1.2, 0.0), (8.0, 0.1)],
+        block=[1, 2**17],
+    ),
+)
+@torch.no_grad()
+def test_a_step_of_known_weights(kind, degree, numbers, block, monkeypatch):
+    """What decoding computes, also of a query that is padded, and with kept norms. Catches degrees without
+    the past, a wrong clamp, heads in the wrong block, and weights or norms that are computed anew."""
+    monkeypatch.setattr("adapters.kernels.decoding.BLOCK", block)
+    scores, (p, mu) = random_scores(1, **KINDS[kind]), numbers
+    for part in (scores, one_query(scores)):
+        want, _ = dense(part, p, mu, degree)
+        known = part.without_query_mask().weight()
+        for norms in (None, KeptNorms(part.value)):
+            ready = replace(part, known_weight=known, kept_norms=norms)
+            assert decoding_step_takes(ready) and not decoding_step_takes(part)
+            torch.testing.assert_close(
+                decoding_step(ready, p, 2 * mu / p, degree), want, rtol=1e-11, atol=1e-12
+            )
+        for wrong in (
+            dict(known_weight=known.flip(1)),
+            dict(kept_norms=KeptNorms(part.value, [9 + 0 * known[:, :, 0]])),
+        ):
+            assert not torch.allclose(decoding_step(replace(ready, **wrong), p, 2 * mu / p, degree), want)
+    with torch.enable_grad():
+        assert not decoding_step_takes(ready)
+
+
+def one_query(scores: AttentionScores) -> AttentionScores:
+    """The scores of the last query, which sees all values."""
+    last = {name: getattr(scores, name) for name in ("query", "feature") if getattr(scores, name) is not None}
+    cut = {name: x[:, :, -1:] for name, x in last.items()}
+    rows = None if scores.query_mask is None else scores.query_mask[:, -1:]
+    return replace(scores, **cut, query_mask=rows, triangular=False)
 
 
 @pytest.mark.parametrize(

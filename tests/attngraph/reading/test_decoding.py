@@ -232,13 +232,13 @@ def test_long_prompts_do_not_keep_all_their_degrees():
         (degrees,) = cache.layers[0].degrees.values()
 
         def kept() -> list[int]:
-            rows = [call.rows for call in degrees.calls]
-            assert all(x.untyped_storage().nbytes() == x.nbytes for x in rows)
-            return [x.shape[2] for x in rows]
+            totals = [call.totals for call in degrees.calls]
+            assert all(x.untyped_storage().nbytes() == x.nbytes for x in totals)
+            return [x.shape[2] for x in totals]
 
-        assert kept() == [1, 63]
+        assert kept() == [64]
         model(ids[:, 140:141], cache=cache, use_cache=True)
-        assert kept() == [1, 31, 1]
+        assert kept() == [32, 1]
         cache.crop(-32)
         steps.clear()
         model(ids[:, 109:], cache=cache, use_cache=True)
@@ -269,6 +269,26 @@ def test_a_cache_can_be_cropped_to_the_end_of_an_earlier_call():
         for start, step in zip((40, 70), steps[name][-2:]):
             want = graph.value_degree()[:, :, start:]
             torch.testing.assert_close(step.value_degree(), want, rtol=1e-4, atol=1e-4)
+
+
+def test_of_reordered_beams_only_the_last_degrees_are_kept():
+    """The steps after it count on, and can be cropped again; an earlier end is refused, not made up."""
+    model, ids = FAMILIES["llama"].model(), words(9)
+    order = torch.tensor([1, 1])
+    whole = read(model, {"input_ids": ids[order]})
+    with record(model) as steps, torch.no_grad():
+        cache = model(ids[:, :6], use_cache=True).cache
+        cache.reorder_cache(order)
+        (degrees,) = cache.layers[0].degrees.values()
+        assert [call.totals.shape[2] for call in degrees.calls] == [1]
+        model(ids[order, 6:8].flip(1), cache=cache, use_cache=True)
+        cache.crop(-2)
+        model(ids[order, 6:], cache=cache, use_cache=True)
+        with pytest.raises(UserError, match="cropped by 4 tokens, .* none from before beams were reordered"):
+            cache.crop(-4)
+    for name, graph in whole.items():
+        want = graph.value_degree()[:, :, 6:]
+        torch.testing.assert_close(steps[name][-1].value_degree(), want, rtol=1e-4, atol=1e-4)
 
 
 def test_layers_with_several_places_in_a_cache_keep_degrees():

@@ -163,3 +163,15 @@ def test_long_windows_reach_back_to_the_first_query():
     second = value >= 100 * (query // 100)
     span = read_mask(window & second, (1, 1, n, n)).span
     assert torch.equal(span[0, :, 0], 100 * (torch.arange(n) // 100))
+
+
+def test_a_single_query_that_sees_nothing_before_itself_begins_a_text():
+    """As where packed texts are decoded token by token: its degrees leave out those of the text before it."""
+    for sees, span in (("0001", [[0, 0]]), ("0101", None), ("1111", None), ("0110", None)):
+        row = torch.tensor([[[[x == "1" for x in sees]]]])
+        got = read_mask(row, (1, 2, 1, 4))
+        assert got.order is None and (got.span is None if span is None else got.span[0].tolist() == span)
+    both = torch.cat(
+        [torch.tensor([[[[False, False, False, True]]]]), torch.tensor([[[[True, True, True, True]]]])]
+    )
+    assert read_mask(both, (2, 2, 1, 4)).span.tolist() == [[[0, 0]], [[-1, 0]]]

@@ -1,0 +1,100 @@
+r"""One p-Laplacian step without gradients, from weights that the model has computed: what decoding with a
+key/value cache takes.
+
+Degrees of earlier queries and squared norms of values come from the cache, so that what is left for all edges
+is a product with the values, :math:`q \cdot v`, and one more for the message.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adapters.kernels.distances import least_share
+from attngraph.edges import smallest_weight
+from attngraph.functorch import transformed
+from attngraph.norms import KeptNorms, square_norm, with_metric
+from attngraph.precision import widen
+from attngraph.scores import AttentionScores
+
+BLOCK = 2**17  # edges that are computed together: 0.5 MB per array in float32
+
+
+def decoding_step_takes(scores: AttentionScores) -> bool:
+    """Whether the weights are known and sum to 1, in a causal graph, and no gradient is wanted."""
+    known = scores.known_weight is not None and scores.kept is None and scores.causal
+    return known and not (torch.is_grad_enabled() or transformed())
+
+
+def decoding_step(scores: AttentionScores, p: float, residual: float, degree: str = "sum") -> Tensor:
+    r"""One step of :class:`adapters.pgnn.PGNN`.
+
+    Args:
+        scores: those that :func:`decoding_step_takes`.
+        p: exponent.
+        residual: :math:`2\mu/p`.
+        degree: value degree, ``"sum"`` or ``"mean"``.
+
+    Returns:
+        :math:`\bar U` ``(b, h, n, d)``, in the dtype of ``scores.query``.
+    """
+    b, h, n, m, d = scores.shape
+    query, norms = widen(scores.node), scores.kept_norms
+    query_g = with_metric(query, scores.metric)
+    norm_v = (KeptNorms(scores.value) if norms is None else norms).get(
+        lambda v: square_norm(v, scores.metric)
+    )
+    past, scale = scores.past_degree, scores.degree_scale(degree)
+    parts: list[Any] = [
+        scores.weight().flatten(0, 1),
+        query.reshape(b * h, n, d),
+        query_g.reshape(b * h, n, d),
+        widen(scores.value).flatten(0, 1),
+        norm_v.reshape(b * h, 1, m),
+        None if past is None else past.total.flatten(0, 1)[:, None],
+        None if scale is None else scale.expand(b, h, n, 1).reshape(b * h, n, 1),
+    ]
+    size = max(1, BLOCK // max(1, n * m))
+    if size >= b * h:
+        out = _step(p, residual, *parts)
+    else:
+        starts = range(0, b * h, size)
+        blocks: Any = ((None if x is None else x[k : k + size] for x in parts) for k in starts)
+        out = torch.cat([_step(p, residual, *block) for block in blocks])
+    return out.view(b, h, n, d).to(scores.query.dtype)
+
+
+def _step(
+    p: float,
+    residual: float,
+    weight: Tensor,
+    query: Tensor,
+    query_g: Tensor,
+    value: Tensor,
+    norm_v: Tensor,
+    past: Tensor | None,
+    scale: Tensor | None,
+) -> Tensor:
+    """The step for some heads: weights ``(g, n, m)``, queries ``(g, n, d)``, also in the metric, values ``(g,
+    m, d)`` and their norms ``(g, 1, m)``, and degrees of earlier queries ``(g, 1, m)`` and the scale of
+    degrees ``(g, n, 1)`` where there are any."""
+    least, share = smallest_weight(weight.dtype), least_share(weight)
+    # 1/√e
+    total = weight.cumsum(1) if weight.shape[1] > 1 else weight
+    total = total if past is None else total + past
+    total = total if scale is None else total * scale
+    rsqrt_e = total.clamp(min=least).rsqrt_()
+    # R² = |q|² + |v|²/e - 2 q·v/√e
+    norm_q = (query_g * query).sum(-1, keepdim=True)
+    scaled = norm_v * rsqrt_e
+    square = torch.addcmul(norm_q, torch.baddbmm(scaled, query_g, value.transpose(1, 2), alpha=-2), rsqrt_e)
+    low = torch.addcmul(norm_q * share + least, scaled, rsqrt_e, value=share)
+    # e^z, with z = p/2 log M + (p/2 - 1) log R²
+    log_power = torch.maximum(square, low, out=square).log2_().mul_(0.5 * p - 1)
+    power = log_power.add_(weight.log2(), alpha=0.5 * p).exp2_()
+    total = power.sum(-1, keepdim=True).add_(residual)
+    if residual < torch.finfo(total.dtype).tiny:  # a query without edges
+        total.masked_fill_(total < torch.finfo(total.dtype).tiny, torch.inf)
+    return torch.bmm(power.mul_(rsqrt_e), value).add_(query, alpha=residual).div_(total)
