@@ -118,8 +118,14 @@ BENCHMARKS = {
         memory_sizes=dict(b=8),
         memory_target=1.0,
     ),
-    # Here: "grouped", a training step with several texts to a picture: p-adapters with grouped
-    # pictures against vanilla adapters without; target 0.85.
+    "grouped": Benchmark(
+        "training step of a BLIP-base decoder of 3 layers, B 8, without and with 4 texts to a picture",
+        bench_runs.training,
+        DECODER | dict(b=8, layers=3, pictures=2),
+        SMALL_DECODER | dict(b=2, pictures=1),
+        bench_runs.VANILLA,
+        {bench_runs.P_ADAPTERS + bench_runs.GROUPED: 0.85},
+    ),
     "training-mini": Benchmark(
         "training step of a mini-BLIP's decoder, B 32, 16 words, 65 image tokens",
         bench_runs.training,

@@ -23,6 +23,7 @@ from adapters.peft import optimizer_groups
 from analysis.heterophily import Heterophily
 from analysis.labels import Labels
 from attngraph import AttentionGraph, AttentionScores
+from attngraph.reading.pictures import project_once, states_of_examples
 from attngraph.reading.heads import split_heads
 from attngraph.scores import HIDDEN
 
@@ -181,15 +182,26 @@ def statistics(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
 
 VANILLA, P_ADAPTERS = "vanilla adapters", "p-adapters"
 SCHEMES = {VANILLA: "gcn", P_ADAPTERS: "pgnn"}
+GROUPED = ", grouped pictures"
 
 
-def training(b: int, n: int, m: int, layers: int, width: int, heads: int, words: int) -> dict[str, Run]:
+def training(
+    b: int, n: int, m: int, layers: int, width: int, heads: int, words: int, pictures: int | None = None
+) -> dict[str, Run]:
     """Forward, backward and an AdamW step of a decoder with BLIP's layers and random weights, on ``n`` of
-    ``words`` words and ``m`` image tokens."""
+    ``words`` words and ``m`` image tokens; with ``pictures`` also on as many pictures, each of which
+    ``b / pictures`` examples look at, and whose keys and values are computed once."""
     text, image = torch.randint(3, words, (b, n), generator=_draw()), *drawn((b, m, width))
+    states = {"": image}
+    if pictures is not None:
+        of_examples = torch.arange(pictures).repeat_interleave(b // pictures)
+        states[GROUPED] = states_of_examples(image[:pictures], of_examples)
 
-    def step_of(gnn: str) -> Run:
+    def step_of(gnn: str, image: Tensor) -> Run:
         adapted = _decoder(gnn, layers, width, heads, words).train()
+        for name, module in adapted.named_modules():
+            if name.endswith(("crossattention.self.key", "crossattention.self.value")):
+                project_once(module)
         optimizer = torch.optim.AdamW(optimizer_groups(adapted, 5e-4, 0.05))
 
         def step() -> None:
@@ -199,7 +211,11 @@ def training(b: int, n: int, m: int, layers: int, width: int, heads: int, words:
 
         return step
 
-    return {name: step_of(gnn) for name, gnn in SCHEMES.items()}
+    return {
+        f"{name}{ending}": step_of(gnn, image)
+        for ending, image in states.items()
+        for name, gnn in SCHEMES.items()
+    }
 
 
 def generation(
