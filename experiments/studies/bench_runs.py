@@ -23,8 +23,8 @@ from adapters.peft import optimizer_groups
 from analysis.heterophily import Heterophily
 from analysis.labels import Labels
 from attngraph import AttentionGraph, AttentionScores
-from attngraph.reading.pictures import project_once, states_of_examples
 from attngraph.reading.heads import split_heads
+from attngraph.reading.pictures import project_once, states_of_examples
 from attngraph.scores import HIDDEN
 
 Run = Callable[[], object]
