@@ -70,7 +70,7 @@ class GraphAdapter(nn.Module):
         metric = call.site.metric(call.query)
         tiled = self.backend == "tiled"
         faster = self.training or (self.scheme.fused and not torch.is_grad_enabled())
-        from_scores = self.top_k is None and (tiled or (faster and self.backend == "dense"))
+        from_scores = self.top_k is None and (tiled or (faster and self.backend != "sparse"))
         scores = call.scores(metric, dropped=not tiled, remembered=not tiled) if from_scores else None
         graphs = {} if graphs is None else graphs
         if scores is not None:

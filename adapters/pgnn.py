@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adapters.kernels import fused_step, tiled_step
+from adapters.kernels import step_of
 from adapters.p_scheme import PScheme, p_weight
 from adapters.scheme import register
 from attngraph.scores import AttentionScores
@@ -63,5 +63,5 @@ class PGNN(PScheme):
         trained_metric = scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled()
         if self.steps > 1 or backend == "sparse" or trained_metric:
             return super().aggregate_and_context(scores, backend, context)
-        step = tiled_step if backend == "tiled" else fused_step
+        step = step_of(backend, scores)
         return step(scores, self.p, 2 * self.mu / self.p, self.degree, context)
