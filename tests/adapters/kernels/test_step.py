@@ -89,7 +89,7 @@ def test_equals_the_dense_backend(step, kind, degree, numbers, context, scale):
     aggregated, plain = STEPS[step](scores, p, 2 * mu / p, degree, context)
     want, want_plain = dense(scores, p, mu, degree)
     close(step, aggregated, want, 1e-11, 1e-12, single=3e-6)
-    probe, probe_plain = torch.randn_like(want), torch.randn_like(want)
+    probe, probe_plain = torch.randn(2, *want.shape, generator=torch.Generator().manual_seed(0)).double()
     loss, want_loss = (aggregated * probe).sum(), (want * probe).sum()
     if context:
         close(step, plain, want_plain, 1e-11, 1e-12, single=3e-6)
@@ -98,7 +98,7 @@ def test_equals_the_dense_backend(step, kind, degree, numbers, context, scale):
         assert plain is None
     inputs = [*leaves, p, mu]
     for got, expected in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(want_loss, inputs)):
-        close(step, got, expected, 1e-8, 1e-9, single=3e-4 if expected.dim() == 0 else 5e-5)
+        close(step, got, expected, 1e-8, 1e-9, single=3e-4 if expected.numel() <= 2 else 5e-5)
     if kind in DROPPED:
         sums = scores.graph().weight.sum(-1)
         assert sums.max() > 1.1 and (sums == 0).any()
