@@ -8,16 +8,19 @@ The two functions of the library are PyTorch operators, ``attngraph::p_step`` an
 from __future__ import annotations
 
 import struct
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from adapters.kernels.step import PLaplacianStep, StepCall, apply_step
+from adapters.kernels.step import StepCall, apply_step, differentiable_backward, plain_step
+from attngraph.degrees import PastDegree
 from attngraph.functorch import transformed
 from attngraph.native.library import library, pointer
-from attngraph.precision import widen
 from attngraph.scores import AttentionScores
+
+PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def native_step(
@@ -35,12 +38,12 @@ def refusal(scores: AttentionScores) -> str | None:
     """Why the step of these scores cannot be computed in C; None if it can."""
     if transformed():
         return "a transform of torch.func, forward-mode differentiation or torch.export is at work"
-    features = (scores.query, scores.key, scores.value, scores.node)
-    if any(x.device.type != "cpu" for x in features):
-        return "the scores are not on the processor"
-    if any(widen(x[:0]).dtype != torch.float32 for x in features):
-        return "the scores are in double precision"
-    return None if library() else "the library of C kernels cannot be used: see `attngraph doctor`"
+    for x in (scores.query, scores.key, scores.value, scores.node):
+        if not x.is_cpu:
+            return f"the scores are on {x.device}, not on the processor"
+        if x.dtype not in PRECISIONS:
+            return f"the scores are in {x.dtype}"
+    return None if library() else "the library of C kernels cannot be used (`attngraph doctor` says why)"
 
 
 class _Attention(NamedTuple):
@@ -79,48 +82,67 @@ class _Attention(NamedTuple):
             call.context,
         )
 
+    def scores(self, inputs: tuple[Tensor, ...], queries: Tensor | None) -> AttentionScores:
+        """The scores that these come from; ``queries`` is :attr:`attngraph.degrees.PastDegree.queries`."""
+        query, key, value, feature, *_ = inputs
+        return AttentionScores(
+            query,
+            key,
+            value,
+            scale=self.scale,
+            mask=self.mask,
+            query_mask=self.query_mask,
+            triangular=self.triangular,
+            causal=self.causal,
+            metric=self.metric,
+            past_degree=None if self.past is None or queries is None else PastDegree(self.past, queries),
+            feature=feature,
+            kept=self.kept,
+            dropout=1 - 1 / self.growth,
+        )
+
 
 class _NativeStep(torch.autograd.Function):
     """The step and its backward pass."""
 
+    @classmethod
+    def apply(cls, *args):
+        """Without gradients, a third of the time of a small call is saved where autograd is not asked."""
+        return super().apply(*args) if torch.is_grad_enabled() else cls.forward(None, *args)
+
     @staticmethod
     def forward(ctx, query, key, value, feature, p, residual, call: StepCall):
-        features = [None if x is None else widen(x) for x in (query, key, value, feature)]
-        attention = _Attention.of(call)
-        out, context, *kept = torch.ops.attngraph.p_step.default(*features, p, residual, *attention)
+        inputs, attention = (query, key, value, feature, p, residual), _Attention.of(call)
+        out, context, *kept = torch.ops.attngraph.p_step.default(*map(_single, inputs), *attention)
         if call.keep:
-            ctx.save_for_backward(query, key, value, feature, p, residual, *attention[:7], *kept)
-            ctx.call, ctx.options = call._replace(scores=call.scores.without_features()), attention[7:]
+            past = call.scores.past_degree
+            ctx.save_for_backward(*inputs, *attention[:7], *kept, None if past is None else past.queries)
+            ctx.options, ctx.degree = attention[7:], call.degree
         out = out.to(query.dtype)
         return (out, context.to(query.dtype)) if call.context else out
 
     @staticmethod
-    def backward(ctx, grad_out, grad_context=None):
-        inputs, attention, kept = (
-            ctx.saved_tensors[:6],
-            ctx.saved_tensors[6:13],
-            ctx.saved_tensors[13:],
-        )
+    def backward(ctx, *grads):
+        inputs, attention = ctx.saved_tensors[:6], _Attention(*ctx.saved_tensors[6:13], *ctx.options)
+        *kept, queries = ctx.saved_tensors[13:]
         if torch.is_grad_enabled():  # to be differentiated again
-            step = PLaplacianStep(ctx.call, float(inputs[4]), float(inputs[5]))
-            draw = attention[3]
-            step.dropout, grads = 1 - 1 / ctx.options[1], (grad_out, grad_context)
-            draw = None if draw is None else draw.flatten(0, 1)
-            return step.backward_again(inputs, ctx.needs_input_grad, grads, dropout_mask=draw)
-        features = (None if x is None else widen(x) for x in inputs[:4])
-        grads = torch.ops.attngraph.p_step_backward.default(
-            *features,
-            *inputs[4:],
-            *attention,
-            *ctx.options,
-            *kept,
-            widen(grad_out),
-            None if grad_context is None else widen(grad_context),
-            *ctx.needs_input_grad[1:3],
+            scores = attention.scores(inputs, queries)
+            run = partial(plain_step, scores, ctx.degree, attention.context)
+            with torch.autocast("cpu", enabled=False):
+                return *differentiable_backward(run, inputs, ctx.needs_input_grad, grads), None
+        grad_out, grad_context = map(_single, (*grads, None)[:2])
+        wanted = ctx.needs_input_grad[1:3]
+        *found, numbers = torch.ops.attngraph.p_step_backward.default(
+            *map(_single, inputs), *attention, *kept, grad_out, grad_context, *wanted
         )
-        wanted = (True, *ctx.needs_input_grad[1:3], inputs[3] is not None)
-        of_features = (grad.to(x.dtype) if want else None for x, grad, want in zip(inputs[:4], grads, wanted))
-        return *of_features, *grads[4:], None
+        wanted = (True, *wanted, inputs[3] is not None)
+        of_features = (grad.to(x.dtype) if want else None for x, grad, want in zip(inputs, found, wanted))
+        return *of_features, *numbers.unbind(), None
+
+
+def _single(x: Tensor | None) -> Tensor | None:
+    """In single precision."""
+    return None if x is None else x.float()
 
 
 # ---- operators -----------------------------------------------------------------------------------------
@@ -135,7 +157,7 @@ OPERATORS.define(f"p_step({ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tenso
 OPERATORS.define(
     f"p_step_backward({ARGUMENTS}, Tensor logs, Tensor degree, Tensor kept_norm_v, Tensor grad_out, "
     "Tensor? grad_context, bool of_key, bool of_value) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 STEP = struct.Struct("8q2d2q16qq5q4qq8q4q")
@@ -179,7 +201,7 @@ def _gradients(
     b, h, n, d = query.shape
     like = [query.new_empty(b, n, h, d).transpose(1, 2)]
     for x, wanted in ((key, of_key), (value, of_value), (feature, True)):
-        like.append(torch.empty_like(x) if wanted and x is not None else none)
+        like.append(torch.empty_like(_rows(x)) if wanted and x is not None else none)
     return like
 
 
@@ -187,7 +209,7 @@ def _p_step_backward(query, key, value, feature, p, residual, *rest):
     attention, (logs, degree, norm_v, grad_out, grad_context, *wanted) = _Attention(*rest[:12]), rest[12:]
     b, h, _, _ = query.shape
     grads = _gradients(query, key, value, feature, *wanted)
-    numbers, parts = query.new_empty(2), torch.empty(b, h, 2, dtype=torch.float64)
+    numbers, parts = query.new_empty(2), query.new_empty(b, h, 2, dtype=torch.float64)
     inputs = (_rows(query), _rows(key), _rows(value), None if feature is None else _rows(feature))
     grad_out, grad_context = _rows(grad_out), None if grad_context is None else _rows(grad_context)
     fields = _fields(inputs, p, residual, attention, (logs, degree, norm_v), grad_out, grad_context)
@@ -195,7 +217,7 @@ def _p_step_backward(query, key, value, feature, p, residual, *rest):
     _call(
         "attngraph_step_backward", STEP.pack(*fields) + BACKWARD.pack(*more, *map(pointer, (numbers, parts)))
     )
-    return (*grads, numbers[0], numbers[1])
+    return (*grads, numbers)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -244,11 +266,11 @@ def _fields(inputs, p, residual, attention: _Attention, kept, out: Tensor, conte
 
 
 def _call(name: str, fields: bytes) -> None:
+    """Call a function of the library with a struct of its fields."""
     found = library()
     if found is None:
         raise RuntimeError("the library of C kernels is not loaded")
-    function = found.functions[name]
-    if function(fields):
+    if getattr(found.functions, name)(fields):
         raise MemoryError("no memory for the edges of an attention head")
 
 
@@ -259,7 +281,7 @@ def _p_step_fake(query, key, value, feature, p, residual, *attention):
 
 def _p_step_backward_fake(query, key, value, feature, p, residual, *rest):
     grads = _gradients(query, key, value, feature, *rest[-2:])
-    return (*grads, torch.empty_like(p), torch.empty_like(residual))
+    return (*grads, query.new_empty(2))
 
 
 for name, kernel, fake in (

@@ -254,8 +254,8 @@ static inline void degrees_row(const Head *t, int count, float scale) {
 /* Less than this, R2 is this. */
 static inline float least_square(float norm_q, float length) { return SHARE * (length + norm_q) + LEAST; }
 
-/* log R2; NaN stays NaN. */
-static inline float log_square(float square) { return log2_of(square) + 0.f * square; }
+/* log R2; `free`, R2 before it is lifted to its least, makes it NaN where that is. */
+static inline float log_square(float square, float free) { return log2_of(square) + (free - free); }
 
 /* kappa = 1 / (1 + r inverse) with inverse = d/S; 0 for a query without edges. */
 static inline float kappa_of(const Head *t, float log_sum, float inverse) {
@@ -289,9 +289,9 @@ static inline float send_row(const Head *t, int i, float log_total, const float 
     float p_half = t->p_half, rsqrt_d = t->rsqrt_d[i], norm_q = t->norm_q[i] * rsqrt_d * rsqrt_d;
     float top = HIDDEN / 4, total = 0;
     SIMD for (int j = 0; j < count; j++) {
-        float square = length[j] + norm_q - 2 * rsqrt_d * dot[j] * root[j], least = least_square(norm_q, length[j]);
-        square = square < least ? least : square;
-        dot[j] = p_half * (s[j] - log_total) + (p_half - 1) * log_square(square);
+        float free = length[j] + norm_q - 2 * rsqrt_d * dot[j] * root[j], least = least_square(norm_q, length[j]);
+        float square = free < least ? least : free;
+        dot[j] = p_half * (s[j] - log_total) + (p_half - 1) * log_square(square, free);
     }
     if (t->step->kept)
         SIMD for (int j = 0; j < count; j++) dot[j] = w[j] <= LEAST ? HIDDEN : dot[j];
@@ -416,15 +416,13 @@ static inline void back_row(const Head *t, Back *b, int i) {
     }
     float norm_q = t->norm_q[i] * r * r, up = 0, log_growth = log2_of((float)a->growth);
     SUM(up) for (int j = 0; j < count; j++) {
-        float square = length[j] + norm_q - 2 * r * dot[j] * root[j], least = least_square(norm_q, length[j]);
-        int clamped = square < least;
-        square = clamped ? least : square;
-        float log_r = log_square(square);
+        float free = length[j] + norm_q - 2 * r * dot[j] * root[j], least = least_square(norm_q, length[j]);
+        float square = free < least ? least : free, log_r = log_square(square, free);
         row[j] += log_r + log_growth;
         float sigma = exp2_of(p_half * row[j] - log_r - log_sum);
         message[j] *= root[j];
         x[j] = sigma;
-        dot[j] = clamped ? -square : square;
+        dot[j] = free < least ? -square : square; /* lifted */
     }
     if (kept)
         SIMD for (int j = 0; j < count; j++) x[j] = near[j] <= LEAST ? 0 : x[j];
@@ -440,12 +438,12 @@ static inline void back_row(const Head *t, Back *b, int i) {
     float grad_p = 0, grad_norm_q = 0, along = 0, factor = kappa / r;
     SUM(grad_p, grad_norm_q, along) for (int j = 0; j < count; j++) {
         float sigma = x[j], square = fabsf(dot[j]), grad = sigma * (factor * message[j] - pulled);
-        int clamped = dot[j] < 0;
-        float share = grad / square * (clamped ? SHARE : 1.f), free = clamped ? 0 : share;
+        int lifted = dot[j] < 0;
+        float share = grad / square * (lifted ? SHARE : 1.f), free = lifted ? 0 : share;
         grad_p += grad * row[j];
         grad_norm_q += share;
         along += free * (length[j] + norm_q - square);
-        row[j] = factor * sigma * message[j] + half * share * (clamped ? 2 * length[j] : square + length[j] - norm_q);
+        row[j] = factor * sigma * message[j] + half * share * (lifted ? 2 * length[j] : square + length[j] - norm_q);
         near[j] = share * root[j] * root[j];
         x[j] = grad;
         dot[j] = r * root[j] * free;

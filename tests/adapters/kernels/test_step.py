@@ -266,3 +266,34 @@ def test_the_gradient_of_mu_where_distances_are_0(p=6.5):
         aggregated = scheme.aggregate_and_context(scores, backend)[0]
         got = (aggregated.transpose(1, 2).flatten(2) @ output.flatten(0, 1)).sum()
         torch.testing.assert_close(torch.autograd.grad(got, mu)[0].double(), want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "step, how", pairwise_params(step=STEPS, how=["later", "padded", "padded on the left", "padded, context"])
+)
+def test_tokens_that_are_not_seen_change_nothing(step, how):
+    """Neither outputs nor gradients: later ones in a causal graph, and padded ones, which attend."""
+    short = random_scores(16, n=5, m=5, d=4, causal=True, triangular=how == "later")
+    left, extra = "left" in how, torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(1)).double()
+    valid = torch.ones(2, 8, dtype=torch.bool)
+    (valid[:, :3] if left else valid[:, 5:]).zero_()
+
+    def longer(x):
+        return torch.cat([9 * extra, x] if left else [x, 9 * extra], 2)
+
+    made = {x: longer(getattr(short, x)) for x in ("query", "key", "value")}
+    long = replace(short, **made)
+    if how != "later":
+        long = replace(long, mask=valid[:, None, None], query_mask=valid)
+    found, context = [], "context" in how
+    for scores in (short, long):
+        scores, leaves = on_leaves(scores)
+        outputs = [x for x in STEPS[step](scores, 1.4, 0.2, "mean", context) if x is not None]
+        kept = [x[:, :, -5:] if left else x[:, :, :5] for x in outputs]
+        probes = torch.randn(2, *kept[0].shape, generator=torch.Generator().manual_seed(2)).double()
+        grads = torch.autograd.grad(kept, leaves, list(probes[: len(kept)]))
+        found.append([*kept, *(x[:, :, -5:] if left else x[:, :, :5] for x in grads)])
+        if leaves[0].shape[2] == 8:
+            assert all(x[:, :, ~valid[0]].eq(0).all() for x in grads)
+    for want, got in zip(*found, strict=True):
+        close(step, got, want, 1e-11, 1e-12, single=2e-6)
