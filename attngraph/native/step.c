@@ -29,6 +29,8 @@
 #define MAX(x) _Pragma(TEXT(omp simd reduction(max : x)))
 #define TEXT(...) #__VA_ARGS__
 
+_Static_assert(sizeof(void *) == 8, "Python hands over numbers of 8 bytes");
+
 /* A tensor (b, h, rows, columns) whose columns lie one after another. */
 typedef struct {
     float *at;
@@ -72,7 +74,7 @@ typedef struct {
     const float *query, *key, *value, *node, *metric;
     const float *node_g; /* x G, rows node_ld apart */
     long node_ld;
-    float *norm_q, *rsqrt_d;                /* of each query: |x|2, 1/sqrt(d) */
+    float *norm_q, *rsqrt_d, *total;        /* of each query: |x|2, 1/sqrt(d), sum_j 2^(z - its largest) */
     float *norm_v, *degree, *root, *length; /* of each value: |v|2, e, 1/sqrt(e), |v|2/e */
     float *score, *dot;                     /* of each edge: scores, x G v */
 } Head;
@@ -81,12 +83,15 @@ static float *of_head(const Rows *x, const Step *a, int item) {
     return x->at ? x->at + (item / a->h) * x->example + (item % a->h) * x->head : NULL;
 }
 
-static int eights(int count) { return (count + 7) & ~7; }
+static inline int eights(int count) { return (count + 7) & ~7; }
 
 /* Not a multiple of 128: rows a power of two apart share lines of the cache. */
 static int width_of(int64_t m) { return eights((int)m) % 128 ? eights((int)m) : eights((int)m) + 8; }
 
-static size_t nodes_size(const Step *a) { return 4 * (size_t)width_of(a->m) + a->n * a->d + 2 * (size_t)eights((int)a->n); }
+/* What head_of takes from a room. */
+static size_t nodes_size(const Step *a) {
+    return a->n * a->d + 3 * (size_t)eights((int)a->n) + 4 * (size_t)width_of(a->m);
+}
 
 /* Take `count` numbers from a room. */
 static float *take(float **room, size_t count) {
@@ -108,7 +113,8 @@ static void row_dots(int rows, int d, const float *x, long ldx, const float *y, 
 }
 
 /* x G and |x|2 of rows x; returns x G, in `room` where there is a metric. */
-static const float *with_metric(const Head *t, int rows, const float *x, long ldx, float *room, long *ld, float *norms) {
+static const float *with_metric(const Head *t, int rows, const float *x, long ldx, float *room, long *ld,
+                                float *norms) {
     const float *x_g = x;
     *ld = ldx;
     if (t->metric) {
@@ -132,6 +138,7 @@ static Head head_of(const Step *a, int item, float **room) {
     float *node_g = take(room, (size_t)t.n * t.d);
     t.norm_q = take(room, eights(t.n));
     t.rsqrt_d = take(room, eights(t.n));
+    t.total = take(room, eights(t.n));
     t.node_g = with_metric(&t, t.n, t.node, a->node.row, node_g, &t.node_ld, t.norm_q);
     t.norm_v = take(room, t.width);
     t.degree = take(room, t.width);
@@ -154,9 +161,10 @@ static void zero_beyond(const Head *t, float *edges) {
 /* The scores and products x G v of all edges; what lies beyond the values becomes 0. */
 static void score_edges(Head *t) {
     const Step *a = t->step;
-    long width = t->width;
-    product_nt(t->n, t->m, t->d, (float)a->scale * LOG2_E, t->query, a->query.row, t->key, a->key.row, 0.f, t->score, width);
-    product_nt(t->n, t->m, t->d, 1.f, t->node_g, t->node_ld, t->value, a->value.row, 0.f, t->dot, width);
+    int n = t->n, m = t->m, d = t->d;
+    float scale = (float)a->scale * LOG2_E;
+    product_nt(n, m, d, scale, t->query, a->query.row, t->key, a->key.row, 0.f, t->score, t->width);
+    product_nt(n, m, d, 1.f, t->node_g, t->node_ld, t->value, a->value.row, 0.f, t->dot, t->width);
     zero_beyond(t, t->dot);
 }
 
@@ -192,22 +200,32 @@ static inline float degree_scale_of(const Head *t, int i) {
     return a->degree_scale[a->causal ? (size_t)t->example * t->n + i : (size_t)t->example];
 }
 
+static inline void hide(int count, const uint8_t *restrict mask, int64_t next, float *restrict s) {
+    SIMD for (int j = 0; j < count; j++) s[j] = mask[j * next] ? s[j] : HIDDEN;
+}
+
+static inline void add_mask(int count, const float *restrict mask, int64_t next, float *restrict s) {
+    SIMD for (int j = 0; j < count; j++) {
+        float x = mask[j * next];
+        s[j] = x <= HIDES_BELOW ? HIDDEN : s[j] + x * LOG2_E;
+    }
+}
+
 /* Add the mask to the scores of query i; hide what follows the values that it sees. */
 static inline void mask_row(const Head *t, int i, int seen, float *s) {
     const Step *a = t->step;
     int64_t first = t->example * a->mask_example + i * a->mask_row, next = a->mask_column;
-    if (a->mask && a->mask_is_bool) {
-        const uint8_t *mask = (const uint8_t *)a->mask + first;
-        for (int j = 0; j < seen; j++) s[j] = mask[j * next] ? s[j] : HIDDEN;
-    } else if (a->mask) {
-        const float *mask = (const float *)a->mask + first;
-        for (int j = 0; j < seen; j++) {
-            float x = mask[j * next];
-            s[j] = x <= HIDES_BELOW ? HIDDEN : s[j] + x * LOG2_E;
-        }
-    }
+    if (a->mask && a->mask_is_bool)
+        hide(seen, (const uint8_t *)a->mask + first, next, s);
+    else if (a->mask && next == 1) /* the usual case, in vector instructions */
+        add_mask(seen, (const float *)a->mask + first, 1, s);
+    else if (a->mask)
+        add_mask(seen, (const float *)a->mask + first, next, s);
     for (int j = seen; j < eights(seen); j++) s[j] = HIDDEN;
 }
+
+/* log of 2^top total; NaN stays NaN. */
+static inline float log_sum(float top, float total) { return top + log2_of(total) + (total - total); }
 
 /* Softmax of scores s into w; returns log sum_j 2^s, infinite where no value is seen. */
 static inline float softmax_row(int count, const float *restrict s, float *restrict w) {
@@ -221,7 +239,7 @@ static inline float softmax_row(int count, const float *restrict s, float *restr
     if (total == 0) return INFINITY;
     float share = 1 / total;
     SIMD for (int j = 0; j < count; j++) w[j] *= share;
-    return top + log2_of(total);
+    return log_sum(top, total);
 }
 
 /* What dropout leaves of weights w, in place; returns 1/sqrt(d), 1 where nothing is left. */
@@ -281,16 +299,17 @@ static inline float weigh_row(const Head *t, int i, float *w) {
 }
 
 /* The weights 2^(z - top) / sqrt(e) of the messages to query i, in the place of its products x G v; w is W.
- * Returns log S, infinite without edges; *total is sum_j 2^(z - top). */
-static inline float send_row(const Head *t, int i, float log_total, const float *restrict w, float *total_) {
-    const float *restrict s = t->score + (size_t)i * t->width, *restrict root = t->root, *restrict length = t->length;
+ * Returns log S, infinite without edges. */
+static inline float send_row(const Head *t, int i, float log_total, const float *restrict w) {
+    const float *restrict root = t->root, *restrict length = t->length;
+    const float *restrict s = t->score + (size_t)i * t->width;
     float *restrict dot = t->dot + (size_t)i * t->width;
     int count = has_edges(t, i) ? eights(seen_by(t, i)) : 0;
     float p_half = t->p_half, rsqrt_d = t->rsqrt_d[i], norm_q = t->norm_q[i] * rsqrt_d * rsqrt_d;
     float top = HIDDEN / 4, total = 0;
     SIMD for (int j = 0; j < count; j++) {
-        float free = length[j] + norm_q - 2 * rsqrt_d * dot[j] * root[j], least = least_square(norm_q, length[j]);
-        float square = free < least ? least : free;
+        float free = length[j] + norm_q - 2 * rsqrt_d * dot[j] * root[j];
+        float least = least_square(norm_q, length[j]), square = free < least ? least : free;
         dot[j] = p_half * (s[j] - log_total) + (p_half - 1) * log_square(square, free);
     }
     if (t->step->kept)
@@ -302,8 +321,8 @@ static inline float send_row(const Head *t, int i, float log_total, const float 
         dot[j] = x * root[j];
     }
     for (int j = count; j < t->m; j++) dot[j] = 0;
-    *total_ = total;
-    return total == 0 ? INFINITY : top + log2_of(total);
+    t->total[i] = total;
+    return total == 0 ? INFINITY : log_sum(top, total);
 }
 
 typedef struct {
@@ -334,27 +353,27 @@ static void forward_head(void *argument, int item) {
     t.dot = take(&room, edges);
     score_edges(&t);
     first_degrees(&t);
-    float *weight = room, *log_total = a->log_total + (size_t)item * n, *log_sum = a->log_sum + (size_t)item * n;
-    float *out = of_head(&a->out, a, item), *context = of_head(&a->context, a, item), *total = t.norm_q;
-    float log_growth = log2_of((float)a->growth);
-    long next = whole ? width : 0;
+    float *log_total = a->log_total + (size_t)item * n, *log_sum = a->log_sum + (size_t)item * n;
+    float *out = of_head(&a->out, a, item), *context = of_head(&a->context, a, item);
+    float *weight = room, log_growth = log2_of((float)a->growth);
+    size_t next = whole ? width : 0; /* from one row of weights to that of the next query */
     for (int i = 0; i < n; i++) {
         log_total[i] = weigh_row(&t, i, weight + i * next);
         if (!a->causal) continue;
         degrees_row(&t, eights(seen_by(&t, i)), degree_scale_of(&t, i));
-        log_sum[i] = send_row(&t, i, log_total[i] - log_growth, weight + i * next, &total[i]);
+        log_sum[i] = send_row(&t, i, log_total[i] - log_growth, weight + i * next);
     }
     if (!a->causal) {
         memcpy(a->degree + (size_t)item * m, t.degree, sizeof(float) * m);
         degrees_row(&t, width, degree_scale_of(&t, 0));
         for (int i = 0; i < n; i++)
-            log_sum[i] = send_row(&t, i, log_total[i] - log_growth, weight + i * next, &total[i]);
+            log_sum[i] = send_row(&t, i, log_total[i] - log_growth, weight + i * next);
     }
     if (context) product_nn(n, d, m, 1.f, weight, width, t.value, a->value.row, 0.f, context, a->context.row);
     product_nn(n, d, m, 1.f, t.dot, width, t.value, a->value.row, 0.f, out, a->out.row);
     for (int i = 0; i < n; i++) {
-        float r = t.rsqrt_d[i], kappa = kappa_of(&t, log_sum[i], exp2_of(-log_sum[i]) / (r * r)), beta = beta_of(&t, kappa);
-        float factor = kappa == 0 ? 0 : kappa / (r * total[i]);
+        float r = t.rsqrt_d[i], kappa = kappa_of(&t, log_sum[i], exp2_of(-log_sum[i]) / (r * r));
+        float factor = kappa == 0 ? 0 : kappa / (r * t.total[i]), beta = beta_of(&t, kappa);
         float *to = out + i * a->out.row;
         const float *node = t.node + i * a->node.row;
         SIMD for (int c = 0; c < d; c++) to[c] = factor * to[c] + beta * node[c];
@@ -372,15 +391,16 @@ EXPORT int attngraph_step(const Step *call) {
 
 /* What the rows of a head's backward pass read and fill in, besides Head. */
 typedef struct {
-    const float *grad_out, *grad_context;    /* (n, d); the latter may be NULL */
-    const float *log_total, *log_sum;        /* of each query */
-    float *message;   /* of each edge: g v, which becomes the factor of g in the gradient of v */
-    float *through;   /* of each edge: the gradient of z, which becomes that of the score */
-    float *degree;    /* of each value: the gradient of log 1/sqrt(e), which becomes that of e */
-    float *by_query;  /* of each edge in a causal graph: what its query adds to the gradient of e; else NULL */
-    float *norm_v;    /* of each value: the gradient of |v|2 over p/2 - 1 */
-    float *beta, *norm_q, *sum, *d; /* of each query: 1 - kappa; gradients of |x|2 over p/2 - 1, of log S, and of d */
-    float *row, *near;              /* rooms for a row */
+    const float *grad_out, *grad_context; /* (n, d): g; the latter may be NULL */
+    const float *log_total, *log_sum;
+    float *message;  /* of each edge: g v, which becomes the factor of g in the gradient of v */
+    float *through;  /* of each edge: the gradient of z, which becomes that of the score */
+    float *by_query; /* of each edge in a causal graph: what its query adds to the gradient of e; else NULL */
+    float *degree;   /* of each value: the gradient of log 1/sqrt(e), which becomes that of e */
+    float *norm_v;   /* of each value: the gradient of |v|2 over p/2 - 1; NULL where values get none */
+    float *beta;     /* of each query: 1 - kappa */
+    float *norm_q, *sum, *d; /* of each query: the gradients of |x|2 over p/2 - 1, of log S, and of d */
+    float *row, *near;       /* rooms for a row */
     double grad_p, grad_residual;
 } Back;
 
@@ -400,8 +420,9 @@ static inline void back_row(const Head *t, Back *b, int i) {
     float *restrict s = t->score + first, *restrict dot = t->dot + first;
     float *restrict x = b->through + first, *restrict message = b->message + first;
     float *restrict row = b->row, *restrict near = b->near;
-    float p_half = t->p_half, half = p_half - 1, log_total = b->log_total[i], log_sum = b->log_sum[i], r = 1;
+    float p_half = t->p_half, half = p_half - 1, log_total = b->log_total[i], log_sum = b->log_sum[i];
     int seen = log_total == INFINITY ? 0 : seen_by(t, i), count = eights(seen);
+    float r = 1; /* 1/sqrt(d) */
     mask_row(t, i, seen, s);
     SIMD for (int j = 0; j < count; j++) {
         row[j] = s[j] - log_total;
@@ -415,7 +436,7 @@ static inline void back_row(const Head *t, Back *b, int i) {
         degrees_row(t, count, degree_scale_of(t, i));
     }
     float norm_q = t->norm_q[i] * r * r, up = 0, log_growth = log2_of((float)a->growth);
-    SUM(up) for (int j = 0; j < count; j++) {
+    SIMD for (int j = 0; j < count; j++) {
         float free = length[j] + norm_q - 2 * r * dot[j] * root[j], least = least_square(norm_q, length[j]);
         float square = free < least ? least : free, log_r = log_square(square, free);
         row[j] += log_r + log_growth;
@@ -432,7 +453,8 @@ static inline void back_row(const Head *t, Back *b, int i) {
     const float *g = b->grad_out + i * a->out.row, *node = t->node + i * a->node.row;
     float own = 0, inverse = exp2_of(-log_sum) / (r * r), kappa = kappa_of(t, log_sum, inverse);
     SUM(own) for (int c = 0; c < t->d; c++) own += g[c] * node[c];
-    float apart = up - own, grad_sum = kappa * (1 - kappa) * apart, pulled = kappa * up - grad_sum, total = 1 / inverse + t->residual;
+    float apart = up - own, total = 1 / inverse + t->residual;
+    float grad_sum = kappa * (1 - kappa) * apart, pulled = kappa * up - grad_sum;
     if (kappa != 0) b->grad_residual -= kappa * apart / (total < FLT_MIN ? FLT_MIN : total);
 
     float grad_p = 0, grad_norm_q = 0, along = 0, factor = kappa / r;
@@ -443,7 +465,8 @@ static inline void back_row(const Head *t, Back *b, int i) {
         grad_p += grad * row[j];
         grad_norm_q += share;
         along += free * (length[j] + norm_q - square);
-        row[j] = factor * sigma * message[j] + half * share * (lifted ? 2 * length[j] : square + length[j] - norm_q);
+        float of_root = lifted ? 2 * length[j] : square + length[j] - norm_q;
+        row[j] = factor * sigma * message[j] + half * share * of_root;
         near[j] = share * root[j] * root[j];
         x[j] = grad;
         dot[j] = r * root[j] * free;
@@ -454,6 +477,7 @@ static inline void back_row(const Head *t, Back *b, int i) {
     if (b->by_query) {
         float scale = -.5f * degree_scale_of(t, i), *restrict by_query = b->by_query + first;
         SIMD for (int j = 0; j < count; j++) by_query[j] = scale * row[j] * root[j] * root[j];
+        for (int j = count; j < t->width; j++) by_query[j] = 0;
     } else {
         add_row(count, row, b->degree);
     }
@@ -487,18 +511,24 @@ static inline void score_row(const Head *t, Back *b, int i, const float *restric
     SIMD for (int j = 0; j < count; j++) x[j] = (row[j] - mean) * weight[j] + p_half * x[j];
 }
 
-/* The gradient of the query nodes' features but what comes through the scores: beta g, and through |x|2 and x G v.
- * room is (n, d). */
+/* The gradient of the query nodes' features but what comes through the scores,
+ *
+ *   beta g + (p - 2) (n x - (near/sqrt(e d)) v) G
+ *
+ * with the gradient (p/2 - 1) n of |x|2; room is (n, d). */
 static void node_gradient(const Head *t, const Back *b, float *out, long ld, float *room) {
     int n = t->n, d = t->d;
-    float half = t->p_half - 1;
-    product_nn(n, d, t->m, -2 * half, t->dot, t->width, t->value, t->step->value.row, 0.f, room, d);
+    float two_half = 2 * (t->p_half - 1);
+    product_nn(n, d, t->m, -two_half, t->dot, t->width, t->value, t->step->value.row, 0.f, room, d);
     for (int i = 0; i < n; i++) {
-        const float *g = b->grad_out + i * t->step->out.row, *node_g = t->node_g + i * t->node_ld;
-        float *restrict to = out + i * ld;
-        float beta = b->beta[i], own = 2 * half * b->norm_q[i];
-        SIMD for (int c = 0; c < d; c++) to[c] = beta * g[c] + own * node_g[c];
-        if (!t->metric) add_row(d, room + (size_t)i * d, to);
+        const float *restrict g = b->grad_out + i * t->step->out.row;
+        const float *restrict node = t->node + i * t->step->node.row;
+        float *restrict to = out + i * ld, *restrict through = room + (size_t)i * d;
+        float beta = b->beta[i], own = two_half * b->norm_q[i];
+        SIMD for (int c = 0; c < d; c++) {
+            through[c] += own * node[c];
+            to[c] = beta * g[c] + (t->metric ? 0 : through[c]);
+        }
     }
     if (t->metric) product_nn(n, d, d, 1.f, room, d, t->metric, d, 1.f, out, ld);
 }
@@ -526,7 +556,8 @@ static void backward_head(void *argument, int item) {
     const Step *a = &call->step;
     size_t width = width_of(a->m), edges = (size_t)a->n * width, queries = eights((int)a->n);
     size_t nodes = (size_t)a->n * a->d, values = call->grad_value.at ? (size_t)a->m * a->d : 0;
-    float *room = scratch(nodes_size(a) + (a->causal ? 5 : 4) * edges + 4 * width + 4 * queries + nodes + values);
+    size_t rows = (a->causal ? 5 : 4) * edges + 4 * width;
+    float *room = scratch(nodes_size(a) + rows + 4 * queries + nodes + values);
     if (!room) {
         job->failed = 1;
         return;
@@ -542,7 +573,7 @@ static void backward_head(void *argument, int item) {
     b.through = take(&room, edges);
     b.by_query = a->causal ? take(&room, edges) : NULL;
     b.degree = take(&room, width);
-    b.norm_v = take(&room, width);
+    b.norm_v = call->grad_value.at ? take(&room, width) : NULL;
     b.row = take(&room, width);
     b.near = take(&room, width);
     b.beta = take(&room, queries);
@@ -555,7 +586,7 @@ static void backward_head(void *argument, int item) {
     product_nt(n, m, d, 1.f, b.grad_out, a->out.row, t.value, a->value.row, 0.f, b.message, width);
     zero_beyond(&t, b.message);
     memset(b.degree, 0, sizeof(float) * width);
-    memset(b.norm_v, 0, sizeof(float) * width);
+    if (b.norm_v) memset(b.norm_v, 0, sizeof(float) * width);
     if (a->causal) {
         first_degrees(&t);
     } else {
@@ -577,14 +608,21 @@ static void backward_head(void *argument, int item) {
         float scale = -.5f * degree_scale_of(&t, 0);
         SIMD for (int j = 0; j < m; j++) b.degree[j] *= scale * t.root[j] * t.root[j];
     }
-    float *context = b.grad_context ? t.dot : NULL;
-    if (context) product_nt(n, m, d, 1.f, b.grad_context, a->context.row, t.value, a->value.row, 0.f, context, width), zero_beyond(&t, context);
+    float *context = b.grad_context ? t.dot : NULL, scale = (float)a->scale;
+    long ldc = a->context.row, ldv = call->grad_value.row;
+    if (context) {
+        product_nt(n, m, d, 1.f, b.grad_context, ldc, t.value, a->value.row, 0.f, context, width);
+        zero_beyond(&t, context);
+    }
     for (int i = n - 1; i >= 0; i--) score_row(&t, &b, i, context ? context + i * width : NULL);
-    product_nn(n, d, m, (float)a->scale, b.through, width, t.key, a->key.row, grad_node ? 0.f : 1.f, grad_query, ldq);
-    if (grad_key) product_tn(m, d, n, (float)a->scale, b.through, width, t.query, a->query.row, 0.f, grad_key, call->grad_key.row);
+    float beta = grad_node ? 0.f : 1.f;
+    product_nn(n, d, m, scale, b.through, width, t.key, a->key.row, beta, grad_query, ldq);
+    if (grad_key)
+        product_tn(m, d, n, scale, b.through, width, t.query, a->query.row, 0.f, grad_key, call->grad_key.row);
     if (grad_value && context) {
-        for (int i = 0; a->kept && i < n; i++) drop_row(kept_by(&t, i), (float)a->growth, seen_by(&t, i), t.score + i * width);
-        product_tn(m, d, n, 1.f, t.score, width, b.grad_context, a->context.row, 1.f, grad_value, call->grad_value.row);
+        for (int i = 0; a->kept && i < n; i++)
+            drop_row(kept_by(&t, i), (float)a->growth, seen_by(&t, i), t.score + i * width);
+        product_tn(m, d, n, 1.f, t.score, width, b.grad_context, ldc, 1.f, grad_value, ldv);
     }
     call->parts[2 * item] = .5 * LN_2 * b.grad_p;
     call->parts[2 * item + 1] = b.grad_residual;

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adapters import GCN, PGNN, GraphAdapterConfig
 from adapters.kernels import fused_step, native, native_step, step_of, tiled_step
-from attngraph import UserError
+from attngraph import AttentionScores, UserError
 from attngraph.native import library
 from tests.adapters.kernels.test_step import ALL, close, single
 from tests.attngraph.scores_cases import on_leaves, random_scores
@@ -79,6 +79,18 @@ def test_the_number_of_threads_changes_no_bit(kind):
         torch.set_num_threads(before)
     for one, two in zip(*found, strict=True):
         assert torch.equal(one, two)
+
+
+@needs_library
+@pytest.mark.parametrize("kind", ALL)
+def test_what_an_earlier_call_left_in_memory_does_not_matter(kind):
+    """Of a thread's memory, which all calls use, every number is written before it is read."""
+    scores = single(random_scores(4, n=9, m=12, d=4, **ALL[kind]))
+    before = results(scores)
+    nothing = torch.full((1, 1, 40, 40), torch.nan)
+    assert all(x.isnan().any() for x in results(AttentionScores(nothing, nothing, nothing, causal=True)))
+    for got, want in zip(results(scores), before, strict=True):
+        assert torch.equal(got, want)
 
 
 @needs_library
