@@ -76,7 +76,7 @@ class GraphAdapter(nn.Module):
         seen = {} if seen is None else seen
         metric = call.site.metric(call.query)
         faster = self.training or (self.scheme.fused and not torch.is_grad_enabled())
-        from_scores = all_edges and (tiled or (faster and self.backend == "dense"))
+        from_scores = all_edges and (tiled or (faster and self.backend != "sparse"))
         scores = call.scores(metric, dropped=not tiled, remembered=not tiled) if from_scores else None
         if scores is not None:
             if call.leaves_degrees:

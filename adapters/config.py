@@ -20,7 +20,7 @@ from peft.utils import PeftType
 from adapters.joins import JOINS
 from adapters.query_rows import QUERY_ROWS
 from adapters.scheme import RENAMED, SCHEMES, Scheme
-from attngraph.backends import BACKENDS
+from attngraph.backends import BACKENDS, DENSE_WAYS
 from attngraph.errors import UserError
 
 NAME = "graph_adapter"
@@ -90,7 +90,8 @@ class GraphAdapterConfig(PeftConfig):
             not have are skipped. With all three, the default, so is what no adapter can follow, with a
             warning, if some attention layer is left; otherwise that is an error. Attention that cannot be
             read is left out with a warning, whatever the positions.
-        backend: ``dense``, ``sparse`` or ``tiled`` message passing.
+        backend: ``dense``, ``sparse`` or ``tiled`` message passing; or ``eager`` or ``native``, which is
+            dense without kernels in C, or an error where these cannot be used.
         shared: one scheme for all layers, so that they learn one p together. Default: one per layer.
         top_k: keep only each query's ``top_k`` heaviest edges. Default: all of them.
         rescale: give each query's aggregated features the length of its attention output, so that only their
@@ -179,7 +180,7 @@ class GraphAdapterConfig(PeftConfig):
         for name, known in (
             ("gnn", SCHEMES),
             ("join", JOINS),
-            ("backend", BACKENDS),
+            ("backend", (*BACKENDS, *DENSE_WAYS)),
             ("query_rows", QUERY_ROWS),
         ):
             value = getattr(self, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adapters.kernels import decoding_step, decoding_step_takes, fused_step, tiled_step
+from adapters.kernels import decoding_step, decoding_step_takes, step_of
 from adapters.p_scheme import PScheme, p_weight
 from adapters.scheme import register
 from attngraph.scores import AttentionScores
@@ -66,5 +66,5 @@ class PGNN(PScheme):
         if backend == "dense" and not context and decoding_step_takes(scores):
             p, mu = self.numbers()
             return decoding_step(scores, p, 2 * mu / p, self.degree), None
-        step = tiled_step if backend == "tiled" else fused_step
+        step = step_of(backend, scores)
         return step(scores, self.p, 2 * self.mu / self.p, self.degree, context)

@@ -17,6 +17,7 @@ from attngraph.backends import edges_of
 from attngraph.backends.chunks import in_chunks
 from attngraph.checks import unchecked
 from attngraph.edges import Edges
+from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
 from attngraph.scores import AttentionScores
 
@@ -88,12 +89,18 @@ class Scheme(nn.Module):
 
         Args:
             scores: the attention scores.
-            backend: as for :meth:`forward`.
+            backend: as for :meth:`forward`; or ``"eager"``, dense without kernels in C, or ``"native"``,
+                with them.
             context: whether the attention output is wanted.
 
         Returns:
             Aggregated query features and the attention output (or None), both ``(b, h, n, d)``.
+
+        Raises:
+            UserError: ``"native"`` where there is no kernel in C.
         """
+        if backend == "native":
+            raise UserError(f"{self!r} has no kernel in C: use backend='dense' in place of 'native'")
         if backend == "tiled":
             with torch.autocast(scores.query.device.type, enabled=False):
                 aggregated, output = in_chunks(self.propagate, scores, context)

@@ -15,7 +15,6 @@ from adapters.p_scheme import p_steps
 from attngraph.backends.dense import DenseEdges
 from attngraph.edges import smallest_weight
 from attngraph.functorch import transformed
-from attngraph.norms import with_metric
 from attngraph.precision import widen
 from attngraph.scores import LOG2_E, AttentionScores
 
@@ -61,8 +60,8 @@ def apply_step(
             "the p-Laplacian step in one function has no gradient for the metric: detach it, or use the "
             "scheme on scores.graph()"
         )
-    like = widen(scores.query[:0])
-    p, residual = (torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (p, residual))
+    precision = torch.promote_types(scores.query.dtype, torch.float32)
+    p, residual = (torch.as_tensor(x, dtype=precision, device=scores.query.device) for x in (p, residual))
     plain = transformed() or 0 in scores.shape[:4]
     if not plain:
         scores = _with_scale(scores)
@@ -196,13 +195,19 @@ class PLaplacianStep:
         return self._shown.mask_(logits, *tile, unit=LOG2_E, of=lambda x: self.example(x, heads))
 
     def with_metric(self, x: Tensor, heads: slice = ALL, out: Tensor | None = None) -> Tensor:
-        """:math:`x G`; in ``out`` if that is given and there is a metric."""
+        """:math:`x G`; in ``out`` if that is given and there is a metric. Examples take turns, so that the
+        metric is not copied for each."""
         if self.metric is None:
             return x
-        if heads == ALL and out is None:
-            return with_metric(x.unflatten(0, (-1, self.heads)), self.metric).flatten(0, 1)
-        which = torch.arange(self.count, device=x.device)[heads] % self.heads
-        return torch.bmm(x, self.metric[which], out=out)
+        out = torch.empty_like(x) if out is None else out
+        first, stop, _ = heads.indices(self.count)
+        start = first
+        while start < stop:
+            end = min(stop, start - start % self.heads + self.heads)
+            part, head = slice(start - first, end - first), start % self.heads
+            torch.bmm(x[part], self.metric[head : head + end - start], out=out[part])
+            start = end
+        return out
 
     def square_norms(self, value: Tensor) -> Tensor | None:
         """:math:`|v|^2` of values ``(g, m, d)``, as ``(g, 1, m)``, computed once for each picture; None where

@@ -14,6 +14,7 @@ KINDS = {
     "encoder, bool mask": dict(bool_mask=True),
     "decoder cross": dict(causal=True),
     "decoder cross, padded": dict(causal=True, padded=True),
+    "decoder cross, bool mask": dict(causal=True, bool_mask=True),
     "decoder self": dict(causal=True, triangular=True),
     "decoder self, padded": dict(causal=True, triangular=True, padded=True),
     "decoder, cached": dict(causal=True, past=True),

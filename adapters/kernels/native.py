@@ -1,0 +1,297 @@
+r"""Attention and one p-Laplacian step in C, for processors: what :mod:`adapters.kernels.fused` computes, a
+head of an example at a time (``attngraph/native/step.c``, which has the formulas).
+
+The backward pass computes all numbers per edge again, scores and products of features too: to keep these two
+saves a tenth of the time of both passes, and costs 1.6 times the memory of what is kept otherwise. So a
+layer keeps two numbers for each query and for each value, beside queries, keys and values as the views that
+they came as.
+
+The two functions of the library are PyTorch operators, ``attngraph::p_step`` and
+``attngraph::p_step_backward``, on tensors in single precision.
+"""
+
+from __future__ import annotations
+
+import struct
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from adapters.kernels.step import StepCall, apply_step, differentiable_backward, plain_step
+from attngraph.degrees import PastDegree
+from attngraph.functorch import transformed
+from attngraph.native.library import library, pointer
+from attngraph.scores import AttentionScores
+
+PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def native_step(
+    scores: AttentionScores,
+    p: Tensor | float,
+    residual: Tensor | float,
+    degree: str = "sum",
+    context: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """The same as :func:`adapters.kernels.fused.fused_step`, where :func:`refusal` is None."""
+    return apply_step(_NativeStep, scores, p, residual, degree, context)
+
+
+def refusal(scores: AttentionScores) -> str | None:
+    """Why the step of these scores cannot be computed in C; None if it can."""
+    if transformed():
+        return "a transform of torch.func, forward-mode differentiation or torch.export is at work"
+    for x in (scores.query, scores.key, scores.value, scores.node):
+        if not x.is_cpu:
+            return f"the scores are on {x.device}, not on the processor"
+        if x.dtype not in PRECISIONS:
+            return f"the scores are in {x.dtype}"
+    return None if library() else "the library of C kernels cannot be used (`attngraph doctor` says why)"
+
+
+class _Attention(NamedTuple):
+    """What the operators are given besides features and numbers, in the order of their signatures."""
+
+    metric: Tensor | None  # h d d
+    mask: Tensor | None  # b 1 n m, some of them 1: bool or float32
+    query_mask: Tensor | None  # b n
+    kept: Tensor | None  # b h n m
+    past: Tensor | None  # b h m
+    degree_scale: Tensor | None  # b n, or b in a graph without order
+    norm_v: Tensor | None  # b h m: |v|²
+    scale: float
+    growth: float
+    causal: bool
+    triangular: bool
+    context: bool
+
+    @classmethod
+    def of(cls, call: StepCall) -> _Attention:
+        """As the scores have it."""
+        scores, past = call.scores, call.scores.past_degree
+        mask, degree_scale = scores.mask, scores.degree_scale(call.degree)
+        return cls(
+            None if scores.metric is None else scores.metric.float().contiguous(),
+            mask if mask is None or mask.dtype == torch.bool else mask.float(),
+            None if scores.query_mask is None else scores.query_mask.contiguous(),
+            None if scores.kept is None else scores.kept.contiguous(),
+            None if past is None else past.total.float().contiguous(),
+            None if degree_scale is None else degree_scale.float().flatten(1).contiguous(),
+            None,
+            float(scores.scale),
+            scores.growth,
+            scores.causal,
+            scores.triangular,
+            call.context,
+        )
+
+    def scores(self, inputs: tuple[Tensor, ...], queries: Tensor | None) -> AttentionScores:
+        """The scores that these come from; ``queries`` is :attr:`attngraph.degrees.PastDegree.queries`."""
+        query, key, value, feature, *_ = inputs
+        return AttentionScores(
+            query,
+            key,
+            value,
+            scale=self.scale,
+            mask=self.mask,
+            query_mask=self.query_mask,
+            triangular=self.triangular,
+            causal=self.causal,
+            metric=self.metric,
+            past_degree=None if self.past is None or queries is None else PastDegree(self.past, queries),
+            feature=feature,
+            kept=self.kept,
+            dropout=1 - 1 / self.growth,
+        )
+
+
+class _NativeStep(torch.autograd.Function):
+    """The step and its backward pass."""
+
+    @classmethod
+    def apply(cls, *args):
+        """Without gradients, a third of the time of a small call is saved where autograd is not asked."""
+        return super().apply(*args) if torch.is_grad_enabled() else cls.forward(None, *args)
+
+    @staticmethod
+    def forward(ctx, query, key, value, feature, p, residual, call: StepCall):
+        inputs, attention = (query, key, value, feature, p, residual), _Attention.of(call)
+        out, context, *kept = torch.ops.attngraph.p_step.default(*map(_single, inputs), *attention)
+        if call.keep:
+            past = call.scores.past_degree
+            ctx.save_for_backward(*inputs, *attention[:7], *kept, None if past is None else past.queries)
+            ctx.options, ctx.degree = attention[7:], call.degree
+        out = out.to(query.dtype)
+        return (out, context.to(query.dtype)) if call.context else out
+
+    @staticmethod
+    def backward(ctx, *grads):
+        inputs, attention = ctx.saved_tensors[:6], _Attention(*ctx.saved_tensors[6:13], *ctx.options)
+        *kept, queries = ctx.saved_tensors[13:]
+        if torch.is_grad_enabled():  # to be differentiated again
+            scores = attention.scores(inputs, queries)
+            run = partial(plain_step, scores, ctx.degree, attention.context)
+            with torch.autocast("cpu", enabled=False):
+                return *differentiable_backward(run, inputs, ctx.needs_input_grad, grads), None
+        grad_out, grad_context = map(_single, (*grads, None)[:2])
+        wanted = ctx.needs_input_grad[1:3]
+        *found, numbers = torch.ops.attngraph.p_step_backward.default(
+            *map(_single, inputs), *attention, *kept, grad_out, grad_context, *wanted
+        )
+        wanted = (True, *wanted, inputs[3] is not None)
+        of_features = (grad.to(x.dtype) if want else None for x, grad, want in zip(inputs, found, wanted))
+        return *of_features, *numbers.unbind(), None
+
+
+def _single(x: Tensor | None) -> Tensor | None:
+    """In single precision."""
+    return None if x is None else x.float()
+
+
+# ---- operators -----------------------------------------------------------------------------------------
+
+ARGUMENTS = (
+    "Tensor query, Tensor key, Tensor value, Tensor? feature, Tensor p, Tensor residual, Tensor? metric, "
+    "Tensor? mask, Tensor? query_mask, Tensor? kept, Tensor? past, Tensor? degree_scale, Tensor? norm_v, "
+    "float scale, float growth, bool causal, bool triangular, bool context"
+)
+OPERATORS = torch.library.Library("attngraph", "FRAGMENT")
+OPERATORS.define(f"p_step({ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
+OPERATORS.define(
+    f"p_step_backward({ARGUMENTS}, Tensor logs, Tensor degree, Tensor kept_norm_v, Tensor grad_out, "
+    "Tensor? grad_context, bool of_key, bool of_value) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+
+STEP = struct.Struct("8q2d2q16qq5q4qq8q4q")
+"""The struct ``Step`` of ``step.c``."""
+BACKWARD = struct.Struct("16q2q")
+"""The rest of the struct ``Backward``."""
+
+
+def _outputs(
+    query: Tensor, value: Tensor, norm_v: Tensor | None, causal: bool, context: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Room for what ``p_step`` returns: out, and the context or nothing, ``(b, h, n, d)`` in the order of
+    memory ``(b, n, h, d)``; the logarithms of the scores' and the messages' sums, ``(2, b, h, n)``; the value
+    degrees, unless they depend on the query, and |v|², unless it is known, ``(b, h, m)``."""
+    b, h, n, d = query.shape
+    m, empty = value.shape[2], query.new_empty
+    return (
+        empty(b, n, h, d).transpose(1, 2),
+        empty(b, n if context else 0, h, d).transpose(1, 2),
+        empty(2, b, h, n),
+        empty(b, h, 0 if causal else m),
+        empty(b, h, m if norm_v is None else 0),
+    )
+
+
+def _p_step(query, key, value, feature, p, residual, *attention):
+    attention = _Attention(*attention)
+    outputs = _outputs(query, value, attention.norm_v, attention.causal, attention.context)
+    out, context, *kept = outputs
+    inputs = (_rows(query), _rows(key), _rows(value), None if feature is None else _rows(feature))
+    fields = _fields(inputs, p, residual, attention, kept, out, context if attention.context else None)
+    _call("attngraph_step", STEP.pack(*fields))
+    return outputs
+
+
+def _gradients(
+    query: Tensor, key: Tensor, value: Tensor, feature: Tensor | None, of_key: bool, of_value: bool
+):
+    """Room for what ``p_step_backward`` returns; nothing for gradients that are not wanted."""
+    none = query.new_empty(0)
+    b, h, n, d = query.shape
+    like = [query.new_empty(b, n, h, d).transpose(1, 2)]
+    for x, wanted in ((key, of_key), (value, of_value), (feature, True)):
+        like.append(torch.empty_like(_rows(x)) if wanted and x is not None else none)
+    return like
+
+
+def _p_step_backward(query, key, value, feature, p, residual, *rest):
+    attention, (logs, degree, norm_v, grad_out, grad_context, *wanted) = _Attention(*rest[:12]), rest[12:]
+    b, h, _, _ = query.shape
+    grads = _gradients(query, key, value, feature, *wanted)
+    numbers, parts = query.new_empty(2), query.new_empty(b, h, 2, dtype=torch.float64)
+    inputs = (_rows(query), _rows(key), _rows(value), None if feature is None else _rows(feature))
+    grad_out, grad_context = _rows(grad_out), None if grad_context is None else _rows(grad_context)
+    fields = _fields(inputs, p, residual, attention, (logs, degree, norm_v), grad_out, grad_context)
+    more = [x for grad in grads for x in _strides(grad if grad.numel() else None)]
+    _call(
+        "attngraph_step_backward", STEP.pack(*fields) + BACKWARD.pack(*more, *map(pointer, (numbers, parts)))
+    )
+    return (*grads, numbers)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """The same tensor if its rows lie in memory one by one, else a copy."""
+    whole = x.stride(3) == 1 and (x.stride(2) >= x.shape[3] or x.shape[2] == 1)
+    return x if whole else x.contiguous()
+
+
+def _strides(x: Tensor | None) -> tuple[int, int, int, int]:
+    """The struct ``Rows`` of ``step.c``."""
+    if x is None:
+        return 0, 0, 0, 0
+    example, head, row, _ = x.stride()
+    return x.data_ptr(), example, head, max(row, x.shape[3])
+
+
+def _fields(inputs, p, residual, attention: _Attention, kept, out: Tensor, context: Tensor | None) -> list:
+    """The fields of :data:`STEP`."""
+    query, key, value, feature = inputs
+    b, h, n, d = query.shape
+    norm_v = kept[2] if attention.norm_v is None else attention.norm_v
+    mask, mask_strides = attention.mask, (0, 0, 0)
+    if mask is not None:
+        example, _, row, column = (0 if size == 1 else by for size, by in zip(mask.shape, mask.stride()))
+        mask_strides = example, row, column
+    logs = kept[0].data_ptr()
+    return [
+        *(b, h, n, value.shape[2], d, torch.get_num_threads()),
+        *(attention.causal, attention.triangular, attention.scale, attention.growth),
+        *(p.data_ptr(), residual.data_ptr()),
+        *_strides(query),
+        *_strides(key),
+        *_strides(value),
+        *_strides(query if feature is None else feature),
+        pointer(attention.metric) or 0,
+        *(pointer(mask) or 0, *mask_strides, mask is not None and mask.dtype == torch.bool),
+        *(
+            pointer(x) or 0
+            for x in (attention.query_mask, attention.kept, attention.past, attention.degree_scale)
+        ),
+        attention.norm_v is not None,
+        *_strides(out),
+        *_strides(context),
+        *(logs, logs + 4 * b * h * n, kept[1].data_ptr(), norm_v.data_ptr()),
+    ]
+
+
+def _call(name: str, fields: bytes) -> None:
+    """Call a function of the library with a struct of its fields."""
+    found = library()
+    if found is None:
+        raise RuntimeError("the library of C kernels is not loaded")
+    if getattr(found.functions, name)(fields):
+        raise MemoryError("no memory for the edges of an attention head")
+
+
+def _p_step_fake(query, key, value, feature, p, residual, *attention):
+    attention = _Attention(*attention)
+    return _outputs(query, value, attention.norm_v, attention.causal, attention.context)
+
+
+def _p_step_backward_fake(query, key, value, feature, p, residual, *rest):
+    grads = _gradients(query, key, value, feature, *rest[-2:])
+    return (*grads, query.new_empty(2))
+
+
+for name, kernel, fake in (
+    ("p_step", _p_step, _p_step_fake),
+    ("p_step_backward", _p_step_backward, _p_step_backward_fake),
+):
+    OPERATORS.impl(name, kernel, "CPU")
+    torch.library.register_fake(f"attngraph::{name}", fake, lib=OPERATORS)

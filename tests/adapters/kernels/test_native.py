@@ -1,0 +1,197 @@
+"""The kernel in C: what memory and threads it is given changes no number, and when it is chosen."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from adapters import GCN, PGNN, GraphAdapterConfig
+from adapters.kernels import fused_step, native, native_step, step_of, tiled_step
+from attngraph import AttentionScores, UserError
+from attngraph.native import library
+from tests.adapters.kernels.test_step import ALL, single
+from tests.attngraph.scores_cases import on_leaves, random_scores
+from tests.pairwise import pairwise_params
+
+needs_library = pytest.mark.skipif(
+    library.library() is None, reason="no C compiler when attngraph was installed"
+)
+
+
+def results(scores, context: bool = True) -> list[Tensor]:
+    """Outputs, and gradients of the scores' features, p and the residual."""
+    scores, leaves = on_leaves(scores)
+    numbers = [torch.tensor(x, requires_grad=True) for x in (1.6, 0.2)]
+    outputs = [x for x in native_step(scores, *numbers, "mean", context) if x is not None]
+    draw = torch.Generator().manual_seed(0)
+    probes = [torch.randn(x.shape, generator=draw).to(x.dtype) for x in outputs]
+    return [*outputs, *torch.autograd.grad(outputs, [*leaves, *numbers], probes)]
+
+
+def in_memory_as(kind: str, x: Tensor) -> Tensor:
+    """The same numbers, ``(b, h, n, d)``, otherwise in memory."""
+    b, h, n, d = x.shape
+    if kind == "heads last":  # as a projection gives them
+        return x.transpose(1, 2).contiguous().transpose(1, 2)
+    if kind == "a part":  # as one projection of queries, keys and values gives them
+        return torch.stack([x.transpose(1, 2), torch.full((b, n, h, d), 7.0)], 2)[:, :, 0].transpose(1, 2)
+    if kind == "columns first":
+        return x.transpose(2, 3).contiguous().transpose(2, 3)
+    return x.flip(0)[:1].expand(b, h, n, d)
+
+
+@needs_library
+@pytest.mark.parametrize("kind", ["heads last", "a part", "columns first", "one example for all"])
+def test_where_features_lie_in_memory_does_not_matter(kind):
+    """Nor where their gradients lie, and those of the outputs."""
+    scores = single(random_scores(3, n=6, m=11, d=4, causal=True, rotated=True))
+    names = ("query", "key", "value", "feature")
+    parts = {x: in_memory_as(kind, getattr(scores, x)) for x in names}
+    expected = results(replace(scores, **{x: part.contiguous() for x, part in parts.items()}))
+
+    leaves = {x: part.requires_grad_() if part.is_leaf else part for x, part in parts.items()}
+    numbers = [torch.tensor(x, requires_grad=True) for x in (1.6, 0.2)]
+    outputs = native_step(replace(scores, **leaves), *numbers, "mean", True)
+    draw = torch.Generator().manual_seed(0)
+    probes = [in_memory_as("a part", torch.randn(x.shape, generator=draw)) for x in outputs]
+    grads = torch.autograd.grad(outputs, [*leaves.values(), *numbers], probes)
+    for got, want in zip([*outputs, *grads], expected, strict=True):
+        assert torch.equal(got, want)
+
+
+@needs_library
+def test_outputs_become_rows_of_all_heads_without_a_copy():
+    for x in native_step(single(random_scores(3)), 1.5, 0.2, context=True):
+        assert x.transpose(1, 2).is_contiguous()
+
+
+@needs_library
+@pytest.mark.parametrize("kind", ["encoder, bool mask, dropped", "decoder self, padded"])
+def test_the_number_of_threads_changes_no_bit(kind):
+    scores, before = single(random_scores(4, b=5, h=3, n=9, m=30, d=8, **ALL[kind])), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(results(scores))
+    finally:
+        torch.set_num_threads(before)
+    for one, two in zip(*found, strict=True):
+        assert torch.equal(one, two)
+
+
+@needs_library
+@pytest.mark.parametrize("kind", ALL)
+def test_what_an_earlier_call_left_in_memory_does_not_matter(kind):
+    """Of a thread's memory, which all calls use, every number is written before it is read."""
+    scores = single(random_scores(4, n=9, m=12, d=4, **ALL[kind]))
+    before = results(scores)
+    nothing = torch.full((1, 1, 40, 40), torch.nan)
+    assert all(x.isnan().any() for x in results(AttentionScores(nothing, nothing, nothing, causal=True)))
+    for got, want in zip(results(scores), before, strict=True):
+        assert torch.equal(got, want)
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "kind, p", pairwise_params(kind=["encoder", "decoder self", "decoder, cached"], p=[1.2, 2.0, 5.0])
+)
+@pytest.mark.parametrize("size", [dict(n=40, m=577, d=64), dict(n=33, m=128, d=3), dict(n=1, m=9, d=5)])
+def test_shapes_of_models(kind, p, size):
+    """Rows that end within a vector, or that would lie a power of two apart; one query, one feature."""
+    exact = random_scores(5, b=1, **size, **ALL[kind])
+    found = []
+    for step, scores in ((fused_step, exact), (native_step, single(exact))):
+        scores, leaves = on_leaves(scores)
+        outputs = step(scores, p, 0.2, context=True)
+        draw = torch.Generator().manual_seed(0)
+        probes = [torch.randn(x.shape, generator=draw).to(x.dtype) for x in outputs]
+        found.append([*outputs, *torch.autograd.grad(outputs, leaves, probes)])
+    for want, got in zip(*found, strict=True):
+        most = max(1.0, float(want.detach().abs().max()))
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-5 * most)
+
+
+@needs_library
+def test_what_depends_on_a_number_that_is_nan_is_nan():
+    """Also what depends on it through distances only, whose logarithm hides it; and nothing that came before
+    it."""
+    for what in ("query", "key", "value", "feature", "metric"):
+        for residual in (0.0, 0.2):
+            scores = single(random_scores(6, n=5, m=9, causal=True, rotated=True))
+            x = getattr(scores, what).clone()
+            x.flatten(0, -3)[0, 1, 0] = float("nan")
+            scores = replace(scores, **{what: x})
+            got, want = (step(scores, 1.5, residual, context=True) for step in (native_step, fused_step))
+            for a, b in zip(got, want):
+                assert torch.equal(a.isnan(), b.isnan())
+            assert got[0].isnan().any()
+
+
+@needs_library
+def test_without_gradients_and_a_second_backward_pass():
+    scores, leaves = on_leaves(single(random_scores(10)))
+    p = torch.tensor(1.5, requires_grad=True)
+    out = native_step(scores, p, 0.2)[0]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        again, context = native_step(scores, p, 0.2)
+    assert torch.equal(again, out) and context is None and not again.requires_grad
+    first, second = (torch.autograd.grad(out.sum(), [*leaves, p], retain_graph=True) for _ in range(2))
+    for a, b in zip(first, second):
+        assert torch.equal(a, b)
+    only_query = replace(scores, key=scores.key.detach(), value=scores.value.detach())
+    out = native_step(only_query, p, 0.2)[0]
+    assert torch.equal(torch.autograd.grad(out.sum(), leaves[0])[0], first[0])
+
+
+@needs_library
+@pytest.mark.parametrize("kind", ["encoder", "decoder self, padded", "decoder, cached, rotated and dropped"])
+@pytest.mark.parametrize("known", [False, True])
+def test_operators(kind, known):
+    """Their schemas and what they say of the shapes of their results; and squared norms of values that are
+    given are those that are computed."""
+    scores = single(random_scores(7, b=2, h=2, n=4, m=4 if "self" in kind else 6, d=3, **ALL[kind]))
+    attention = native._Attention.of(native.StepCall(scores, "mean", True, True))
+    features = scores.query, scores.key, scores.value, scores.feature
+    numbers = torch.tensor(1.5), torch.tensor(0.2)
+    outputs = torch.ops.attngraph.p_step.default(*features, *numbers, *attention)
+    if known:
+        attention = attention._replace(norm_v=outputs[-1])
+        again = torch.ops.attngraph.p_step.default(*features, *numbers, *attention)
+        assert torch.equal(again[0], outputs[0]) and again[-1].numel() == 0
+        outputs = again
+    arguments = (*features, *numbers, *attention)
+    tests = ("test_schema", "test_faketensor")
+    torch.library.opcheck(torch.ops.attngraph.p_step.default, arguments, test_utils=tests)
+    out, context, *kept = outputs
+    torch.library.opcheck(
+        torch.ops.attngraph.p_step_backward.default,
+        (*arguments, *kept, torch.ones_like(out), torch.ones_like(context), True, True),
+        test_utils=tests,
+    )
+
+
+# ---- which step is taken -------------------------------------------------------------------------------
+
+
+@needs_library
+def test_backends_and_the_steps_they_take(monkeypatch):
+    scores = single(random_scores(8))
+    names = ("dense", "native", "eager", "tiled")
+    assert [step_of(x, scores) for x in names] == [native_step, native_step, fused_step, tiled_step]
+    for others, reason in (
+        (random_scores(8), "float64"),
+        (replace(scores, key=scores.key.to("meta")), "meta"),
+    ):
+        assert step_of("dense", others) is fused_step
+        with pytest.raises(UserError, match=f"backend='native' cannot be used, since .*{reason}"):
+            step_of("native", others)
+    monkeypatch.setenv(library.VARIABLE, "eager")
+    assert step_of("dense", scores) is fused_step
+    with pytest.raises(UserError, match="attngraph doctor"):
+        PGNN().aggregate_and_context(scores, "native")
+    for scheme in (GCN(), PGNN(steps=2)):
+        with pytest.raises(UserError, match=f"{type(scheme).__name__}.* has no kernel in C"):
+            scheme.aggregate_and_context(scores, "native")
+    assert GraphAdapterConfig(backend="eager").backend == "eager"
