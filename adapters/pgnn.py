@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adapters.kernels import fused_step, tiled_step
+from adapters.kernels import covered, fused_step, strip_step
 from adapters.p_scheme import PScheme, p_weight
 from adapters.scheme import register
 from attngraph.scores import AttentionScores
@@ -61,7 +61,8 @@ class PGNN(PScheme):
         """See :meth:`adapters.scheme.Scheme.aggregate_and_context`. A single step has a function with a
         backward pass of its own; see :mod:`adapters.kernels`."""
         trained_metric = scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled()
-        if self.steps > 1 or backend == "sparse" or trained_metric:
+        in_strips = backend == "tiled" and covered(scores)
+        if self.steps > 1 or trained_metric or not (in_strips or backend == "dense"):
             return super().aggregate_and_context(scores, backend, context)
-        step = tiled_step if backend == "tiled" else fused_step
+        step = strip_step if in_strips else fused_step
         return step(scores, self.p, 2 * self.mu / self.p, self.degree, context)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adapters.kernels.tiles import WHOLE, Tile
 from adapters.p_scheme import p_steps
 from attngraph.backends.dense import DenseEdges
 from attngraph.edges import smallest_weight
@@ -190,9 +189,9 @@ class PLaplacianStep:
         None."""
         return None if self._padded is None else self.example(self._padded, heads)
 
-    def mask_(self, logits: Tensor, heads: slice, tile: Tile = WHOLE) -> Tensor:
-        """Add the mask to a tile of scores to base 2, in place; to those of padded queries the model's."""
-        return self._shown.mask_(logits, *tile, unit=LOG2_E, of=lambda x: self.example(x, heads))
+    def mask_(self, logits: Tensor, heads: slice) -> Tensor:
+        """Add the mask to scores to base 2, in place; to those of padded queries the model's."""
+        return self._shown.mask_(logits, unit=LOG2_E, of=lambda x: self.example(x, heads))
 
     def with_metric(self, x: Tensor, heads: slice = ALL, out: Tensor | None = None) -> Tensor:
         """:math:`x G`; in ``out`` if that is given and there is a metric."""

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 from adapters import GCN, PGNN, SCHEMES
-from adapters.kernels import fused_step, tiled_step
+from adapters.kernels import fused_step, strip_step
 from attngraph import AttentionScores
-from tests.attngraph.scores_cases import on_leaves, random_scores
+from tests.attngraph.scores_cases import on_leaves, random_scores, single, tiled
 from tests.pairwise import pairwise_params
 
 RUNS = {
     "gcn": lambda scores: GCN().aggregate_and_context(scores, "tiled")[0],
     "two steps of pgnn": lambda scores: PGNN(steps=2).double().aggregate_and_context(scores, "tiled")[0],
-    "tiled": lambda scores: tiled_step(scores, 1.5, 0.2, context=True)[0],
+    "one step of pgnn": lambda scores: tiled(scores, 1.5, 0.2, context=True)[0],
+    "strips": lambda scores: strip_step(single(scores), 1.5, 0.2, context=True)[0].double(),
     "fused": lambda scores: fused_step(scores, 1.5, 0.2, context=True)[0],
     "fused, dropped": lambda scores: fused_step(scores, 1.5, 0.2, context=True)[0],
 }
@@ -91,8 +92,6 @@ def kept(name: str, dropout: float, backend: str = "dense") -> int:
 def test_bytes_kept_beside_the_vanilla_adapter(dropout, monkeypatch):
     """Which under dropout keeps what was drawn besides, a byte for each edge; others keep an array of weights
     more."""
-    monkeypatch.setattr("adapters.kernels.tiled.ROWS", 16)
-    monkeypatch.setattr("adapters.kernels.tiled.TILE", 2**12)
     edges = B * H * N * M
     least = 4 * (B * H * 2 * M * D + edges) + (edges if dropout else 0)
     vanilla = kept("gcn", dropout)
