@@ -66,12 +66,11 @@ class _StripStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, feature, p, residual, call: StepCall):
         step = PLaplacianStep(call, float(p), float(residual))
-        node = widen(query if feature is None else feature)
-        log_total, log_power, message, context, degrees = torch.ops.attngraph.p_strips(
-            *_graph(step, query, key, value, node), call.context
+        log_total, log_power, message, context, degrees = torch.ops.attngraph.p_strips.default(
+            *_graph(step, query, key, value, feature), call.context
         )
-        kappa = _kappa(step, log_power)
-        out = torch.addcmul(kappa * message, _beta(step, kappa), node)
+        kappa, node = _kappa(step, log_power), widen(query if feature is None else feature)
+        out = (kappa * message).addcmul_(_beta(step, kappa), node)
         ctx.save_for_backward(query, key, value, feature, p, residual, log_total, log_power, message, degrees)
         ctx.step = step
         out = out.to(query.dtype)
@@ -82,52 +81,36 @@ class _StripStep(torch.autograd.Function):
         step, saved = ctx.step, ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
             return step.backward_again(saved[:6], ctx.needs_input_grad, (grad_out, grad_context))
-        query, key, value, feature, _, _, log_total, log_power, message, degrees = saved
-        node = widen(query if feature is None else feature)
+        inputs, (log_total, log_power, message, degrees) = saved[:4], saved[6:]
+        query, key, value, feature = inputs
         grad_out = widen(grad_out)
-        two_half = step.p - 2
         kappa, total = _kappa(step, log_power), torch.exp2(log_power) + step.residual
         # out = κ message + β node, κ = S/(S + r)
-        apart = dot(grad_out, message - node)
-        grad_message, grad_log_sum = kappa * grad_out, kappa * (1 - kappa) * apart
+        apart = dot(grad_out, message - widen(query if feature is None else feature))
         grad_residual = -(kappa * apart / total.clamp_(min=torch.finfo(total.dtype).tiny)).sum()
-        graph = _graph(step, query, key, value, node)
-        grad_query, grad_key, grad_value, grad_node_g, grad_norm_q, grad_norm_v, grad_p = (
-            torch.ops.attngraph.p_strips_backward(
-                *graph,
+        grad_log_sum = kappa * (1 - kappa) * apart
+        offset = kappa * dot(grad_out, message) - grad_log_sum
+        grad_query, grad_key, grad_value, grad_feature, grad_p = (
+            torch.ops.attngraph.p_strips_backward.default(
+                *_graph(step, query, key, value, feature),
                 log_total,
                 log_power,
                 degrees,
-                grad_message,
-                dot(grad_message, message) - grad_log_sum,
+                grad_out,
+                kappa,
+                offset,
                 grad_log_sum,
                 None if grad_context is None else widen(grad_context),
                 list(ctx.needs_input_grad[1:3]),
             )
         )
-        node_g = graph[3]
-        grad_node = torch.addcmul(_beta(step, kappa) * grad_out, node_g, grad_norm_q, value=two_half)
-        grad_node.sub_(_with_metric(step, grad_node_g), alpha=two_half)
-        if ctx.needs_input_grad[2]:
-            grad_value.addcmul_(_with_metric(step, widen(value)), grad_norm_v[..., None], value=two_half)
-        if feature is None:
-            grad_query, grad_feature = grad_query.add_(grad_node), None
-        else:
-            grad_feature = grad_node
+        (grad_query if feature is None else grad_feature).addcmul_(_beta(step, kappa), grad_out)
+        wanted = (True, *ctx.needs_input_grad[1:3], feature is not None)
         grads = (
-            grad.to(x.dtype) if need and grad is not None else None
-            for x, grad, need in zip(
-                (query, key, value, feature),
-                (grad_query, grad_key, grad_value, grad_feature),
-                ctx.needs_input_grad,
-            )
+            grad.to(x.dtype) if want else None
+            for x, grad, want in zip(inputs, (grad_query, grad_key, grad_value, grad_feature), wanted)
         )
         return *grads, (0.5 * math.log(2) * grad_p.sum()).to(kappa.dtype), grad_residual, None
-
-
-def _with_metric(step: PLaplacianStep, x: Tensor) -> Tensor:
-    """:math:`x G`, ``(b, h, n, d)``."""
-    return x if step.metric is None else x @ step.metric
 
 
 def _kappa(step: PLaplacianStep, log_power: Tensor) -> Tensor:
@@ -145,22 +128,21 @@ def _beta(step: PLaplacianStep, kappa: Tensor) -> Tensor:
     return 1 - kappa if step.residual > 0 else torch.zeros_like(kappa)
 
 
-def _graph(step: PLaplacianStep, query: Tensor, key: Tensor, value: Tensor, node: Tensor) -> tuple[Any, ...]:
+def _graph(
+    step: PLaplacianStep, query: Tensor, key: Tensor, value: Tensor, feature: Tensor | None
+) -> tuple[Any, ...]:
     """The arguments that both operators have, in the order of :data:`GRAPH`."""
     scores = step.scores
-    value, node_g = widen(value), _with_metric(step, node)
-    past = None if scores.past_degree is None else widen(scores.past_degree.total)
     mask = scores.mask if scores.mask is None or scores.mask.dtype == torch.bool else scores.mask.float()
     return (
         widen(query),
         widen(key),
-        value,
-        node_g,
-        dot(node_g, node),
-        dot(_with_metric(step, value), value).squeeze(-1),
+        widen(value),
+        None if feature is None else widen(feature),
+        step.metric,
         mask,
         scores.query_mask,
-        past,
+        None if scores.past_degree is None else widen(scores.past_degree.total),
         step.degree_scale,
         step.p,
         step.scale,
@@ -173,16 +155,16 @@ def _graph(step: PLaplacianStep, query: Tensor, key: Tensor, value: Tensor, node
 # ---- the operators -----------------------------------------------------------------------------------------
 
 GRAPH = (
-    "Tensor query, Tensor key, Tensor value, Tensor node_g, Tensor norm_q, Tensor norm_v, Tensor? mask, "
+    "Tensor query, Tensor key, Tensor value, Tensor? feature, Tensor? metric, Tensor? mask, "
     "Tensor? query_mask, Tensor? past, Tensor? degree_scale, float p, float scale, bool causal, "
     "bool triangular, int rows"
 )
 OPERATORS = torch.library.Library("attngraph", "FRAGMENT")
 OPERATORS.define(f"p_strips({GRAPH}, bool context) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
 OPERATORS.define(
-    f"p_strips_backward({GRAPH}, Tensor log_total, Tensor log_power, Tensor degrees, Tensor grad_message, "
-    "Tensor offset, Tensor grad_power, Tensor? grad_context, bool[2] needed) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    f"p_strips_backward({GRAPH}, Tensor log_total, Tensor log_power, Tensor degrees, Tensor grad_out, "
+    "Tensor kappa, Tensor offset, Tensor grad_power, Tensor? grad_context, bool[2] needed) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
 
@@ -199,12 +181,10 @@ class _Step(ctypes.Structure):
         *_fields(ctypes.c_float, "p scale hides_below"),
         *_fields(ctypes.c_long, "mask_example mask_row mask_column scale_example scale_row"),
         *_fields(ctypes.c_void_p, "mask valid past degree_scale"),
-        *_fields(ctypes.c_void_p, "query key value node_g norm_q norm_v"),
+        *_fields(ctypes.c_void_p, "query key value node metric"),
         *_fields(ctypes.c_void_p, "log_total log_power message context degrees"),
-        *_fields(ctypes.c_void_p, "grad_message offset grad_power grad_context"),
-        *_fields(
-            ctypes.c_void_p, "grad_query grad_key grad_value grad_node_g grad_norm_q grad_norm_v grad_p"
-        ),
+        *_fields(ctypes.c_void_p, "grad_out kappa offset grad_power grad_context"),
+        *_fields(ctypes.c_void_p, "grad_query grad_node grad_key grad_value grad_p"),
     ]
 
 
@@ -220,8 +200,10 @@ def _run(function: str, graph: tuple[Any, ...], **more: Tensor | None) -> None:
         MemoryError: there is no memory for a strip.
     """
     *tensors, p, scale, causal, triangular, rows = graph
-    names = ("query", "key", "value", "node_g", "norm_q", "norm_v", "mask", "valid", "past", "degree_scale")
+    names = ("query", "key", "value", "node", "metric", "mask", "valid", "past", "degree_scale")
     held = {**dict(zip(names, tensors)), **more}
+    if held["node"] is None:
+        held["node"] = held["query"]
     mask, degree_scale = held["mask"], held["degree_scale"]
     for name, x in held.items():  # room for results is contiguous already
         if x is not None and name not in ("mask", "degree_scale"):
@@ -260,16 +242,16 @@ def _results(query: Tensor, value: Tensor, context: bool) -> tuple[Tensor, ...]:
     )
 
 
-def _gradients(query: Tensor, value: Tensor, needed: list[bool]) -> tuple[Tensor, ...]:
-    """Room for what the backward pass returns."""
+def _gradients(
+    query: Tensor, value: Tensor, feature: Tensor | None, needed: list[bool]
+) -> tuple[Tensor, ...]:
+    """Room for what the backward pass returns: the gradients of queries, keys, values and features, where
+    they are needed, and p's parts."""
     b, h, n, d = query.shape
-    m = value.shape[2]
     return (
         query.new_empty(b, h, n, d),
-        *(query.new_empty((b, h, m, d) if need else 0) for need in needed),
-        query.new_empty(b, h, n, d),
-        query.new_empty(b, h, n, 1),
-        query.new_empty(b, h, m),
+        *(query.new_empty(tuple(value.shape) if need else 0) for need in needed),
+        query.new_empty(0 if feature is None else (b, h, n, d)),
         query.new_empty(b, h, dtype=torch.float64),
     )
 
@@ -283,11 +265,15 @@ def _forward(*arguments):
 
 
 def _backward(*arguments):
-    graph, more, needed = arguments[:-8], arguments[-8:-1], arguments[-1]
-    names = ("log_total", "log_power", "degrees", "grad_message", "offset", "grad_power", "grad_context")
-    results = _gradients(graph[0], graph[2], needed)
-    filled = ("query", "key", "value", "node_g", "norm_q", "norm_v", "p")
-    into = _given([f"grad_{name}" for name in filled], results)
+    graph, more, needed = arguments[:-9], arguments[-9:-1], arguments[-1]
+    names = (
+        *("log_total", "log_power", "degrees"),
+        *("grad_out", "kappa", "offset", "grad_power", "grad_context"),
+    )
+    results = _gradients(graph[0], graph[2], graph[3], needed)
+    into = _given(("grad_query", "grad_key", "grad_value", "grad_node", "grad_p"), results)
+    if into["grad_node"] is None:
+        into["grad_node"] = into["grad_query"]
     _run("attngraph_strips_backward", graph, **dict(zip(names, more)), **into)
     return results
 
@@ -301,5 +287,5 @@ OPERATORS.impl("p_strips", _forward, "CPU")
 OPERATORS.impl("p_strips_backward", _backward, "CPU")
 torch.library.register_fake("attngraph::p_strips", lambda *x: _results(x[0], x[2], x[-1]), lib=OPERATORS)
 torch.library.register_fake(
-    "attngraph::p_strips_backward", lambda *x: _gradients(x[0], x[2], x[-1]), lib=OPERATORS
+    "attngraph::p_strips_backward", lambda *x: _gradients(x[0], x[2], x[3], x[-1]), lib=OPERATORS
 )

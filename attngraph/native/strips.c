@@ -16,15 +16,9 @@
  *     t_ij = σ_ij (g_i·v_j r_ij - offset_i),  offset_i = g_i·message_i - ρ_i,  Σ_j t_ij = ρ_i.
  *
  * Each thread takes heads, one by one; what it adds up, it adds up in one order. */
-#include "runtime.h"
+#include "strips_rows.h"
 
-#include <stdbool.h>
-
-#define LEAST 1.0842022e-19f   /* weights and degrees at or below this count as 0: the root of the least normal number */
-#define LOG_LEAST -63.f        /* its logarithm */
-#define SHARE 9.5367432e-7f    /* R² is at least this times |x|² + |v|²/e, 8 ε, and LEAST more */
-#define APART __attribute__((noinline)) /* else the compiler forgets that arrays do not overlap */
-#define ALONE 16               /* floats of a cache line */
+#define ALONE 16 /* floats of a cache line */
 
 typedef enum { NO_MASK, VISIBLE, ADDED } MaskKind;
 
@@ -40,21 +34,21 @@ typedef struct {
     const uint8_t *valid;      /* [example, n]: queries that have edges; NULL: all */
     const float *past;         /* [g, m]: degrees of earlier queries; NULL: none */
     const float *degree_scale; /* [example, n]: what degrees are multiplied by; NULL: 1 */
-    const float *query, *key, *value, *node_g; /* [g, n, d], [g, m, d], [g, m, d], [g, n, d]: the last is X G */
-    const float *norm_q, *norm_v;              /* [g, n], [g, m]: squared lengths in the metric */
+    const float *query, *key, *value; /* [g, n, d], [g, m, d], [g, m, d] */
+    const float *node;                /* [g, n, d]: the query nodes' features, X */
+    const float *metric;              /* [heads of an example, d, d]; NULL: the identity */
     /* results of the forward pass */
     float *log_total, *log_power; /* [g, n]: log2 Σ 2^s; log2 Σ 2^z, infinite for a query without edges */
     float *message;  /* [g, n, d] */
     float *context;  /* [g, n, d]: M V, also of queries that are not valid; NULL: not wanted */
     double *degrees; /* [g, m]: after all queries */
     /* for the backward pass */
-    const float *grad_message, *offset, *grad_power; /* [g, n, d], [g, n], [g, n] */
-    const float *grad_context;                       /* [g, n, d] or NULL */
-    float *grad_query, *grad_key;     /* [g, n, d]; [g, m, d] or NULL */
-    float *grad_value;                /* [g, m, d] or NULL: but for |v|² */
-    float *grad_node_g;               /* [g, n, d]: through x·v, over -2 (p/2 - 1) */
-    float *grad_norm_q, *grad_norm_v; /* [g, n], [g, m]: over p/2 - 1 */
-    double *grad_p;                   /* [g]: over ln 2 / 2 */
+    const float *grad_out, *kappa;     /* [g, n, d], [g, n]: gradients of the messages are their products */
+    const float *offset, *grad_power;  /* [g, n] */
+    const float *grad_context;         /* [g, n, d] or NULL */
+    float *grad_query, *grad_node;     /* [g, n, d]; both may be the same, for their sum */
+    float *grad_key, *grad_value;      /* [g, m, d] or NULL */
+    double *grad_p;                    /* [g]: over ln 2 / 2 */
 } Step;
 
 /* A head's part of the call, and the room that strips share. */
@@ -62,7 +56,7 @@ typedef struct {
     const Step *step;
     int head, n, m, d;
     long ld; /* of arrays with a row for each query of a strip, and a column for each value */
-    const float *query, *key, *value, *node_g, *norm_q, *norm_v;
+    const float *query, *key, *value, *node, *metric;
     size_t of_query, of_value; /* where the head's numbers begin in [g, n] and [g, m] */
 } Head;
 
@@ -77,11 +71,10 @@ static Head head_of(const Step *step, int head) {
     h.of_query = (size_t)head * h.n;
     h.of_value = (size_t)head * h.m;
     h.query = step->query + h.of_query * h.d;
-    h.node_g = step->node_g + h.of_query * h.d;
-    h.norm_q = step->norm_q + h.of_query;
+    h.node = step->node + h.of_query * h.d;
     h.key = step->key + h.of_value * h.d;
     h.value = step->value + h.of_value * h.d;
-    h.norm_v = step->norm_v + h.of_value;
+    if (step->metric) h.metric = step->metric + (size_t)(head % step->heads_per_example) * h.d * h.d;
     return h;
 }
 
@@ -117,7 +110,35 @@ static float *part(float **room, size_t floats) {
 
 static void zero(float *x, size_t count) { memset(x, 0, count * sizeof *x); }
 
-/* ---- rows ------------------------------------------------------------------------------------------------------ */
+/* ---- nodes ------------------------------------------------------------------------------------------------------ */
+
+/* out += factor · X G for some rows of features. */
+static void add_with_metric(const Head *h, int rows, float factor, const float *x, float *out) {
+    if (h->metric)
+        product_nn(rows, h->d, h->d, factor, x, h->d, h->metric, h->d, 1.f, out, h->d);
+    else
+        for (int k = 0; k < rows * h->d; k++) out[k] += factor * x[k];
+}
+
+/* X G, and the squared lengths. */
+static void measure(const Head *h, int rows, const float *x, float *x_g, float *norm) {
+    zero(x_g, (size_t)rows * h->d);
+    add_with_metric(h, rows, 1.f, x, x_g);
+    for (int i = 0; i < rows; i++) {
+        norm[i] = 0.f;
+        for (int k = i * h->d; k < (i + 1) * h->d; k++) norm[i] += x[k] * x_g[k];
+    }
+}
+
+/* The values' squared lengths; the room is for as many rows as a strip has. */
+static void measure_values(const Head *h, float *room, float *norm_v) {
+    for (int first = 0; first < h->m; first += h->step->rows) {
+        int rows = h->m - first < h->step->rows ? h->m - first : h->step->rows;
+        measure(h, rows, h->value + (size_t)first * h->d, room, norm_v + first);
+    }
+}
+
+/* ---- strips ----------------------------------------------------------------------------------------------------- */
 
 static void hide(const Head *h, int i, float *restrict s, int count) {
     const Step *x = h->step;
@@ -146,73 +167,12 @@ static void score(const Head *h, Strip strip, float *s) {
     for (int i = 0; i < strip.rows; i++) hide(h, strip.first + i, s + i * h->ld, width_of(h, strip.first + i));
 }
 
-static APART float highest(const float *restrict x, int count) {
-    float high = HIDDEN / 4;
-#pragma omp simd reduction(max : high)
-    for (int j = 0; j < count; j++) high = x[j] > high ? x[j] : high;
-    return high;
-}
-
-/* log2 that is NaN for NaN. */
-static inline float log2_or_nan(float x) { return log2_of(x) + 0.f * x; }
-
-/* log2 Σ 2^s; 0 where nothing is seen. */
-static APART float log_sum(const float *restrict s, int count) {
-    float high = highest(s, count), total = 0.f;
-#pragma omp simd reduction(+ : total)
-    for (int j = 0; j < count; j++) total += exp2_of(s[j] - high);
-    return total == 0.f ? 0.f : high + log2_or_nan(total);
-}
-
-/* M from log2 M. */
-static inline float weight_of(float log_weight) { return where(!(log_weight < LOG_LEAST), exp2_of(log_weight)); }
-
-static APART void weights(const float *s, float log_total, float *w, int count) {
-#pragma omp simd
-    for (int j = 0; j < count; j++) w[j] = weight_of(s[j] - log_total);
-}
-
-static inline float rsqrt_degree(float total, float scale) {
-    total = total < LEAST ? LEAST : total;
-    total *= scale;
-    total = total < LEAST ? LEAST : total;
-    return 1.f / sqrtf(total);
-}
-
-/* What there is to know of an edge's distance. */
-typedef struct {
-    float square;
-    bool lifted; /* to its least value, which depends on lengths alone */
-} Distance;
-
-static inline Distance distance_of(float norm_q, float length, float dot) {
-    float both = norm_q + length, square = both - 2.f * dot, least = SHARE * both + LEAST;
-    return (Distance){square < least ? least : square, square < least};
-}
-
-static inline float logit_of(float log_weight, float square, float half_p) {
-    float log_square = log2_or_nan(square), z = half_p * (log_weight + log_square) - log_square;
-    return log_weight < LOG_LEAST ? HIDDEN : z;
-}
-
-/* 2^(z - high), in place; returns the sum. */
-static APART float powers(float *restrict z, float high, int count) {
-    float total = 0.f;
-#pragma omp simd reduction(+ : total)
-    for (int j = 0; j < count; j++) {
-        float power = where(!(z[j] < HIDDEN / 2), exp2_of(z[j] - high));
-        total += power;
-        z[j] = power;
-    }
-    return total;
-}
-
-/* Degrees as roots at the values: 1/√e, and |v|²/e. */
-static void lengths_of(const Head *h, const double *degrees, float *root, float *length) {
+/* 1/√e at the values; |v|² becomes |v|²/e. */
+static void lengths_of(const Head *h, const double *degrees, float *root, float *norm_v) {
     float scale = degree_scale(h, 0);
     for (int j = 0; j < h->m; j++) {
         root[j] = rsqrt_degree((float)degrees[j], scale);
-        length[j] = h->norm_v[j] * root[j] * root[j];
+        norm_v[j] *= root[j] * root[j];
     }
 }
 
@@ -223,57 +183,27 @@ static void scaled_values(const Head *h, const float *root, float *values) {
 
 /* ---- forward pass ----------------------------------------------------------------------------------------------- */
 
-/* z of a row where degrees are those of the queries so far; adds its weights to `sums`. Puts z in place of scores, and
- * 1/√e in place of x·v; returns the highest z. */
-static APART float ordered_logits(int count, float half_p, float log_total, float norm_q, float scale,
-                            const float *restrict norm_v, const float *restrict before, float *restrict sums,
-                            float *restrict s, float *restrict dot) {
-    float high = HIDDEN / 4;
-#pragma omp simd reduction(max : high)
-    for (int j = 0; j < count; j++) {
-        float log_weight = s[j] - log_total;
-        float total = sums[j] + weight_of(log_weight);
-        sums[j] = total;
-        float root = rsqrt_degree(before[j] + total, scale);
-        float square = distance_of(norm_q, norm_v[j] * root * root, dot[j] * root).square;
-        float z = logit_of(log_weight, square, half_p);
-        dot[j] = root;
-        s[j] = z;
-        high = z > high ? z : high;
-    }
-    return high;
-}
-
-/* The same where degrees are known; the values in x·v are over √e already. */
-static APART float unordered_logits(int count, float half_p, float log_total, float norm_q, const float *restrict length,
-                              float *restrict s, const float *restrict dot) {
-    float high = HIDDEN / 4;
-#pragma omp simd reduction(max : high)
-    for (int j = 0; j < count; j++) {
-        float z = logit_of(s[j] - log_total, distance_of(norm_q, length[j], dot[j]).square, half_p);
-        s[j] = z;
-        high = z > high ? z : high;
-    }
-    return high;
-}
-
 static void forward_head(void *argument, int index) {
     Step *step = argument;
     Head h = head_of(step, index);
     int d = h.d;
     size_t strip_size = (size_t)step->rows * h.ld, values_size = step->ordered ? 0 : (size_t)h.m * d;
-    float *room = scratch((step->context ? 3 : 2) * strip_size + 2 * h.ld + values_size + ALONE);
+    float *room = scratch((step->context ? 3 : 2) * strip_size + 3 * h.ld + values_size +
+                          (size_t)step->rows * (d + 1) + 3 * ALONE);
     if (!room) {
         step->failed = 1;
         return;
     }
     float *scores = part(&room, strip_size), *dots = part(&room, strip_size);
     float *shown = step->context ? part(&room, strip_size) : NULL;
-    float *sums = part(&room, h.ld), *before = part(&room, h.ld); /* unordered: |v|²/e and 1/√e */
+    float *node_g = part(&room, (size_t)step->rows * d), *norm_q = part(&room, step->rows);
+    float *norm_v = part(&room, h.ld), *sums = part(&room, h.ld);
+    float *before = part(&room, h.ld); /* in a graph without order: 1/√e */
     const float *value = h.value;
     double *degrees = step->degrees + h.of_value;
     for (int j = 0; j < h.m; j++) degrees[j] = step->past ? step->past[h.of_value + j] : 0.0;
     float half_p = 0.5f * step->p;
+    measure_values(&h, node_g, norm_v);
     if (!step->ordered) {
         for (int first = 0; first < h.n; first += step->rows) {
             Strip strip = strip_of(&h, first);
@@ -289,7 +219,7 @@ static void forward_head(void *argument, int index) {
             }
             for (int j = 0; j < strip.columns; j++) degrees[j] += sums[j];
         }
-        lengths_of(&h, degrees, before, sums);
+        lengths_of(&h, degrees, before, norm_v);
         float *values = part(&room, values_size);
         scaled_values(&h, before, values);
         value = values;
@@ -298,7 +228,8 @@ static void forward_head(void *argument, int index) {
         Strip strip = strip_of(&h, first);
         size_t start = h.of_query + first;
         score(&h, strip, scores);
-        product_nt(strip.rows, strip.columns, d, 1.f, h.node_g + (size_t)first * d, d, value, d, 0.f, dots, h.ld);
+        measure(&h, strip.rows, h.node + (size_t)first * d, node_g, norm_q);
+        product_nt(strip.rows, strip.columns, d, 1.f, node_g, d, value, d, 0.f, dots, h.ld);
         if (step->ordered) {
             zero(sums, strip.columns);
             for (int j = 0; j < strip.columns; j++) before[j] = (float)degrees[j];
@@ -307,15 +238,15 @@ static void forward_head(void *argument, int index) {
             float *restrict s = scores + i * h.ld, *restrict root = dots + i * h.ld, high = 0.f, total = 0.f;
             int width = width_of(&h, first + i);
             if (step->ordered) step->log_total[start + i] = log_sum(s, width);
-            float log_total = step->log_total[start + i], norm_q = h.norm_q[first + i];
+            float log_total = step->log_total[start + i];
             if (shown) {
                 weights(s, log_total, shown + i * h.ld, width);
                 zero(shown + i * h.ld + width, strip.columns - width);
             }
             if (has_edges(&h, first + i)) {
-                high = step->ordered ? ordered_logits(width, half_p, log_total, norm_q, degree_scale(&h, first + i),
-                                                      h.norm_v, before, sums, s, root)
-                                     : unordered_logits(width, half_p, log_total, norm_q, sums, s, root);
+                high = step->ordered ? ordered_logits(width, half_p, log_total, norm_q[i], degree_scale(&h, first + i),
+                                                      norm_v, before, sums, s, root)
+                                     : unordered_logits(width, half_p, log_total, norm_q[i], norm_v, s, root);
                 total = powers(s, high, width);
             }
             if (total == 0.f) { /* no edges */
@@ -341,102 +272,46 @@ static void forward_head(void *argument, int index) {
 
 /* ---- backward pass ---------------------------------------------------------------------------------------------- */
 
-/* A query's numbers in the backward pass, and what a row adds up. */
-typedef struct {
-    float half_p, log_total, log_power, offset, norm_q, scale;
-    float grad_norm_q, grad_p, mean;
-} Row;
-
-static Row row_of(const Head *h, int i) {
+static Row row_of(const Head *h, int i, float norm_q) {
     const Step *x = h->step;
     size_t at = h->of_query + i;
-    Row row = {0.5f * x->p, x->log_total[at], x->log_power[at], x->offset[at], h->norm_q[i], degree_scale(h, i)};
+    Row row = {0.5f * x->p, x->log_total[at], x->log_power[at], x->offset[at], norm_q, degree_scale(h, i)};
     return row;
 }
 
-/* Gradients that go on from an edge. */
-typedef struct {
-    float sigma, logit; /* σ and t */
-    float dot, norm;    /* of x·v r, over -2 (p/2 - 1), and of the lengths, over p/2 - 1 */
-    float root;         /* of log r, also through the messages */
-    float log_sum;      /* not a gradient: log2 M + log2 R² */
-} Edge;
-
-static inline Edge edge_of(float log_weight, float length, float dot, float up, const Row *row) {
-    Distance distance = distance_of(row->norm_q, length, dot);
-    float half = row->half_p - 1.f, inverse = 1.f / distance.square, log_sum = log_weight + log2_or_nan(distance.square);
-    float sigma = exp2_of(row->half_p * log_sum - row->log_power) * inverse;
-    sigma = where(!(log_weight < LOG_LEAST), sigma);
-    float logit = (up - row->offset) * sigma, near = logit * inverse;
-    float norm = distance.lifted ? SHARE * near : near;
-    float moved = distance.lifted ? 2.f * length * norm : logit + near * (length - row->norm_q);
-    float root = logit + sigma * row->offset + half * moved;
-    return (Edge){sigma, logit, distance.lifted ? 0.f : near, norm, root, log_sum};
-}
-
-/* A row where degrees depend on the query. In place of x·v and g·v come what they are multiplied with on the way to
- * queries and values; in place of scores, weights; in place of `sums` (the degrees that the strip's queries add up to
- * this one), the gradient of scores. `grad_degree` holds those of degrees from this query on. */
-static APART void ordered_row(int count, Row *row, const float *restrict norm_v, const float *restrict before,
-                        const float *restrict up_context, float *restrict s, float *restrict sums, float *restrict dot,
-                        float *restrict up, float *restrict grad_norm_v, float *restrict grad_degree) {
-    Row x = *row;
-    float grad_norm_q = 0.f, grad_p = 0.f, mean = 0.f;
-#pragma omp simd reduction(+ : grad_norm_q, grad_p, mean)
-    for (int j = 0; j < count; j++) {
-        float log_weight = s[j] - x.log_total, weight = weight_of(log_weight);
-        float root = rsqrt_degree(before[j] + sums[j], x.scale), inverse = root * root;
-        Edge edge = edge_of(log_weight, norm_v[j] * inverse, dot[j] * root, up[j] * root, &x);
-        grad_p += edge.logit * edge.log_sum;
-        grad_norm_q += edge.norm;
-        grad_norm_v[j] += edge.norm * inverse;
-        float degree = grad_degree[j] - 0.5f * edge.root * inverse * x.scale;
-        grad_degree[j] = degree;
-        float through = weight * degree;
-        mean += through;
-        s[j] = weight;
-        sums[j] = x.half_p * edge.logit + through;
-        dot[j] = edge.dot * root;
-        up[j] = edge.sigma * root;
-    }
-    if (up_context) {
-#pragma omp simd reduction(+ : mean)
-        for (int j = 0; j < count; j++) {
-            float through = s[j] * up_context[j];
-            mean += through;
-            sums[j] += through;
-        }
-    }
-    row->grad_norm_q = grad_norm_q, row->grad_p = grad_p, row->mean = mean;
-}
-
-/* The same where degrees are known, and values are over √e; the scores become their gradients but for those through M's
- * normaliser and degrees. */
-static APART void unordered_row(int count, Row *row, const float *restrict length, float *restrict s, float *restrict dot,
-                          float *restrict up, float *restrict grad_norm_v, float *restrict grad_root) {
-    Row x = *row;
-    float grad_norm_q = 0.f, grad_p = 0.f;
-#pragma omp simd reduction(+ : grad_norm_q, grad_p)
-    for (int j = 0; j < count; j++) {
-        Edge edge = edge_of(s[j] - x.log_total, length[j], dot[j], up[j], &x);
-        grad_p += edge.logit * edge.log_sum;
-        grad_norm_q += edge.norm;
-        grad_norm_v[j] += edge.norm;
-        grad_root[j] += edge.root;
-        s[j] = x.half_p * edge.logit;
-        dot[j] = edge.dot;
-        up[j] = edge.sigma;
-    }
-    row->grad_norm_q = grad_norm_q, row->grad_p = grad_p;
-}
-
 /* Rows of [X G; gradients of the messages; gradients of M V] of a strip, one after the other. */
-static void stack(const Head *h, Strip strip, float *above) {
+static void stack(const Head *h, Strip strip, float *above, float *norm_q) {
     const Step *x = h->step;
-    size_t size = (size_t)strip.rows * h->d, start = (h->of_query + strip.first) * h->d;
-    memcpy(above, x->node_g + start, size * sizeof *above);
-    memcpy(above + size, x->grad_message + start, size * sizeof *above);
-    if (x->grad_context) memcpy(above + 2 * size, x->grad_context + start, size * sizeof *above);
+    size_t size = (size_t)strip.rows * h->d, start = h->of_query + strip.first;
+    measure(h, strip.rows, h->node + (size_t)strip.first * h->d, above, norm_q);
+    for (size_t k = 0; k < size; k++) above[size + k] = x->grad_out[start * h->d + k] * x->kappa[start + k / h->d];
+    if (x->grad_context) memcpy(above + 2 * size, x->grad_context + start * h->d, size * sizeof *above);
+}
+
+/* From a strip's distances on to the query nodes' features.
+ *
+ * near: the gradients of x·v r, over -2 (p/2 - 1).
+ * grad_norm_q: those of |x|², over p/2 - 1.
+ * room: for rows of features. */
+static void to_nodes(const Head *h, Strip strip, const float *near, const float *values, const float *grad_norm_q,
+                     float *room) {
+    const Step *x = h->step;
+    const float *node = h->node + (size_t)strip.first * h->d;
+    float *grad = x->grad_node + (h->of_query + strip.first) * h->d;
+    product_nn(strip.rows, h->d, strip.columns, 1.f, near, h->ld, values, h->d, 0.f, room, h->d);
+    for (int k = 0; k < strip.rows * h->d; k++) room[k] = grad_norm_q[k / h->d] * node[k] - room[k];
+    if (x->grad_node != x->grad_query) zero(grad, (size_t)strip.rows * h->d);
+    add_with_metric(h, strip.rows, x->p - 2.f, room, grad);
+}
+
+/* From |v|² on to the values. */
+static void to_values(const Head *h, const float *grad_norm_v, float *grad_value, float *room) {
+    for (int first = 0; first < h->m; first += h->step->rows) {
+        int rows = h->m - first < h->step->rows ? h->m - first : h->step->rows;
+        size_t start = (size_t)first * h->d;
+        for (int k = 0; k < rows * h->d; k++) room[k] = grad_norm_v[first + k / h->d] * h->value[start + k];
+        add_with_metric(h, rows, h->step->p - 2.f, room, grad_value + start);
+    }
 }
 
 /* From a strip's scores on to queries and keys. */
@@ -452,21 +327,26 @@ static void to_scores(const Head *h, Strip strip, const float *grad, float beta)
 static void backward_ordered(Step *step, Head h, float *room) {
     int d = h.d, stacked = step->grad_context ? 3 : 2, last = (h.n - 1) / step->rows * step->rows;
     size_t strip_size = (size_t)step->rows * h.ld;
-    float *scores = part(&room, strip_size), *sums = part(&room, strip_size), *products = part(&room, stacked * strip_size);
+    float *scores = part(&room, strip_size), *sums = part(&room, strip_size);
+    float *products = part(&room, stacked * strip_size);
     float *above = part(&room, (size_t)stacked * step->rows * d);
     float *total = part(&room, h.ld), *before = part(&room, h.ld), *grad_degree = part(&room, h.ld);
+    float *norm_v = part(&room, h.ld), *grad_norm_v = part(&room, h.ld);
+    float *norm_q = part(&room, step->rows), *grad_norm_q = part(&room, step->rows);
     double *degrees = (double *)part(&room, 2 * h.ld), grad_p = 0.0;
-    float *grad_norm_v = step->grad_norm_v + h.of_value, minus = 2.f - step->p;
+    float minus = 2.f - step->p;
     float *grad_value = step->grad_value ? step->grad_value + h.of_value * d : NULL;
     memcpy(degrees, step->degrees + h.of_value, h.m * sizeof *degrees);
     zero(grad_degree, h.m);
+    zero(grad_norm_v, h.m);
+    measure_values(&h, above, norm_v);
     for (int first = last; first >= 0; first -= step->rows) {
         Strip strip = strip_of(&h, first);
         size_t start = h.of_query + first, size = (size_t)strip.rows * d;
         int columns = strip.columns;
         float *dots = products, *ups = dots + strip.rows * h.ld;
         float *up_contexts = step->grad_context ? ups + strip.rows * h.ld : NULL;
-        stack(&h, strip, above);
+        stack(&h, strip, above, norm_q);
         score(&h, strip, scores);
         product_nt(stacked * strip.rows, columns, d, 1.f, above, d, h.value, d, 0.f, products, h.ld);
         for (size_t k = 0; k < size; k++) above[k] *= minus;
@@ -492,9 +372,9 @@ static void backward_ordered(Step *step, Head h, float *room) {
             float *dot = dots + i * h.ld, *up = ups + i * h.ld;
             float *up_context = up_contexts ? up_contexts + i * h.ld : NULL;
             int width = width_of(&h, first + i);
-            Row row = row_of(&h, first + i);
+            Row row = row_of(&h, first + i, norm_q[i]);
             if (row.log_power < INFINITY || row.log_power != row.log_power) {
-                ordered_row(width, &row, h.norm_v, before, up_context, s, grad, dot, up, grad_norm_v, grad_degree);
+                ordered_row(width, &row, norm_v, before, up_context, s, grad, dot, up, grad_norm_v, grad_degree);
             } else { /* no edges, but perhaps attention */
                 weights(s, row.log_total, s, width);
                 zero(dot, width);
@@ -513,14 +393,15 @@ static void backward_ordered(Step *step, Head h, float *room) {
                 memcpy(up_context, s, width * sizeof *s);
                 zero(up_context + width, columns - width);
             }
-            step->grad_norm_q[start + i] = row.grad_norm_q;
+            grad_norm_q[i] = row.grad_norm_q;
             grad_p += row.grad_p;
         }
-        product_nn(strip.rows, d, columns, 1.f, dots, h.ld, h.value, d, 0.f, step->grad_node_g + start * d, d);
         if (grad_value)
             product_tn(columns, d, stacked * strip.rows, 1.f, products, h.ld, above, d, 1.f, grad_value, d);
         to_scores(&h, strip, sums, 0.f);
+        to_nodes(&h, strip, dots, h.value, grad_norm_q, above);
     }
+    if (grad_value) to_values(&h, grad_norm_v, grad_value, above);
     step->grad_p[h.head] = grad_p;
 }
 
@@ -530,25 +411,29 @@ static void backward_unordered(Step *step, Head h, float *room) {
     float *scores = part(&room, strip_size), *products = part(&room, 2 * strip_size);
     float *above = part(&room, (size_t)3 * step->rows * d), *values = part(&room, (size_t)h.m * d);
     float *root = part(&room, h.ld), *length = part(&room, h.ld), *grad_root = part(&room, h.ld);
-    float *grad_norm_v = step->grad_norm_v + h.of_value, minus = 2.f - step->p, half_p = 0.5f * step->p;
+    float *grad_norm_v = part(&room, h.ld);
+    float *norm_q = part(&room, step->rows), *grad_norm_q = part(&room, step->rows);
+    float minus = 2.f - step->p, half_p = 0.5f * step->p;
     float *grad_value = step->grad_value ? step->grad_value + h.of_value * d : NULL;
     double grad_p = 0.0;
+    measure_values(&h, above, length);
     lengths_of(&h, step->degrees + h.of_value, root, length);
     scaled_values(&h, root, values);
     zero(grad_root, h.m);
+    zero(grad_norm_v, h.m);
     for (int first = 0; first < h.n; first += step->rows) { /* through the messages */
         Strip strip = strip_of(&h, first);
-        size_t start = h.of_query + first, size = (size_t)strip.rows * d;
+        size_t size = (size_t)strip.rows * d;
         int columns = strip.columns;
         float *dots = products, *ups = dots + strip.rows * h.ld;
-        stack(&h, strip, above);
+        stack(&h, strip, above, norm_q);
         score(&h, strip, scores);
         product_nt(2 * strip.rows, columns, d, 1.f, above, d, values, d, 0.f, products, h.ld);
         for (size_t k = 0; k < size; k++) above[k] *= minus;
         for (int i = 0; i < strip.rows; i++) {
             float *s = scores + i * h.ld, *dot = dots + i * h.ld, *up = ups + i * h.ld;
             int width = width_of(&h, first + i);
-            Row row = row_of(&h, first + i);
+            Row row = row_of(&h, first + i, norm_q[i]);
             if (row.log_power < INFINITY || row.log_power != row.log_power) {
                 unordered_row(width, &row, length, s, dot, up, grad_norm_v, grad_root);
             } else {
@@ -557,13 +442,13 @@ static void backward_unordered(Step *step, Head h, float *room) {
             zero(s + width, columns - width);
             zero(dot + width, columns - width);
             zero(up + width, columns - width);
-            step->grad_norm_q[start + i] = row.grad_norm_q;
+            grad_norm_q[i] = row.grad_norm_q;
             grad_p += row.grad_p;
         }
-        product_nn(strip.rows, d, columns, 1.f, dots, h.ld, values, d, 0.f, step->grad_node_g + start * d, d);
         if (grad_value)
             product_tn(columns, d, 2 * strip.rows, 1.f, products, h.ld, above, d, 1.f, grad_value, d);
         to_scores(&h, strip, scores, 0.f);
+        to_nodes(&h, strip, dots, values, grad_norm_q, above);
     }
     float scale = degree_scale(&h, 0), *grad_degree = grad_root;
     for (int j = 0; j < h.m; j++) {
@@ -573,6 +458,7 @@ static void backward_unordered(Step *step, Head h, float *room) {
         if (grad_value)
             for (int k = 0; k < d; k++) grad_value[(size_t)j * d + k] *= root[j];
     }
+    if (grad_value) to_values(&h, grad_norm_v, grad_value, above);
     for (int first = 0; first < h.n; first += step->rows) { /* through degrees, M V and the normaliser of M */
         Strip strip = strip_of(&h, first);
         size_t start = h.of_query + first;
@@ -583,7 +469,8 @@ static void backward_unordered(Step *step, Head h, float *room) {
             product_nt(strip.rows, columns, d, 1.f, step->grad_context + start * d, d, h.value, d, 0.f, up_contexts,
                        h.ld);
         for (int i = 0; i < strip.rows; i++) {
-            float *restrict s = scores + i * h.ld, *restrict w = shown + i * h.ld, *restrict up = up_contexts + i * h.ld;
+            float *restrict s = scores + i * h.ld, *restrict w = shown + i * h.ld;
+            float *restrict up = up_contexts + i * h.ld;
             int width = width_of(&h, first + i);
             float used = has_edges(&h, first + i) ? 1.f : 0.f, mean = 0.f;
             weights(s, step->log_total[start + i], w, width);
@@ -610,13 +497,13 @@ static void backward_head(void *argument, int index) {
     Step *step = argument;
     Head h = head_of(step, index);
     size_t strip_size = (size_t)step->rows * h.ld;
-    float *room = scratch((step->ordered && step->grad_context ? 5 : 4) * strip_size + 3 * ((size_t)step->rows * h.d + ALONE) + 5 * h.ld +
-                          (step->ordered ? 0 : (size_t)h.m * h.d + ALONE));
+    size_t strips = !step->ordered ? 3 : step->grad_context ? 5 : 4, features = (size_t)step->rows * h.d + ALONE;
+    size_t values = step->ordered ? 0 : (size_t)h.m * h.d + ALONE;
+    float *room = scratch(strips * strip_size + 3 * features + 7 * h.ld + 2 * (step->rows + ALONE) + values);
     if (!room) {
         step->failed = 1;
         return;
     }
-    zero(step->grad_norm_v + h.of_value, h.m);
     if (step->grad_key) zero(step->grad_key + h.of_value * h.d, (size_t)h.m * h.d);
     if (step->grad_value) zero(step->grad_value + h.of_value * h.d, (size_t)h.m * h.d);
     if (step->ordered)
