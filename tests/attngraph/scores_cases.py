@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from adapters.kernels import covered, strip_step
 from adapters.p_scheme import p_steps
 from attngraph import AttentionScores, PastDegree
 from attngraph.backends.chunks import in_chunks
+from attngraph.native.library import library
 
 KINDS = {
     "encoder": {},
@@ -121,6 +123,12 @@ def tiled(
         return strip_step(scores, p, residual, degree, context)
     with torch.autocast("cpu", enabled=False):
         return in_chunks(lambda edges: p_steps(edges, p, residual, degree).query, scores, context)
+
+
+def skip_without_library(needed: bool = True) -> None:
+    """Skip the test where only strips do what it asks for, and the library of C kernels is not to be had."""
+    if needed and library() is None:
+        pytest.skip("no C compiler when attngraph was installed")
 
 
 def single(scores: AttentionScores) -> AttentionScores:
