@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adapters.kernels import decoding_step, decoding_step_takes, step_of
+from adapters.kernels import step_of
 from adapters.p_scheme import PScheme, p_weight
 from adapters.scheme import register
 from attngraph.scores import AttentionScores
@@ -61,10 +61,8 @@ class PGNN(PScheme):
         """See :meth:`adapters.scheme.Scheme.aggregate_and_context`. A single step has a function with a
         backward pass of its own; see :mod:`adapters.kernels`."""
         trained_metric = scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled()
-        if self.steps > 1 or backend == "sparse" or trained_metric:
+        step = None if self.steps > 1 or trained_metric else step_of(backend, scores, context)
+        if step is None:
             return super().aggregate_and_context(scores, backend, context)
-        if backend == "dense" and not context and decoding_step_takes(scores):
-            p, mu = self.numbers()
-            return decoding_step(scores, p, 2 * mu / p, self.degree), None
-        step = step_of(backend, scores)
-        return step(scores, self.p, 2 * self.mu / self.p, self.degree, context)
+        p, mu = (self.p, self.mu) if torch.is_grad_enabled() else self.numbers()
+        return step(scores, p, 2 * mu / p, self.degree, context)

@@ -25,6 +25,21 @@ def square_norm(value: Tensor, metric: Tensor | None) -> Tensor:
     return (with_metric(wide, metric) * wide).sum(-1)
 
 
+def square_norm_by_picture(value: Tensor, metric: Tensor | None, picture: Tensor) -> Tensor:
+    r""":func:`square_norm`, computed once for each picture.
+
+    Args:
+        value: ``(b, h, m, d)``.
+        metric: ``(h, d, d)`` or None.
+        picture: see :class:`attngraph.AttentionScores`.
+    """
+    first = (picture == torch.arange(len(picture), device=picture.device)).nonzero()[:, 0]
+    norms = square_norm(value[first], metric)
+    of_examples = norms.new_empty(value.shape[:3])
+    of_examples[first] = norms
+    return of_examples[picture]
+
+
 @dataclass(eq=False)
 class KeptNorms:
     r"""Keeps :math:`v_j G v_j^\top` of a graph's values, so that it is computed once for each of them: every

@@ -28,7 +28,9 @@ def decoding_step_takes(scores: AttentionScores) -> bool:
     return known and not (torch.is_grad_enabled() or transformed())
 
 
-def decoding_step(scores: AttentionScores, p: float, residual: float, degree: str = "sum") -> Tensor:
+def decoding_step(
+    scores: AttentionScores, p: float, residual: float, degree: str = "sum", context: bool = False
+) -> tuple[Tensor, None]:
     r"""One step of :class:`adapters.pgnn.PGNN`.
 
     Args:
@@ -36,9 +38,10 @@ def decoding_step(scores: AttentionScores, p: float, residual: float, degree: st
         p: exponent.
         residual: :math:`2\mu/p`.
         degree: value degree, ``"sum"`` or ``"mean"``.
+        context: no attention output can be had: the model has it.
 
     Returns:
-        :math:`\bar U` ``(b, h, n, d)``, in the dtype of ``scores.query``.
+        :math:`\bar U` ``(b, h, n, d)``, in the dtype of ``scores.query``, and None.
     """
     b, h, n, m, d = scores.shape
     query, norms = widen(scores.node), scores.kept_norms
@@ -63,7 +66,7 @@ def decoding_step(scores: AttentionScores, p: float, residual: float, degree: st
         starts = range(0, b * h, size)
         blocks: Any = ((None if x is None else x[k : k + size] for x in parts) for k in starts)
         out = torch.cat([_step(p, residual, *block) for block in blocks])
-    return out.view(b, h, n, d).to(scores.query.dtype)
+    return out.view(b, h, n, d).to(scores.query.dtype), None
 
 
 def _step(

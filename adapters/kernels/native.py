@@ -23,6 +23,7 @@ from adapters.kernels.step import StepCall, apply_step, differentiable_backward,
 from attngraph.degrees import PastDegree
 from attngraph.functorch import transformed
 from attngraph.native.library import library, pointer
+from attngraph.norms import square_norm, square_norm_by_picture
 from attngraph.scores import AttentionScores
 
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
@@ -79,7 +80,7 @@ class _Attention(NamedTuple):
             None if scores.kept is None else scores.kept.contiguous(),
             None if past is None else past.total.float().contiguous(),
             None if degree_scale is None else degree_scale.float().flatten(1).contiguous(),
-            None,
+            _known_norms(scores),
             float(scores.scale),
             scores.growth,
             scores.causal,
@@ -143,6 +144,15 @@ class _NativeStep(torch.autograd.Function):
         wanted = (True, *wanted, inputs[3] is not None)
         of_features = (grad.to(x.dtype) if want else None for x, grad, want in zip(inputs, found, wanted))
         return *of_features, *numbers.unbind(), None
+
+
+def _known_norms(scores: AttentionScores) -> Tensor | None:
+    """|v|² of a cache's values, or of those that several examples of a batch share; else None."""
+    if scores.kept_norms is not None:
+        return scores.kept_norms.get(lambda value: square_norm(value, scores.metric)).float().contiguous()
+    if scores.picture is not None:
+        return square_norm_by_picture(scores.value, scores.metric, scores.picture).float()
+    return None
 
 
 def _single(x: Tensor | None) -> Tensor | None:

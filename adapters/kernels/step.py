@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adapters.kernels.tiles import WHOLE, Tile
 from adapters.p_scheme import p_steps
 from attngraph.backends.dense import DenseEdges
 from attngraph.edges import smallest_weight
 from attngraph.functorch import transformed
+from attngraph.norms import square_norm_by_picture
 from attngraph.precision import widen
 from attngraph.scores import LOG2_E, AttentionScores
 
@@ -190,9 +190,9 @@ class PLaplacianStep:
         None."""
         return None if self._padded is None else self.example(self._padded, heads)
 
-    def mask_(self, logits: Tensor, heads: slice, tile: Tile = WHOLE) -> Tensor:
-        """Add the mask to a tile of scores to base 2, in place; to those of padded queries the model's."""
-        return self._shown.mask_(logits, *tile, unit=LOG2_E, of=lambda x: self.example(x, heads))
+    def mask_(self, logits: Tensor, heads: slice) -> Tensor:
+        """Add the mask to scores to base 2, in place; to those of padded queries the model's."""
+        return self._shown.mask_(logits, unit=LOG2_E, of=lambda x: self.example(x, heads))
 
     def with_metric(self, x: Tensor, heads: slice = ALL, out: Tensor | None = None) -> Tensor:
         """:math:`x G`; in ``out`` if that is given and there is a metric. Examples take turns, so that the
@@ -215,12 +215,8 @@ class PLaplacianStep:
         picture = self.scores.picture
         if picture is None:
             return None
-        first = (picture == torch.arange(len(picture), device=picture.device)).nonzero()[:, 0]
-        distinct = widen(value.unflatten(0, (-1, self.heads))[first].flatten(0, 1))
-        norms = dot(self.with_metric(distinct, slice(len(distinct))), distinct)
-        of_examples = norms.new_empty(len(picture), self.heads, *value.shape[1:2])
-        of_examples[first] = norms.view(len(first), self.heads, -1)
-        return of_examples[picture].flatten(0, 1)[:, None]
+        value = value.unflatten(0, (-1, self.heads))
+        return square_norm_by_picture(value, self.metric, picture).flatten(0, 1)[:, None]
 
     def rsqrt_degree(self, total: Tensor, heads: slice, rows: slice = ALL) -> Tensor:
         r""":math:`1/\sqrt e` from sums of weights at the values.

@@ -92,8 +92,6 @@ def test_padded_queries_attend_as_in_the_model(case, backend, dropped):
 def test_no_scheme_holds_all_edges_on_the_tiled_backend(case, causal, rotated, monkeypatch):
     monkeypatch.setattr("attngraph.backends.chunks.MOST", 16)
     monkeypatch.setattr("attngraph.scores.STRIP", 16)
-    monkeypatch.setattr("adapters.kernels.tiled.ROWS", 16)
-    monkeypatch.setattr("adapters.kernels.tiled.TILE", 1024)
     n, d = 96, 4
     scores, leaves = on_leaves(
         random_scores(5, b=1, h=1, n=n, m=n, d=d, causal=causal, triangular=causal, rotated=rotated)

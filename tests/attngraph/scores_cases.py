@@ -2,11 +2,16 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from torch import Tensor
 
 from adapters import PGNN
+from adapters.kernels import covered, strip_step
+from adapters.p_scheme import p_steps
 from attngraph import AttentionScores, PastDegree
+from attngraph.backends.chunks import in_chunks
+from attngraph.native.library import library
 
 KINDS = {
     "encoder": {},
@@ -108,6 +113,31 @@ def dense(scores: AttentionScores, p, mu, degree: str) -> tuple[Tensor, Tensor]:
     scheme = PGNN(p=1.5, learn_p=False, degree=degree)
     scheme.fixed_p, scheme.fixed_mu = p, mu
     return scheme(scores.graph()), attention_output(scores)
+
+
+def tiled(
+    scores: AttentionScores, p, residual, degree: str = "sum", context: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """A step of pGNN as the tiled backend takes it: in strips where there are kernels for these scores, else
+    in chunks."""
+    if covered(scores):
+        return strip_step(scores, p, residual, degree, context)
+    with torch.autocast("cpu", enabled=False):
+        return in_chunks(lambda edges: p_steps(edges, p, residual, degree).query, scores, context)
+
+
+def skip_without_library(needed: bool = True) -> None:
+    """Skip the test where only strips do what it asks for, and the library of C kernels is not to be had."""
+    if needed and library() is None:
+        pytest.skip("no C compiler when attngraph was installed")
+
+
+def single(scores: AttentionScores) -> AttentionScores:
+    """The same scores in single precision, gradients included."""
+    past, names = scores.past_degree, ("query", "key", "value", "feature", "metric", "scale", "mask")
+    numbers = {name: getattr(scores, name) for name in names}
+    made = {name: x.float() for name, x in numbers.items() if isinstance(x, Tensor) and x.dtype != torch.bool}
+    return replace(scores, **made, past_degree=past and past._replace(total=past.total.float()))
 
 
 def attention_output(scores: AttentionScores) -> Tensor:

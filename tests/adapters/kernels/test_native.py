@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from adapters import GCN, PGNN, GraphAdapterConfig
-from adapters.kernels import fused_step, native, native_step, step_of, tiled_step
+from adapters.kernels import fused_step, native, native_step, step_of, strip_step
 from attngraph import AttentionScores, UserError
 from attngraph.native import library
 from tests.adapters.kernels.test_step import ALL, single
@@ -179,7 +179,7 @@ def test_operators(kind, known):
 def test_backends_and_the_steps_they_take(monkeypatch):
     scores = single(random_scores(8))
     names = ("dense", "native", "eager", "tiled")
-    assert [step_of(x, scores) for x in names] == [native_step, native_step, fused_step, tiled_step]
+    assert [step_of(x, scores) for x in names] == [native_step, native_step, fused_step, strip_step]
     for others, reason in (
         (random_scores(8), "float64"),
         (replace(scores, key=scores.key.to("meta")), "meta"),

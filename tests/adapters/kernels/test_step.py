@@ -1,6 +1,6 @@
-"""The kernels of a p-Laplacian step equal the dense backend in values and gradients, which keeps the
-contract: with masks, padding, a cache, dropout; in any precision. The one in C computes in single
-precision."""
+"""The kernels of a p-Laplacian step, and the tiled backend's, equal the dense backend in values and
+gradients, which keeps the contract: with masks, padding, a cache, dropout; in any precision. The one in C
+computes in single precision."""
 
 from dataclasses import replace
 from itertools import product
@@ -10,38 +10,32 @@ import pytest
 import torch
 
 from adapters import PGNN
-from adapters.kernels import decoding_step, decoding_step_takes, fused_step, native_step, tiled_step
-from adapters.kernels.step import PLaplacianStep
-from attngraph import AttentionScores, PastDegree
-from attngraph.native.library import library
+from adapters.kernels import decoding_step, decoding_step_takes, fused_step, native_step
+from attngraph import AttentionScores, norms
 from attngraph.norms import KeptNorms
 from tests.adapters import brute_force
-from tests.attngraph.scores_cases import DROPPED, KINDS, dense, on_leaves, random_scores
+from tests.attngraph.scores_cases import (
+    DROPPED,
+    KINDS,
+    dense,
+    on_leaves,
+    random_scores,
+    single,
+    skip_without_library,
+    tiled,
+)
 from tests.pairwise import pairwise_params
-
-
-def single(scores: AttentionScores) -> AttentionScores:
-    """The same scores, in single precision where they are in double precision."""
-
-    def cast(x):
-        return x.float() if x is not None and x.dtype == torch.float64 else x
-
-    past = scores.past_degree
-    names = ("query", "key", "value", "feature", "metric", "mask", "scale")
-    made = {x: cast(getattr(scores, x)) for x in names if isinstance(getattr(scores, x), torch.Tensor)}
-    return replace(scores, **made, past_degree=None if past is None else PastDegree(cast(past[0]), past[1]))
 
 
 def native_in_single(scores, p, residual, degree="sum", context=False):
     """The kernel in C, also for scores in double precision."""
-    if library() is None:
-        pytest.skip("no C compiler when attngraph was installed")
+    skip_without_library()
     numbers = (x.float() if isinstance(x, torch.Tensor) else x for x in (p, residual))
     outputs = native_step(single(scores), *numbers, degree, context)
     return tuple(None if x is None else x.to(scores.query.dtype) for x in outputs)
 
 
-STEPS = {"fused": fused_step, "tiled": tiled_step, "native": native_in_single}
+STEPS = {"fused": fused_step, "tiled": tiled, "native": native_in_single}
 EXACT = ["fused", "tiled"]
 ALL = KINDS | DROPPED
 SMALL = dict(b=2, h=1, n=3, m=4, d=2)
@@ -105,7 +99,7 @@ def test_equals_the_dense_backend(step, kind, degree, numbers, context, scale):
         sums = scores.graph().weight.sum(-1)
         assert sums.max() > 1.1 and (sums == 0).any()
         with pytest.raises(ValueError, match="tiled backend takes no scores with kept="):
-            tiled_step(scores, 1.5, 0.2)
+            tiled(scores, 1.5, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -126,17 +120,17 @@ def test_a_step_of_known_weights(kind, degree, numbers, block, monkeypatch):
     for part in (scores, one_query(scores)):
         want, _ = dense(part, p, mu, degree)
         known = part.without_query_mask().weight()
-        for norms in (None, KeptNorms(part.value)):
-            ready = replace(part, known_weight=known, kept_norms=norms)
+        for kept in (None, KeptNorms(part.value)):
+            ready = replace(part, known_weight=known, kept_norms=kept)
             assert decoding_step_takes(ready) and not decoding_step_takes(part)
-            torch.testing.assert_close(
-                decoding_step(ready, p, 2 * mu / p, degree), want, rtol=1e-11, atol=1e-12
-            )
+            out, none = decoding_step(ready, p, 2 * mu / p, degree)
+            torch.testing.assert_close(out, want, rtol=1e-11, atol=1e-12)
+            assert none is None
         for wrong in (
             dict(known_weight=known.flip(1)),
             dict(kept_norms=KeptNorms(part.value, [9 + 0 * known[:, :, 0]])),
         ):
-            assert not torch.allclose(decoding_step(replace(ready, **wrong), p, 2 * mu / p, degree), want)
+            assert not torch.allclose(decoding_step(replace(ready, **wrong), p, 2 * mu / p, degree)[0], want)
     with torch.enable_grad():
         assert not decoding_step_takes(ready)
 
@@ -146,7 +140,8 @@ def one_query(scores: AttentionScores) -> AttentionScores:
     last = {name: getattr(scores, name) for name in ("query", "feature") if getattr(scores, name) is not None}
     cut = {name: x[:, :, -1:] for name, x in last.items()}
     rows = None if scores.query_mask is None else scores.query_mask[:, -1:]
-    return replace(scores, **cut, query_mask=rows, triangular=False)
+    mask = None if scores.mask is None else scores.mask[:, :, -1:]
+    return replace(scores, **cut, mask=mask, query_mask=rows, triangular=False)
 
 
 @pytest.mark.parametrize(
@@ -196,8 +191,8 @@ def test_gradcheck(step, kind, degree, p):
     ),
 )
 def test_half_precision_accumulates_in_single(step, causal, dtype, rotated, monkeypatch):
-    monkeypatch.setattr("adapters.kernels.tiled.ROWS", 16)
-    monkeypatch.setattr("adapters.kernels.tiled.TILE", 3200)
+    skip_without_library(step == "tiled")
+    monkeypatch.setattr("adapters.kernels.strips.ROWS", 16)
     scores = random_scores(4, n=40, m=300, d=8, causal=causal, dtype=dtype, metric=False, rotated=rotated)
     step, (scores, leaves) = STEPS[step], on_leaves(scores)
     wide, wide_leaves = on_leaves(scores.wide())
@@ -274,8 +269,9 @@ def test_without_gradients_under_autocast_and_a_second_backward_pass(step):
     scores, leaves = on_leaves(random_scores(10))
     p = number(1.5)
     out = STEPS[step](scores, p, 0.2)[0]
-    with pytest.raises(ValueError, match="no gradient for the metric"):
-        STEPS[step](replace(scores, metric=scores.metric.clone().requires_grad_()), p, 0.2)
+    if step == "fused":
+        with pytest.raises(ValueError, match="no gradient for the metric"):
+            STEPS[step](replace(scores, metric=scores.metric.clone().requires_grad_()), p, 0.2)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         again, context = STEPS[step](scores, p, 0.2)
         assert torch.equal(again, out) and context is None
@@ -311,35 +307,36 @@ def test_the_gradient_of_mu_where_distances_are_0(p=6.5):
         torch.testing.assert_close(torch.autograd.grad(got, mu)[0].double(), want, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["decoder cross, padded", "encoder", "decoder cross, dropped"])
-@pytest.mark.parametrize("metric", [True, False])
-def test_norms_of_values_are_computed_once_for_each_picture(kind, metric, monkeypatch):
+@pytest.mark.parametrize(
+    "step, kind, metric",
+    pairwise_params(
+        step=["fused", "native"],
+        kind=["decoder cross, padded", "encoder", "decoder cross, dropped"],
+        metric=[True, False],
+    ),
+)
+def test_norms_of_values_are_computed_once_for_each_picture(step, kind, metric, monkeypatch):
     """Of three examples the third looks at the first one's picture. Gradients of values need V G of all."""
     scores = random_scores(2, b=3, metric=metric, **ALL[kind])
     key, value = scores.key[[0, 1, 0]], scores.value[[0, 1, 0]]
     scores, picture = replace(scores, key=key, value=value), torch.tensor([0, 1, 0])
-    rows, with_metric = [], PLaplacianStep.with_metric
-
-    def noted(step, x, *heads, out=None):
-        rows.append(x.shape)
-        return with_metric(step, x, *heads, out=out)
-
-    monkeypatch.setattr(PLaplacianStep, "with_metric", noted)
+    examples, square_norm = [], norms.square_norm
+    monkeypatch.setattr(norms, "square_norm", lambda v, g: examples.append(len(v)) or square_norm(v, g))
     found = {}
     for known in (False, True):
         for trained in (False, True):
-            rows.clear()
+            examples.clear()
             query, own = scores.query.clone().requires_grad_(), value.clone().requires_grad_(trained)
             p = number(1.4)
             given = replace(scores, query=query, value=own, picture=picture if known else None)
-            out, context = fused_step(given, p, 0.2, context=True)
-            count = sum(shape[0] for shape in rows if shape[1:] == value.shape[2:])
-            assert count == (4 if known and not (trained and metric) else 6), "heads of 2 or 3 examples"
+            out, context = STEPS[step](given, p, 0.2, context=True)
+            of_all = step == "fused" and trained and metric
+            assert examples == ([2] if known and not of_all else [])
             (out.sin().sum() + context.sin().sum()).backward()
             found[known, trained] = out, query.grad, p.grad
     for got in found.values():
         for x, want in zip(got, found[False, False]):
-            torch.testing.assert_close(x, want, rtol=1e-12, atol=1e-13)
+            close(step, x, want, 1e-12, 1e-13, single=2e-6)
 
 
 @pytest.mark.parametrize(
