@@ -13,10 +13,10 @@
  *   out = kappa msg + (1 - kappa) x                context = W v
  *
  * Forward: three products (q kT, x G vT, sigma v), and one (v G) unless |v|2 is known. For the backward pass two
- * numbers for each query are kept, log sum_j 2^score and log S, and e and |v|2 for each value. Backward: the first
- * two products again, g vT for the gradient g of out, and two more (near v, and the gradient of the scores times k);
- * see backward_head for the order of the passes. Products with G and of the gradients of keys and values come on
- * top. A query without edges has kappa = 0; that its log S is infinite makes all its weights 0. */
+ * numbers for each query are kept, log sum_j 2^score and log S, and e and |v|2 for each value. Backward: five products
+ * (the first two again, g vT for the gradient g of out, near v, and the gradient of the scores times k), of which two
+ * are made at once; backward_head has the order of the passes. Products with G, of n x d matrices, and those for keys
+ * and values come on top. A query without edges has kappa = 0; that its log S is infinite makes its weights 0. */
 #include "runtime.h"
 
 #include <float.h>
@@ -153,19 +153,17 @@ static void known_norms(const Head *t, const float *kept) {
     memset(t->norm_v + t->m, 0, sizeof(float) * (t->width - t->m));
 }
 
-static void zero_beyond(const Head *t, float *edges) {
-    for (int i = 0; i < t->n; i++)
-        for (int j = t->m; j < t->width; j++) edges[(size_t)i * t->width + j] = 0;
+static void scores(const Head *t) {
+    const Step *a = t->step;
+    float scale = (float)a->scale * LOG2_E;
+    product_nt(t->n, t->m, t->d, scale, t->query, a->query.row, t->key, a->key.row, 0.f, t->score, t->width);
 }
 
-/* The scores and products x G v of all edges; what lies beyond the values becomes 0. */
-static void score_edges(Head *t) {
-    const Step *a = t->step;
-    int n = t->n, m = t->m, d = t->d;
-    float scale = (float)a->scale * LOG2_E;
-    product_nt(n, m, d, scale, t->query, a->query.row, t->key, a->key.row, 0.f, t->score, t->width);
-    product_nt(n, m, d, 1.f, t->node_g, t->node_ld, t->value, a->value.row, 0.f, t->dot, t->width);
-    zero_beyond(t, t->dot);
+/* Products of rows x with the values, 0 beyond these. */
+static void value_products(const Head *t, int rows, const float *x, long ldx, float *out) {
+    product_nt(rows, t->m, t->d, 1.f, x, ldx, t->value, t->step->value.row, 0.f, out, t->width);
+    for (int i = 0; i < rows; i++)
+        for (int j = t->m; j < t->width; j++) out[(size_t)i * t->width + j] = 0;
 }
 
 /* The degrees before the first query. */
@@ -351,7 +349,8 @@ static void forward_head(void *argument, int item) {
     known_norms(&t, norm_v);
     t.score = take(&room, edges);
     t.dot = take(&room, edges);
-    score_edges(&t);
+    scores(&t);
+    value_products(&t, n, t.node_g, t.node_ld, t.dot);
     first_degrees(&t);
     float *log_total = a->log_total + (size_t)item * n, *log_sum = a->log_sum + (size_t)item * n;
     float *out = of_head(&a->out, a, item), *context = of_head(&a->context, a, item);
@@ -391,7 +390,7 @@ EXPORT int attngraph_step(const Step *call) {
 
 /* What the rows of a head's backward pass read and fill in, besides Head. */
 typedef struct {
-    const float *grad_out, *grad_context; /* (n, d): g; the latter may be NULL */
+    const float *grad_out, *grad_context; /* (n, d): g, in rows of d; the latter may be NULL */
     const float *log_total, *log_sum;
     float *message;  /* of each edge: g v, which becomes the factor of g in the gradient of v */
     float *through;  /* of each edge: the gradient of z, which becomes that of the score */
@@ -450,7 +449,7 @@ static inline void back_row(const Head *t, Back *b, int i) {
     SUM(up) for (int j = 0; j < count; j++) up += x[j] * message[j];
     up /= r;
 
-    const float *g = b->grad_out + i * a->out.row, *node = t->node + i * a->node.row;
+    const float *g = b->grad_out + (size_t)i * t->d, *node = t->node + i * a->node.row;
     float own = 0, inverse = exp2_of(-log_sum) / (r * r), kappa = kappa_of(t, log_sum, inverse);
     SUM(own) for (int c = 0; c < t->d; c++) own += g[c] * node[c];
     float apart = up - own, total = 1 / inverse + t->residual;
@@ -521,7 +520,7 @@ static void node_gradient(const Head *t, const Back *b, float *out, long ld, flo
     float two_half = 2 * (t->p_half - 1);
     product_nn(n, d, t->m, -two_half, t->dot, t->width, t->value, t->step->value.row, 0.f, room, d);
     for (int i = 0; i < n; i++) {
-        const float *restrict g = b->grad_out + i * t->step->out.row;
+        const float *restrict g = b->grad_out + (size_t)i * d;
         const float *restrict node = t->node + i * t->step->node.row;
         float *restrict to = out + i * ld, *restrict through = room + (size_t)i * d;
         float beta = b->beta[i], own = two_half * b->norm_q[i];
@@ -546,7 +545,7 @@ static void value_gradient(const Head *t, const Back *b, float *out, long ld, fl
         SIMD for (int c = 0; c < d; c++) to[c] += own * value[c];
     }
     if (t->metric) product_nn(m, d, d, 1.f, room, d, t->metric, d, 0.f, out, ld);
-    product_tn(m, d, n, 1.f, b->message, t->width, b->grad_out, t->step->out.row, 1.f, out, ld);
+    product_tn(m, d, n, 1.f, b->message, t->width, b->grad_out, d, 1.f, out, ld);
 }
 
 /* Passes over all rows: from messages to z, distances and degrees, in order; then to the scores, backwards. */
@@ -557,14 +556,19 @@ static void backward_head(void *argument, int item) {
     size_t width = width_of(a->m), edges = (size_t)a->n * width, queries = eights((int)a->n);
     size_t nodes = (size_t)a->n * a->d, values = call->grad_value.at ? (size_t)a->m * a->d : 0;
     size_t rows = (a->causal ? 5 : 4) * edges + 4 * width;
-    float *room = scratch(nodes_size(a) + rows + 4 * queries + nodes + values);
+    float *room = scratch(nodes_size(a) + rows + 4 * queries + 3 * nodes + values);
     if (!room) {
         job->failed = 1;
         return;
     }
     Head t = head_of(a, item, &room);
     int n = t.n, m = t.m, d = t.d;
-    Back b = {of_head(&a->out, a, item), of_head(&a->context, a, item)};
+    float *node_and_grad = take(&room, 2 * nodes), *grad_out = of_head(&a->out, a, item);
+    for (int i = 0; i < n; i++) {
+        memcpy(node_and_grad + (size_t)i * d, t.node_g + i * t.node_ld, sizeof(float) * d);
+        memcpy(node_and_grad + nodes + (size_t)i * d, grad_out + i * a->out.row, sizeof(float) * d);
+    }
+    Back b = {node_and_grad + nodes, of_head(&a->context, a, item)};
     b.log_total = a->log_total + (size_t)item * n;
     b.log_sum = a->log_sum + (size_t)item * n;
     t.score = take(&room, edges);
@@ -582,9 +586,8 @@ static void backward_head(void *argument, int item) {
     b.d = take(&room, queries);
     float *room_of_nodes = take(&room, nodes);
     known_norms(&t, a->norm_v + (size_t)item * m);
-    score_edges(&t);
-    product_nt(n, m, d, 1.f, b.grad_out, a->out.row, t.value, a->value.row, 0.f, b.message, width);
-    zero_beyond(&t, b.message);
+    scores(&t);
+    value_products(&t, 2 * n, node_and_grad, d, t.dot); /* x G v, and g v into b.message, which comes after it */
     memset(b.degree, 0, sizeof(float) * width);
     if (b.norm_v) memset(b.norm_v, 0, sizeof(float) * width);
     if (a->causal) {
@@ -610,10 +613,7 @@ static void backward_head(void *argument, int item) {
     }
     float *context = b.grad_context ? t.dot : NULL, scale = (float)a->scale;
     long ldc = a->context.row, ldv = call->grad_value.row;
-    if (context) {
-        product_nt(n, m, d, 1.f, b.grad_context, ldc, t.value, a->value.row, 0.f, context, width);
-        zero_beyond(&t, context);
-    }
+    if (context) value_products(&t, n, b.grad_context, ldc, context);
     for (int i = n - 1; i >= 0; i--) score_row(&t, &b, i, context ? context + i * width : NULL);
     float beta = grad_node ? 0.f : 1.f;
     product_nn(n, d, m, scale, b.through, width, t.key, a->key.row, beta, grad_query, ldq);
