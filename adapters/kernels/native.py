@@ -1,5 +1,5 @@
 r"""Attention and one p-Laplacian step in C, for processors: what :mod:`adapters.kernels.fused` computes, a
-head of an example at a time (``attngraph/native/step.c``, which has the formulas).
+head of an example at a time (``attngraph/native/step.h`` has the formulas).
 
 The backward pass computes all numbers per edge again, scores and products of features too: to keep these two
 saves a tenth of the time of both passes, and costs 1.6 times the memory of what is kept otherwise. So a
@@ -176,9 +176,9 @@ OPERATORS.define(
 )
 
 STEP = struct.Struct("8q2d2q16qq5q4qq8q4q")
-"""The struct ``Step`` of ``step.c``."""
+"""The struct ``Step`` of ``step.h``."""
 BACKWARD = struct.Struct("16q2q")
-"""The rest of the struct ``Backward``."""
+"""The rest of the struct ``Backward`` of ``step_backward.c``."""
 
 
 def _outputs(
@@ -242,7 +242,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def _strides(x: Tensor | None) -> tuple[int, int, int, int]:
-    """The struct ``Rows`` of ``step.c``."""
+    """The struct ``Rows`` of ``step.h``."""
     if x is None:
         return 0, 0, 0, 0
     example, head, row, _ = x.stride()
