@@ -9,11 +9,13 @@ themselves, so that they need less memory and time:
   Training takes it by default, and evaluation without gradients.
 - :func:`adapters.kernels.tiled.tiled_step`: a tile of edges at a time; keeps no array of all edges. For long
   sequences (``backend="tiled"``).
+- :func:`adapters.kernels.triton_step.triton_step`: the same in Triton, for NVIDIA GPUs, where
+  :func:`~adapters.kernels.triton_step.covers` says so.
 
-Both return the same numbers as the dense backend, also the attention output, and gradients for queries, keys,
+All return the same numbers as the dense backend, also the attention output, and gradients for queries, keys,
 values, separate features of the query nodes, p and :math:`2\mu/p`; the metric gets none. The tiled one takes
-no dropout, whose draw is an array of all edges. They are written with PyTorch operations, so they run on
-every device. Second derivatives (``create_graph=True``, ``hvp``), the transforms of ``torch.func``,
+no dropout, whose draw is an array of all edges. The first two are written with PyTorch operations, so they
+run on every device. Second derivatives (``create_graph=True``, ``hvp``), the transforms of ``torch.func``,
 forward-mode differentiation and ``torch.export`` work too, in the plain tensor operations of
 :mod:`adapters.p_scheme`, which hold arrays of all edges. Masks and draws of dropout are not copied: leave
 them as they are until the backward pass is done. :mod:`adapters.kernels.step` and

@@ -61,7 +61,9 @@ def apply_step(
             "scheme on scores.graph()"
         )
     like = widen(scores.query[:0])
-    p, residual = (torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (p, residual))
+    p, residual = (  # a new number on a GPU is filled in there: copying it would wait
+        x.to(like) if isinstance(x, Tensor) else like.new_full((), x) for x in (p, residual)
+    )
     plain = transformed() or 0 in scores.shape[:4]
     if not plain:
         scores = _with_scale(scores)
