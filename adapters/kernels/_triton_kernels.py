@@ -35,7 +35,7 @@ HIDDEN = tl.constexpr(-1e30)  # the score of a hidden edge
 HIDES_BELOW = tl.constexpr(-9e3)  # an additive mask at or below this hides an edge
 LEAST = tl.constexpr(2.0**-63)  # degrees and squared distances are at least this
 SHARE = tl.constexpr(8 * 2.0**-23)  # and squared distances this share of the squared lengths
-BOOL, ADDED = tl.constexpr(1), tl.constexpr(2)  # kinds of masks
+BOOL = tl.constexpr(1)  # a kind of mask: True shows an edge; the other is added
 
 
 # ---- loads and stores ---------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def _logits(query, key, head, i, j, x, meta: tl.constexpr):
         shown = shown & (j[None, :] <= i[:, None] + (x.m - x.n))
     if meta.mask:
         at = x.mask.data + (head // x.heads) * x.mask.example
-        at += i[:, None].to(tl.int64) * x.mask.row + j[None, :] * x.mask.column
+        at += i[:, None].to(tl.int64) * x.mask.row + j[None, :].to(tl.int64) * x.mask.column
         mask = tl.load(at, mask=(i < x.n)[:, None] & there, other=0)
         if meta.mask == BOOL:
             shown = shown & (mask != 0)

@@ -73,6 +73,16 @@ def test_equals_the_dense_scheme_in_float64(kind, degree, context, numbers):
         assert_near(each, expected, 1e-4)
 
 
+def test_a_number_as_a_mask_hides_all_values_of_a_query():
+    """Models write -1e4 in half precision; a softmax over nothing else would be even."""
+    mask = torch.zeros(1, 1, 3, 4, dtype=torch.float64)
+    mask[..., 2, :] = -1e4
+    scores = replace(random_scores(6, b=1, n=3, m=4, d=2), mask=mask)
+    narrow, _ = single(scores)
+    for got, want in zip(STEP(narrow, 1.5, 0.2, "mean", True), dense(scores, 1.5, 0.15, "mean")):
+        assert_near(got, want)
+
+
 @pytest.mark.parametrize(
     "dtype, causal, rotated", [(torch.bfloat16, True, False), (torch.float16, False, True)]
 )
