@@ -138,6 +138,8 @@ setup(
         "test": TEST,
         "lint": LINT,
         "docs": DOCS,
+        # kernels for NVIDIA GPUs; PyTorch's wheels for CUDA bring it, those for the CPU do not
+        "gpu": ["triton>=3.6; platform_system == 'Linux'"],
         "hub": ["datasets>=3.0"],  # data sets of the Hugging Face hub
         "tracking": ["wandb>=0.17", "mlflow>=2.14"],  # for --track
         "umap": ["umap-learn>=0.5.6"],

@@ -44,7 +44,7 @@ def test_what_is_described(description):
     assert any(line.startswith("torch-scatter") for line in extras["scatter"])
     assert not any(line.startswith("torch-scatter") for line in required)
     everything = required + [line for lines in extras.values() for line in lines]
-    assert not any("==" in line for line in everything), "nothing is pinned"
+    assert not any("==" in line.partition(";")[0] for line in everything), "nothing is pinned"
 
 
 def test_wheel_holds_every_file_of_the_packages(tmp_path):

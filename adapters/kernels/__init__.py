@@ -11,6 +11,8 @@ themselves, so that they need less memory and time:
   two numbers per edge. It stands in for the one in C (``backend="eager"``: always).
 - :func:`adapters.kernels.decoding.decoding_step`: in PyTorch operations, from weights that are known, without
   gradients. It stands in for the one in C while a model decodes with a key/value cache.
+- :func:`adapters.kernels.triton_step.triton_step`: in Triton, for NVIDIA GPUs, where
+  :func:`~adapters.kernels.triton_step.covers` says so.
 - :func:`adapters.kernels.strips.strip_step`: some queries at a time, in C; keeps no array of all edges. For
   long sequences (``backend="tiled"``); :mod:`attngraph.backends.chunks` stands in for it.
 
@@ -34,6 +36,7 @@ from adapters.kernels.decoding import decoding_step, decoding_step_takes
 from adapters.kernels.fused import fused_step
 from adapters.kernels.native import native_step, refusal
 from adapters.kernels.strips import covered, strip_step
+from adapters.kernels.triton_step import covers, triton_step
 from attngraph.errors import UserError
 from attngraph.scores import AttentionScores
 
@@ -45,6 +48,7 @@ __all__ = [
     "native_step",
     "step_of",
     "strip_step",
+    "triton_step",
 ]
 
 
@@ -63,13 +67,17 @@ def step_of(
     """
     if backend == "sparse":
         return None
-    if backend == "tiled":
-        return strip_step if covered(scores) else None
     if backend == "eager":
         return fused_step
+    if backend == "tiled" and covered(scores):
+        return strip_step
     reason = refusal(scores)
-    if reason is None:
+    if backend in ("dense", "native") and reason is None:
         return native_step
     if backend == "native":
         raise UserError(f"backend='native' cannot be used, since {reason}: use 'dense', which does without")
+    if covers(scores):
+        return triton_step
+    if backend == "tiled":
+        return None
     return decoding_step if decoding_step_takes(scores) and not context else fused_step

@@ -61,7 +61,12 @@ def apply_step(
             "scheme on scores.graph()"
         )
     precision = torch.promote_types(scores.query.dtype, torch.float32)
-    p, residual = (torch.as_tensor(x, dtype=precision, device=scores.query.device) for x in (p, residual))
+    p, residual = (  # a new number on a GPU is filled in there: copying it would wait
+        x.to(scores.query.device, precision)
+        if isinstance(x, Tensor)
+        else torch.full((), x, dtype=precision, device=scores.query.device)
+        for x in (p, residual)
+    )
     plain = transformed() or 0 in scores.shape[:4]
     if not plain:
         scores = _with_scale(scores)
