@@ -11,8 +11,8 @@ themselves, so that they need less memory and time:
   two numbers per edge. It stands in for the one in C (``backend="eager"``: always).
 - :func:`adapters.kernels.decoding.decoding_step`: in PyTorch operations, from weights that are known, without
   gradients. It stands in for the one in C while a model decodes with a key/value cache.
-- :func:`adapters.kernels.triton_step.triton_step`: in Triton, for NVIDIA GPUs, where
-  :func:`~adapters.kernels.triton_step.covers` says so.
+- :func:`adapters.kernels.gpu.triton_step`: in Triton, for NVIDIA GPUs, where
+  :func:`~adapters.kernels.gpu.covers` says so.
 - :func:`adapters.kernels.strips.strip_step`: some queries at a time, in C; keeps no array of all edges. For
   long sequences (``backend="tiled"``); :mod:`attngraph.backends.chunks` stands in for it.
 
@@ -34,9 +34,9 @@ from torch import Tensor
 
 from adapters.kernels.decoding import decoding_step, decoding_step_takes
 from adapters.kernels.fused import fused_step
+from adapters.kernels.gpu import covers, triton_step
 from adapters.kernels.native import native_step, refusal
 from adapters.kernels.strips import covered, strip_step
-from adapters.kernels.triton_step import covers, triton_step
 from attngraph.errors import UserError
 from attngraph.scores import AttentionScores
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adapters.kernels import triton_step
+from adapters.kernels import gpu
 from attngraph import AttentionScores, PastDegree
 
 HERE = Path(__file__).parent
@@ -54,7 +54,7 @@ def test_kernels_compile(capability, tmp_path):
 
 def test_the_kernels_can_be_published_alone():
     """They import PyTorch and Triton, and each other relatively; the standard library aside."""
-    folder = Path(triton_step.__file__).parent
+    folder = Path(gpu.__file__).parent
     for name in ("_triton_launch.py", "_triton_kernels.py"):
         for node in ast.walk(ast.parse((folder / name).read_text())):
             if isinstance(node, ast.Import):
@@ -70,12 +70,12 @@ def test_the_kernels_can_be_published_alone():
 @pytest.fixture
 def on_a_gpu(monkeypatch):
     """Triton and an H100, so far as anything but the kernels sees them."""
-    monkeypatch.setattr(triton_step, "_has_triton", lambda: True)
+    monkeypatch.setattr(gpu, "_has_triton", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    triton_step._runs_on.cache_clear()
+    gpu._runs_on.cache_clear()
     with FakeTensorMode():
         yield
-    triton_step._runs_on.cache_clear()
+    gpu._runs_on.cache_clear()
 
 
 def empty_scores(dtype=torch.bfloat16, d=64, device="cuda", **more):
@@ -85,7 +85,7 @@ def empty_scores(dtype=torch.bfloat16, d=64, device="cuda", **more):
 
 def test_what_the_kernels_cover(on_a_gpu, monkeypatch):
     for given in (dict(), dict(dtype=torch.float16), dict(dtype=torch.float32, d=5)):
-        assert triton_step.covers(empty_scores(**given))
+        assert gpu.covers(empty_scores(**given))
     kept = torch.ones(2, 3, 4, 7, dtype=torch.bool, device="cuda")
     for given in (
         dict(dtype=torch.float64),
@@ -93,12 +93,12 @@ def test_what_the_kernels_cover(on_a_gpu, monkeypatch):
         dict(device="cpu"),
         dict(kept=kept, dropout=0.1),
     ):
-        assert not triton_step.covers(empty_scores(**given))
+        assert not gpu.covers(empty_scores(**given))
     mixed = empty_scores()
-    assert not triton_step.covers(replace(mixed, value=mixed.value.float()))
+    assert not gpu.covers(replace(mixed, value=mixed.value.float()))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    triton_step._runs_on.cache_clear()
-    assert not triton_step.covers(empty_scores())
+    gpu._runs_on.cache_clear()
+    assert not gpu.covers(empty_scores())
 
 
 def test_the_host_reads_no_number():
@@ -117,7 +117,7 @@ def test_the_host_reads_no_number():
         leaves = [x.requires_grad_() for x in (scores.query, scores.key, scores.value)]
         p = torch.empty((), requires_grad=True)
         for degree in ("sum", "mean"):
-            out, context = triton_step.triton_step(scores, p, 0.2 / p, degree, context=True)
+            out, context = gpu.triton_step(scores, p, 0.2 / p, degree, context=True)
             assert out.dtype == context.dtype == torch.bfloat16
             grads = torch.autograd.grad(out.sum() + context.sum(), [*leaves, p])
             for x, grad in zip([*leaves, p], grads):

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adapters.kernels import _triton_launch, triton_step
+from adapters.kernels import _triton_launch, gpu
 from tests.adapters.kernels import test_step
 from tests.adapters.kernels.test_step import ROTATED, number
 from tests.attngraph.scores_cases import KINDS, dense, on_leaves, random_scores
 from tests.pairwise import pairwise_params
 
 assert os.environ.get("TRITON_INTERPRET") == "1"
-STEP = triton_step.triton_step
+STEP = gpu.triton_step
 SIZES = dict(h=1, n=20, m=23, d=5)  # two blocks of queries and of values, the last of them not full
 KINDS_HERE = [
     "encoder, bool mask",
@@ -66,7 +66,7 @@ def test_equals_the_dense_scheme_in_float64(kind, degree, context, numbers):
     p, residual = number(numbers[0]), number(2 * numbers[1] / numbers[0])
     want, want_context = dense(scores, p, residual * p / 2, degree)
     narrow, narrow_leaves = single(scores)
-    assert triton_step.covers(narrow, degree, context)
+    assert gpu.covers(narrow, degree, context)
     narrow_p, narrow_residual = (x.detach().float().requires_grad_() for x in (p, residual))
     got, got_context = STEP(narrow, narrow_p, narrow_residual, degree, context)
     assert_near(got, want)
