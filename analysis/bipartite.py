@@ -98,11 +98,6 @@ class Bipartite:
             raise ValueError("the graph has no features: give nodes x of the same width on both sides")
         return self.query, self.value
 
-    @cached_property
-    def weight_log_weight(self) -> Tensor:
-        r""":math:`A_{ij} \log A_{ij}`, ``(b, h, n, m)``; 0 where there is no edge."""
-        return torch.special.xlogy(self.weight, self.weight)
-
     def without_self_loops(self) -> Bipartite:
         """The graph without the edges between node i and node i.
 
@@ -111,9 +106,10 @@ class Bipartite:
         """
         if not self.paired:
             raise ValueError("only a graph whose two sides are the same nodes (paired) has self-loops")
-        loops = torch.eye(self.visible.shape[1], dtype=torch.bool, device=self.visible.device)
-        visible = self.visible & ~loops
-        return replace(self, weight=self.weight * visible[:, None], visible=visible)
+        weight, visible = self.weight.clone(), self.visible.clone()
+        for edges in (weight, visible):
+            edges.diagonal(dim1=-2, dim2=-1).zero_()
+        return replace(self, weight=weight, visible=visible)
 
     def normalised_rows(self) -> Tensor:
         r""":math:`A_{ij}/d_i`; 0 in rows without edges."""
@@ -147,7 +143,7 @@ def positive(x: Tensor) -> Tensor:
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """The quotient; NaN (undefined) where the denominator is not positive."""
-    return torch.where(denominator > 0, numerator / positive(denominator), torch.nan)
+    return torch.where(denominator > 0, numerator / denominator, torch.nan)
 
 
 def factor(metric: Tensor) -> Tensor:
@@ -189,16 +185,17 @@ def _of_attention(graph: AttentionGraph) -> Bipartite:
             "the graph is a step of cached decoding and lacks the earlier queries: read the whole text in "
             "one forward pass"
         )
-    if not graph.weight.isfinite().all():
-        raise ValueError("the graph's weights must be finite: they hold NaN or infinity")
     n, m = graph.shape[2:4]
     dtype = torch.float64 if graph.weight.dtype == torch.float64 else torch.float32
+    weight = graph.weight.to(dtype)
+    if not weight.sum().isfinite():
+        raise ValueError("the graph's weights must be finite: they hold NaN or infinity")
     query, value = graph.query.to(dtype), graph.value.to(dtype)
     if graph.metric is not None:
         root = factor(graph.metric).to(dtype)
         query, value = query @ root, value @ root
     paired = graph.kind == "self" and n == m
-    return Bipartite(graph.weight.to(dtype), visible_edges(graph), query, value, paired)
+    return Bipartite(weight, visible_edges(graph), query, value, paired)
 
 
 def _of_pyg(graph: Data | HeteroData) -> Bipartite:

@@ -20,11 +20,13 @@ fails where :math:`|\hat V_i|^2/d_i` is not small beside :math:`|\hat V_j|^2/e_{
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from analysis.bipartite import divide
+from analysis.bipartite import divide, positive
+from analysis.sums import in_parts
 from attngraph import AttentionGraph
 from attngraph.backends import edges_of
 from attngraph.edges import rsqrt, smallest_weight, square_distance
@@ -64,41 +66,58 @@ def closed_form(graph: AttentionGraph, p: float = 1.5, degree: str = "sum") -> C
         ValueError: another name for ``degree``.
     """
     edges = edges_of(graph)
-    weight = edges.weight
-    there = weight > smallest_weight(weight.dtype)
-    log_m = torch.where(there, weight, 1).log()
-    rsqrt_d, rsqrt_e = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
-    norm_q, norm_v, dot = edges.products(edges.query, edges.value)
-    squares = (
-        square_distance(norm_q, norm_v, dot, rsqrt_d, rsqrt_e),
-        norm_v.clamp_min(smallest_weight(weight.dtype)) * rsqrt_e.square(),
-        square_distance(norm_q, norm_v, torch.zeros_like(dot), rsqrt_d, rsqrt_e),
-    )
-    factors = [
-        torch.where(there, (0.5 * p - 1) * (square.log() + log_m) + rsqrt_e.log(), 0) for square in squares
-    ]  # log(w/M), up to the query's factor; (b, h, n, m)
-    found, *others = (
-        (factor + log_m).masked_fill(~there, -torch.inf).softmax(-1)
-        for factor in (*factors, torch.zeros_like(log_m))
-    )
-    joined = there.any(-1)
-    return ClosedForm(
-        _correlation(*(_centred(factor, there) for factor in factors[:2])),
-        *(_variation(found, other, joined) for other in others),
-    )
+    query, value = edges.with_metric(edges.query), edges.value
+    norms = (query * edges.query).sum(-1)[..., None], edges.square_norm(value)[..., None, :]
+    roots = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
+    found = in_parts(partial(_closed_form, p=p), edges.weight, query, value, *norms, *roots)
+    return ClosedForm(*found)
 
 
-def _centred(x: Tensor, there: Tensor) -> Tensor:
-    """Minus its mean over the query's edges; 0 elsewhere."""
-    mean = x.sum(-1, keepdim=True, dtype=torch.float64) / there.sum(-1, keepdim=True).clamp_min(1)
-    return torch.where(there, x - mean, 0)
+def _closed_form(
+    weight: Tensor,
+    query: Tensor,
+    value: Tensor,
+    norm_q: Tensor,
+    norm_v: Tensor,
+    rsqrt_d: Tensor,
+    rsqrt_e: Tensor,
+    p: float,
+) -> tuple[Tensor, ...]:
+    """``query`` is in the metric of the output projection, norms and roots broadcast to ``(b, h, n, m)``."""
+    least, exponent = smallest_weight(weight.dtype), 0.5 * p - 1
+    gone = None if weight.numel() and weight.amin() > least else weight <= least
+    edges = weight.shape[-1] if gone is None else (~gone).sum(-1, keepdim=True)
+    log_m, log_e = weight.clamp(min=least).log_(), rsqrt_e.clamp_min(least).log()
+
+    def centred(factor: Tensor) -> Tensor:
+        """Minus its mean over the query's edges; 0 elsewhere."""
+        factor = factor if gone is None else factor.masked_fill_(gone, 0)
+        factor.sub_(factor.sum(-1, keepdim=True) / edges)
+        return factor if gone is None else factor.masked_fill_(gone, 0)
+
+    def share(factor: Tensor) -> Tensor:
+        factor.add_(log_m)
+        return (factor if gone is None else factor.masked_fill_(gone, -torch.inf)).softmax(-1)
+
+    def variation(other: Tensor) -> Tensor:
+        """NaN, which does not count, at queries without edges."""
+        return (other.sub_(own).abs_().sum(-1).double() / 2).nanmean(-1)
+
+    # log(w/M), up to the query's factor: of pGNN, of lengths and degrees alone, and of the closed form
+    square = square_distance(norm_q, norm_v, query @ value.mT, rsqrt_d, rsqrt_e)
+    found = centred(square.log_().add_(log_m).mul_(exponent).add_(log_e))
+    lengths = (norm_q * rsqrt_d.square() + norm_v * rsqrt_e.square()).clamp_(min=least)
+    of_lengths = lengths.log_().add_(log_m).mul_(exponent).add_(log_e)
+    of_value = (norm_v.clamp_min(least) * rsqrt_e.square()).clamp_min_(least).log_()
+    form = centred((log_m * exponent).add_(of_value.mul_(exponent).add_(log_e)))
+    r = _correlation(found, form)
+    own = share(found)
+    attention = weight / positive(weight.sum(-1, keepdim=True))
+    return r, *map(variation, (share(form), share(of_lengths), attention))
 
 
 def _correlation(x: Tensor, y: Tensor) -> Tensor:
-    xy, xx, yy = (pair.sum((-2, -1)) for pair in (x * y, x * x, y * y))
+    xy, xx, yy = (
+        torch.linalg.vecdot(*pair).sum(-1, dtype=torch.float64) for pair in ((x, y), (x, x), (y, y))
+    )
     return divide(xy, (xx * yy).sqrt())
-
-
-def _variation(x: Tensor, y: Tensor, joined: Tensor) -> Tensor:
-    of_query = (x - y).abs().sum(-1, dtype=torch.float64) / 2
-    return of_query.masked_fill(~joined, torch.nan).nanmean(-1)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from analysis.bipartite import Bipartite, divide
+from analysis.bipartite import divide, positive
+from analysis.sums import EdgeSums
 
 
 def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
@@ -17,30 +18,33 @@ def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
     .. math:: \operatorname{HSIC}(X, Y) / \sqrt{\operatorname{HSIC}(X, X) \operatorname{HSIC}(Y, Y)},
 
     at most 1: 1 where they agree up to rotation and scale, around 0 where they are unrelated (the unbiased
-    estimate can fall below). Undefined (NaN) with fewer than four pairs. Kornblith et al. 2019, with the
-    unbiased HSIC of Song et al. 2012.
+    estimate can fall below). Undefined (NaN) with fewer than four pairs, or where all y are the same.
+    Kornblith et al. 2019, with the unbiased HSIC of Song et al. 2012.
 
     Args:
         x: ``(..., n, d)``.
         y: ``(..., n, d')``, paired with ``x``.
         valid: bool ``(..., n)``, which pairs count.
     """
-    x, y, n = _centred(x, valid), _centred(y, valid), valid.sum(-1).double()
-    own = _hsic(x, x, n).clamp(min=0) * _hsic(y, y, n).clamp(min=0)
-    return torch.where(n > 3, divide(_hsic(x, y, n), own.sqrt()), torch.nan)
+    (x, k, _), (y, g, total) = _centred(x, valid), _centred(y, valid)
+    n = valid.sum(-1).double()
+    own = _hsic(x, x, k, k, n).clamp(min=0) * _hsic(y, y, g, g, n).clamp(min=0)
+    defined = (n > 3) & (g.sum(-1) > 1e-9 * total)
+    return torch.where(defined, divide(_hsic(x, y, k, g, n), own.sqrt()), torch.nan)
 
 
-def neighbour_cka(graph: Bipartite) -> Tensor:
+def neighbour_cka(query: Tensor, received: Tensor, sums: EdgeSums) -> Tensor:
     r""":func:`cka` of each query :math:`q_i` and what it receives, :math:`\sum_j A_{ij} v_j / d_i`,
     ``(b, h)``. So the clouds are paired by attention, whatever their sizes. Undefined for uniform attention
-    without a mask, where all receive the same."""
-    query, value = graph.features
-    received = graph.normalised_rows() @ value
-    valid = graph.rows[:, None] & (graph.query_degree > 0)
-    mean = divide((received * valid[..., None]).sum(-2, keepdim=True), valid.sum(-1)[..., None, None])
-    centred = (received - mean.nan_to_num(0)) * valid[..., None]
-    constant = centred.square().sum((-1, -2)) <= 1e-9 * received.square().sum((-1, -2))
-    return cka(query, received, valid).masked_fill(constant, torch.nan)
+    without a mask, where all receive the same.
+
+    Args:
+        query: ``(b, h, n, d)``.
+        received: ``(b, h, n, d)``, the sums :math:`\sum_j A_{ij} v_j` of the graph.
+        sums: of the graph, with the degrees.
+    """
+    valid = (sums.seen > 0)[:, None] & (sums.query_degree > 0)
+    return cka(query, received / positive(sums.query_degree)[..., None], valid)
 
 
 def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
@@ -55,7 +59,8 @@ def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
 
     Args:
         x: ``(..., N, d)``, the points of both clouds.
-        is_query: bool ``(..., N)``, which cloud each belongs to.
+        is_query: bool ``(..., N)``, which cloud each belongs to; it may have further axes in front, for
+            other divisions of the same points.
         valid: bool ``(..., N)``, which points count.
     """
     x = x.double()
@@ -113,21 +118,25 @@ def _probe(x: Tensor, is_query: Tensor, train: Tensor, test: Tensor, ridge: floa
     return torch.where((size > 1).all(-1), area, torch.nan)
 
 
-def _centred(x: Tensor, valid: Tensor) -> Tensor:
-    """The valid rows less their mean; others are 0."""
-    x, valid = x.double() * valid[..., None], valid[..., None]
-    return (x - divide(x.sum(-2, keepdim=True), valid.sum(-2, keepdim=True)).nan_to_num(0)) * valid
+def _centred(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The valid rows less their mean, others 0; their squared lengths; and the sum of those of the rows as
+    they were."""
+    mask = valid[..., None].to(x.dtype)
+    x = x * mask
+    total = torch.linalg.vecdot(x, x).sum(-1, dtype=torch.float64)
+    mean = x.sum(-2, keepdim=True, dtype=torch.float64) / positive(mask.sum(-2, keepdim=True))
+    x.sub_(mean.to(x.dtype)).mul_(mask)
+    return x, torch.linalg.vecdot(x, x).double(), total
 
 
-def _hsic(x: Tensor, y: Tensor, n: Tensor) -> Tensor:
-    r"""Song et al. 2012, equation 5, up to the factor n(n - 3), for linear kernels of centred rows.
+def _hsic(x: Tensor, y: Tensor, k: Tensor, g: Tensor, n: Tensor) -> Tensor:
+    r"""Song et al. 2012, equation 5, up to the factor n(n - 3), for linear kernels of centred rows with the
+    squared lengths k and g.
 
     With :math:`K = X X^\top` and its diagonal k taken out, row i of it sums to :math:`-k_i`, since the rows
     of X sum to 0; and :math:`\sum_{ij} K_{ij} G_{ij} = \lVert X^\top Y \rVert^2`. So no matrix of all pairs
     is needed.
     """
-    k, g = x.square().sum(-1), y.square().sum(-1)
     mixed, both = (k * g).sum(-1), k.sum(-1) * g.sum(-1)
-    return (
-        (x.mT @ y).square().sum((-1, -2)) - mixed + divide(both, (n - 1) * (n - 2)) - 2 * divide(mixed, n - 2)
-    )
+    square = (x.mT @ y).double().square().sum((-1, -2))
+    return square - mixed + divide(both, (n - 1) * (n - 2)) - 2 * divide(mixed, n - 2)

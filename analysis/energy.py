@@ -7,57 +7,80 @@ in norms. Value degrees are sums over all queries, in causal graphs too. A graph
 
 from __future__ import annotations
 
+from functools import partial
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from analysis.bipartite import Bipartite, divide, joined
+from analysis.sums import in_parts
 from attngraph.edges import rsqrt
 
 
-def cosines(graph: Bipartite) -> tuple[Tensor, Tensor]:
-    r"""Mean cosine along the edges, :math:`\sum_{ij} A_{ij} \cos(q_i, v_j) / \sum_{ij} A_{ij}`, in [-1, 1];
-    and generalised edge homophily: the same minus what the degrees alone give,
-    :math:`\sum_{ij} d_i e_j \cos(q_i, v_j) / (\sum A)^2`. The latter is positive where attention prefers the
-    values that point the query's way; without a mask it is 0 for uniform attention. Jin et al. 2022."""
-    q, v = (normalize(x, dim=-1) for x in graph.features)
-    total = graph.query_degree.sum(-1, dtype=torch.float64)
-    observed = (q * (graph.weight @ v)).sum((-1, -2), dtype=torch.float64)
-    centre_q = (graph.query_degree[..., None, :] @ q)[..., 0, :].double()
-    centre_v = (graph.value_degree[..., None, :] @ v)[..., 0, :].double()
-    cosine, chance = divide(observed, total), divide((centre_q * centre_v).sum(-1), total.square())
-    return cosine, cosine - chance
+class Energies(NamedTuple):
+    r"""How much features change along the edges. All ``(b, h)``.
 
-
-def dirichlet(graph: Bipartite) -> Tensor:
-    r"""Dirichlet energy :math:`\sum_{ij} A_{ij} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j} \rVert^2`, at least 0.
-
-    It is :math:`\operatorname{tr} X^\top (I - S) X` for :math:`X = [Q; V]` and
-    :math:`S = D^{-1/2} \tilde A D^{-1/2}`. It does not change when A is scaled.
+    Args:
+        cosine: mean cosine along the edges, :math:`\sum_{ij} A_{ij} \cos(q_i, v_j) / \sum_{ij} A_{ij}`, in
+            [-1, 1].
+        generalised_edge: generalised edge homophily: the same minus what the degrees alone give,
+            :math:`\sum_{ij} d_i e_j \cos(q_i, v_j) / (\sum A)^2`. It is positive where attention prefers the
+            values that point the query's way; without a mask it is 0 for uniform attention. Jin et al. 2022.
+        dirichlet: Dirichlet energy :math:`\sum_{ij} A_{ij} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j} \rVert^2`,
+            at least 0. It is :math:`\operatorname{tr} X^\top (I - S) X` for :math:`X = [Q; V]` and
+            :math:`S = D^{-1/2} \tilde A D^{-1/2}`, and does not change when A is scaled.
+        p_dirichlet: p-Dirichlet energy :math:`\sum_{ij} A_{ij}^{p/2} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j}
+            \rVert^p`, at least 0: half the sum over both directions of :math:`\tilde A`. With p = 2 it is the
+            Dirichlet energy. Fu et al. 2022.
     """
-    q, v = _scaled(graph)
-    cross = (q * (graph.weight @ v)).sum((-1, -2), dtype=torch.float64)
-    return (norm(graph, 2) - 2 * cross).clamp(min=0)
+
+    cosine: Tensor
+    generalised_edge: Tensor
+    dirichlet: Tensor
+    p_dirichlet: Tensor
 
 
-def p_dirichlet(graph: Bipartite, p: float = 1.5) -> Tensor:
-    r"""p-Dirichlet energy :math:`\sum_{ij} A_{ij}^{p/2} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j} \rVert^p`, at
-    least 0: half the sum over both directions of :math:`\tilde A`. With p = 2 it is :func:`dirichlet`. Fu et
-    al. 2022.
+def energies(graph: Bipartite, p: float = 1.5) -> Energies:
+    """All energies of a graph.
 
     Raises:
         ValueError: p below 1.
     """
     if p < 1:
         raise ValueError(f"p must be at least 1, got {p}")
-    q, v = _scaled(graph)
-    square = (q @ v.mT).mul_(-2).add_(q.square().sum(-1)[..., None]).add_(v.square().sum(-1)[..., None, :])
-    return square.clamp_(min=0).mul_(graph.weight).pow_(p / 2).sum(-1).sum(-1, dtype=torch.float64)
+    d, e = graph.query_degree, graph.value_degree
+    query, value = graph.features
+    scaled = query * rsqrt(d)[..., None], value * rsqrt(e)[..., None]
+    along, *sums = in_parts(partial(_along, p=p), graph.weight, *scaled)
+    total = d.sum(-1, dtype=torch.float64)
+    q, v = (
+        (degree[..., None, :] @ normalize(x, dim=-1))[..., 0, :].double()
+        for degree, x in ((d, query), (e, value))
+    )
+    cosine, chance = divide(along, total), divide((q * v).sum(-1), total.square())
+    return Energies(cosine, cosine - chance, *sums)
+
+
+def _along(weight: Tensor, q: Tensor, v: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:
+    r""":math:`\sum A \cos(q, v)`, :math:`\sum A R^2` and :math:`\sum (A R^2)^{p/2}` with
+    :math:`R = \lVert q - v \rVert`, of features that are divided by the roots of the degrees."""
+    length_q, length_v = (torch.linalg.vector_norm(x, dim=-1) for x in (q, v))
+    square = q @ v.mT
+    product = square * weight
+    inverse_q, inverse_v = (1 / length.clamp(min=1e-12) for length in (length_q, length_v))
+    cosine = ((product @ inverse_v[..., None])[..., 0] * inverse_q).sum(-1, dtype=torch.float64)
+    torch.add(length_q.square()[..., None], length_v.square()[..., None, :], out=square)
+    square.mul_(weight).sub_(product, alpha=2).clamp_(min=0)
+    dirichlet = square.sum(-1).sum(-1, dtype=torch.float64)
+    power = square.log2_().mul_(p / 2).exp2_()
+    return cosine, dirichlet, power.sum(-1).sum(-1, dtype=torch.float64)
 
 
 def normalised(energy: Tensor, graph: Bipartite, p: float) -> Tensor:
     r"""An energy of a graph over :math:`\sum_i \lVert x_i \rVert^p`, with the exponent that it has (2 for
-    :func:`dirichlet`): free of the scales of features and weights.
+    the Dirichlet energy): free of the scales of features and weights.
 
     For p = 2 it lies in [0, 2]: 0 at :math:`X = (\sqrt d, \sqrt e)`, 2 at :math:`X = (\sqrt d, -\sqrt e)`, 1
     for features that have nothing to do with the edges. For smaller p the upper end grows with the number of
@@ -73,12 +96,6 @@ def norm(graph: Bipartite, p: float) -> Tensor:
         for x, degree in zip(graph.features, (graph.query_degree, graph.value_degree))
     )
     return query + value
-
-
-def _scaled(graph: Bipartite) -> tuple[Tensor, Tensor]:
-    r""":math:`q_i/\sqrt{d_i}` and :math:`v_j/\sqrt{e_j}`."""
-    query, value = graph.features
-    return query * rsqrt(graph.query_degree)[..., None], value * rsqrt(graph.value_degree)[..., None]
 
 
 def decompose(graph: Bipartite) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ it is undefined. All but label informativeness, aggregation and neighbourhoods c
 sides, and raise a ``ValueError`` for labels whose sides have different alphabets (``shared=False``).
 
 >>> graph = Bipartite.of(Data(edge_index=torch.tensor([[0, 1, 2, 3], [1, 2, 0, 4]]), num_nodes=5))
->>> mixing = Mixing(graph, Labels.same([0, 0, 0, 0, 1]).on(graph))
+>>> mixing = Mixing.of(graph, Labels.same([0, 0, 0, 0, 1]))
 >>> edge(mixing).item(), node_query(mixing, isolated=True).item()
 (0.75, 0.6)
 
@@ -16,14 +16,15 @@ The two headline statistics also take PyG's ``edge_index``, ``y`` and ``edge_wei
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from analysis.bipartite import Bipartite, divide, edge_weights
-from analysis.labels import Labels, one_hot
+from analysis.labels import Labels
+from analysis.sums import EdgeSums
 
 
 class Mixing:
@@ -31,36 +32,31 @@ class Mixing:
     classes, C value classes.
 
     Args:
-        graph: the graph.
-        labels: its classes, as :meth:`analysis.labels.Labels.on` returns them.
+        labels: the classes of a graph, as :meth:`analysis.labels.Labels.on` returns them.
+        at_queries: ``(b, h, n, C)``, :math:`\sum_j A_{ij} 1[z_j = l]`: the graph's sums
+            (:class:`analysis.sums.EdgeSums`) of the values' :meth:`~analysis.labels.Labels.codes`.
+        at_values: ``(b, h, m, K)``, :math:`\sum_i A_{ij} 1[y_i = k]`, those of the queries' codes.
+        paired: whether both sides are the same nodes.
 
     Attributes:
-        labels: the labels.
-        at_queries: ``(b, h, n, C)``, :math:`\sum_j A_{ij} 1[z_j = l]`.
         queries, values: ``(b, h|1, K)`` and ``(b, h|1, C)``, numbers of nodes in each class.
-        paired: whether both sides are the same nodes.
         total: ``(b, h)``, weight of the edges whose two ends have a class.
         matrix: ``(b, h, K, C)``, :math:`E_{kl} = \sum_{y_i = k, z_j = l} A_{ij} / \text{total}`; NaN without
             such edges.
     """
 
-    def __init__(self, graph: Bipartite, labels: Labels):
-        sizes = [int(side.max()) + 1 if side.numel() else 0 for side in (labels.query, labels.value)]
-        sizes = [max(1, *sizes)] * 2 if labels.shared else [max(1, size) for size in sizes]
-        self.labels, self.paired, self._weight = labels, graph.paired, graph.weight
-        self.y, self.z = (
-            one_hot(side, size, graph.weight.dtype) for side, size in zip((labels.query, labels.value), sizes)
-        )
+    def __init__(self, labels: Labels, at_queries: Tensor, at_values: Tensor, paired: bool):
+        self.labels, self.at_queries, self.at_values, self.paired = labels, at_queries, at_values, paired
+        self.y, self.z = (codes.to(at_queries.dtype) for codes in labels.codes())
         self.queries, self.values = self.y.sum(-2).double(), self.z.sum(-2).double()
-        self.at_queries = graph.weight @ self.z
-        sums = (self.y.mT @ self.at_queries).double()
+        sums = (self.y.mT @ at_queries).double()
         self.total = sums.sum((-1, -2))
         self.matrix = divide(sums, self.total[..., None, None])
 
-    @cached_property
-    def at_values(self) -> Tensor:
-        r"""``(b, h, m, K)``, :math:`\sum_i A_{ij} 1[y_i = k]`."""
-        return self._weight.mT @ self.y
+    @staticmethod
+    def of(graph: Bipartite, labels: Labels) -> Mixing:
+        """The sums of a graph by the classes of its nodes."""
+        return mixings(graph, [labels.on(graph)])[0]
 
     @property
     def query_marginal(self) -> Tensor:
@@ -75,6 +71,24 @@ class Mixing:
     def counts(self) -> tuple[Tensor, Tensor]:
         """The numbers of classes among the queries and among the values, each ``(b, h|1)``."""
         return (self.queries > 0).sum(-1), (self.values > 0).sum(-1)
+
+
+def mixings(
+    graph: Bipartite, labellings: Sequence[Labels], sums: Callable[..., EdgeSums] = EdgeSums.of
+) -> list[Mixing]:
+    """The sums of a graph by several classes of its nodes, from one pass over the weights.
+
+    Args:
+        graph: the graph.
+        labellings: the classes, as :meth:`analysis.labels.Labels.on` returns them.
+        sums: :meth:`EdgeSums.of`, or :meth:`EdgeSums.uniform` for those of uniform attention.
+    """
+    codes = [labels.codes() for labels in labellings]
+    found = sums(graph, [value for _, value in codes], [query for query, _ in codes])
+    return [
+        Mixing(labels, at_queries, at_values, graph.paired)
+        for labels, at_queries, at_values in zip(labellings, found.at_queries, found.at_values)
+    ]
 
 
 def edge(mixing: Mixing) -> Tensor:
@@ -188,7 +202,7 @@ def _between_classes(
     sums = weight.new_zeros(len(names), len(names)).index_put(tuple(number), weight[known], accumulate=True)
     classes = torch.arange(len(names), device=weight.device)[None]
     graph = Bipartite(sums[None, None], torch.ones_like(sums, dtype=torch.bool)[None])
-    return Mixing(graph, Labels(classes, classes))
+    return Mixing.of(graph, Labels(classes, classes))
 
 
 def aggregation(mixing: Mixing) -> Tensor:

@@ -77,6 +77,17 @@ class Labels:
             query, value = _renumbered(query), _renumbered(value)
         return replace(self, query=query, value=value)
 
+    def codes(self) -> tuple[Tensor, Tensor]:
+        """One-hot codes of the labels :meth:`on` a graph, bool ``(b, h|1, n, K)`` and ``(b, h|1, m, C)``; a
+        row of False for a node without a class. With ``shared`` labels K = C."""
+        sizes = [int(side.max()) + 1 if side.numel() else 0 for side in (self.query, self.value)]
+        sizes = [max(1, *sizes)] * 2 if self.shared else [max(1, size) for size in sizes]
+        query, value = (
+            side[..., None] == torch.arange(size, device=side.device)
+            for side, size in zip((self.query, self.value), sizes)
+        )
+        return query, value
+
     def permuted(self, graph: Bipartite, draws: Draws) -> Labels:
         """The labels :meth:`on` a graph, with the classes permuted; see :mod:`analysis.nulls`."""
         touched = graph.columns[:, None]
@@ -95,11 +106,6 @@ def _renumbered(labels: Tensor) -> Tensor:
     new[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
     rank = torch.zeros_like(labels).scatter(-1, order, new.cumsum(-1))
     return torch.where(labels < 0, -1, rank - (ordered[..., :1] < 0).long())
-
-
-def one_hot(labels: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
-    """``(..., nodes, classes)``; a row of zeros for a node without a class."""
-    return (labels[..., None] == torch.arange(classes, device=labels.device)).to(dtype)
 
 
 def modality(

@@ -63,10 +63,13 @@ def permuted(graph: Bipartite, draws: Draws) -> Bipartite:
         ValueError: the graph has no features.
     """
     query, value = graph.features
-    if not graph.paired:
-        return replace(graph, value=gather(value, shuffle(graph.columns[:, None], draws)[..., None]))
-    order = shuffle((graph.rows | graph.columns)[:, None], draws)[..., None]
-    return replace(graph, query=gather(query, order), value=gather(value, order))
+    touched = graph.columns | graph.rows if graph.paired else graph.columns
+    order = shuffle(touched[:, None], draws)[:, 0]
+
+    def moved(x: Tensor) -> Tensor:
+        return torch.stack([nodes[:, places] for nodes, places in zip(x, order)])
+
+    return replace(graph, query=moved(query) if graph.paired else query, value=moved(value))
 
 
 def shuffle(mask: Tensor, draws: Draws) -> Tensor:
@@ -79,7 +82,6 @@ def shuffle(mask: Tensor, draws: Draws) -> Tensor:
 
 
 def gather(x: Tensor, order: Tensor) -> Tensor:
-    """``x`` with its nodes (axis 2) rearranged; ``order (b, h|1, m)`` for labels, ``(b, 1, m, 1)`` for
-    features."""
+    """Labels ``x (b, h|1, m)`` with their nodes rearranged; ``order (b, h|1, m)``."""
     shape = [max(sizes) for sizes in zip(x.shape, order.shape)]
     return x.expand(shape).gather(2, order.expand(shape))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import TypeAlias
 
 import numpy as np
@@ -14,9 +15,10 @@ from analysis import clouds, energy, entropy, homophily
 from analysis.bipartite import Bipartite
 from analysis.closed_form import closed_form
 from analysis.contrast import Contrast, Distances, Region, queries_per_value, square_distances
-from analysis.homophily import Mixing
+from analysis.homophily import mixings
 from analysis.labels import Labels
 from analysis.nulls import Draws, permuted, shuffle, uniform
+from analysis.sums import EdgeSums
 from attngraph import AttentionGraph
 from attngraph.degrees import check_degree
 
@@ -139,55 +141,67 @@ def measure(
         new_draws: the random numbers of each purpose (a labelling's name, "features", "clouds", "spectra").
         self_loops: keep the diagonal of a paired graph in label statistics.
     """
-    even = uniform(graph)
+    views = [graph]
+    if graph.query is not None:
+        draws = new_draws("features")
+        views += [permuted(graph, draws) for _ in range(settings.permutations)]
+    values = [view.value for view in views if view.value is not None]
+    sums, even = EdgeSums.of(graph, values), EdgeSums.uniform(graph, values[:1])
     measured: dict[Key, Measured] = {
-        (name, ""): Measured(function(graph), function(even))
+        (name, ""): Measured(function(sums), function(even))
         for name, function in WEIGHT_STATISTICS.items()
         if name != "self_weight" or graph.paired
     }
     labelled = graph.without_self_loops() if graph.paired and not self_loops else graph
-    for name, classes in labels.items():
-        by_label = _by_labels(labelled, classes, settings, new_draws(name))
-        measured |= {(statistic, name): result for statistic, result in by_label.items()}
+    if labels:
+        measured |= _by_labels(labelled, labels, settings, new_draws)
     if graph.query is not None:
-        by_feature = _by_features(graph, even, settings, new_draws("features"))
+        by_feature = _by_features(views, sums, even, settings.p)
         by_feature |= _by_clouds(graph, settings, new_draws("clouds"))
         measured |= {(statistic, ""): result for statistic, result in by_feature.items()}
         if settings.bins:
-            measured |= _by_frequency(graph, even, settings.bins, new_draws("spectra"))
+            measured |= _by_frequency(graph, uniform(graph), settings.bins, new_draws("spectra"))
     return measured
 
 
-def _by_labels(graph: Bipartite, classes: Labels, settings: Settings, draws: Draws) -> dict[str, Measured]:
-    observed, even = (Mixing(view, classes.on(view)) for view in (graph, uniform(graph)))
-    shuffled = [Mixing(graph, classes.permuted(graph, draws)) for _ in range(settings.permutations)]
-    values, evens, *nulls = [homophily.label_statistics(mixing) for mixing in (observed, even, *shuffled)]
-    reason = homophily.degenerate(observed)
-    reason_of_pairs = homophily.degenerate(observed, even) if classes.shared else None
-    return {
-        name: Measured(
-            value,
-            evens[name],
-            _mean([null[name] for null in nulls]),
-            reason_of_pairs if name in homophily.SHARED else reason,
-        )
-        for name, value in values.items()
-    }
+def _by_labels(
+    graph: Bipartite, labels: Mapping[str, Labels], settings: Settings, new_draws: NewDraws
+) -> dict[Key, Measured]:
+    versions = []  # of every labelling the observed classes, then permuted ones
+    for name, classes in labels.items():
+        draws = new_draws(name)
+        shuffled = [classes.permuted(graph, draws) for _ in range(settings.permutations)]
+        versions.append([classes.on(graph), *shuffled])
+    every = iter(mixings(graph, list(chain(*versions))))
+    evens = mixings(graph, [observed for observed, *_ in versions], EdgeSums.uniform)
+    measured = {}
+    for (name, classes), flat in zip(labels.items(), evens):
+        observed, *nulls = islice(every, 1 + settings.permutations)
+        reason = homophily.degenerate(observed)
+        reason_of_pairs = homophily.degenerate(observed, flat) if classes.shared else None
+        value, even, *others = map(homophily.label_statistics, (observed, flat, *nulls))
+        for statistic in value:
+            measured[statistic, name] = Measured(
+                value[statistic],
+                even[statistic],
+                _mean([other[statistic] for other in others]),
+                reason_of_pairs if statistic in homophily.SHARED else reason,
+            )
+    return measured
 
 
-def _by_features(graph: Bipartite, even: Bipartite, settings: Settings, draws: Draws) -> dict[str, Measured]:
-    nulls = [_feature_statistics(permuted(graph, draws), settings.p) for _ in range(settings.permutations)]
-    evens = _feature_statistics(even, settings.p)
-    return {
-        name: Measured(value, evens[name], _mean([null[name] for null in nulls]))
-        for name, value in _feature_statistics(graph, settings.p).items()
-    }
+def _by_features(views: list[Bipartite], sums: EdgeSums, even: EdgeSums, p: float) -> dict[str, Measured]:
+    """The first view is the graph, the others have permuted features."""
+    value, *nulls = (
+        _feature_statistics(view, received, sums, p) for view, received in zip(views, sums.at_queries)
+    )
+    flat = _feature_statistics(uniform(views[0]), even.at_queries[0], even, p)
+    return {name: Measured(value[name], flat[name], _mean([null[name] for null in nulls])) for name in value}
 
 
-def _feature_statistics(graph: Bipartite, p: float) -> dict[str, Tensor]:
-    """``FEATURE_STATISTICS`` of a batch; what several of them need is computed once."""
-    cosine, generalised_edge = energy.cosines(graph)
-    dirichlet, p_dirichlet = energy.dirichlet(graph), energy.p_dirichlet(graph, p)
+def _feature_statistics(graph: Bipartite, received: Tensor, sums: EdgeSums, p: float) -> dict[str, Tensor]:
+    """``FEATURE_STATISTICS`` of a batch."""
+    cosine, generalised_edge, dirichlet, p_dirichlet = energy.energies(graph, p)
     return {
         "cosine": cosine,
         "generalised_edge": generalised_edge,
@@ -195,7 +209,7 @@ def _feature_statistics(graph: Bipartite, p: float) -> dict[str, Tensor]:
         "dirichlet_normalised": energy.normalised(dirichlet, graph, 2),
         "p_dirichlet": p_dirichlet,
         "p_dirichlet_normalised": energy.normalised(p_dirichlet, graph, p),
-        "neighbour_cka": clouds.neighbour_cka(graph),
+        "neighbour_cka": clouds.neighbour_cka(graph.features[0], received, sums),
     }
 
 
@@ -211,13 +225,10 @@ def _by_clouds(graph: Bipartite, settings: Settings, draws: Draws) -> dict[str, 
     places = torch.cat([torch.arange(side.shape[1], device=x.device) for side in nodes])
     fold = (places % 2 == 0).expand_as(valid)
     is_query = (torch.arange(x.shape[2], device=x.device) < nodes[0].shape[1]).expand_as(valid)
-    shuffled = is_query.gather(-1, shuffle(valid, draws))
-    return {
-        "mmd": Measured(clouds.mmd(x, is_query, valid), permuted=clouds.mmd(x, shuffled, valid)),
-        "probe_auc": Measured(
-            clouds.probe_auc(x, is_query, valid, fold), permuted=clouds.probe_auc(x, shuffled, valid, fold)
-        ),
-    }
+    sides = torch.stack([is_query, is_query.gather(-1, shuffle(valid, draws))])
+    mmd, null = clouds.mmd(x, sides, valid)
+    auc, null_auc = clouds.probe_auc(x, sides, valid, fold)
+    return {"mmd": Measured(mmd, permuted=null), "probe_auc": Measured(auc, permuted=null_auc)}
 
 
 def _by_frequency(graph: Bipartite, even: Bipartite, bins: int, draws: Draws) -> dict[Key, Measured]:

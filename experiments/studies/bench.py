@@ -118,7 +118,7 @@ BENCHMARKS = {
         bench_runs.statistics,
         dict(b=8, h=12, n=30, m=577, d=64),
         dict(b=1, h=2, n=6, m=20, d=8),
-        bench_runs.CROSS_ATTENTION,
+        bench_runs.IMAGE_ATTENTION,
     ),
 }
 

@@ -19,7 +19,6 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from adapters import PGNN, GraphAdapterConfig
 from adapters.peft import optimizer_groups
-from adapters.scheme import attention
 from analysis.heterophily import Heterophily
 from analysis.labels import Labels
 from attngraph import AttentionGraph, AttentionScores
@@ -134,12 +133,12 @@ def sparse(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
 
 # ---- heterophily statistics of a layer ---------------------------------------------------------------------
 
-CROSS_ATTENTION = "cross-attention itself"
+IMAGE_ATTENTION = "the image's self-attention itself"
 
 
 def statistics(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
     """All statistics of one layer except spectra, nulls and bootstrap included, of ``n`` words and ``m``
-    image nodes with two sets of labels."""
+    image nodes with two sets of labels; and the layer's own attention, forward."""
     sizes = {"text": n, "image": m}
 
     def graph(queries: str, values: str) -> AttentionGraph:
@@ -157,12 +156,17 @@ def statistics(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
             labels[name] = Labels(of[0], of[0] if queries == values else of[1])
         return lambda: Heterophily().add("layer", layer, labels)
 
-    query, key, value = drawn((b, h, n, d), (b, h, m, d), (b, h, m, d))
+    def attention_of(queries: str, values: str) -> Run:
+        tensors = drawn(*((b, h, sizes[side], d) for side in (queries, values, values)))
+        return lambda: plain_attention(*tensors)
+
     return {
-        CROSS_ATTENTION: lambda: attention(AttentionScores(2 * query, key, value)),
-        "statistics of cross-attention": statistics_of("text", "image"),
-        "statistics of the text's self-attention": statistics_of("text", "text"),
+        IMAGE_ATTENTION: attention_of("image", "image"),
         "statistics of the image's self-attention": statistics_of("image", "image"),
+        "cross-attention itself": attention_of("text", "image"),
+        "statistics of cross-attention": statistics_of("text", "image"),
+        "the text's self-attention itself": attention_of("text", "text"),
+        "statistics of the text's self-attention": statistics_of("text", "text"),
     }
 
 

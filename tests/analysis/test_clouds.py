@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from analysis.bipartite import Bipartite
 from analysis.clouds import cka, mmd, neighbour_cka, probe_auc
 from analysis.nulls import uniform
+from analysis.sums import EdgeSums
 from tests.analysis.example_graphs import random_graph
 
 
@@ -50,17 +51,22 @@ def test_cka_known_answers():
     assert cka(x[:, :4], x[:, :4], valid[:, :4]).item() == pytest.approx(1)
 
 
+def cka_of(graph: Bipartite) -> torch.Tensor:
+    sums = EdgeSums.of(graph, [graph.value])
+    return neighbour_cka(graph.query, *sums.at_queries, sums)
+
+
 def test_neighbour_cka():
     graph = Bipartite.of(random_graph(n=9, m=9, padding=False))
     eye = torch.eye(9, dtype=torch.float64).expand(2, 3, 9, 9)
     own = replace(graph, weight=eye, value=graph.query)
-    assert torch.allclose(neighbour_cka(own), torch.ones(2, 3, dtype=torch.float64))
+    assert torch.allclose(cka_of(own), torch.ones(2, 3, dtype=torch.float64))
     parts = {name: getattr(graph, name).float() for name in ("weight", "query", "value")}
     single = replace(graph, **parts)
-    assert neighbour_cka(uniform(single)).isnan().all()
-    assert torch.allclose(neighbour_cka(single).double(), neighbour_cka(graph), atol=1e-4)
+    assert cka_of(uniform(single)).isnan().all()
+    assert torch.allclose(cka_of(single).double(), cka_of(graph), atol=1e-4)
     small = replace(graph, query=1e-6 * graph.query, value=1e-6 * graph.value)
-    assert torch.allclose(neighbour_cka(small), neighbour_cka(graph))
+    assert torch.allclose(cka_of(small), cka_of(graph))
 
 
 def pool(x: torch.Tensor, y: torch.Tensor):

@@ -11,12 +11,10 @@ from torch_geometric.utils import erdos_renyi_graph, get_laplacian, to_dense_adj
 
 from analysis.bipartite import Bipartite
 from analysis.energy import (
-    cosines,
     decompose,
-    dirichlet,
+    energies,
     norm,
     normalised,
-    p_dirichlet,
     spectral_density,
     spectral_energy,
 )
@@ -24,7 +22,7 @@ from tests.analysis.example_graphs import random_graph
 
 
 def over_norm(graph: Bipartite, p: float = 2) -> torch.Tensor:
-    return normalised(dirichlet(graph) if p == 2 else p_dirichlet(graph, p), graph, p)
+    return normalised(energies(graph, p).p_dirichlet, graph, p)
 
 
 def test_cosine_against_features_after_the_output_projection():
@@ -33,7 +31,7 @@ def test_cosine_against_features_after_the_output_projection():
     graph = random_graph(n=6, m=8)
     output = torch.randn(3, 4, 12, dtype=torch.float64)  # W_o per head
     graph = replace(graph, metric=output @ output.mT)
-    observed, excess = cosines(Bipartite.of(graph))
+    observed, excess = energies(Bipartite.of(graph))[:2]
     for e in range(2):
         for h in range(3):
             sides = graph.query[e, h] @ output[h], graph.value[e, h] @ output[h]
@@ -64,9 +62,11 @@ def test_against_loops(options):
     graph = Bipartite.of(random_graph(**options))
     for e in range(2):
         for h in range(3):
-            assert dirichlet(graph)[e, h].item() == pytest.approx(loops(graph, e, h, 2), rel=1e-9)
+            assert energies(graph).dirichlet[e, h].item() == pytest.approx(loops(graph, e, h, 2), rel=1e-9)
             for p in (1, 1.5, 2, 3):
-                assert p_dirichlet(graph, p)[e, h].item() == pytest.approx(loops(graph, e, h, p), rel=1e-9)
+                assert energies(graph, p).p_dirichlet[e, h].item() == pytest.approx(
+                    loops(graph, e, h, p), rel=1e-9
+                )
 
 
 def test_is_the_laplacian_form_of_pyg():
@@ -77,7 +77,7 @@ def test_is_the_laplacian_form_of_pyg():
     laplacian = to_dense_adj(sparse[0], edge_attr=sparse[1])[0]
     expected = torch.trace(x.T @ laplacian @ x).item()
     graph = Bipartite.of(Data(x=x, edge_index=index))  # every node on both sides: twice the energy
-    assert dirichlet(graph).item() == pytest.approx(2 * expected, rel=1e-9)
+    assert energies(graph).dirichlet.item() == pytest.approx(2 * expected, rel=1e-9)
 
 
 def test_range_and_known_answers():
@@ -89,11 +89,11 @@ def test_range_and_known_answers():
     share = over_norm(graph)
     assert (share > 0).all() and (share < 2).all()
     wide = Bipartite(7 * graph.weight, graph.visible, 3 * graph.query, 3 * graph.value)
-    assert torch.allclose(dirichlet(wide), 9 * dirichlet(graph))
+    assert torch.allclose(energies(wide).dirichlet, 9 * energies(graph).dirichlet)
     assert torch.allclose(over_norm(wide, 1.5), over_norm(graph, 1.5))
     with pytest.raises(ValueError, match="p must be at least 1"):
-        p_dirichlet(graph, 0.5)
-    assert torch.allclose(normalised(p_dirichlet(graph, 2), graph, 2), share)
+        energies(graph, 0.5)
+    assert torch.allclose(normalised(energies(graph, 2).p_dirichlet, graph, 2), share)
 
 
 def test_nodes_without_edges_and_tiny_degrees():
@@ -104,7 +104,7 @@ def test_nodes_without_edges_and_tiny_degrees():
     weight = graph.weight.float()
     weight[..., 0] = 1e-38  # 1/e would overflow
     tiny = Bipartite(weight, graph.visible, graph.query.float(), graph.value.float())
-    assert p_dirichlet(tiny).isfinite().all() and dirichlet(tiny).isfinite().all()
+    assert energies(tiny).p_dirichlet.isfinite().all() and energies(tiny).dirichlet.isfinite().all()
     nothing = Bipartite(torch.zeros_like(graph.weight), graph.visible, graph.query, graph.value)
     assert over_norm(nothing).isnan().all() and (norm(nothing, 2) == 0).all()
 

@@ -45,7 +45,7 @@ from tests.analysis.example_graphs import block_model, random_graph
 
 def mixing_of(graph, labels) -> Mixing:
     view = Bipartite.of(graph)
-    return Mixing(view, (labels if isinstance(labels, Labels) else Labels.same(labels)).on(view))
+    return Mixing.of(view, (labels if isinstance(labels, Labels) else Labels.same(labels)).on(view))
 
 
 def plain(edges, n: int, undirected: bool = False, **fields) -> Data:
@@ -251,7 +251,7 @@ def test_edge_lists_of_many_nodes_and_of_none():
 def reason(graph, labels: Labels) -> int:
     view = Bipartite.of(graph)
     labels = labels.on(view)
-    return degenerate(Mixing(view, labels), Mixing(uniform(view), labels)).item()
+    return degenerate(Mixing.of(view, labels), Mixing.of(uniform(view), labels)).item()
 
 
 def test_degenerate():
@@ -277,17 +277,17 @@ def test_labels_that_all_differ():
     """Dealing them anew renames them, and no more: then a statistic equals its null by construction."""
     cross = Bipartite.of(random_graph(b=1, h=2, n=4, m=5, padding=False))
     apart = Labels(torch.tensor([[0, 0, 1, 1]]), torch.arange(5)[None])
-    mixing = Mixing(cross, apart.on(cross))
+    mixing = Mixing.of(cross, apart.on(cross))
     assert (degenerate(mixing) == ALL_DIFFER).all() and (
-        degenerate(mixing, Mixing(uniform(cross), apart.on(cross))) == FINE
+        degenerate(mixing, Mixing.of(uniform(cross), apart.on(cross))) == FINE
     ).all()
-    dealt = [Mixing(cross, apart.permuted(cross, Draws(seed))) for seed in range(4)]
+    dealt = [Mixing.of(cross, apart.permuted(cross, Draws(seed))) for seed in range(4)]
     informed = label_informativeness(mixing)
     assert all(torch.allclose(label_informativeness(single), informed) for single in dealt)
     graph = random_graph(b=1, h=2, kind="self", causal=True, n=4, padding=False)
     bare = Bipartite.of(graph).without_self_loops()
     for labels, expected in (([0, 1, 2, 0], FINE), ([-1, 1, 2, 3], ALL_DIFFER)):
-        assert (degenerate(Mixing(bare, Labels.same(labels).on(bare))) == expected).all(), labels
+        assert (degenerate(Mixing.of(bare, Labels.same(labels).on(bare))) == expected).all(), labels
     looped = plain([(0, 1), (1, 1), (2, 0)], 3)  # edge homophily 1/3, whoever is who
     assert reason(looped, Labels.same([0, 1, 2])) == ALL_DIFFER
     shifted = Labels(torch.tensor([[0, 1, 2, 3]]), torch.tensor([[1, 2, 3, 0]]))  # "the next one": a finding
@@ -351,9 +351,9 @@ def test_aggregation_and_neighbourhoods_against_loops():
     y, z = torch.randint(0, 3, (2, 9), generator=draw), torch.randint(0, 4, (2, 11), generator=draw)
     y[:, 4] = 3  # a class of one query
     labels = Labels(y, z, shared=False).on(graph)
-    mixing = Mixing(graph, labels)
+    mixing = Mixing.of(graph, labels)
     by_label = aggregation(mixing)
-    small = Mixing(replace(graph, weight=1e-6 * graph.weight), labels)
+    small = Mixing.of(replace(graph, weight=1e-6 * graph.weight), labels)
     assert torch.equal(aggregation(small), by_label)  # what a tie is depends on no unit
     similarity, contrast = neighbourhood_similarity(mixing), neighbourhood_contrast(mixing)
     for e in range(2):
@@ -384,19 +384,19 @@ def test_heterophilous_classes_with_neighbourhoods_of_their_own():
     y = torch.arange(6) % 2
     weight = (y[:, None] != y[None]).double()
     graph = Bipartite(weight[None, None], torch.ones(1, 6, 6, dtype=torch.bool))
-    mixing = Mixing(graph, Labels.same(y).on(graph))
+    mixing = Mixing.of(graph, Labels.same(y).on(graph))
     assert aggregation(mixing).item() == 1
     assert torch.equal(neighbourhood_similarity(mixing)[0, 0], torch.eye(2, dtype=torch.float64))
     assert neighbourhood_contrast(mixing).item() == 1
-    flat = Mixing(uniform(graph), Labels.same(y).on(graph))
+    flat = Mixing.of(uniform(graph), Labels.same(y).on(graph))
     assert aggregation(flat).item() == 0.5  # all ties
     assert neighbourhood_contrast(flat).item() == pytest.approx(0, abs=1e-12)
     # a query that looks at nothing but a value without a class counts nowhere
     wide = torch.block_diag(weight, torch.ones(1, 1)).double()
     wide = Bipartite(wide[None, None], torch.ones(1, 7, 7, dtype=torch.bool))
     labels = Labels(*(torch.cat([y, torch.tensor([last])])[None] for last in (0, -1)))
-    more = Mixing(wide, labels.on(wide))
+    more = Mixing.of(wide, labels.on(wide))
     assert aggregation(more).item() == neighbourhood_contrast(more).item() == 1
     assert torch.equal(neighbourhood_similarity(more), neighbourhood_similarity(mixing))
-    single = Mixing(graph, Labels.same(torch.zeros(6, dtype=torch.long)).on(graph))
+    single = Mixing.of(graph, Labels.same(torch.zeros(6, dtype=torch.long)).on(graph))
     assert aggregation(single).isnan().item() and neighbourhood_contrast(single).isnan().item()

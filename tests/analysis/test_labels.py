@@ -3,7 +3,7 @@ import torch
 from sklearn.cluster import KMeans
 
 from analysis.bipartite import Bipartite
-from analysis.labels import IMAGE, SPECIAL, TEXT, Labels, SharedClusters, classes_of_tokens, modality, one_hot
+from analysis.labels import IMAGE, SPECIAL, TEXT, Labels, SharedClusters, classes_of_tokens, modality
 from analysis.nulls import Draws
 from attngraph import AttentionGraph
 from tests.analysis.example_graphs import random_graph
@@ -54,7 +54,15 @@ def test_classes_of_tokens():
     result = classes_of_tokens([["a", "red", "circle"], ["a", "##s", "[PAD]"]], kinds)
     assert result.tolist() == [[0, 1, 2], [0, -1, -1]]
     assert classes_of_tokens([["circle"]], {"circle": "noun"}, names=["x", "noun"]).tolist() == [[1]]
-    assert one_hot(torch.tensor([1, -1]), 2, torch.float32).tolist() == [[0, 1], [0, 0]]
+
+
+def test_codes():
+    y, z = torch.tensor([[1, -1]]), torch.tensor([[0, 1, 2]])
+    query, value = Labels(y, z).codes()
+    assert query[0, 0].long().tolist() == [[0, 1, 0], [0, 0, 0]] and torch.equal(
+        value[0, 0].long(), torch.eye(3).long()
+    )
+    assert [x.shape[-1] for x in Labels(y, z, shared=False).codes()] == [2, 3]
 
 
 def test_shared_clusters_find_planted_ones():

@@ -9,7 +9,7 @@ import torch
 from analysis.bipartite import Bipartite
 from analysis.closed_form import closed_form
 from analysis.contrast import Distances, Region, contrast, square_distances
-from analysis.energy import cosines, normalised, p_dirichlet
+from analysis.energy import energies, normalised
 from analysis.entropy import entropy
 from analysis.heterophily import (
     COLUMNS,
@@ -23,6 +23,7 @@ from analysis.heterophily import (
 from analysis.homophily import Mixing, adjusted, aggregation, label_informativeness, node_value
 from analysis.labels import Labels
 from analysis.nulls import uniform
+from analysis.sums import EdgeSums
 from attngraph import AttentionGraph
 from tests.analysis.example_graphs import block_model, labels_for, line, random_graph
 
@@ -35,12 +36,14 @@ def test_numbers_are_those_of_the_functions():
         *REGION_STATISTICS,
     }
     views = [Bipartite.of(graph) for graph in graphs]
-    mixings = [Mixing(view, labels_for(graph).on(view)) for view, graph in zip(views, graphs)]
+    mixings = [Mixing.of(view, labels_for(graph).on(view)) for view, graph in zip(views, graphs)]
     evens = [uniform(view) for view in views]
     for name, parts in {
-        "entropy": [entropy(view) for view in views],
-        "cosine": [cosines(view)[0] for view in views],
-        "p_dirichlet_normalised": [normalised(p_dirichlet(view, 1.25), view, 1.25) for view in views],
+        "entropy": [entropy(EdgeSums.of(view)) for view in views],
+        "cosine": [energies(view).cosine for view in views],
+        "p_dirichlet_normalised": [
+            normalised(energies(view, 1.25).p_dirichlet, view, 1.25) for view in views
+        ],
         "adjusted": [adjusted(mixing) for mixing in mixings],
         "node_value": [node_value(mixing) for mixing in mixings],
         "label_informativeness": [label_informativeness(mixing) for mixing in mixings],
@@ -61,7 +64,7 @@ def test_numbers_are_those_of_the_functions():
         assert line(table, name, 1).examples == 6
         assert line(table, name).low < line(table, name).value < line(table, name).high
     assert line(table, "generalised_edge").null_uniform == pytest.approx(
-        torch.cat([cosines(x)[1] for x in evens]).mean().item()
+        torch.cat([energies(x).generalised_edge for x in evens]).mean().item()
     )
 
 
