@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,7 @@ def check_nodes(query: Tensor, value: Tensor) -> tuple[int, int, int, int, int]:
     return b, h, n, value.shape[2], d
 
 
-def check_shape(name: str, tensor: Tensor | None, *shapes: tuple[int, ...], like: str = "") -> None:
+def check_shape(name: str, tensor: Any, *shapes: tuple[int, ...], like: str = "") -> None:
     """A tensor of one of some shapes, or None.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -22,6 +22,7 @@ from attngraph.reading.degree_cache import NO_PLACE, check_grows, degree_cache_o
 from attngraph.reading.heads import repeat_heads
 from attngraph.reading.outputs import Metric, widths
 from attngraph.scores import AttentionScores
+from attngraph.streaming import Streamed, scores_of
 
 _active_collector: Any
 try:  # where transformers (5.24) notes what a model was asked to return
@@ -29,6 +30,11 @@ try:  # where transformers (5.24) notes what a model was asked to return
 except ImportError:
     _active_collector = None
 
+BIASED = (
+    "adds numbers to its scores (position biases), which are not known where a fused attention is streamed: "
+    'set the model to eager attention (model.set_attn_implementation("eager")), read it without stream, or '
+    "leave the layer out (layers=...)"
+)
 NO_GRADIENT = (
     "returned attentions carry no gradient where graph adapters compute a layer's output from its scores (in "
     "training, and with backend='tiled' always): for a loss on attentions use backend='sparse'"
@@ -106,6 +112,10 @@ class Call:
         scale: the factor of the scores where the model gave it, else None.
         is_softmax: says whether scale and mask are all that the scores are made of; None where the mask is
             more than that.
+        only_hides: whether the mask hides edges and adds nothing to the others' scores.
+        fused: the model has computed the call by PyTorch's fused attention: it does not wait for
+            :attr:`context`.
+        triangular: query i sees values up to i only, without a mask.
         unrotated: finds the queries before rotary embedding; see
             :func:`attngraph.reading.projection.unrotated`.
         no_graph: why the call is no attention graph; see :meth:`replace_eager`.
@@ -133,6 +143,9 @@ class Call:
     eager: partial[tuple[Tensor, Tensor]]
     scale: float | None
     is_softmax: Callable[[], bool] | None
+    only_hides: bool
+    fused: bool
+    triangular: bool
     unrotated: Callable[[], tuple[Tensor | None, bool]]
     no_graph: str | None = None
     held: bool = False
@@ -270,6 +283,15 @@ class Call:
                 check_grows(self.cache, self.layer_idx)
         if not self.is_softmax():
             return None
+        return replace(
+            self._scores(),
+            metric=metric,
+            feature=None if self.feature is self.query else self.feature,
+            kept=self.kept,
+            dropout=self.dropout,
+        )
+
+    def _scores(self) -> AttentionScores:
         return AttentionScores(
             self.query,
             self.key,
@@ -277,12 +299,47 @@ class Call:
             1 / math.sqrt(self.query.shape[-1]) if self.scale is None else self.scale,
             mask=None if self.visible is None else self.visible[:, None],
             query_mask=None if self.valid else self.query_mask,
+            triangular=self.triangular,
             causal=self.causal,
-            metric=metric,
-            feature=None if self.feature is self.query else self.feature,
-            kept=self.kept,
-            dropout=self.dropout,
         )
+
+    def streamed(
+        self, heads: list[int] | None, top_k: int | None, metric: Tensor | None = None, **fields: Any
+    ) -> AttentionGraph:
+        """The call as a graph whose weights are never all in memory (:class:`attngraph.streaming.Streamed`),
+        unless the model makes them itself and more goes into them than scores and a mask; without what a
+        cache holds from earlier queries.
+
+        Args:
+            heads: those that are wanted; None for all.
+            top_k: how many edges of each query will be kept.
+            metric: see :meth:`Site.metric`.
+            fields: further fields of :class:`attngraph.AttentionGraph`.
+
+        Raises:
+            UserError: as for :meth:`graph`; or a fused attention whose mask adds numbers to the scores.
+        """
+        self._check_is_graph()
+        chosen = slice(None) if heads is None else heads
+        if self.fused and not self.only_hides:
+            raise UserError(f"{self.site.name} {BIASED}")
+        if not (self.fused or (self.only_hides and self.is_softmax is not None and self.is_softmax())):
+            return self.graph(metric=metric, **fields)[:, chosen].detach()
+        weight: Any = Streamed.of(scores_of(self._scores(), slice(None), chosen), top_k)
+        graph = AttentionGraph(
+            self.feature[:, chosen],
+            self.value[:, chosen],
+            weight,
+            query_mask=self.query_mask,
+            value_mask=self.visible,
+            causal=self.causal,
+            span=self.span,
+            metric=None if metric is None else metric[chosen],
+            kind=self.kind,
+            rotated=self.rotated,
+            **fields,
+        )
+        return graph.detach()
 
     def graph(self, dropped: bool = False, metric: Tensor | None = None, **fields: Any) -> AttentionGraph:
         """The call as a graph, without what a cache holds from earlier queries (see :meth:`remember`).
@@ -296,14 +353,7 @@ class Call:
             UserError: query and value features of different widths, or a call that is none
                 (:meth:`replace_eager`).
         """
-        if self.no_graph:
-            raise UserError(f"{self.site.name}: {self.no_graph}")
-        if self.query.shape[-1] != self.value.shape[-1]:
-            raise UserError(
-                f"{self.site.name}: queries have {self.query.shape[-1]} features per head and values "
-                f"{self.value.shape[-1]}; a graph needs both in one space: leave the layer out "
-                "(layers=...; for adapters exclude_modules=...)"
-            )
+        self._check_is_graph()
         return AttentionGraph(
             self.feature,
             self.value,
@@ -317,6 +367,16 @@ class Call:
             rotated=self.rotated,
             **fields,
         )
+
+    def _check_is_graph(self) -> None:
+        if self.no_graph:
+            raise UserError(f"{self.site.name}: {self.no_graph}")
+        if self.query.shape[-1] != self.value.shape[-1]:
+            raise UserError(
+                f"{self.site.name}: queries have {self.query.shape[-1]} features per head and values "
+                f"{self.value.shape[-1]}; a graph needs both in one space: leave the layer out "
+                "(layers=...; for adapters exclude_modules=...)"
+            )
 
     def remember(self, graph: AttentionGraph, owner: str) -> AttentionGraph:
         """The graph with the degrees that earlier queries left in the key/value cache, where its own are then

@@ -103,17 +103,14 @@ class DegreeCache:
         if self.calls:
             self._shorten()
         if graph.span is not None:
-            rows = graph.value_degree("sum").detach()[:, :, -self.REACH :].clone()
+            rows = graph.last_value_degrees(self.REACH).detach().clone()
             self.calls.append(_Call(rows, True, queries[:, -self.REACH :], n, start, several))
         else:
-            weight, early = graph.weight.detach(), max(0, n - (self.REACH - 1))
+            early = max(0, n - (self.REACH - 1))
+            before, rows = graph.split_degree(early)
             if early:
-                total = widen(weight[:, :, :early]).sum(2)
-                if graph.past_degree is not None:
-                    total += graph.past_degree.total
                 counted = queries[:, early - 1 : early]
-                self.calls.append(_Call(total[:, :, None], True, counted, early, start, False))
-            rows = weight[:, :, early:].clone()
+                self.calls.append(_Call(before[:, :, None], True, counted, early, start, False))
             self.calls.append(_Call(rows, False, queries[:, early:], n - early, start, several))
         while sum(call.length for call in self.calls[self._old + 1 :]) >= self.ROWS - 1:
             self._forget(self._old)
