@@ -111,10 +111,9 @@ def _probe(x: Tensor, is_query: Tensor, train: Tensor, test: Tensor, ridge: floa
     )
     score = (x @ probe)[..., 0]
     query, value = (test & is_query).double(), (test & ~is_query).double()
-    higher = (score[..., :, None] > score[..., None, :]).double() + 0.5 * (
-        score[..., :, None] == score[..., None, :]
-    )
-    area = divide((query[..., None, :] @ higher @ value[..., None])[..., 0, 0], query.sum(-1) * value.sum(-1))
+    above = (score[..., :, None] - score[..., None, :]).sign_()  # of each pair, 1 where the first is higher
+    above = (query[..., None, :] @ above @ value[..., None])[..., 0, 0]
+    area = (1 + divide(above, query.sum(-1) * value.sum(-1))) / 2
     return torch.where((size > 1).all(-1), area, torch.nan)
 
 

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from analysis.bipartite import Bipartite, divide, joined
 from analysis.sums import in_parts
 from attngraph.edges import rsqrt
+
+_SHORTEST = 1e-12  # a shorter feature has no direction
 
 
 class Energies(NamedTuple):
@@ -28,39 +29,62 @@ class Energies(NamedTuple):
         generalised_edge: generalised edge homophily: the same minus what the degrees alone give,
             :math:`\sum_{ij} d_i e_j \cos(q_i, v_j) / (\sum A)^2`. It is positive where attention prefers the
             values that point the query's way; without a mask it is 0 for uniform attention. Jin et al. 2022.
-        dirichlet: Dirichlet energy :math:`\sum_{ij} A_{ij} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j} \rVert^2`,
-            at least 0. It is :math:`\operatorname{tr} X^\top (I - S) X` for :math:`X = [Q; V]` and
+        dirichlet: Dirichlet energy :math:`\sum_{ij} A_{ij} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j}
+            \rVert^2`, at least 0. It is :math:`\operatorname{tr} X^\top (I - S) X` for :math:`X = [Q; V]` and
             :math:`S = D^{-1/2} \tilde A D^{-1/2}`, and does not change when A is scaled.
+        dirichlet_normalised: the same over :math:`\sum_i \lVert x_i \rVert^2`, the sum over the nodes of both
+            sides that have edges: free of the scales of features and weights. It lies in [0, 2]: 0 at
+            :math:`X = (\sqrt d, \sqrt e)`, 2 at :math:`X = (\sqrt d, -\sqrt e)`, 1 for features that have
+            nothing to do with the edges.
         p_dirichlet: p-Dirichlet energy :math:`\sum_{ij} A_{ij}^{p/2} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j}
             \rVert^p`, at least 0: half the sum over both directions of :math:`\tilde A`. With p = 2 it is the
             Dirichlet energy. Fu et al. 2022.
+        p_dirichlet_normalised: the same over :math:`\sum_i \lVert x_i \rVert^p`. For p below 2 the upper end
+            grows with the number of edges of a node, up to :math:`2^{p-1} \max_i \sum_j (A_{ij}/d_i)^{p/2}`
+            over the nodes of both sides, so compare it with its nulls only.
     """
 
     cosine: Tensor
     generalised_edge: Tensor
     dirichlet: Tensor
+    dirichlet_normalised: Tensor
     p_dirichlet: Tensor
+    p_dirichlet_normalised: Tensor
 
 
 def energies(graph: Bipartite, p: float = 1.5) -> Energies:
-    """All energies of a graph.
+    """The energies of a graph, NaN where there is nothing to divide by.
+
+    Args:
+        graph: the graph.
+        p: exponent of the p-Dirichlet energy, at least 1.
 
     Raises:
         ValueError: p below 1.
     """
     if p < 1:
         raise ValueError(f"p must be at least 1, got {p}")
-    d, e = graph.query_degree, graph.value_degree
-    query, value = graph.features
-    scaled = query * rsqrt(d)[..., None], value * rsqrt(e)[..., None]
-    along, *sums = in_parts(partial(_along, p=p), graph.weight, *scaled)
-    total = d.sum(-1, dtype=torch.float64)
+    sides = list(zip(graph.features, (graph.query_degree, graph.value_degree)))
+    lengths = [torch.linalg.vector_norm(x, dim=-1) for x, _ in sides]
+    scaled = [x * rsqrt(degree)[..., None] for x, degree in sides]
+    along, dirichlet, p_dirichlet = in_parts(partial(_along, p=p), graph.weight, *scaled)
+    # the mean direction of either side, each node by its degree
     q, v = (
-        (degree[..., None, :] @ normalize(x, dim=-1))[..., 0, :].double()
-        for degree, x in ((d, query), (e, value))
+        ((degree / length.clamp(min=_SHORTEST))[..., None, :] @ x)[..., 0, :].double()
+        for (x, degree), length in zip(sides, lengths)
     )
+    total = graph.query_degree.sum(-1, dtype=torch.float64)
     cosine, chance = divide(along, total), divide((q * v).sum(-1), total.square())
-    return Energies(cosine, cosine - chance, *sums)
+
+    def norm(power: float) -> Tensor:
+        query, value = (
+            (length.pow(power) * joined(degree)).sum(-1, dtype=torch.float64)
+            for (_, degree), length in zip(sides, lengths)
+        )
+        return query + value
+
+    normalised = divide(dirichlet, norm(2)), divide(p_dirichlet, norm(p))
+    return Energies(cosine, cosine - chance, dirichlet, normalised[0], p_dirichlet, normalised[1])
 
 
 def _along(weight: Tensor, q: Tensor, v: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -69,33 +93,13 @@ def _along(weight: Tensor, q: Tensor, v: Tensor, p: float) -> tuple[Tensor, Tens
     length_q, length_v = (torch.linalg.vector_norm(x, dim=-1) for x in (q, v))
     square = q @ v.mT
     product = square * weight
-    inverse_q, inverse_v = (1 / length.clamp(min=1e-12) for length in (length_q, length_v))
+    inverse_q, inverse_v = (1 / length.clamp(min=_SHORTEST) for length in (length_q, length_v))
     cosine = ((product @ inverse_v[..., None])[..., 0] * inverse_q).sum(-1, dtype=torch.float64)
     torch.add(length_q.square()[..., None], length_v.square()[..., None, :], out=square)
     square.mul_(weight).sub_(product, alpha=2).clamp_(min=0)
     dirichlet = square.sum(-1).sum(-1, dtype=torch.float64)
     power = square.log2_().mul_(p / 2).exp2_()
     return cosine, dirichlet, power.sum(-1).sum(-1, dtype=torch.float64)
-
-
-def normalised(energy: Tensor, graph: Bipartite, p: float) -> Tensor:
-    r"""An energy of a graph over :math:`\sum_i \lVert x_i \rVert^p`, with the exponent that it has (2 for
-    the Dirichlet energy): free of the scales of features and weights.
-
-    For p = 2 it lies in [0, 2]: 0 at :math:`X = (\sqrt d, \sqrt e)`, 2 at :math:`X = (\sqrt d, -\sqrt e)`, 1
-    for features that have nothing to do with the edges. For smaller p the upper end grows with the number of
-    edges of a node, up to :math:`2^{p-1} \max_i \sum_j (A_{ij}/d_i)^{p/2}` over the nodes of both sides, so
-    compare it with its nulls only."""
-    return divide(energy, norm(graph, p))
-
-
-def norm(graph: Bipartite, p: float) -> Tensor:
-    r""":math:`\sum_i \lVert x_i \rVert^p` over the nodes of both sides that have edges."""
-    query, value = (
-        (torch.linalg.vector_norm(x, dim=-1).pow(p) * joined(degree)).sum(-1, dtype=torch.float64)
-        for x, degree in zip(graph.features, (graph.query_degree, graph.value_degree))
-    )
-    return query + value
 
 
 def decompose(graph: Bipartite) -> tuple[Tensor, Tensor]:

@@ -46,10 +46,11 @@ class Mixing:
     """
 
     def __init__(self, labels: Labels, at_queries: Tensor, at_values: Tensor, paired: bool):
-        self.labels, self.at_queries, self.at_values, self.paired = labels, at_queries, at_values, paired
-        self.y, self.z = (codes.to(at_queries.dtype) for codes in labels.codes())
-        self.queries, self.values = self.y.sum(-2).double(), self.z.sum(-2).double()
-        sums = (self.y.mT @ at_queries).double()
+        self.labels, self.paired = labels, paired
+        self.at_queries, self.at_values = at_queries.double(), at_values.double()
+        self.y, self.z = (codes.double() for codes in labels.codes())
+        self.queries, self.values = self.y.sum(-2), self.z.sum(-2)
+        sums = self.y.mT @ self.at_queries
         self.total = sums.sum((-1, -2))
         self.matrix = divide(sums, self.total[..., None, None])
 
@@ -213,13 +214,13 @@ def aggregation(mixing: Mixing) -> Tensor:
     A tie counts one half and a query is not compared with itself, so uniform attention without a mask has
     0.5. Queries without edges or without another query of their class, and graphs of one class, do not count.
     """
-    out = mixing.at_queries.double()
+    out = mixing.at_queries
     edges = mixing.at_queries.sum(-1) > 0
-    y = mixing.y.double() * edges[..., None]  # (b, h, n, K)
+    y = mixing.y * edges[..., None]  # (b, h, n, K)
     sums, count = y.mT @ out, y.sum(-2)  # (b, h, K, c), (b, h, K)
     products = out @ sums.mT  # (b, h, n, K)
-    own = (products * y).sum(-1) - out.square().sum(-1)
-    other = products.sum(-1) - (products * y).sum(-1)
+    within = (products * y).sum(-1)
+    own, other = within - out.square().sum(-1), products.sum(-1) - within
     size = (y * count[..., None, :]).sum(-1)
     others = count.sum(-1, keepdim=True) - size
     within, between = divide(own, size - 1), divide(other, others)
@@ -233,8 +234,8 @@ def neighbourhood_similarity(mixing: Mixing) -> Tensor:
     r"""Cross-class neighbourhood similarity, ``(b, h, K, K)``, in [0, 1]: mean cosine of the label histograms
     :math:`(A Z)_i` of two different queries, one of class k and one of class k'. Ma et al. 2022 (whose means
     count a node's similarity with itself; that vanishes in large graphs and rules in small ones)."""
-    out = normalize(mixing.at_queries.double(), dim=-1)
-    y = mixing.y.double() * (out.abs().sum(-1, keepdim=True) > 0)
+    out = normalize(mixing.at_queries, dim=-1)
+    y = mixing.y * (mixing.at_queries.sum(-1, keepdim=True) > 0)
     sums, count = y.mT @ out, y.sum(-2)
     products = sums @ sums.mT - torch.diag_embed(count)  # a node with itself: 1
     pairs = count[..., :, None] * count[..., None, :] - torch.diag_embed(count)
@@ -326,8 +327,8 @@ def _trace(matrix: Tensor) -> Tensor:
 
 def _node(sums: Tensor, labels: Tensor, isolated: bool) -> Tensor:
     labels = labels.expand(-1, sums.shape[1], -1)
-    own = sums.gather(-1, labels.clamp(min=0)[..., None])[..., 0].double()
-    total = sums.sum(-1).double()
+    own = sums.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    total = sums.sum(-1)
     counted = (labels >= 0) & (isolated | (total > 0))
     share = torch.where(counted, divide(own, total).nan_to_num(0), 0)
     return divide(share.sum(-1), counted.sum(-1).to(share.dtype))

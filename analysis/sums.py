@@ -84,21 +84,22 @@ class EdgeSums:
         seen = graph.visible.sum(2)
         each = (degree / seen.clamp(min=1)[:, None])[..., None]  # (b, h, n, 1)
         log = positive(each).log()
-        x, y = _joined(values, graph, m), _joined(queries, graph, n)
-        at_queries = _product(mask, x) * each
-        *at_values, value_degree, value_log = _product(
-            mask.mT, torch.cat([y * each, each, each * log], -1)
-        ).split([*(part.shape[-1] for part in queries), 1, 1], -1)
+        at_queries = _product(mask, _joined(values, graph, m)) * each
+        at_values = _product(mask.mT, _joined(queries, graph, n) * each)
+        # many equal terms: in float32 each is rounded the same way, and the logarithms would show it
+        value_degree, value_log = (
+            _product(mask.mT.double(), x.double())[..., 0].to(degree.dtype) for x in (each, each * log)
+        )
         return EdgeSums(
             degree,
-            value_degree[..., 0],
+            value_degree,
             degree * log[..., 0],
-            value_log[..., 0],
+            value_log,
             seen,
             graph.visible.sum(1),
             each[..., 0] * mask.diagonal(dim1=-2, dim2=-1)[:, None] if graph.paired else None,
             at_queries.split([part.shape[-1] for part in values], -1),
-            tuple(at_values),
+            at_values.split([part.shape[-1] for part in queries], -1),
         )
 
 
@@ -142,5 +143,9 @@ def _joined(arrays: Sequence[Tensor], graph: Bipartite, nodes: int) -> Tensor:
 
 
 def _product(mask: Tensor, x: Tensor) -> Tensor:
-    """``(b, n, m)`` times ``(b, h, m, c)``: all heads in one product."""
+    """``(b, n, m)`` times ``(b, h, m, c)``: all heads in one product, or one sum where all rows of the mask
+    with anything in them are the same."""
+    queries, values = ((mask > 0).any(axis).to(mask.dtype) for axis in (2, 1))
+    if torch.equal(mask, queries[..., None] * values[:, None]):
+        return queries[:, None, :, None] * (values[:, None, None] @ x)
     return (mask @ x.transpose(1, 2).flatten(2)).unflatten(2, (x.shape[1], -1)).transpose(1, 2)

@@ -23,15 +23,7 @@ from attngraph import AttentionGraph
 from attngraph.degrees import check_degree
 
 LABEL_STATISTICS = (*homophily.SHARED, *homophily.ANY)
-FEATURE_STATISTICS = (
-    "cosine",
-    "generalised_edge",
-    "dirichlet",
-    "dirichlet_normalised",
-    "p_dirichlet",
-    "p_dirichlet_normalised",
-    "neighbour_cka",
-)
+FEATURE_STATISTICS = (*energy.Energies._fields, "neighbour_cka")
 WEIGHT_STATISTICS = {
     "entropy": entropy.entropy,
     "effective_degree": entropy.effective_degree,
@@ -201,16 +193,8 @@ def _by_features(views: list[Bipartite], sums: EdgeSums, even: EdgeSums, p: floa
 
 def _feature_statistics(graph: Bipartite, received: Tensor, sums: EdgeSums, p: float) -> dict[str, Tensor]:
     """``FEATURE_STATISTICS`` of a batch."""
-    cosine, generalised_edge, dirichlet, p_dirichlet = energy.energies(graph, p)
-    return {
-        "cosine": cosine,
-        "generalised_edge": generalised_edge,
-        "dirichlet": dirichlet,
-        "dirichlet_normalised": energy.normalised(dirichlet, graph, 2),
-        "p_dirichlet": p_dirichlet,
-        "p_dirichlet_normalised": energy.normalised(p_dirichlet, graph, p),
-        "neighbour_cka": clouds.neighbour_cka(graph.features[0], received, sums),
-    }
+    cka = clouds.neighbour_cka(graph.features[0], received, sums)
+    return energy.energies(graph, p)._asdict() | {"neighbour_cka": cka}
 
 
 def _by_clouds(graph: Bipartite, settings: Settings, draws: Draws) -> dict[str, Measured]:

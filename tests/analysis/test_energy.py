@@ -13,8 +13,6 @@ from analysis.bipartite import Bipartite
 from analysis.energy import (
     decompose,
     energies,
-    norm,
-    normalised,
     spectral_density,
     spectral_energy,
 )
@@ -22,7 +20,7 @@ from tests.analysis.example_graphs import random_graph
 
 
 def over_norm(graph: Bipartite, p: float = 2) -> torch.Tensor:
-    return normalised(energies(graph, p).p_dirichlet, graph, p)
+    return energies(graph, p).p_dirichlet_normalised
 
 
 def test_cosine_against_features_after_the_output_projection():
@@ -93,7 +91,7 @@ def test_range_and_known_answers():
     assert torch.allclose(over_norm(wide, 1.5), over_norm(graph, 1.5))
     with pytest.raises(ValueError, match="p must be at least 1"):
         energies(graph, 0.5)
-    assert torch.allclose(normalised(energies(graph, 2).p_dirichlet, graph, 2), share)
+    assert torch.allclose(energies(graph).dirichlet_normalised, share)
 
 
 def test_nodes_without_edges_and_tiny_degrees():
@@ -106,7 +104,7 @@ def test_nodes_without_edges_and_tiny_degrees():
     tiny = Bipartite(weight, graph.visible, graph.query.float(), graph.value.float())
     assert energies(tiny).p_dirichlet.isfinite().all() and energies(tiny).dirichlet.isfinite().all()
     nothing = Bipartite(torch.zeros_like(graph.weight), graph.visible, graph.query, graph.value)
-    assert over_norm(nothing).isnan().all() and (norm(nothing, 2) == 0).all()
+    assert over_norm(nothing).isnan().all() and (energies(nothing).p_dirichlet == 0).all()
 
 
 @pytest.mark.parametrize(

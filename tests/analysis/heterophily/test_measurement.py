@@ -9,7 +9,7 @@ import torch
 from analysis.bipartite import Bipartite
 from analysis.closed_form import closed_form
 from analysis.contrast import Distances, Region, contrast, square_distances
-from analysis.energy import energies, normalised
+from analysis.energy import energies
 from analysis.entropy import entropy
 from analysis.heterophily import (
     COLUMNS,
@@ -41,9 +41,7 @@ def test_numbers_are_those_of_the_functions():
     for name, parts in {
         "entropy": [entropy(EdgeSums.of(view)) for view in views],
         "cosine": [energies(view).cosine for view in views],
-        "p_dirichlet_normalised": [
-            normalised(energies(view, 1.25).p_dirichlet, view, 1.25) for view in views
-        ],
+        "p_dirichlet_normalised": [energies(view, 1.25).p_dirichlet_normalised for view in views],
         "adjusted": [adjusted(mixing) for mixing in mixings],
         "node_value": [node_value(mixing) for mixing in mixings],
         "label_informativeness": [label_informativeness(mixing) for mixing in mixings],
