@@ -113,6 +113,15 @@ BENCHMARKS = {
         SMALL | dict(b=1),
         bench_runs.EXACT,
     ),
+    "stream": Benchmark(
+        "a text model of 2 layers, 16,384 words, H 2, d 64, and its graphs",
+        bench_runs.stream,
+        dict(n=16384, layers=2, heads=2, width=128),
+        dict(n=200, layers=1, heads=2, width=16),
+        bench_runs.MODEL,
+        {bench_runs.STREAM: 2.2},
+        (bench_runs.MODEL, bench_runs.STREAM),
+    ),
     "statistics": Benchmark(
         "heterophily statistics of a layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
         bench_runs.statistics,
