@@ -83,7 +83,7 @@ class AttentionGraph:
 
     def __post_init__(self):
         b, h, n, m, d = checks.check_nodes(self.query, self.value)
-        kept = self._kept
+        kept = self.stored
         if isinstance(kept, KeptWeight):
             checks.check_shape("weight", kept, (b, h, n, m))
         else:
@@ -149,7 +149,7 @@ class AttentionGraph:
             "masked": self.visible is not None,
             "metric": self.metric is not None,
             "past degrees": self.past_degree is not None,
-            "compact": isinstance(self._kept, NonZeros),
+            "compact": isinstance(self.stored, NonZeros),
             "streamed": self.totals is not None,
         }
         properties += [name for name, is_there in present.items() if is_there]
@@ -190,7 +190,7 @@ class AttentionGraph:
 
     def _sum(self, axis: int) -> Tensor:
         """Sums of weights over the values (``axis`` -1) or the queries (-2)."""
-        kept = self._kept
+        kept = self.stored
         return kept.sum(axis) if isinstance(kept, KeptWeight) else widen(kept).sum(axis)
 
     def degree_scale(self, degree: str) -> Tensor | None:
@@ -227,7 +227,7 @@ class AttentionGraph:
     def last_value_degrees(self, count: int) -> Tensor:
         """:meth:`value_degree` as the last ``count`` queries of a causal graph see it, ``(b, h, count,
         m)``."""
-        kept = self._kept
+        kept = self.stored
         if not isinstance(kept, KeptWeight) or self.span is None:
             return self.value_degree()[:, :, -count:]
         first, last = self.span[:, -count:].unbind(-1)
@@ -239,7 +239,7 @@ class AttentionGraph:
     def split_degree(self, count: int) -> tuple[Tensor, Tensor]:
         """What the first ``count`` queries and those before leave on the values, ``(b, h, m)``, and the
         weights of the rest, ``(b, h, n - count, m)``; both without a gradient."""
-        kept = self._kept
+        kept = self.stored
         if isinstance(kept, KeptWeight):
             rows = kept.last_rows(self.shape[2] - count)
             total, later = kept.sum(-2), widen(rows).sum(2)
@@ -280,7 +280,7 @@ class AttentionGraph:
                 earlier queries left counts edges that the rule would have dropped. Of a streamed graph, whose
                 degrees are those of all edges anyway, another rule than ``top_k``.
         """
-        stored = self._kept
+        stored = self.stored
         if isinstance(stored, KeptWeight) and stored.totals is not None:
             return self.keeping(stored.chosen(top_k=top_k, threshold=threshold, mass=mass))
         if self.past_degree is not None:
@@ -304,7 +304,7 @@ class AttentionGraph:
         return graph
 
     def _non_zeros(self) -> NonZeros:
-        kept = self._kept
+        kept = self.stored
         return kept.non_zeros() if isinstance(kept, KeptWeight) else NonZeros.of(kept)
 
     def __getitem__(self, index: Any) -> AttentionGraph:
@@ -324,7 +324,7 @@ class AttentionGraph:
         b, h = self.shape[:2]
         examples = _chosen("examples", b, index[0])
         heads = _chosen("heads", h, index[1] if len(index) == 2 else slice(None))
-        past, kept = self.past_degree, self._kept
+        past, kept = self.past_degree, self.stored
 
         def both(x: Tensor) -> Tensor:
             return x[examples][:, heads]
@@ -388,7 +388,7 @@ class AttentionGraph:
         return graph
 
     @property
-    def _kept(self) -> Tensor | KeptWeight:
+    def stored(self) -> Tensor | KeptWeight:
         """The weights, in the form in which they are in memory."""
         return vars(self)["_weight"]
 
@@ -396,7 +396,7 @@ class AttentionGraph:
     def totals(self) -> Totals | None:
         """Degrees and entropies of all edges, where the graph was streamed, whichever edges it keeps; else
         None."""
-        kept = self._kept
+        kept = self.stored
         return kept.totals if isinstance(kept, KeptWeight) else None
 
     def edge_list(self) -> tuple[Tensor, Tensor]:

@@ -36,6 +36,7 @@ class Sweep:
         totals: degrees and entropies.
         heaviest: the heaviest edges of each query, if they were asked for, with these totals.
         value_log: :math:`\sum_i M_{ij} \log M_{ij}`, ``(b, h, m)``, if it was asked for.
+        loops: :math:`M_{ii}`, ``(b, h, n)``, if ``value_log`` was asked for; 0 where there is no value i.
         at_queries: :math:`\sum_j M_{ij} x_j`, ``(b, h, n, c)``, for the columns x that were given.
         at_values: :math:`\sum_i M_{ij} y_i`, ``(b, h, m, c)``, for the columns y that were given.
     """
@@ -43,6 +44,7 @@ class Sweep:
     totals: Totals
     heaviest: NonZeros | None = None
     value_log: Tensor | None = None
+    loops: Tensor | None = None
     at_queries: Tensor | None = None
     at_values: Tensor | None = None
 
@@ -62,7 +64,7 @@ def sweep(
         top_k: how many edges of each query to keep, as :func:`attngraph.sparsify.keep` chooses them.
         values: columns ``(b or 1, h or 1, m, c)`` whose sums at the queries are asked for.
         queries: columns ``(b or 1, h or 1, n, c)`` whose sums at the values are asked for.
-        logs: whether ``value_log`` is asked for.
+        logs: whether ``value_log`` and ``loops`` are asked for.
 
     Raises:
         ValueError: a ``top_k`` that is no whole number of at least 1, or scores with dropout.
@@ -148,7 +150,7 @@ class Streamed(KeptWeight):
 
 def heaviest(graph: AttentionGraph, top_k: int) -> AttentionGraph:
     """The ``top_k`` heaviest edges of each query alone, with the totals of all edges."""
-    kept = vars(graph)["_weight"]
+    kept = graph.stored
     if isinstance(kept, Streamed):
         return graph.keeping(kept.heaviest or kept.chosen(top_k=top_k))
     weight = widen(graph.weight)
@@ -199,7 +201,8 @@ def _weights(scores: AttentionScores, rows: slice) -> Tensor:
     return strip.softmax(-1) if visible is None else strip.softmax(-1) * visible
 
 
-def _strips(scores: AttentionScores) -> Iterator[tuple[slice, Tensor]]:
+def strips(scores: AttentionScores) -> Iterator[tuple[slice, Tensor]]:
+    """The weights, some queries at a time: which, and ``(b, h, rows, m)``."""
     b, h, n, m, _ = scores.shape
     size = max(1, EDGES // max(1, b * h * m))
     for start in range(0, n, size):
@@ -216,12 +219,15 @@ def _in_torch(
     value_log = torch.zeros_like(value_degree) if logs else None
     at_values = None if queries is None else example.new_zeros(b, h, m, queries.shape[-1])
     by_query: list[list[Tensor]] = [[], [], [], [], []]
-    for rows, weight in _strips(scores):
+    loops = example.new_zeros(b, h, n) if logs else None
+    for rows, weight in strips(scores):
         log = torch.special.xlogy(weight, weight)
         found = [weight.sum(-1), -log.sum(-1)]
         value_degree += weight.sum(-2, dtype=torch.float64)
-        if value_log is not None:
+        if value_log is not None and loops is not None:
             value_log += log.sum(-2, dtype=torch.float64)
+            own = weight.diagonal(rows.start, -2, -1)
+            loops[:, :, rows.start : rows.start + own.shape[-1]] = own
         if at_values is not None and queries is not None:
             at_values += weight.transpose(-1, -2) @ queries[:, :, rows]
         if values is not None:
@@ -243,7 +249,7 @@ def _in_torch(
     )
     heaviest = _non_zeros(weights, places, m, totals) if weights is not None and places is not None else None
     logged = None if value_log is None else value_log.to(example.dtype)
-    return Sweep(totals, heaviest, logged, at_queries, at_values)
+    return Sweep(totals, heaviest, logged, loops, at_queries, at_values)
 
 
 def _non_zeros(weights: Tensor, places: Tensor, m: int, totals: Totals) -> NonZeros:
@@ -265,7 +271,7 @@ def _non_zeros(weights: Tensor, places: Tensor, m: int, totals: Totals) -> NonZe
 _SIZES = "items heads n m d top triangular parts strip columns rows".split()
 _STRIDES = "query_example query_head query_row key_example key_head key_row mask_example mask_row".split()
 _ARRAYS = """
-    query key mask valid x y weight value degree entropy value_degree value_log at_queries at_values
+    query key mask valid x y weight value degree entropy loops value_degree value_log at_queries at_values
 """.split()
 
 
@@ -317,6 +323,7 @@ def _in_c(
         "value": query.new_empty(b, h, n, top_k, dtype=torch.int32),
         "degree": query.new_empty(b, h, n),
         "entropy": query.new_empty(b, h, n),
+        "loops": query.new_empty(b, h, n) if logs else None,
         "value_degree": query.new_empty(b, h, parts, m, dtype=torch.float64),
         "value_log": query.new_empty(b, h, parts, m, dtype=torch.float64) if logs else None,
         "at_queries": None if values is None else query.new_empty(b, h, n, values.shape[-1]),
@@ -339,4 +346,11 @@ def _in_c(
     totals = Totals(degree, value_degree, entropy)  # type: ignore[arg-type]
     heaviest = _non_zeros(weight, value, m, totals) if top_k else None  # type: ignore[arg-type]
     log_2 = torch.tensor(2.0).log().item()
-    return Sweep(totals, heaviest, joined("value_log", log_2), arrays["at_queries"], joined("at_values"))
+    return Sweep(
+        totals,
+        heaviest,
+        joined("value_log", log_2),
+        arrays["loops"],
+        arrays["at_queries"],
+        joined("at_values"),
+    )

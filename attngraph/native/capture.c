@@ -28,6 +28,7 @@ typedef struct {
     int32_t *value;       /* (items, n, top): their values, in order */
     float *degree;        /* (items, n): 1, or 0 for a query that sees nothing */
     float *entropy;       /* (items, n), in nats */
+    float *loops;         /* (items, n) or NULL: the weight of query i's edge to value i */
     double *value_degree; /* (items, parts, m) */
     double *value_log;    /* (items, parts, m) or NULL: sums of M log2 M */
     float *at_queries;    /* (items, n, columns) or NULL: M x */
@@ -219,6 +220,9 @@ static void capture_part(void *argument, int part) {
         }
         for (int i = 0; i < count; i++) {
             float normaliser = join_pieces(job, row + i, pieces + i * tiles, used);
+            int own = start + i;
+            if (job->loops)
+                job->loops[row + i] = own < seen[i] ? s[i * ld + own] * pieces[i * tiles + own / TILE].peak : 0.f;
             if (job->top)
                 keep_heaviest(job, row + i, s + i * ld, pieces + i * tiles, maxima + i * blocks, seen[i], normaliser,
                               edges);

@@ -170,7 +170,7 @@ def statistics(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
     }
 
 
-# ---- a model that runs SDPA, with and without its graphs ----------------------------------------------------
+# ---- a model that runs SDPA, with and without its graphs ---------------------------------------------------
 
 MODEL, STREAM = "the model alone, SDPA", "with a stream of its graphs, top-k 32"
 

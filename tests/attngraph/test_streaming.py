@@ -69,7 +69,10 @@ def test_a_sweep_is_that_of_the_weights(of, top_k, way):
     torch.testing.assert_close(found.heaviest.dense(), wanted, rtol=1e-5, atol=1e-6, check_dtype=False)
     lean = sweep(of)  # nothing but the totals
     torch.testing.assert_close(lean.totals.value_degree, found.totals.value_degree)
-    assert lean.heaviest is lean.value_log is lean.at_queries is lean.at_values is None
+    assert lean.heaviest is lean.value_log is lean.loops is lean.at_queries is lean.at_values is None
+    loops = torch.zeros(b, h, n)
+    loops[..., : min(n, m)] = weight.diagonal(dim1=-2, dim2=-1)
+    torch.testing.assert_close(found.loops, loops, **tight)
 
 
 def test_of_equal_edges_the_first_are_kept(way):
