@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from analysis.bipartite import divide, positive
-from analysis.sums import EdgeSums
+from analysis.sums import EdgeSums, in_parts
 
 
 def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
@@ -44,7 +44,8 @@ def neighbour_cka(query: Tensor, received: Tensor, sums: EdgeSums) -> Tensor:
         sums: of the graph, with the degrees.
     """
     valid = (sums.seen > 0)[:, None] & (sums.query_degree > 0)
-    return cka(query, received / positive(sums.query_degree)[..., None], valid)
+    received = received / positive(sums.query_degree)[..., None]
+    return in_parts(lambda *part: (cka(*part),), query, received, valid)[0]
 
 
 def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:

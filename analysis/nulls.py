@@ -52,8 +52,8 @@ class Draws:
 def uniform(graph: Bipartite) -> Bipartite:
     """Uniform attention with the graph's mask, query degrees and features."""
     seen = graph.visible.sum(-1).clamp(min=1)[:, None]
-    weight = (graph.query_degree / seen)[..., None] * graph.visible[:, None]
-    return replace(graph, weight=weight)
+    mask = graph.visible[:, None].to(graph.weight.dtype)
+    return replace(graph, weight=(graph.query_degree / seen)[..., None] * mask)
 
 
 def permuted(graph: Bipartite, draws: Draws) -> Bipartite:

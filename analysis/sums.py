@@ -87,9 +87,8 @@ class EdgeSums:
         at_queries = _product(mask, _joined(values, graph, m)) * each
         at_values = _product(mask.mT, _joined(queries, graph, n) * each)
         # many equal terms: in float32 each is rounded the same way, and the logarithms would show it
-        value_degree, value_log = (
-            _product(mask.mT.double(), x.double())[..., 0].to(degree.dtype) for x in (each, each * log)
-        )
+        exact = _product(mask.mT.double(), torch.cat([each, each * log], -1).double())
+        value_degree, value_log = exact.to(degree.dtype).unbind(-1)
         return EdgeSums(
             degree,
             value_degree,
@@ -109,8 +108,8 @@ def in_parts(function: Callable[..., Sequence[Tensor]], *arrays: Tensor) -> list
 
     Args:
         function: treats examples and heads one by one.
-        arrays: the first has a number for each edge, ``(b, h, n, m)``; of the others the first two sizes may
-            be 1.
+        arrays: the first is the largest, ``(b, h, n, m)``, with a number for each edge, say; of the others
+            the first two sizes may be 1.
     """
     b, h, n, m = arrays[0].shape
     heads = max(1, min(h, EDGES // max(1, n * m)))
@@ -145,7 +144,7 @@ def _joined(arrays: Sequence[Tensor], graph: Bipartite, nodes: int) -> Tensor:
 def _product(mask: Tensor, x: Tensor) -> Tensor:
     """``(b, n, m)`` times ``(b, h, m, c)``: all heads in one product, or one sum where all rows of the mask
     with anything in them are the same."""
-    queries, values = ((mask > 0).any(axis).to(mask.dtype) for axis in (2, 1))
+    queries, values = ((mask.sum(axis) > 0).to(mask.dtype) for axis in (2, 1))
     if torch.equal(mask, queries[..., None] * values[:, None]):
         return queries[:, None, :, None] * (values[:, None, None] @ x)
     return (mask @ x.transpose(1, 2).flatten(2)).unflatten(2, (x.shape[1], -1)).transpose(1, 2)
