@@ -70,7 +70,7 @@ class _Name(str):
         return _Name, (str(self), self.like)
 
     def __eq__(self, other) -> bool:
-        return str.__eq__(self, other) or str.__eq__(self.like, other)
+        return str.__eq__(self, other) is True or self.like == other
 
     def __ne__(self, other) -> bool:
         return not self == other
@@ -285,7 +285,8 @@ def instrument(model: nn.Module, fused: bool = False) -> Instrument:
 
     Raises:
         UserError: the model has no attention layer that can be read, or accelerate has hooks on one of a
-            family that does not use transformers' ``AttentionInterface``.
+            family that does not use transformers' ``AttentionInterface``; or ``fused``, and it is set to
+            another attention than SDPA or eager.
     """
     sites = list(_attention_modules(model))
     if not sites:
@@ -298,6 +299,13 @@ def instrument(model: nn.Module, fused: bool = False) -> Instrument:
             raise UserError(
                 f"{name} has hooks on its forward method, as accelerate's dispatch_model and device_map "
                 "put there, and would not be seen: remove the hooks, or put them on afterwards"
+            )
+    for config in _configs(model) if fused else ():
+        implementation = config._attn_implementation_internal
+        if not any(implementation == known for known in (None, "eager", "sdpa")):
+            raise UserError(
+                f"the model is set to {implementation}, whose graphs can't be streamed: "
+                'model.set_attn_implementation("sdpa"), or read it without stream'
             )
     several = [
         cast(Changes, state.changes) for _, module, _ in sites if (state := find_state(module)) is not None

@@ -184,6 +184,10 @@ def test_refusals():
     for options in (dict(threshold=0.1), dict(mass=0.5), dict(detach=False)):
         with pytest.raises(UserError, match="a stream of edges has no gradients, and keeps the heaviest"):
             capture(model, ids, stream=True, **options)
+    model.config._attn_implementation_internal = "flash_attention_2"
+    with pytest.raises(UserError, match="is set to flash_attention_2, whose graphs can't be streamed"):
+        capture(model, ids, stream=True)
+    model.config._attn_implementation_internal = "sdpa"
     t5 = on_sdpa(FAMILIES["t5"])
     with pytest.raises(UserError, match=r"adds numbers to its scores .* set the model to eager attention"):
         read(t5, FAMILIES["t5"].inputs(), stream=True)
