@@ -38,7 +38,7 @@ def test_names_of_the_api(extension):
         ("adapters.scheme.Scheme.attend", "adapters.Scheme.attend"),
         ("adapters.config.GraphAdapterConfig", "adapters.GraphAdapterConfig"),
         ("attngraph.reading.reader.capture", "attngraph.capture"),
-        ("analysis.energy.dirichlet", "analysis.energy.dirichlet"),
+        ("analysis.energy.energies", "analysis.energy.energies"),
         ("adapters.scheme.Scheme.name", "adapters.Scheme.name"),  # only annotated
         ("adapters.scheme.Scheme.attends", None),
         ("adapters.schemes", None),
