@@ -5,6 +5,7 @@ Axes: ``b`` examples, ``h`` heads, ``n`` queries, ``m`` values, ``d`` features.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
@@ -15,6 +16,7 @@ from torch_geometric.data import Data, HeteroData
 
 from attngraph import AttentionGraph
 from attngraph.edges import rsqrt, smallest_weight
+from attngraph.streaming import EDGES, Streamed, Sweep, strips, sweep
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +122,104 @@ class Bipartite:
         return self.weight * rsqrt(self.query_degree)[..., None] * rsqrt(self.value_degree)[..., None, :]
 
 
+@dataclass(frozen=True, eq=False)
+class Stream(Bipartite):
+    """A streamed attention graph (:class:`attngraph.streaming.Streamed`). There is no array of all edges:
+    where weights are needed they come in strips of queries, and ``weight`` is NaN, in no memory.
+
+    Args:
+        streamed: where the weights come from.
+        swept: sums over its edges.
+        loops: self-loops are edges.
+        even: the weights are those of uniform attention with the same mask and query degrees.
+    """
+
+    streamed: Streamed = None  # type: ignore[assignment]  # follows fields with defaults
+    swept: Sweep = None  # type: ignore[assignment]
+    loops: bool = True
+    even: bool = False
+
+    def strips(self) -> Iterator[tuple[slice, Tensor]]:
+        """The weights, some queries at a time: which, and ``(b, h, rows, m)``."""
+        if self.even:
+            each = self.query_degree / self.seen.clamp(min=1)[:, None]
+            for rows, visible in self.visible_strips():
+                yield rows, visible[:, None] * each[:, :, rows, None]
+            return
+        for rows, weight in strips(self.streamed.scores):
+            if not self.loops:
+                weight.diagonal(rows.start, -2, -1).zero_()
+            yield rows, weight
+
+    def visible_strips(self) -> Iterator[tuple[slice, Tensor]]:
+        """Which edges may exist, some queries at a time, ``(b, rows, m)``."""
+        b, h, n, m = self.weight.shape
+        size = max(1, EDGES // max(1, b * h * m))
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
+            visible = self.streamed.scores.visible(rows)
+            if visible is None:
+                visible = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=self.weight.device)
+            visible = visible.expand(b, 1, rows.stop - start, m)[:, 0].clone()
+            if not self.loops:
+                visible.diagonal(start, -2, -1).zero_()
+            yield rows, visible
+
+    @cached_property
+    def _counts(self) -> tuple[Tensor, Tensor]:
+        b, _, _, m = self.weight.shape
+        seen, seen_by = [], torch.zeros(b, m, dtype=torch.long, device=self.weight.device)
+        for _, visible in self.visible_strips():
+            seen.append(visible.sum(2))
+            seen_by += visible.sum(1)
+        return torch.cat(seen, 1), seen_by
+
+    @property
+    def seen(self) -> Tensor:
+        """How many values each query may see, ``(b, n)``."""
+        return self._counts[0]
+
+    @property
+    def seen_by(self) -> Tensor:
+        """How many queries may see each value, ``(b, m)``."""
+        return self._counts[1]
+
+    @cached_property
+    def rows(self) -> Tensor:
+        return self.seen > 0
+
+    @cached_property
+    def columns(self) -> Tensor:
+        return self.seen_by > 0
+
+    @cached_property
+    def taken_out(self) -> Tensor:
+        """The weights of self-loops that are no edges, ``(b, h, n)``."""
+        assert self.swept.loops is not None
+        return torch.zeros_like(self.swept.loops) if self.loops else self.swept.loops
+
+    @cached_property
+    def query_degree(self) -> Tensor:
+        return (self.swept.totals.query_degree - self.taken_out).clamp(min=0)
+
+    @cached_property
+    def value_degree(self) -> Tensor:
+        if self.even:
+            degree = torch.zeros(
+                self.swept.totals.value_degree.shape, dtype=torch.float64, device=self.weight.device
+            )
+            for _, weight in self.strips():
+                degree += weight.sum(-2, dtype=torch.float64)
+            return degree.to(self.weight.dtype)
+        degree = self.swept.totals.value_degree
+        return degree if self.loops else (degree - self.taken_out).clamp(min=0)
+
+    def without_self_loops(self) -> Stream:
+        if not self.paired:
+            raise ValueError("only a graph whose two sides are the same nodes (paired) has self-loops")
+        return replace(self, loops=False)
+
+
 AnyGraph: TypeAlias = AttentionGraph | Data | HeteroData | Bipartite
 
 
@@ -185,9 +285,11 @@ def _of_attention(graph: AttentionGraph) -> Bipartite:
             "the graph is a step of cached decoding and lacks the earlier queries: read the whole text in "
             "one forward pass"
         )
-    n, m = graph.shape[2:4]
-    dtype = torch.float64 if graph.weight.dtype == torch.float64 else torch.float32
-    weight = graph.weight.to(dtype)
+    b, h, n, m, _ = graph.shape
+    streamed = graph.stored if isinstance(graph.stored, Streamed) else None
+    weight = graph.weight if streamed is None else streamed.totals.value_degree
+    dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
+    weight = weight.to(dtype)
     if not weight.sum().isfinite():
         raise ValueError("the graph's weights must be finite: they hold NaN or infinity")
     query, value = graph.query.to(dtype), graph.value.to(dtype)
@@ -195,7 +297,12 @@ def _of_attention(graph: AttentionGraph) -> Bipartite:
         root = factor(graph.metric).to(dtype)
         query, value = query @ root, value @ root
     paired = graph.kind == "self" and n == m
-    return Bipartite(weight, visible_edges(graph), query, value, paired)
+    if streamed is None:
+        return Bipartite(weight, visible_edges(graph), query, value, paired)
+    nothing = weight.new_full((), torch.nan).expand(b, h, n, m)
+    everything = torch.ones((), dtype=torch.bool, device=weight.device).expand(b, n, m)
+    swept = sweep(streamed.scores, logs=True)
+    return Stream(nothing, everything, query, value, paired, streamed, swept)
 
 
 def _of_pyg(graph: Data | HeteroData) -> Bipartite:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from analysis.bipartite import Bipartite, divide, joined
-from analysis.sums import in_parts
+from analysis.sums import over_edges
 from attngraph.edges import rsqrt
 
 _SHORTEST = 1e-12  # a shorter feature has no direction
@@ -67,7 +67,7 @@ def energies(graph: Bipartite, p: float = 1.5) -> Energies:
     sides = list(zip(graph.features, (graph.query_degree, graph.value_degree)))
     lengths = [torch.linalg.vector_norm(x, dim=-1) for x, _ in sides]
     scaled = [x * rsqrt(degree)[..., None] for x, degree in sides]
-    along, dirichlet, p_dirichlet = in_parts(partial(_along, p=p), graph.weight, *scaled)
+    along, dirichlet, p_dirichlet = over_edges(partial(_along, p=p), graph, *scaled)
     # the mean direction of either side, each node by its degree
     q, v = (
         ((degree / length.clamp(min=_SHORTEST))[..., None, :] @ x)[..., 0, :].double()

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.bipartite import Bipartite
+from analysis.bipartite import Bipartite, Stream
 
 
 class Draws:
@@ -51,6 +51,8 @@ class Draws:
 
 def uniform(graph: Bipartite) -> Bipartite:
     """Uniform attention with the graph's mask, query degrees and features."""
+    if isinstance(graph, Stream):
+        return replace(graph, even=True)
     seen = graph.visible.sum(-1).clamp(min=1)[:, None]
     mask = graph.visible[:, None].to(graph.weight.dtype)
     return replace(graph, weight=(graph.query_degree / seen)[..., None] * mask)

@@ -8,12 +8,13 @@ multiplied by is known beforehand: one-hot codes of the classes, permuted ones, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from analysis.bipartite import Bipartite, positive
+from analysis.bipartite import Bipartite, Stream, positive
+from attngraph.streaming import sweep
 
 #: The most edges of one part in :func:`in_parts`: some arrays of them fit into a processor's cache.
 EDGES = 2**19
@@ -57,6 +58,8 @@ class EdgeSums:
             queries: arrays ``(b, h|1, n, c)`` whose sums at the values are asked for.
         """
         x, y = _joined(values, graph, graph.weight.shape[3]), _joined(queries, graph, graph.weight.shape[2])
+        if isinstance(graph, Stream):
+            return (_even_sums if graph.even else _swept_sums)(graph, x, y, values, queries)
         d, e, query_log, value_log, at_queries, at_values = in_parts(_sums, graph.weight, x, y)
         return EdgeSums(
             d,
@@ -79,6 +82,8 @@ class EdgeSums:
             graph: the graph, whose mask and query degrees are kept.
             values, queries: as for :meth:`of`.
         """
+        if isinstance(graph, Stream):
+            return EdgeSums.of(replace(graph, even=True), values, queries)
         n, m = graph.weight.shape[2:]
         degree, mask = graph.query_degree, graph.visible.to(graph.weight.dtype)
         seen = graph.visible.sum(2)
@@ -100,6 +105,77 @@ class EdgeSums:
             at_queries.split([part.shape[-1] for part in values], -1),
             at_values.split([part.shape[-1] for part in queries], -1),
         )
+
+
+def _swept_sums(
+    graph: Stream, x: Tensor, y: Tensor, values: Sequence[Tensor], queries: Sequence[Tensor]
+) -> EdgeSums:
+    """Of a stream, from a sweep with all columns, less what self-loops add that are no edges."""
+    found, out = sweep(graph.streamed.scores, values=x, queries=y), graph.taken_out
+    at_queries, at_values, value_log = found.at_queries, found.at_values, graph.swept.value_log
+    assert at_queries is not None and at_values is not None and value_log is not None
+    query_log = -graph.swept.totals.entropy
+    if not graph.loops:
+        at_queries, at_values = at_queries - out[..., None] * x, at_values - out[..., None] * y
+        log = torch.special.xlogy(out, out)
+        query_log, value_log = query_log - log, value_log - log
+    return EdgeSums(
+        graph.query_degree,
+        graph.value_degree,
+        query_log,
+        value_log,
+        graph.seen,
+        graph.seen_by,
+        (graph.swept.loops if graph.loops else torch.zeros_like(out)) if graph.paired else None,
+        at_queries.split([part.shape[-1] for part in values], -1),
+        at_values.split([part.shape[-1] for part in queries], -1),
+    )
+
+
+def _even_sums(
+    graph: Stream, x: Tensor, y: Tensor, values: Sequence[Tensor], queries: Sequence[Tensor]
+) -> EdgeSums:
+    """Of uniform attention with a stream's mask, from products with strips of the mask."""
+    each = (graph.query_degree / graph.seen.clamp(min=1)[:, None])[..., None]  # (b, h, n, 1)
+    log = positive(each).log()
+    ends = torch.cat([y * each, each, each * log], -1).double()  # many equal terms: see EdgeSums.uniform
+    sums = ends.new_zeros(*x.shape[:3], ends.shape[-1])
+    at_queries, loops = [], []
+    for rows, visible in graph.visible_strips():
+        at_queries.append(_product(visible.to(x.dtype), x) * each[:, :, rows])
+        sums += _product(visible.mT.double(), ends[:, :, rows])
+        if graph.paired:
+            loops.append(visible.diagonal(rows.start, -2, -1)[:, None] * each[:, :, rows, 0])
+    sizes = [part.shape[-1] for part in queries]
+    *at_values, value_degree, value_log = sums.to(x.dtype).split([*sizes, 1, 1], -1)
+    return EdgeSums(
+        graph.query_degree,
+        value_degree[..., 0],
+        graph.query_degree * log[..., 0],
+        value_log[..., 0],
+        graph.seen,
+        graph.seen_by,
+        torch.cat(loops, -1) if graph.paired else None,
+        torch.cat(at_queries, 2).split([part.shape[-1] for part in values], -1),
+        tuple(at_values),
+    )
+
+
+def over_edges(
+    function: Callable[..., Sequence[Tensor]], graph: Bipartite, query: Tensor, value: Tensor
+) -> list[Tensor]:
+    """Sums over all edges, ``(b, h)``, for which no array of all edges is made.
+
+    Args:
+        function: gives such sums from the weights of some queries' edges, and from what belongs to these
+            queries and to all values.
+        graph: the graph.
+        query, value: ``(b, h, n, .)`` and ``(b, h, m, .)``.
+    """
+    if not isinstance(graph, Stream):
+        return in_parts(function, graph.weight, query, value)
+    found = (function(weight, query[:, :, rows], value) for rows, weight in graph.strips())
+    return [torch.stack(parts).sum(0) for parts in zip(*found)]
 
 
 def in_parts(function: Callable[..., Sequence[Tensor]], *arrays: Tensor) -> list[Tensor]:

@@ -35,7 +35,7 @@ def check_nodes(query: Tensor, value: Tensor) -> tuple[int, int, int, int, int]:
     return b, h, n, value.shape[2], d
 
 
-def check_shape(name: str, tensor: Tensor | None, *shapes: tuple[int, ...], like: str = "") -> None:
+def check_shape(name: str, tensor: Any, *shapes: tuple[int, ...], like: str = "") -> None:
     """A tensor of one of some shapes, or None.
 
     Args:

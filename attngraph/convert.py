@@ -191,15 +191,14 @@ def from_networkx(graph: networkx.Graph) -> dict[str, Any]:
 
 
 def _edges(graph: Graph) -> Listed:
-    weight = graph.weight[0, 0]
-    i, j = weight.nonzero(as_tuple=True)
-    return i, j, weight[i, j]
+    (_, _, i, j), weight = graph.edge_list()
+    return i, j, weight
 
 
 def _sides(graph: Graph) -> tuple[Side, Side]:
     """The queries and the values."""
     _, _, n, m, _ = graph.shape
-    device = graph.weight.device
+    device = graph.query.device
     visible, past, span = graph.value_mask, graph.past_degree, graph.span
     if visible is not None and visible.dim() == 3:
         visible = visible.any(1)

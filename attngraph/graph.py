@@ -16,7 +16,7 @@ from attngraph.degrees import PastDegree, check_degree, mean_scale, queries_coun
 from attngraph.errors import UserError
 from attngraph.norms import KeptNorms
 from attngraph.precision import widen
-from attngraph.sparsify import WEIGHT, NonZeros, keep
+from attngraph.sparsify import WEIGHT, KeptWeight, NonZeros, Totals, keep
 
 if TYPE_CHECKING:  # PyG and networkx take seconds to import
     import networkx
@@ -83,7 +83,11 @@ class AttentionGraph:
 
     def __post_init__(self):
         b, h, n, m, d = checks.check_nodes(self.query, self.value)
-        checks.check_weight(self.weight, (b, h, n, m))
+        kept = self.stored
+        if isinstance(kept, KeptWeight):
+            checks.check_shape("weight", kept, (b, h, n, m))
+        else:
+            checks.check_weight(kept, (b, h, n, m))
         checks.check_mask("query_mask", self.query_mask, (b, n))
         checks.check_mask("value_mask", self.value_mask, (b, m), (b, n, m))
         checks.check_shape("metric", self.metric, (h, d, d))
@@ -93,9 +97,11 @@ class AttentionGraph:
         checks.check_modality("query_modality", self.query_modality, b, n)
         checks.check_modality("value_modality", self.value_modality, b, m)
         visible = self.visible
-        if visible is not None:
-            zero = torch.zeros((), dtype=self.weight.dtype, device=self.weight.device)
-            object.__setattr__(self, "weight", torch.where(visible[:, None], self.weight, zero))
+        if visible is not None and isinstance(kept, KeptWeight):
+            object.__setattr__(self, "weight", kept.where(visible))
+        elif visible is not None and isinstance(kept, Tensor):
+            zero = torch.zeros((), dtype=kept.dtype, device=kept.device)
+            object.__setattr__(self, "weight", torch.where(visible[:, None], kept, zero))
 
     # ---- shape ---------------------------------------------------------------------------------------------
 
@@ -143,7 +149,8 @@ class AttentionGraph:
             "masked": self.visible is not None,
             "metric": self.metric is not None,
             "past degrees": self.past_degree is not None,
-            "compact": self._is_compact,
+            "compact": isinstance(self.stored, NonZeros),
+            "streamed": self.totals is not None,
         }
         properties += [name for name, is_there in present.items() if is_there]
         dtype, device = self.query.dtype, self.query.device
@@ -155,7 +162,7 @@ class AttentionGraph:
 
     def query_degree(self) -> Tensor:
         r"""Query degrees :math:`d_i = \sum_j M_{ij}`, ``(b, h, n, 1)``: 1 for a softmax row."""
-        return widen(self.weight).sum(-1, keepdim=True)
+        return self._sum(-1)[..., None]
 
     def value_degree(self, degree: str = "sum") -> Tensor:
         r"""Value degrees, ``(b, h, 1, m)``, or ``(b, h, n, m)`` in a causal graph.
@@ -169,9 +176,8 @@ class AttentionGraph:
             ValueError: another name for ``degree``.
         """
         scale = self.degree_scale(degree)
-        weight = widen(self.weight)
         if self.causal:
-            total = weight.cumsum(-2)
+            total = widen(self.weight).cumsum(-2)
             past = 0 if self.past_degree is None else self.past_degree.total.to(total.dtype)[:, :, None]
             if self.span is not None:
                 first, last = (x[:, None, :, None].expand(total.shape) for x in self.span.unbind(-1))
@@ -179,8 +185,13 @@ class AttentionGraph:
                 total, past = total.gather(-2, last) - before, past * (first < 0)
             total = total + past
         else:
-            total = weight.sum(-2, keepdim=True)
+            total = self._sum(-2)[:, :, None]
         return total if scale is None else total * scale
+
+    def _sum(self, axis: int) -> Tensor:
+        """Sums of weights over the values (``axis`` -1) or the queries (-2)."""
+        kept = self.stored
+        return kept.sum(axis) if isinstance(kept, KeptWeight) else widen(kept).sum(axis)
 
     def degree_scale(self, degree: str) -> Tensor | None:
         """What sums of weights are multiplied by to give value degrees: None for ``"sum"``, else
@@ -193,7 +204,7 @@ class AttentionGraph:
         if degree == "sum":
             return None
         b, _, n, m, _ = self.shape
-        device = self.weight.device
+        device = self.query.device
         rows, columns = self.query_mask, self.visible
         if rows is None:
             rows = torch.ones(b, n, dtype=torch.bool, device=device)
@@ -206,12 +217,37 @@ class AttentionGraph:
     def degree_after(self) -> PastDegree:
         """The running degrees after this graph's queries, to be handed to the next decoding step."""
         if self.span is not None:
-            total = self.value_degree()[:, :, -1]
+            total = self.last_value_degrees(1)[:, :, -1]
         else:
-            total = widen(self.weight).sum(-2)
+            total = self._sum(-2)
             if self.past_degree is not None:
                 total = total + self.past_degree.total
         return PastDegree(total, self.queries_counted()[:, -1])
+
+    def last_value_degrees(self, count: int) -> Tensor:
+        """:meth:`value_degree` as the last ``count`` queries of a causal graph see it, ``(b, h, count,
+        m)``."""
+        kept = self.stored
+        if not isinstance(kept, KeptWeight) or self.span is None:
+            return self.value_degree()[:, :, -count:]
+        first, last = self.span[:, -count:].unbind(-1)
+        query = torch.arange(self.shape[2], device=first.device)[:, None]
+        total = kept.sum_of((query >= first[:, None]) & (query <= last[:, None]))
+        past = 0 if self.past_degree is None else self.past_degree.total[:, :, None]
+        return total + past * (first < 0)[:, None, :, None]
+
+    def split_degree(self, count: int) -> tuple[Tensor, Tensor]:
+        """What the first ``count`` queries and those before leave on the values, ``(b, h, m)``, and the
+        weights of the rest, ``(b, h, n - count, m)``; both without a gradient."""
+        kept = self.stored
+        if isinstance(kept, KeptWeight):
+            rows = kept.last_rows(self.shape[2] - count)
+            total, later = kept.sum(-2), widen(rows).sum(2)
+            early = torch.where(total - later > 1e-6 * total, total - later, 0)  # the rest is rounding
+        else:
+            weight = kept.detach()
+            early, rows = widen(weight[:, :, :count]).sum(2), weight[:, :, count:].clone()
+        return early if self.past_degree is None else early + self.past_degree.total, rows
 
     def following(self, past: PastDegree | None, norms: KeptNorms | None = None) -> AttentionGraph:
         """The same graph with ``past_degree`` and ``kept_norms``, whose weights are not masked once more."""
@@ -225,7 +261,7 @@ class AttentionGraph:
         valid = self.query_mask
         if valid is None:
             b, _, n, _, _ = self.shape
-            valid = torch.ones(b, n, dtype=torch.bool, device=self.weight.device)
+            valid = torch.ones(b, n, dtype=torch.bool, device=self.query.device)
         return queries_counted(valid, self.causal, self.past_degree, self.span)
 
     # ---- other views ---------------------------------------------------------------------------------------
@@ -238,8 +274,12 @@ class AttentionGraph:
 
         Raises:
             ValueError: not exactly one rule, a value out of range, or a graph with ``past_degree``: what
-                earlier queries left counts edges that the rule would have dropped.
+                earlier queries left counts edges that the rule would have dropped. Of a streamed graph, whose
+                degrees are those of all edges anyway, another rule than ``top_k``.
         """
+        stored = self.stored
+        if isinstance(stored, KeptWeight) and stored.totals is not None:
+            return self.keeping(stored.chosen(top_k=top_k, threshold=threshold, mass=mass))
         if self.past_degree is not None:
             raise ValueError(
                 "past_degree comes from all edges of the earlier queries: sparsify their graphs too, and "
@@ -252,9 +292,17 @@ class AttentionGraph:
     def compact(self) -> AttentionGraph:
         """The same graph, keeping only the edges in memory (8 to 16 bytes each) in place of all ``n m``
         weights. ``weight`` is made dense whenever it is read; no gradient flows back from it."""
+        return self.keeping(self._non_zeros())
+
+    def keeping(self, weight: KeptWeight) -> AttentionGraph:
+        """The same graph with weights in another form, or with fewer of them."""
         graph = copy(self)
-        object.__setattr__(graph, "weight", NonZeros.of(self.weight))
+        object.__setattr__(graph, "weight", weight)
         return graph
+
+    def _non_zeros(self) -> NonZeros:
+        kept = self.stored
+        return kept.non_zeros() if isinstance(kept, KeptWeight) else NonZeros.of(kept)
 
     def __getitem__(self, index: Any) -> AttentionGraph:
         """The graph of some examples, or of some examples and heads: ``graph[0]``, ``graph[:2]``,
@@ -273,7 +321,7 @@ class AttentionGraph:
         b, h = self.shape[:2]
         examples = _chosen("examples", b, index[0])
         heads = _chosen("heads", h, index[1] if len(index) == 2 else slice(None))
-        past = self.past_degree
+        past, kept = self.past_degree, self.stored
 
         def both(x: Tensor) -> Tensor:
             return x[examples][:, heads]
@@ -281,11 +329,12 @@ class AttentionGraph:
         def of_examples(x: Any) -> Any:
             return x[examples] if isinstance(x, Tensor) else x
 
+        weight: Any = kept.at(examples, heads) if isinstance(kept, KeptWeight) else both(kept)
         graph = replace(
             self,
             query=both(self.query),
             value=both(self.value),
-            weight=both(self.weight),
+            weight=weight,
             query_mask=of_examples(self.query_mask),
             value_mask=of_examples(self.value_mask),
             metric=None if self.metric is None else self.metric[heads],
@@ -295,7 +344,7 @@ class AttentionGraph:
             span=of_examples(self.span),
             kept_norms=None,
         )
-        return graph.compact() if self._is_compact else graph
+        return graph
 
     def to(self, target: torch.device | str | int | torch.dtype) -> AttentionGraph:
         """The graph on a device, or with its floating-point numbers in a dtype.
@@ -329,15 +378,28 @@ class AttentionGraph:
                 x = function(x)
             elif isinstance(x, PastDegree):
                 x = PastDegree(*map(function, x))
-            elif isinstance(x, NonZeros):
-                x = replace(x, index=function(x.index), values=function(x.values))
+            elif isinstance(x, KeptWeight):
+                x = x.map(function)
             object.__setattr__(graph, name, x)
         object.__setattr__(graph, "kept_norms", None)
         return graph
 
     @property
-    def _is_compact(self) -> bool:
-        return isinstance(vars(self)["_weight"], NonZeros)
+    def stored(self) -> Tensor | KeptWeight:
+        """The weights, in the form in which they are in memory."""
+        return vars(self)["_weight"]
+
+    @property
+    def totals(self) -> Totals | None:
+        """Degrees and entropies of all edges, where the graph was streamed, whichever edges it keeps; else
+        None."""
+        kept = self.stored
+        return kept.totals if isinstance(kept, KeptWeight) else None
+
+    def edge_list(self) -> tuple[Tensor, Tensor]:
+        """The edges: example, head, query and value of each, ``(4, e)``, and its weight ``(e,)``."""
+        kept = self._non_zeros()
+        return kept.places(), kept.values
 
     def save(self, path: str | Path) -> None:
         """Write the graph to a safetensors file; see :func:`attngraph.saved.write`."""
@@ -351,14 +413,10 @@ class AttentionGraph:
             UserError: the file cannot be read, is damaged, or holds no attention graph.
         """
         fields = saved.read(path)
-        compact = isinstance(fields.get("weight"), NonZeros)
         try:
-            if compact:
-                fields["weight"] = fields["weight"].dense()
-            graph = AttentionGraph(**fields)
+            return AttentionGraph(**fields)
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise UserError(f"{path} holds no attention graph ({error}): {saved.REMEDY}") from None
-        return graph.compact() if compact else graph
 
     def to_data(self) -> Data:
         """The graph as a homogeneous PyG graph, or, of several examples and heads, as a batch of them; see

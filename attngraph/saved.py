@@ -14,7 +14,7 @@ from torch import Tensor
 
 from attngraph.degrees import PastDegree
 from attngraph.errors import UserError
-from attngraph.sparsify import NonZeros
+from attngraph.sparsify import KeptWeight, NonZeros, Totals
 
 KEY = "attention graph"  # of the file's metadata: what is no tensor, as JSON
 REMEDY = "restore it, or save the graph again"
@@ -39,6 +39,13 @@ def write(path: str | Path, fields: Mapping[str, Any]) -> None:
         elif isinstance(x, NonZeros):
             tensors |= {f"{name}.index": x.index, f"{name}.values": x.values}
             rest[f"{name}.shape"] = list(x.shape)
+            if x.totals is not None:
+                tensors |= {f"{name}.totals.{part}": tensor for part, tensor in x.totals._asdict().items()}
+        elif isinstance(x, KeptWeight):
+            raise UserError(
+                f"{path} is not written: the graph's weights are computed from scores whenever they are "
+                "read; keep some of its edges, with sparsify(top_k=...)"
+            )
         elif name != NOT_SAVED:
             rest[name] = x
     # copies, since graphs share tensors (a mask on both sides) and safetensors takes none that are shared
@@ -69,7 +76,10 @@ def read(path: str | Path) -> dict[str, Any]:
             fields["past_degree"] = PastDegree(*(fields.pop(f"past_degree.{x}") for x in PastDegree._fields))
         if "weight.shape" in fields:
             index, values = fields.pop("weight.index"), fields.pop("weight.values")
-            fields["weight"] = NonZeros(index, values, torch.Size(fields.pop("weight.shape")))
+            totals = None
+            if "weight.totals.entropy" in fields:
+                totals = Totals(*(fields.pop(f"weight.totals.{x}") for x in Totals._fields))
+            fields["weight"] = NonZeros(index, values, torch.Size(fields.pop("weight.shape")), totals)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} holds no attention graph (no {error}): {REMEDY}") from None
     return fields

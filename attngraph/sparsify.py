@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from attngraph.checks import check_weight
+from attngraph.precision import widen
 
 
 def keep(
@@ -54,38 +59,162 @@ def keep(
     return kept & ~(weight <= 0)
 
 
+class Totals(NamedTuple):
+    """Sums over all edges of a graph, also those that are not kept.
+
+    Args:
+        query_degree: ``(b, h, n)``, :math:`d_i`: 1 for a softmax row, 0 for a query that sees nothing.
+        value_degree: ``(b, h, m)``, :math:`e_j`, over all queries of the graph, also in causal graphs, and
+            over these alone.
+        entropy: ``(b, h, n)``, of each query's weights, in nats.
+    """
+
+    query_degree: Tensor
+    value_degree: Tensor
+    entropy: Tensor
+
+
+class KeptWeight(ABC):
+    """Weights ``(b, h, n, m)`` that are not kept as an array."""
+
+    totals: Totals | None
+    """Of the attention that the edges are taken from, if it was streamed."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """``(b, h, n, m)``."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """The array."""
+
+    @abstractmethod
+    def sum(self, axis: int) -> Tensor:
+        """Sums over the values (``axis`` -1) or the queries (-2), ``(b, h, nodes)`` in float32 or wider."""
+
+    @abstractmethod
+    def map(self, function: Callable[[Tensor], Tensor]) -> KeptWeight:
+        """The same with a function of each tensor."""
+
+    @abstractmethod
+    def at(self, examples: slice | list[int], heads: slice | list[int]) -> KeptWeight:
+        """Those of some examples and heads."""
+
+    def where(self, visible: Tensor) -> KeptWeight:
+        """The weights where ``visible``, bool ``(b, n or 1, m or 1)``, is True, and 0 elsewhere."""
+        return self
+
+    def non_zeros(self) -> NonZeros:
+        """The edges alone."""
+        return NonZeros.of(self.dense())
+
+    def chosen(self, **rules: Any) -> NonZeros:
+        """The strongest edges of each query; see :func:`keep`."""
+        weight = self.dense()
+        return replace(
+            NonZeros.of(torch.where(keep(weight, **rules), weight, torch.zeros_like(weight))),
+            totals=self.totals,
+        )
+
+    def last_rows(self, count: int) -> Tensor:
+        """The weights of the last ``count`` queries, ``(b, h, count, m)``."""
+        return self.dense()[:, :, -count:]
+
+    def sum_of(self, inside: Tensor) -> Tensor:
+        """Sums over some sets of queries, ``(b, h, r, m)``.
+
+        Args:
+            inside: bool ``(b, n, r)``, which queries are in each set.
+        """
+        weight = widen(self.dense())
+        return inside.mT.to(weight.dtype)[:, None] @ weight
+
+
 @dataclass(frozen=True, eq=False)
-class NonZeros:
-    """The non-zero entries of a tensor: their places in its flat form, and their values."""
+class NonZeros(KeptWeight):
+    """The non-zero entries of an array of weights: their places in its flat form, in order, and their
+    values."""
 
     index: Tensor
     values: Tensor
-    shape: torch.Size
+    sizes: torch.Size
+    totals: Totals | None = None
 
     @classmethod
-    def of(cls, tensor: Tensor) -> NonZeros:
+    def of(cls, weight: Tensor) -> NonZeros:
         """Places take 4 bytes each where they fit, else 8."""
-        flat = tensor.detach().flatten()
+        flat = weight.detach().flatten()
         index = flat.nonzero()[:, 0]
-        return cls(index.int() if flat.numel() < 2**31 else index, flat[index], tensor.shape)
+        return cls(_narrow(index, weight.shape), flat[index], weight.shape)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.sizes
 
     def dense(self) -> Tensor:
-        """The tensor."""
         flat = self.values.new_zeros(self.shape.numel())
         return flat.index_put((self.index,), self.values).view(self.shape)
+
+    def non_zeros(self) -> NonZeros:
+        return self
+
+    def places(self) -> Tensor:
+        """Example, head, query and value of each entry, ``(4, e)``."""
+        return torch.stack(torch.unravel_index(self.index.long(), self.shape))
+
+    def sum(self, axis: int) -> Tensor:
+        b, h, n, m = self.shape
+        example, head, query, value = self.places()
+        node, nodes = (query, n) if axis == -1 else (value, m)
+        values = widen(self.values)
+        sums = values.new_zeros(b * h * nodes).index_add(0, (example * h + head) * nodes + node, values)
+        return sums.view(b, h, nodes)
+
+    def __post_init__(self) -> None:
+        check_weight(self.values, tuple(self.values.shape))
+
+    def where(self, visible: Tensor) -> NonZeros:
+        b, _, n, m = self.shape
+        example, _, query, value = self.places()
+        there = visible.expand(b, n, m)[example, query, value]
+        return replace(self, index=self.index[there], values=self.values[there])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> NonZeros:
+        totals = None if self.totals is None else Totals(*map(function, self.totals))
+        return NonZeros(function(self.index), function(self.values), self.shape, totals)
+
+    def at(self, examples: slice | list[int], heads: slice | list[int]) -> NonZeros:
+        b, h, n, m = self.shape
+        numbers = torch.arange(b * h).view(b, h)[examples][:, heads]
+        first = torch.arange(b * h + 1, device=self.index.device) * (n * m)
+        ends = torch.searchsorted(self.index.long(), first).tolist()
+        index, values = [self.index[:0].long()], [self.values[:0]]
+        for place, number in enumerate(numbers.flatten().tolist()):
+            own = slice(ends[number], ends[number + 1])
+            index.append(self.index[own].long() + (place - number) * n * m)
+            values.append(self.values[own])
+        sizes = torch.Size((*numbers.shape, n, m))
+        totals = None if self.totals is None else Totals(*(x[examples][:, heads] for x in self.totals))
+        return NonZeros(_narrow(torch.cat(index), sizes), torch.cat(values), sizes, totals)
+
+
+def _narrow(index: Tensor, sizes: torch.Size) -> Tensor:
+    """Places in an array of these sizes, in 4 bytes each where they fit."""
+    return index.int() if sizes.numel() < 2**31 else index
 
 
 class WeightField:
     """The field ``weight`` of a graph: a tensor, made dense whenever it is read if it is kept as
-    :class:`NonZeros`."""
+    :class:`KeptWeight`."""
 
     def __get__(self, graph: Any, owner: type | None = None) -> Tensor:
         if graph is None:
             raise AttributeError("weight has no default")  # which tells dataclass that it must be given
         kept = graph.__dict__["_weight"]
-        return kept.dense() if isinstance(kept, NonZeros) else kept
+        return kept.dense() if isinstance(kept, KeptWeight) else kept
 
-    def __set__(self, graph: Any, weight: Tensor | NonZeros) -> None:
+    def __set__(self, graph: Any, weight: Tensor | KeptWeight) -> None:
         graph.__dict__["_weight"] = weight
 
 

@@ -129,8 +129,9 @@ class _NativeStep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        inputs, attention = ctx.saved_tensors[:6], _Attention(*ctx.saved_tensors[6:13], *ctx.options)
-        *kept, queries = ctx.saved_tensors[13:]
+        saved = ctx.saved_tensors  # read once: under checkpointing each reading computes them again
+        inputs, attention = saved[:6], _Attention(*saved[6:13], *ctx.options)
+        *kept, queries = saved[13:]
         if torch.is_grad_enabled():  # to be differentiated again
             scores = attention.scores(inputs, queries)
             run = partial(plain_step, scores, ctx.degree, attention.context)

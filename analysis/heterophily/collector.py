@@ -12,7 +12,7 @@ import torch
 from torch_geometric.data import Data, HeteroData
 
 from analysis import homophily
-from analysis.bipartite import AnyGraph, Bipartite
+from analysis.bipartite import AnyGraph, Bipartite, Stream
 from analysis.bootstrap import Means
 from analysis.contrast import Region
 from analysis.heterophily.measurement import (
@@ -119,7 +119,9 @@ class Heterophily:
 
         Args:
             name: of the layer.
-            graph: an attention graph of any number of examples and heads, or a plain PyG graph.
+            graph: an attention graph of any number of examples and heads, or a plain PyG graph. Of a streamed
+                one (``capture(..., stream=True)``) there are the statistics that are sums over edges: no
+                spectra, closed form and regions.
             labels: ``{name: classes}``; the same names in every batch of a layer.
             weights: what the edge weights are, for the column of that name.
             regions: ``{name: what is relevant}`` in an attention graph; names go into the column ``labels``,
@@ -135,6 +137,10 @@ class Heterophily:
         view = Bipartite.of(graph)
         if view.weight.shape[0] == 0:
             return
+        if isinstance(view, Stream) and self.settings.bins:
+            raise ValueError(
+                f"{name}: spectra need all weights at once, and the graph is streamed: set bins=0"
+            )
         record = self._layers.get((name, weights))
         first = 0 if record is None else record.means.examples
 
@@ -143,7 +149,7 @@ class Heterophily:
 
         with torch.no_grad():
             measured = measure(view, labels or {}, self.settings, new_draws, self_loops=kind != "self")
-            if isinstance(graph, AttentionGraph):
+            if isinstance(graph, AttentionGraph) and not isinstance(view, Stream):
                 measured |= measure_closed_form(graph, self.settings)
                 measured |= measure_regions(graph, regions or {}, self.settings, new_draws)
         if record is None:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from attngraph.errors import UserError
-from attngraph.reading.calls import Call
+from attngraph.reading.calls import BIASED, Call
 from attngraph.reading.degree_cache import place_of
 from attngraph.reading.heads import repeat_heads
 from attngraph.reading.masks import Mask, Order
@@ -63,6 +64,7 @@ def attend(
     eager: Callable[..., tuple[Tensor, Any]],
     dropout: float = 0.0,
     known: Known = NOTHING,
+    fused: bool = False,
     **kwargs,
 ) -> Call:
     """Run an attention call and hand it to the module's listeners.
@@ -75,6 +77,7 @@ def attend(
             context ``(b, n, h, d)`` and weights.
         dropout: its probability while training.
         known: what else is known of the call.
+        fused: the model has computed the call already, by PyTorch's fused attention.
         kwargs: what else the model passes; its eager attention gets it.
 
     Raises:
@@ -87,6 +90,9 @@ def attend(
     test = SoftmaxTest(run, h, key.shape[1], query.shape[-1], kwargs, query.device)
     _check_real(state, query)
     mask = state.model.mask(attention_mask, (b, h, n, m))
+    triangular = fused and kwargs["is_causal"]
+    if triangular:
+        mask = mask._replace(order="causal")
     call = _call(
         module,
         Projected(query.expand(b, -1, -1, -1), repeat_heads(key, b, h), repeat_heads(value, b, h)),
@@ -94,9 +100,12 @@ def attend(
         known,
         key=key,
         dropout=dropout if module.training else 0.0,
-        eager=partial(run, query, key, value, _additive(attention_mask, query.dtype, eager is _formula)),
+        eager=partial(run, query, key, value, _additive(attention_mask, query.dtype, eager)),
         scale=kwargs.get("scaling"),
-        is_softmax=partial(test.passed, state.softmax_tests) if mask.only_hides else None,
+        is_softmax=partial(test.passed, state.softmax_tests) if mask.only_hides and not fused else None,
+        only_hides=mask.only_hides,
+        fused=fused,
+        triangular=triangular,
         unrotated=state.projections.of(query),
     )
     for listener in tuple(state.listeners):
@@ -148,6 +157,9 @@ def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
         eager=partial(seen.compute, seen.query, seen.key, seen.value, None),
         scale=None,
         is_softmax=None,
+        only_hides=False,
+        fused=False,
+        triangular=False,
         unrotated=state.projections.of(query),
     )
     vars(call).update(_eager=(seen.context.transpose(1, 2), seen.weight))
@@ -178,14 +190,26 @@ def _next_known(state: LayerState, again: bool) -> Known:
 
 
 def _fused(module: nn.Module, seen: Fused) -> Tensor:
-    """The same for a call of PyTorch's fused attention, which is computed by its formula."""
+    """The same for a call of PyTorch's fused attention, which is computed by its formula where somebody may
+    need its weights."""
     state = state_of(module)
     known = _next_known(state, seen.again)
-    projected = Projected(seen.query, seen.key, seen.value)
+    fused = all(handle.fused for handle in state.changes.handles)
+    n, m, mask = seen.query.shape[2], seen.key.shape[2], seen.mask
+    if seen.is_causal and (n != m or not fused):
+        mask = torch.ones(n, m, dtype=torch.bool, device=seen.query.device).tril()
     call = attend(
-        module, projected, seen.mask, _formula, dropout=seen.dropout, known=known, scaling=seen.scale
+        module,
+        Projected(seen.query, seen.key, seen.value),
+        mask,
+        _formula,
+        dropout=seen.dropout,
+        known=known,
+        fused=fused,
+        scaling=seen.scale,
+        is_causal=seen.is_causal and mask is None,
     )
-    return call.context
+    return seen.compute() if fused else call.context
 
 
 def _formula(
@@ -196,10 +220,17 @@ def _formula(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float = 1.0,
+    is_causal: bool = False,
 ) -> tuple[Tensor, Tensor]:
     r""":math:`\mathrm{softmax}(s Q K^\top + \mathrm{mask})` and its product with V, ``(b, n, h, d)``. As in
     PyTorch, a query all of whose keys are masked by :math:`-\infty` has weights of 0."""
     b, h = max(query.shape[0], key.shape[0]), query.shape[1]
+    if is_causal:
+        n = query.shape[2]
+        attention_mask = torch.ones(n, n, dtype=torch.bool, device=query.device).tril()
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        hidden = torch.zeros_like(attention_mask, dtype=query.dtype)
+        attention_mask = hidden.masked_fill_(~attention_mask, -math.inf)
     scores = query @ repeat_heads(key, b, h).transpose(-1, -2) * scaling
     if attention_mask is None:
         weight = scores.softmax(-1)
@@ -364,13 +395,12 @@ def _self_attention(
     return SelfAttention(causal, mask.span if causal else None, mask.queries, mask.valid, layer_idx)
 
 
-def _additive(mask: Tensor | None, dtype: torch.dtype, infinite: bool) -> Tensor | None:
-    """A bool mask as eager attention wants it, which adds it: what is hidden is at minus infinity, or at the
-    bottom of the type, where a softmax has weights even for queries that see nothing."""
-    if mask is None or mask.dtype != torch.bool:
+def _additive(mask: Tensor | None, dtype: torch.dtype, eager: Callable) -> Tensor | None:
+    """A bool mask as eager attention wants it, which adds it: what is hidden is at the bottom of the type,
+    where a softmax has weights even for queries that see nothing."""
+    if mask is None or mask.dtype != torch.bool or eager is _formula:
         return mask
-    hidden = -math.inf if infinite else torch.finfo(dtype).min
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, hidden)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def eager_of(module: nn.Module) -> Callable[..., tuple[Tensor, Any]]:
@@ -418,3 +448,47 @@ def graph_attention(
     projected, known = Projected(query, key, value), Known(is_causal, sides=modalities)
     call = attend(module, projected, attention_mask, eager, known=known, **kwargs)
     return call.context.transpose(1, 2).contiguous(), call.recorded()
+
+
+def fused_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    is_causal: bool | None = None,
+    modalities: tuple[str | Tensor | None, str | Tensor | None] = (None, None),
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """The same in a model that runs SDPA: what transformers' SDPA returns, and listeners that can compute
+    the weights, or sums over them, themselves.
+
+    Raises:
+        UserError: the layer has listeners, and adds position biases to its scores.
+    """
+    given = (query, key, value, attention_mask)
+    output = sdpa_attention_forward(
+        module, *given, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
+    )
+    state = find_state(module)
+    if state is not None:
+        if kwargs.get("position_bias") is not None and state.listeners:
+            raise UserError(f"{state.site.name} {BIASED}")
+        n, said = query.shape[2], getattr(module, "is_causal", True) if is_causal is None else is_causal
+        triangular = n > 1 and attention_mask is None and bool(said)
+        if triangular and key.shape[2] > n:  # places without tokens, of a cache of fixed length
+            key, value = key[:, :, :n], value[:, :, :n]
+        attend(
+            module,
+            Projected(query, key, value),
+            attention_mask,
+            _formula,
+            dropout=dropout,
+            known=Known(is_causal, sides=modalities),
+            fused=True,
+            scaling=1 / math.sqrt(query.shape[-1]) if scaling is None else scaling,
+            is_causal=triangular,
+        )
+    return output

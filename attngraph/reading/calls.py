@@ -23,6 +23,7 @@ from attngraph.reading.heads import repeat_heads
 from attngraph.reading.outputs import Metric, widths
 from attngraph.reading.pictures import first_of_picture
 from attngraph.scores import AttentionScores
+from attngraph.streaming import Streamed, scores_of
 
 _active_collector: Any
 try:  # where transformers (5.24) notes what a model was asked to return
@@ -30,6 +31,11 @@ try:  # where transformers (5.24) notes what a model was asked to return
 except ImportError:
     _active_collector = None
 
+BIASED = (
+    "adds numbers to its scores (position biases), which are not known where a fused attention is streamed: "
+    'set the model to eager attention (model.set_attn_implementation("eager")), read it without stream, or '
+    "leave the layer out (layers=...)"
+)
 NO_GRADIENT = (
     "returned attentions carry no gradient where graph adapters compute a layer's output from its scores (in "
     "training, and with backend='tiled' always): for a loss on attentions use backend='sparse'"
@@ -109,6 +115,10 @@ class Call:
         scale: the factor of the scores where the model gave it, else None.
         is_softmax: says whether scale and mask are all that the scores are made of; None where the mask is
             more than that.
+        only_hides: whether the mask hides edges and adds nothing to the others' scores.
+        fused: the model has computed the call by PyTorch's fused attention: it does not wait for
+            :attr:`context`.
+        triangular: query i sees values up to i only, without a mask.
         unrotated: finds the queries before rotary embedding; see
             :func:`attngraph.reading.projection.unrotated`.
         no_graph: why the call is no attention graph; see :meth:`replace_eager`.
@@ -136,6 +146,9 @@ class Call:
     eager: partial[tuple[Tensor, Tensor]]
     scale: float | None
     is_softmax: Callable[[], bool] | None
+    only_hides: bool
+    fused: bool
+    triangular: bool
     unrotated: Callable[[], tuple[Tensor | None, bool]]
     no_graph: str | None = None
     held: bool = False
@@ -289,6 +302,17 @@ class Call:
             known = self.dropped
             if self.visible is not None and not self.every_query_sees:
                 known = known.masked_fill(~self.visible[:, None], 0)
+        return self._scores(
+            metric=metric,
+            feature=None if self.feature is self.query else self.feature,
+            kept=self.kept,
+            dropout=self.dropout,
+            picture=self._picture(),
+            known_weight=known,
+        )
+
+    def _scores(self, **fields: Any) -> AttentionScores:
+        """What all scores of the call have, and further fields."""
         return AttentionScores(
             self.query,
             self.key,
@@ -296,13 +320,9 @@ class Call:
             1 / math.sqrt(self.query.shape[-1]) if self.scale is None else self.scale,
             mask=None if self.visible is None else self.visible[:, None],
             query_mask=None if self.valid else self.query_mask,
+            triangular=self.triangular,
             causal=self.causal,
-            metric=metric,
-            feature=None if self.feature is self.query else self.feature,
-            kept=self.kept,
-            dropout=self.dropout,
-            picture=self._picture(),
-            known_weight=known,
+            **fields,
         )
 
     def _picture(self) -> Tensor | None:
@@ -314,6 +334,44 @@ class Call:
             return None
         features = torch.stack([self.key[..., 0], self.value[..., 0]])
         return picture if torch.equal(features[:, picture], features) else None
+
+    def streamed(
+        self, heads: list[int] | None, top_k: int | None, metric: Tensor | None = None, **fields: Any
+    ) -> AttentionGraph:
+        """The call as a graph whose weights are never all in memory (:class:`attngraph.streaming.Streamed`),
+        unless the model makes them itself and more goes into them than scores and a mask; without what a
+        cache holds from earlier queries.
+
+        Args:
+            heads: those that are wanted; None for all.
+            top_k: how many edges of each query will be kept.
+            metric: see :meth:`Site.metric`.
+            fields: further fields of :class:`attngraph.AttentionGraph`.
+
+        Raises:
+            UserError: as for :meth:`graph`; or a fused attention whose mask adds numbers to the scores.
+        """
+        self.check_graph()
+        chosen = slice(None) if heads is None else heads
+        if self.fused and not self.only_hides:
+            raise UserError(f"{self.site.name} {BIASED}")
+        if not (self.fused or (self.only_hides and self.is_softmax is not None and self.is_softmax())):
+            return self.graph(metric=metric, **fields)[:, chosen].detach()
+        weight: Any = Streamed.of(scores_of(self._scores(), slice(None), chosen), top_k)
+        graph = AttentionGraph(
+            self.feature[:, chosen],
+            self.value[:, chosen],
+            weight,
+            query_mask=self.query_mask,
+            value_mask=self.visible,
+            causal=self.causal,
+            span=self.span,
+            metric=None if metric is None else metric[chosen],
+            kind=self.kind,
+            rotated=self.rotated,
+            **fields,
+        )
+        return graph.detach()
 
     def graph(self, dropped: bool = False, metric: Tensor | None = None, **fields: Any) -> AttentionGraph:
         """The call as a graph, without what a cache holds from earlier queries (see :meth:`remember`).

@@ -100,15 +100,18 @@ class DegreeCache:
         b, _, n, _, _ = graph.shape
         valid, past, early = graph.query_mask, graph.past_degree, max(0, n - self.REACH)
         span = graph.span if isinstance(graph, AttentionGraph) else None
-        if isinstance(graph, AttentionGraph) and span is not None:
-            totals = graph.value_degree("sum").detach()[:, :, early:].clone()
-        else:
-            weight = (graph.weight if isinstance(graph, AttentionGraph) else graph.weight()).detach()
+        if isinstance(graph, AttentionScores):
+            weight = graph.weight().detach()
             totals = widen(weight) if n == 1 and past is not None else widen(weight[:, :, early:]).cumsum(2)
             if early:
                 totals += widen(weight[:, :, :early]).sum(2, keepdim=True)
             if past is not None:
                 totals = totals + past.total[:, :, None]
+        elif span is not None:
+            totals = graph.last_value_degrees(n - early).detach().clone()
+        else:
+            before, weight = graph.split_degree(early)
+            totals = widen(weight).cumsum(2) + before[:, :, None]
         if self.calls and self.calls[-1].totals.shape[2] > self.ROWS:
             self.calls[-1].cut(slice(-self.ROWS, None))
         if n == 1 and valid is None and past is not None:

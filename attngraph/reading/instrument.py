@@ -4,6 +4,7 @@ Models that use transformers' ``AttentionInterface`` are switched to
 :func:`attngraph.reading.attend.graph_attention` through their configurations; families that do not use it
 (:mod:`attngraph.reading.families`) get attention classes that call what is behind it,
 :func:`attngraph.reading.attend.attend`. Both compute what the model's eager attention computes.
+With ``fused=True`` a model that is set to SDPA runs SDPA, :func:`attngraph.reading.attend.fused_attention`.
 
     >>> handle = instrument(model)
     >>> handle.sites["model.layers.0.self_attn"].listeners.append(lambda call: print(call.weight.shape))
@@ -25,10 +26,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.masking_utils import eager_mask
+from transformers.masking_utils import eager_mask, sdpa_mask
 
 from attngraph.errors import UserError
-from attngraph.reading.attend import graph_attention, watch
+from attngraph.reading.attend import fused_attention, graph_attention, watch
 from attngraph.reading.calls import Site
 from attngraph.reading.families import OF_IMAGES, hook_of, is_stand_in, refusal_of, stand_in
 from attngraph.reading.outputs import find_output
@@ -55,12 +56,21 @@ among them."""
 
 
 class _Name(str):
-    """The name under which the attention function is registered. It equals ``"eager"`` too: models ask for
-    that name where they prepare what eager attention needs, and the function behind this one needs the
-    same."""
+    """The name under which an attention function is registered. It equals the name of the function behind it
+    too: models ask for that where they prepare what attention needs."""
+
+    like: str
+
+    def __new__(cls, name: str, like: str) -> _Name:
+        made = super().__new__(cls, name)
+        made.like = like
+        return made
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return _Name, (str(self), self.like)
 
     def __eq__(self, other) -> bool:
-        return str.__eq__(self, other) or other == "eager"
+        return str.__eq__(self, other) is True or self.like == other
 
     def __ne__(self, other) -> bool:
         return not self == other
@@ -69,9 +79,10 @@ class _Name(str):
         return hash(str(self))
 
 
-NAME = _Name("attngraph")
-AttentionInterface.register(str(NAME), graph_attention)
-AttentionMaskInterface.register(str(NAME), eager_mask)
+NAME, FUSED_NAME = _Name("attngraph", "eager"), _Name("attngraph-fused", "sdpa")
+for name, function, mask in ((NAME, graph_attention, eager_mask), (FUSED_NAME, fused_attention, sdpa_mask)):
+    AttentionInterface.register(str(name), function)
+    AttentionMaskInterface.register(str(name), mask)
 
 
 class Instrument:
@@ -80,11 +91,12 @@ class Instrument:
 
     Attributes:
         model: the model.
+        fused: whether a model that is set to SDPA may run it.
         sites: ``{name: site}``, in the order of the model's modules.
     """
 
-    def __init__(self, model: nn.Module):
-        self.model = model
+    def __init__(self, model: nn.Module, fused: bool = False):
+        self.model, self.fused = model, fused
         self.sites: dict[str, Site] = {}
         self.changes: Changes | None = None
 
@@ -143,6 +155,8 @@ class Changes:
 
     def take(self, handle: Instrument) -> None:
         """Change what a handle's model needs changed, and fill in its sites."""
+        self.handles.append(handle)
+        handle.changes = self
         for config in _configs(handle.model):
             self._take_config(config)
         for name, module, parent in _attention_modules(handle.model):
@@ -161,17 +175,24 @@ class Changes:
                 setattr(module, BATCHING, _refuse_batching)
             if hooks or batches:
                 self.modules.append(ChangedModule(module, type(module), hooks))
-        self.handles.append(handle)
-        handle.changes = self
         self._forget()
 
     def _take_config(self, config: PretrainedConfig) -> None:
-        if any(config is entry.config for entry in self.configs):
-            return
-        before = [entry for changes in self.alive for entry in changes.configs if entry.config is config]
-        implementation = before[0].implementation if before else config._attn_implementation_internal
-        self.configs.append(ChangedConfig(config, implementation))
-        config._attn_implementation_internal = NAME
+        if not any(config is entry.config for entry in self.configs):
+            before = [entry for changes in self.alive for entry in changes.configs if entry.config is config]
+            implementation = before[0].implementation if before else config._attn_implementation_internal
+            self.configs.append(ChangedConfig(config, implementation))
+        self._name(config)
+
+    def _name(self, config: PretrainedConfig) -> None:
+        """Name the attention that the holders of a configuration need."""
+        implementation = next(entry.implementation for entry in self.configs if entry.config is config)
+        handles = [handle for changes in self.alive for handle in changes.handles]
+        fused = implementation == "sdpa" and any(handle.fused for handle in handles)
+        if fused:
+            holders = [x for x in handles if any(config is other for other in _configs(x.model))]
+            fused = all(handle.fused for handle in holders)
+        config._attn_implementation_internal = FUSED_NAME if fused else NAME
 
     def _take_attention(
         self, model: nn.Module, name: str, module: nn.Module, parent: nn.Module | None
@@ -234,7 +255,9 @@ class Changes:
         self._forget()
         configs = [config for other in self.handles for config in _configs(other.model)]
         for entry in list(self.configs):
-            if not any(entry.config is config for config in configs):
+            if any(entry.config is config for config in configs):
+                self._name(entry.config)
+            else:
                 self.configs.remove(entry)
                 if not any(
                     entry.config is other.config for changes in self.alive for other in changes.configs
@@ -273,13 +296,20 @@ def _beside(module: nn.Module, inner_model: nn.Module) -> _Beside:
     return _Beside(any(refusal_of(type(x)) not in OF_IMAGES for x in unread), others)
 
 
-def instrument(model: nn.Module) -> Instrument:
+def instrument(model: nn.Module, fused: bool = False) -> Instrument:
     """Make a model's attention layers visible; nothing else about its output changes. The model may run in
     several threads at once, and listeners hear the calls of all of them; make and remove handles in one.
 
+    Args:
+        model: the model.
+        fused: let it run SDPA where it is set to that and nobody else needs its weights. Listeners then hear
+            calls (:attr:`attngraph.reading.calls.Call.fused`) whose weights are computed by the formula if
+            they are read.
+
     Raises:
         UserError: the model has no attention layer that can be read, or accelerate has hooks on one of a
-            family that does not use transformers' ``AttentionInterface``.
+            family that does not use transformers' ``AttentionInterface``; or ``fused``, and it is set to
+            another attention than SDPA or eager.
     """
     sites = list(_attention_modules(model))
     if not sites:
@@ -293,13 +323,20 @@ def instrument(model: nn.Module) -> Instrument:
                 f"{name} has hooks on its forward method, as accelerate's dispatch_model and device_map "
                 "put there, and would not be seen: remove the hooks, or put them on afterwards"
             )
+    for config in _configs(model) if fused else ():
+        implementation = config._attn_implementation_internal
+        if not any(implementation == known for known in (None, "eager", "sdpa")):
+            raise UserError(
+                f"the model is set to {implementation}, whose graphs can't be streamed: "
+                'model.set_attn_implementation("sdpa"), or read it without stream'
+            )
     several = [
         cast(Changes, state.changes) for _, module, _ in sites if (state := find_state(module)) is not None
     ]
     changes = several[0] if several else Changes()
     for other in several:
         changes.absorb(other)
-    handle = Instrument(model)
+    handle = Instrument(model, fused)
     changes.take(handle)
     return handle
 

@@ -29,6 +29,7 @@ from attngraph.reading.calls import Call
 from attngraph.reading.instrument import Site, instrument, unread_attention, why_unread, wildcards
 from attngraph.reading.modality import Modalities
 from attngraph.sparsify import keep
+from attngraph.streaming import heaviest
 
 Layers = str | Iterable[str] | None
 OnGraph = Callable[[str, AttentionGraph], None]
@@ -43,6 +44,7 @@ def capture(
     threshold: float | None = None,
     mass: float | None = None,
     detach: bool = True,
+    stream: bool = False,
 ) -> dict[str, AttentionGraph]:
     """One graph per attention layer of a model, from one forward pass.
 
@@ -61,6 +63,14 @@ def capture(
             back through them; not together with a rule for edges. The model itself goes on with the weights
             before a graph masks them, so for the derivative of its output with respect to M see
             ``analysis.relevance.capture_with_gradients``.
+        stream: never hold, nor let the model compute, all weights of a layer. A model that is set to SDPA
+            runs SDPA, and puts out what it does without us, to the last bit; the graphs are read from its
+            queries and keys, strip by strip (:mod:`attngraph.streaming`). ``graph.totals`` has degrees and
+            entropies of all edges. With ``top_k`` the graphs keep these edges, without it none, and compute
+            weights whenever they are read. A mask of the model's is kept as ``value_mask``; causal layers
+            without one have none. Layers that make their weights themselves, outside of transformers'
+            ``AttentionInterface``, are read from these. Not together with ``threshold``, ``mass`` or
+            ``detach=False``.
 
     Returns:
         ``{module name: graph}`` in the order of the calls. A module that attends several times in one pass
@@ -81,7 +91,7 @@ def capture(
         calls[name] += 1
         graphs[name if calls[name] == 1 else f"{name}#{calls[name]}"] = graph
 
-    with record(model, layers, heads, top_k, threshold, mass, detach, collect):
+    with record(model, layers, heads, top_k, threshold, mass, detach, collect, stream):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
             model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
     return graphs
@@ -97,6 +107,7 @@ def record(
     mass: float | None = None,
     detach: bool = True,
     on_graph: OnGraph | None = None,
+    stream: bool = False,
 ) -> Iterator[dict[str, list[AttentionGraph]]]:
     """Collect the graphs of every call while a model runs: several forward passes, or ``generate``.
 
@@ -106,6 +117,7 @@ def record(
 
     Args:
         on_graph: called with name and graph in place of collecting them, so that memory stays bounded.
+        stream: as in :func:`capture`. ``past_degree`` then has degrees of all edges.
 
     Yields:
         ``{module name: [graph of the first call, of the second, ...]}``
@@ -123,7 +135,12 @@ def record(
             raise UserError(
                 "sparse graphs keep no gradients: leave out detach=False, or sparsify them afterwards"
             )
-    reader = _Reader(model, layers, _head_numbers(heads), rules, detach, on_graph)
+    if stream and (threshold is not None or mass is not None or not detach):
+        raise UserError(
+            "a stream of edges has no gradients, and keeps the heaviest edges of each query only: leave out "
+            "threshold, mass and detach=False, or read the model without stream"
+        )
+    reader = _Reader(model, layers, _head_numbers(heads), rules, detach, on_graph, stream)
     try:
         yield reader.graphs
     finally:
@@ -144,13 +161,15 @@ class _Reader:
         rules: dict[str, Any],
         detach: bool,
         on_graph: OnGraph | None,
+        stream: bool,
     ):
         self.heads, self.rules, self.detach, self.on_graph = heads, rules, detach, on_graph
+        self.stream = stream
         self.graphs: dict[str, list[AttentionGraph]] = {}
         self.owner = f"record {next(self._numbers)}"
         self.ran: dict[str, nn.Module] = {}
         self.seen: set[str] = set()
-        self.handle = instrument(model)
+        self.handle = instrument(model, fused=stream)
         self.modalities = Modalities(model)
         self._running: dict[str, int] = {}
         self._undo: list[Callable[[], None]] = [
@@ -230,22 +249,30 @@ class _Reader:
         """A chosen layer was read."""
         name = site.name
         self.seen.add(name)
-        query_modality, value_modality = self.modalities.of(name, call)
+        sides: dict[str, Any] = dict(
+            zip(("query_modality", "value_modality"), self.modalities.of(name, call))
+        )
+        if self.heads is not None:
+            _check_heads(name, call.query.shape[1], self.heads)
+        top_k = self.rules.get("top_k")
         try:
-            graph = call.graph(
-                metric=site.metric(call.query), query_modality=query_modality, value_modality=value_modality
-            )
+            if self.stream:
+                graph = call.streamed(self.heads, top_k, site.metric(call.query), **sides)
+            else:
+                graph = call.graph(metric=site.metric(call.query), **sides)
         except ValueError as error:
             raise UserError(f"{name} is no graph ({error}): leave this layer out (layers=...)") from error
         check_weights(name, graph, site.module)
-        if self.heads is not None:
-            graph = _take_heads(name, graph, self.heads)
+        if self.heads is not None and not self.stream:
+            graph = graph[:, self.heads]
         if self.detach:
             graph = graph.detach()
-        if self.rules:
+        if self.rules and not self.stream:
             graph = graph.sparsify(**self.rules)
         graph = call.remember(graph, self.owner)
-        if self.rules:
+        if self.stream and top_k is not None:
+            graph = heaviest(graph, top_k)
+        elif self.rules:
             graph = graph.compact()
         if self.on_graph is None:
             self.graphs[name].append(graph)
@@ -262,12 +289,16 @@ def check_weights(name: str, graph: AttentionGraph, module: nn.Module) -> None:
     Raises:
         UserError: NaN or Inf, or rows that are no distribution; the message names the layer.
     """
-    weight = graph.weight.detach()
-    if not weight.isfinite().all():
+    totals = graph.totals
+    numbers = [graph.weight.detach()] if totals is None else totals
+    if not all(x.isfinite().all() for x in numbers):
         raise UserError(
             f"{name}: the attention weights hold NaN or Inf. Look for inputs or parameters that are not "
             "finite, and for overflow in float16 (bfloat16 or float32 has none)"
         )
+    if totals is not None:  # of a softmax
+        return
+    weight = numbers[0]
     sums = weight.float().sum(-1)
     slack = 1e-3 if weight.dtype in (torch.float32, torch.float64) else 2e-2
     sinks = any("sink" in part for part, _ in module.named_parameters())
@@ -300,14 +331,13 @@ def _head_numbers(heads: int | Iterable[int] | None) -> list[int] | None:
     return numbers
 
 
-def _take_heads(name: str, graph: AttentionGraph, heads: list[int]) -> AttentionGraph:
-    wrong = [head for head in heads if not 0 <= head < graph.shape[1]]
+def _check_heads(name: str, count: int, heads: list[int]) -> None:
+    wrong = [head for head in heads if not 0 <= head < count]
     if wrong:
         raise UserError(
-            f"{name} has heads 0..{graph.shape[1] - 1}, not {', '.join(map(str, wrong))}: choose heads that "
-            "all recorded layers have, or record them apart (layers=...)"
+            f"{name} has heads 0..{count - 1}, not {', '.join(map(str, wrong))}: choose heads that all "
+            "recorded layers have, or record them apart (layers=...)"
         )
-    return graph[:, heads]
 
 
 def _choose(layers: Layers, names: list[str]) -> list[str]:

@@ -19,12 +19,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -135,16 +136,27 @@ class Attended(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """A call of ``scaled_dot_product_attention``: query ``(b, h, n, d)``, key and value ``(b, g, m, d)``; and
-    whether the module has attended to the same keys before, with other queries."""
+    """A call of ``scaled_dot_product_attention``.
+
+    Attributes:
+        query, key, value: ``(b, h, n, d)``, and ``(b, g, m, d)`` of keys and values.
+        mask: its mask.
+        is_causal: query i sees values up to i only.
+        dropout: its probability.
+        scale: of the scores.
+        again: whether the module has attended to the same keys before, with other queries.
+        compute: PyTorch's own result, ``(b, h, n, d)``.
+    """
 
     query: Tensor
     key: Tensor
     value: Tensor
     mask: Tensor | None
+    is_causal: bool
     dropout: float
     scale: float
     again: bool
+    compute: Callable[[], Tensor]
 
 
 class Watch(TorchFunctionMode):
@@ -352,19 +364,29 @@ class Watch(TorchFunctionMode):
         enable_gqa: bool = False,
     ) -> Tensor:
         """PyTorch's fused attention."""
-        n, m = query.shape[-2], key.shape[-2]
-        if is_causal:
-            attn_mask = torch.ones(n, m, dtype=torch.bool, device=query.device).tril()
-        layout = self._layout((*query.shape[:-1], m), value.shape, (query, key, value))
+        layout = self._layout((*query.shape[:-1], key.shape[-2]), value.shape, (query, key, value))
         if layout is None or (attn_mask is not None and query.dim() != 4):
             raise UserError("a call of scaled_dot_product_attention of this shape can't be read as a graph")
-        unsplit = key
+        unsplit, given = key, (query, key, value, attn_mask, dropout_p, is_causal)
+        own = partial(scaled_dot_product_attention, *given, scale=scale, enable_gqa=enable_gqa)
         if not enable_gqa:
             key, value = layout.split(key), layout.split(value)
         self.calls += 1
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         again = self._again(query, unsplit)
-        context = self.fused(Fused(layout.split(query), key, value, attn_mask, dropout_p, scale, again))
+        context = self.fused(
+            Fused(
+                layout.split(query),
+                key,
+                value,
+                attn_mask,
+                is_causal,
+                dropout_p,
+                scale,
+                again,
+                compute=lambda: layout.split(own()),
+            )
+        )
         return layout.join(context)
 
 

@@ -15,7 +15,15 @@ from experiments.commands.options import HeterophilyOptions
 from experiments.inspect.labels import Labeller, load_tagger, read_own_classes
 from experiments.inspect.regions import Regions, read_regions
 from experiments.inspect.source import open_source, settings_of
-from experiments.inspect.statistics import AFTER, BEFORE, differences, draw_figures, measure, screen
+from experiments.inspect.statistics import (
+    AFTER,
+    BEFORE,
+    STREAMED,
+    differences,
+    draw_figures,
+    measure,
+    screen,
+)
 
 TABLE, SPECTRUM = "heterophily.csv", "spectrum.csv"
 NAMES = (TABLE, SPECTRUM, *(f"{kind}-*.png" for kind in ("curves", "heads", "differences", "spectra")))
@@ -36,6 +44,12 @@ def run(options: HeterophilyOptions) -> int:
         states = [BEFORE, AFTER] if options.adapter is not None else [""]
         for state in states:
             source = open_source(options, trained=state != BEFORE)
+            source.stream = source.is_large()
+            if source.stream and options.spectra:
+                raise UserError(
+                    "--spectra decomposes graphs with all their weights, and these are too large: leave it "
+                    "out, or make --batch smaller"
+                )
             if state == states[0]:
                 known = None if options.regions is None else read_regions(options.regions, source.samples)
                 regions = Regions(source.samples, known)
@@ -55,7 +69,8 @@ def run(options: HeterophilyOptions) -> int:
                 written.append(SPECTRUM)
                 spectrum.to_csv(out / SPECTRUM, index=False, float_format="%.6g")
             written += draw_figures(table, spectrum, source.title, out)
-    print("\n".join([screen(table), *labeller.notes(), *regions.notes()]))
+    notes = [STREAMED] if source.stream else []
+    print("\n".join([screen(table), *notes, *labeller.notes(), *regions.notes()]))
     print(f"written: {options.out}/{', '.join(written)}")
     return 0
 

@@ -26,6 +26,7 @@ from adapters.adapter import GraphAdapter
 from adapters.peft.loading import load_adapter, read_config
 from attngraph import AttentionGraph, capture
 from attngraph.errors import UserError
+from attngraph.reading.instrument import instrument
 from experiments.base.messages import check_known, first_line
 from experiments.base.options import LookOptions
 from experiments.base.progress import Progress
@@ -43,6 +44,7 @@ from experiments.tasks.task import SPLITS
 
 TASK, SPLIT = "caption", "validation"  # where none is given
 NOT_SETTINGS = ("out", "download", "batch", "device")
+LARGE = 2**27  # edges of a layer's graphs in a batch: 0.5 GB for every array of them
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 
 # ---- asked for on the command line ------------------------------------------------------------------------
@@ -239,6 +241,7 @@ class Source:
         layers, heads: those chosen; None for all.
         device: where the model runs.
         adapters: ``{layer: adapter}`` of an adapted model.
+        stream: whether graphs are streamed, see :func:`attngraph.capture`.
     """
 
     family: ModelFamily
@@ -248,6 +251,7 @@ class Source:
     heads: list[int] | None = None
     device: str = "cpu"
     adapters: dict[str, GraphAdapter] = field(default_factory=dict)
+    stream: bool = False
 
     def __post_init__(self):
         self.family.model.to(self.device).eval()
@@ -288,8 +292,30 @@ class Source:
     ) -> dict[str, AttentionGraph]:
         """The attention graphs of a batch, by default of all layers and heads, ``{layer: graph}``."""
         with self.reading():
-            graphs = capture(self.model, batch.inputs, layers, heads)
+            graphs = capture(self.model, batch.inputs, layers, heads, stream=self.stream)
         return calls_as_examples(graphs, batch.inputs)
+
+    def is_large(self) -> bool:
+        """Whether graphs of the first batch have more than :data:`LARGE` edges, and can be streamed: those of
+        a model with adapters, or with a list of pictures in patches, cannot."""
+        batch = next(self.batches(), None)
+        pixels = None if batch is None else batch.inputs.get("pixel_values")
+        if batch is None or self.adapters or (pixels is not None and pixels.dim() == 2):
+            return False
+        if _most_edges(batch.inputs) <= LARGE:
+            return False
+        sizes = [0]
+        with self.reading(), torch.random.fork_rng(), torch.no_grad():
+            handle = instrument(self.model, fused=True)
+            for site in handle.sites.values():
+                site.listeners.append(
+                    lambda call: sizes.append(call.query[..., 0].numel() * call.key.shape[2])
+                )
+            try:
+                self.model(**batch.inputs)
+            finally:
+                handle.remove()
+        return max(sizes) > LARGE
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -324,6 +350,16 @@ class Source:
         with torch.no_grad():
             kept = graph if adapter.top_k is None else graph.sparsify(top_k=adapter.top_k)
             return replace(kept, weight=adapter.scheme.reweight(kept))
+
+
+def _most_edges(inputs: Mapping[str, Any]) -> int:
+    """The most edges that a layer's graphs can have, by the sizes of a model's inputs: with a node for each
+    token or 16 pixels, and 64 heads."""
+    nodes = 0
+    for x in inputs.values():
+        if isinstance(x, Tensor) and x.dim() > 1:
+            nodes = max(nodes, x[0, 0].numel() // 16 if x.dim() > 3 else x.shape[1])
+    return 64 * nodes**2 * max(len(x) for x in inputs.values() if isinstance(x, Tensor))
 
 
 def calls_as_examples(

@@ -34,6 +34,7 @@ PLAIN = (
     "probe_auc",
 )
 UNDEFINED = "undefined in every graph"
+STREAMED = "graphs of this size are streamed: without pGNN's closed form and regions, which need all weights"
 CLOSED_FORM = ("closed_form_r", "closed_form_variation", "lengths_variation", "attention_variation")
 REGIONS = ("contrast", "rotation_change", "distance_auc", "distractor_mass", "queries_per_value")
 
@@ -46,7 +47,8 @@ def measure(
     suffix = f" {state}" if state else ""
     for batch, graphs in source.graphs(f"measuring{suffix}"):
         for name, graph in graphs.items():
-            labels, relevant = labeller(batch, name, graph), regions(batch, name, graph)
+            labels = labeller(batch, name, graph)
+            relevant = {} if source.stream else regions(batch, name, graph)
             statistics.add(name, graph, labels, f"M{suffix}", relevant)
             reweighted = source.reweighted(name, graph)
             if reweighted is not None:

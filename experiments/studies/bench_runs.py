@@ -15,14 +15,14 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch_geometric.nn import MessagePassing
-from transformers import BlipTextConfig
+from transformers import BlipTextConfig, LlamaConfig, LlamaModel
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from adapters import PGNN, GraphAdapterConfig
 from adapters.peft import optimizer_groups
 from analysis.heterophily import Heterophily
 from analysis.labels import Labels
-from attngraph import AttentionGraph, AttentionScores
+from attngraph import AttentionGraph, AttentionScores, capture
 from attngraph.reading.heads import split_heads
 from attngraph.reading.pictures import project_once, states_of_examples
 from attngraph.scores import HIDDEN
@@ -176,6 +176,26 @@ def statistics(b: int, h: int, n: int, m: int, d: int) -> dict[str, Run]:
         "the text's self-attention itself": attention_of("text", "text"),
         "statistics of the text's self-attention": statistics_of("text", "text"),
     }
+
+
+# ---- a model that runs SDPA, with and without its graphs ---------------------------------------------------
+
+MODEL, STREAM = "the model alone, SDPA", "with a stream of its graphs, top-k 32"
+
+
+def stream(n: int, layers: int, heads: int, width: int) -> dict[str, Run]:
+    """A forward pass of a text model of ``layers`` layers over ``n`` words."""
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=50, hidden_size=width, num_hidden_layers=layers, intermediate_size=4 * width)
+    sizes |= dict(num_attention_heads=heads, max_position_embeddings=n, use_cache=False)
+    model = LlamaModel(LlamaConfig(**sizes)).eval()
+    inputs = {"input_ids": torch.randint(50, (1, n))}
+
+    def alone() -> None:
+        with torch.no_grad():
+            model(**inputs)
+
+    return {MODEL: alone, STREAM: lambda: capture(model, inputs, stream=True, top_k=32)}
 
 
 # ---- a text decoder: p-adapters against vanilla adapters ---------------------------------------------------

@@ -11,14 +11,17 @@ import pytest
 from PIL import Image
 
 from analysis.heterophily import REGION_STATISTICS
+from attngraph.errors import UserError
 from experiments.base.arguments import asked
 from experiments.commands import heterophily
 from experiments.commands.options import HeterophilyOptions
+from experiments.inspect import source as sources
 from experiments.inspect import statistics
 from experiments.inspect.source import open_source
-from experiments.inspect.statistics import screen
+from experiments.inspect.statistics import CLOSED_FORM, REGIONS, STREAMED, screen
 from experiments.scenes.words import all_words
-from tests.experiments.tiny import adapted
+from tests.experiments.inspect.looking import pictures
+from tests.experiments.tiny import adapted, save
 
 LAYER = "text_decoder.bert.encoder.layer.{}.{}.self"
 QUICK = ("--examples", 4)
@@ -83,6 +86,25 @@ def test_the_image_encoder_is_homophilous_in_what_patches_show(first):
         (table.labels == "patch") & (table.statistic == "adjusted") & (table["head"] == "all")
     ].iloc[0]
     assert found.excess_low > 0.1
+
+
+def test_large_graphs_are_streamed(tmp_path, monkeypatch, capsys):
+    """The same numbers from a model that runs SDPA; what needs all weights is left out, and said so."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("red\na red ball\n", encoding="utf-8")
+    words = ("--model", save("llava", tmp_path / "model"), "--texts", texts, "--clusters", 2)
+    words += ("--images", *pictures(tmp_path, "0.png", "1.png", size=(12, 8)))
+    wanted = run(tmp_path / "dense", *words)
+    assert STREAMED not in capsys.readouterr().out
+    monkeypatch.setattr(sources, "LARGE", 0)
+    found = run(tmp_path / "stream", *words)
+    assert STREAMED in capsys.readouterr().out
+    assert set(wanted.statistic) - set(found.statistic) == {*CLOSED_FORM, *REGIONS} & {*wanted.statistic}
+    wanted = wanted[wanted.statistic.isin(found.statistic)].reset_index(drop=True)
+    assert len(wanted) > 100
+    pd.testing.assert_frame_equal(found, wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="--spectra decomposes graphs with all their weights"):
+        run(tmp_path / "spectra", *words, "--spectra")
 
 
 def test_screen(first):
