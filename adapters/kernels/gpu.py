@@ -123,7 +123,8 @@ class _TritonStep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_out, grad_context=None):
-        inputs, results = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        saved = ctx.saved_tensors
+        inputs, results = saved[:6], saved[6:]
         if torch.is_grad_enabled():  # to be differentiated again
             scores, degree, context, _ = ctx.call
             run = partial(plain_step, scores, degree, context)
