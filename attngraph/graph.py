@@ -398,8 +398,12 @@ class AttentionGraph:
 
     def edge_list(self) -> tuple[Tensor, Tensor]:
         """The edges: example, head, query and value of each, ``(4, e)``, and its weight ``(e,)``."""
-        kept = self._non_zeros()
-        return kept.places(), kept.values
+        kept = self.stored
+        if isinstance(kept, KeptWeight):
+            kept = kept.non_zeros()
+            return kept.places(), kept.values
+        places = kept.nonzero(as_tuple=True)
+        return torch.stack(places), kept[places]  # with its gradient
 
     def save(self, path: str | Path) -> None:
         """Write the graph to a safetensors file; see :func:`attngraph.saved.write`."""
