@@ -191,7 +191,7 @@ def test_activations_computed_again_give_the_same_gradients_and_take_less_memory
     for name, gradient in expected.items():
         assert torch.equal(gradient, found[name]) if gradient is not None else found[name] is None, name
     assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in found.values())
-    assert little < 0.41 * much
+    assert little < 0.43 * much
 
 
 def test_a_model_that_cannot_is_refused_in_one_line(tmp_path, monkeypatch):
