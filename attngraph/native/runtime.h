@@ -4,6 +4,7 @@
 #ifndef ATTNGRAPH_RUNTIME_H
 #define ATTNGRAPH_RUNTIME_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -18,12 +19,21 @@
 #define LN_2 0.6931471805599453f
 #define HIDDEN -1e30f /* the score of a hidden edge: its weight is exactly 0 */
 
-/* 2^x for finite x, clamped to [-126, 127]; relative error 1e-7. The polynomial is a minimax fit of (2^f - 1)/f on
- * [-1/2, 1/2]. Rounding is a conversion to whole numbers, which no compiler option may reorder. NaN gives NaN. */
+/* x, or 0 where it does not count. Compilers turn this into vector instructions, which of conditions they do not
+ * always: they make branches of them, and a loop with branches stays a loop over single numbers. */
+static inline float where(int counts, float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits &= -(uint32_t)(counts != 0);
+    memcpy(&x, &bits, sizeof bits);
+    return x;
+}
+
+/* 2^x for x below 127.5; 0 below -126, NaN for NaN; relative error 1e-7. The polynomial is a minimax fit of (2^f - 1)/f
+ * on [-1/2, 1/2]. Rounding is a conversion to whole numbers, which no compiler option may reorder. */
 static inline float exp2_of(float x) {
-    x = x < -126.f ? -126.f : x;
-    x = x > 127.f ? 127.f : x;
-    int32_t whole = (int32_t)(x + (x < 0.f ? -0.5f : 0.5f));
+    int32_t whole = (int32_t)(x + copysignf(0.5f, x));
+    whole = whole > 127 ? 127 : whole; /* of what is too large, the result is large or infinite */
     float f = x - (float)whole;
     float y = 1.547475404e-04f;
     y = y * f + 1.339965616e-03f;
@@ -35,7 +45,7 @@ static inline float exp2_of(float x) {
     int32_t bits = (int32_t)((uint32_t)(whole + 127) << 23);
     float power;
     memcpy(&power, &bits, sizeof power);
-    return power * y;
+    return where(!(x < -126.f), power * y);
 }
 
 /* log2 of a positive normal number; absolute error 1e-7 beside that of the exponent. x = 2^e (1 + m) with 1 + m in
