@@ -254,36 +254,66 @@ typedef struct {
     int failed;
 } Form;
 
-/* Of each value, as a query sees it: |v|2/e, -1/2 log e, and (p/2 - 1) log |v|2/e. */
-static void value_terms(const Form *job, const float *restrict norm_v, const float *restrict root,
-                        float *restrict length, float *restrict log_e, float *restrict own) {
-    float exponent = job->exponent;
+/* Of each value, as a query sees it: |v|2/e, -1/2 log e, (p/2 - 1) log |v|2/e, and 2 to its power. */
+typedef struct {
+    float *length, *log_e, *own, *power;
+} Values;
+
+/* Room for m numbers each: x, y and the weights of the messages, the closed form and without the product. */
+typedef struct {
+    float *x, *y, *message, *form, *lengths;
+} Terms;
+
+static void value_terms(const Form *job, const float *restrict norm_v, const float *restrict root, Values v) {
+    float exponent = job->exponent, *restrict length = v.length, *restrict log_e = v.log_e;
+    float *restrict own = v.own, *restrict power = v.power;
     SIMD for (int j = 0; j < job->m; j++) {
-        float x = norm_v[j] * root[j] * root[j];
+        float x = norm_v[j] * root[j] * root[j], log = exponent * log2_of(larger(x, LEAST));
         length[j] = x;
         log_e[j] = log2_of(larger(root[j], LEAST));
-        own[j] = exponent * log2_of(larger(x, LEAST));
+        own[j] = log;
+        power[j] = exp2_of(log);
     }
 }
 
-/* One query's part of the sums. x, y, z, log_a: room for m numbers each. */
-static void form_row(const Form *job, float norm, float root, const float *restrict a, const float *restrict dot,
-                     const float *restrict roots, const float *restrict length, const float *restrict log_e,
-                     const float *restrict own, float *restrict x, float *restrict y, float *restrict z,
-                     float *restrict log_a, double *out) {
+/* 2^x over the largest; x is HIDDEN where there is no edge. */
+static void powers_of_row(int m, float *restrict x) {
+    float top = HIDDEN;
+    MAX(top) for (int j = 0; j < m; j++) top = larger(x[j], top);
+    SIMD for (int j = 0; j < m; j++) x[j] = exp2_of(x[j] - top);
+}
+
+/* One query's part of the sums. For p = 1.5 the weights come from roots, which take half the time of logarithms
+ * and powers; otherwise from the logarithms. */
+static inline __attribute__((always_inline)) void form_row(int by_roots, const Form *job, float norm, float two_root,
+                                                           const float *restrict a, const float *restrict dot,
+                                                           const float *restrict roots, Values v, Terms t,
+                                                           double *out) {
     int m = job->m;
+    const float *restrict length = v.length, *restrict log_e = v.log_e, *restrict own = v.own;
+    const float *restrict own_power = v.power;
+    float *restrict x = t.x, *restrict y = t.y, *restrict message = t.message, *restrict form = t.form;
+    float *restrict lengths = t.lengths;
     float exponent = job->exponent, edges = 0, mean_x = 0, mean_y = 0, degree = 0, products = 0;
-    float top_x = HIDDEN, top_y = HIDDEN, top_z = HIDDEN;
     SUM(edges, mean_x, mean_y, degree, products) for (int j = 0; j < m; j++) {
         int counts = a[j] > LEAST;
-        float l = log2_of(larger(a[j], LEAST)), lengths = norm + length[j];
-        float square = larger(lengths - 2 * root * roots[j] * dot[j], SHARE * lengths + LEAST);
-        float of_x = exponent * (l + log2_of(square)) + log_e[j], of_y = exponent * l + own[j] + log_e[j];
-        float of_z = exponent * (l + log2_of(larger(lengths, LEAST))) + log_e[j];
+        float weight = larger(a[j], LEAST), log = log2_of(weight), sum = norm + length[j];
+        float square = larger(sum - two_root * roots[j] * dot[j], SHARE * sum + LEAST);
+        float of_x = exponent * (log + log2_of(square)) + log_e[j], of_y = exponent * log + own[j] + log_e[j];
+        sum = larger(sum, LEAST);
+        if (by_roots) { /* A^(3/4) / sqrt(e), times R2, |v|2/e or the lengths to the power of -1/4 */
+            float root = sqrtf(weight), fourth = sqrtf(sqrtf(square)), of_sum = sqrtf(sqrtf(sum));
+            float shared = where(counts, root * sqrtf(root) * roots[j]), share = shared / (fourth * of_sum);
+            message[j] = share * of_sum;
+            form[j] = shared * own_power[j];
+            lengths[j] = share * fourth;
+        } else {
+            message[j] = counts ? of_x + log : HIDDEN;
+            form[j] = counts ? of_y + log : HIDDEN;
+            lengths[j] = counts ? exponent * (log + log2_of(sum)) + log_e[j] + log : HIDDEN;
+        }
         x[j] = of_x;
         y[j] = of_y;
-        z[j] = counts ? of_z + l : HIDDEN;
-        log_a[j] = counts ? l : HIDDEN;
         edges += where(counts, 1);
         mean_x += where(counts, of_x);
         mean_y += where(counts, of_y);
@@ -294,40 +324,39 @@ static void form_row(const Form *job, float norm, float root, const float *restr
     float bad = products - products; /* NaN of features, which comparisons have hidden */
     mean_x = mean_x / edges + bad;
     mean_y = mean_y / edges;
-    MAX(top_x, top_y, top_z) for (int j = 0; j < m; j++) {
-        top_x = larger(x[j] + log_a[j], top_x);
-        top_y = larger(y[j] + log_a[j], top_y);
-        top_z = larger(z[j], top_z);
+    if (!by_roots) {
+        powers_of_row(m, message);
+        powers_of_row(m, form);
+        powers_of_row(m, lengths);
     }
-    float xy = 0, xx = 0, yy = 0, sum_x = 0, sum_y = 0, sum_z = 0;
-    SUM(xy, xx, yy, sum_x, sum_y, sum_z) for (int j = 0; j < m; j++) {
-        int counts = log_a[j] > HIDDEN;
+    float xy = 0, xx = 0, yy = 0, of_message = 0, of_form = 0, of_lengths = 0;
+    SUM(xy, xx, yy, of_message, of_form, of_lengths) for (int j = 0; j < m; j++) {
+        int counts = a[j] > LEAST;
         float of_x = where(counts, x[j] - mean_x), of_y = where(counts, y[j] - mean_y);
         xy += of_x * of_y;
         xx += of_x * of_x;
         yy += of_y * of_y;
-        float w = exp2_of(x[j] + log_a[j] - top_x), f = exp2_of(y[j] + log_a[j] - top_y), l = exp2_of(z[j] - top_z);
-        x[j] = w;
-        y[j] = f;
-        z[j] = l;
-        sum_x += w;
-        sum_y += f;
-        sum_z += l;
+        of_message += message[j];
+        of_form += form[j];
+        of_lengths += lengths[j];
     }
-    float share_x = 1 / sum_x + bad, share_y = 1 / sum_y, share_z = 1 / sum_z, share = 1 / degree;
-    float form = 0, lengths = 0, weight = 0;
-    SUM(form, lengths, weight) for (int j = 0; j < m; j++) {
-        float w = x[j] * share_x;
-        form += fabsf(w - y[j] * share_y);
-        lengths += fabsf(w - z[j] * share_z);
-        weight += fabsf(w - a[j] * share);
+    of_message = 1 / of_message + bad;
+    of_form = 1 / of_form;
+    of_lengths = 1 / of_lengths;
+    degree = 1 / degree;
+    float to_form = 0, to_lengths = 0, to_weight = 0;
+    SUM(to_form, to_lengths, to_weight) for (int j = 0; j < m; j++) {
+        float share = message[j] * of_message;
+        to_form += fabsf(share - form[j] * of_form);
+        to_lengths += fabsf(share - lengths[j] * of_lengths);
+        to_weight += fabsf(share - a[j] * degree);
     }
     out[XY] += xy;
     out[XX] += xx;
     out[YY] += yy;
-    out[TO_FORM] += form;
-    out[TO_LENGTHS] += lengths;
-    out[TO_WEIGHT] += weight;
+    out[TO_FORM] += to_form;
+    out[TO_LENGTHS] += to_lengths;
+    out[TO_WEIGHT] += to_weight;
     out[QUERIES] += 1;
 }
 
@@ -335,14 +364,14 @@ static void form_of_item(void *argument, int item) {
     Form *job = argument;
     int n = job->n, m = job->m, d = job->d, strip = strip_of(m);
     size_t queries = (size_t)item * n, values = (size_t)item * m;
-    float *room = scratch((size_t)strip * m + 7 * (size_t)(m + 16) + 16);
+    float *room = scratch((size_t)strip * m + 9 * (size_t)(m + 16) + 16);
     if (!room) {
         job->failed = 1;
         return;
     }
-    float *dot = take(&room, (size_t)strip * m), *length = take(&room, m), *log_e = take(&room, m);
-    float *own = take(&room, m), *x = take(&room, m), *y = take(&room, m), *z = take(&room, m);
-    float *log_a = take(&room, m);
+    float *dot = take(&room, (size_t)strip * m);
+    Values v = {take(&room, m), take(&room, m), take(&room, m), take(&room, m)};
+    Terms t = {take(&room, m), take(&room, m), take(&room, m), take(&room, m), take(&room, m)};
     const float *value = job->value + values * d, *norm_v = job->norm_v + values;
     double *out = job->out + FOUND * (size_t)item;
     memset(out, 0, sizeof(double) * FOUND);
@@ -352,10 +381,13 @@ static void form_of_item(void *argument, int item) {
         for (int k = 0; k < count; k++) {
             size_t row = queries + i + k;
             const float *roots = job->rsqrt_e + (job->by_query ? row * m : values);
-            if (job->by_query || row == queries) value_terms(job, norm_v, roots, length, log_e, own);
+            if (job->by_query || row == queries) value_terms(job, norm_v, roots, v);
             float root = job->rsqrt_d[row], norm = job->norm_q[row] * root * root;
-            form_row(job, norm, root, job->weight + row * m, dot + (size_t)k * m, roots, length, log_e, own, x, y, z,
-                     log_a, out);
+            const float *a = job->weight + row * m, *of = dot + (size_t)k * m;
+            if (job->exponent == -.25f)
+                form_row(1, job, norm, 2 * root, a, of, roots, v, t, out);
+            else
+                form_row(0, job, norm, 2 * root, a, of, roots, v, t, out);
         }
     }
 }
@@ -366,5 +398,86 @@ EXPORT int attngraph_closed_form(int items, int n, int m, int d, int by_query, f
                                  const float *rsqrt_d, const float *rsqrt_e, double *out, int threads) {
     Form job = {n, m, d, by_query, .5f * p - 1, weight, query, value, norm_q, norm_v, rsqrt_d, rsqrt_e, out, 0};
     for_each(form_of_item, &job, items, threads);
+    return job.failed;
+}
+
+/* ---- alignment of paired features --------------------------------------------------------------------------- */
+
+/* Of x (n, d) and y (n, d') less their means over the valid rows, with the squared lengths k and g of these rows:
+ * |xT x|2, |yT y|2, |xT y|2, sums of k k, g g, k g, k and g; and the sum of y's squared lengths as it came. */
+enum { X_X, Y_Y, X_Y, K_K, G_G, K_G, K, G, TOTAL, MOMENTS };
+
+typedef struct {
+    int n, d, d_y;
+    const float *x, *y;
+    const uint8_t *valid; /* (items, n) */
+    double *out;          /* (items, MOMENTS) */
+    int failed;
+} Alignment;
+
+/* Valid rows less their mean, others 0; returns their sum of squares before. `sums` is room for d numbers. */
+static double centre(int n, int d, const float *restrict x, const uint8_t *valid, double *restrict sums,
+                     float *restrict mean, float *restrict out, float *restrict squares) {
+    double total = 0;
+    int count = 0;
+    memset(sums, 0, sizeof(double) * d);
+    for (int i = 0; i < n; i++) {
+        if (!valid[i]) continue;
+        count++;
+        SIMD for (int c = 0; c < d; c++) sums[c] += x[(size_t)i * d + c];
+        total += square_of(d, x + (size_t)i * d);
+    }
+    for (int c = 0; c < d; c++) mean[c] = (float)(sums[c] / (count ? count : 1));
+    for (int i = 0; i < n; i++) {
+        const float *restrict from = x + (size_t)i * d;
+        float *restrict to = out + (size_t)i * d;
+        SIMD for (int c = 0; c < d; c++) to[c] = from[c] - mean[c];
+        if (!valid[i]) memset(to, 0, sizeof(float) * d);
+        squares[i] = square_of(d, to);
+    }
+    return total;
+}
+
+static double square_of_product(int n, int d, int d_y, const float *x, const float *y, float *room) {
+    double total = 0;
+    product_tn(d, d_y, n, 1.f, x, d, y, d_y, 0.f, room, d_y);
+    for (int c = 0; c < d; c++) total += square_of(d_y, room + (size_t)c * d_y);
+    return total;
+}
+
+static void align_item(void *argument, int item) {
+    Alignment *job = argument;
+    int n = job->n, d = job->d, d_y = job->d_y, most = d > d_y ? d : d_y;
+    float *room = scratch((size_t)(d + d_y + 2) * (n + 16) + (size_t)(most + 3) * (most + 16) + 64);
+    if (!room) {
+        job->failed = 1;
+        return;
+    }
+    double *sums = (double *)take(&room, 2 * (size_t)most);
+    float *mean = take(&room, most), *products = take(&room, (size_t)most * most);
+    float *k = take(&room, n), *g = take(&room, n), *x = take(&room, (size_t)n * d), *y = take(&room, (size_t)n * d_y);
+    const uint8_t *valid = job->valid + (size_t)item * n;
+    double *out = job->out + MOMENTS * (size_t)item;
+    memset(out, 0, sizeof(double) * MOMENTS);
+    centre(n, d, job->x + (size_t)item * n * d, valid, sums, mean, x, k);
+    out[TOTAL] = centre(n, d_y, job->y + (size_t)item * n * d_y, valid, sums, mean, y, g);
+    out[X_X] = square_of_product(n, d, d, x, x, products);
+    out[Y_Y] = square_of_product(n, d_y, d_y, y, y, products);
+    out[X_Y] = square_of_product(n, d, d_y, x, y, products);
+    for (int i = 0; i < n; i++) {
+        double one = k[i], other = g[i];
+        out[K_K] += one * one;
+        out[G_G] += other * other;
+        out[K_G] += one * other;
+        out[K] += one;
+        out[G] += other;
+    }
+}
+
+/* Returns 0, or 1 if there is no memory. */
+EXPORT int attngraph_alignment(int items, int n, int d, int d_y, const float *x, const float *y, const uint8_t *valid,
+                               double *out, int threads) {
+    Alignment job = {n, d, d_y, x, y, valid, out, 0};
+    for_each(align_item, &job, items, threads);
     return job.failed;
 }
