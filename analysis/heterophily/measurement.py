@@ -188,16 +188,15 @@ def _by_labels(
 def _by_features(views: list[Bipartite], sums: EdgeSums, even: EdgeSums, p: float) -> dict[str, Measured]:
     """The first view is the graph, the others have permuted features."""
     graph, *others = views
-    of_graph, of_even = energy.energies_and_uniform(graph, p, sums, even)
-    energies = [of_graph, of_even, *(energy.energies(view, p, sums) for view in others)]
-    received = [
-        (graph, even.at_queries[0], even),
-        *((view, x, sums) for view, x in zip(views, sums.at_queries)),
+    found = [
+        *energy.energies_and_uniform(graph, p, sums, even),
+        *(energy.energies(view, p, sums) for view in others),
     ]
-    received[:2] = received[1::-1]  # the graph, uniform attention, the others
+    first, *rest = sums.at_queries
+    received = [(first, sums), (even.at_queries[0], even), *((x, sums) for x in rest)]
     value, flat, *nulls = (
-        found._asdict() | {"neighbour_cka": clouds.neighbour_cka(view.features[0], x, known)}
-        for found, (view, x, known) in zip(energies, received)
+        energies._asdict() | {"neighbour_cka": clouds.neighbour_cka(view.features[0], *of)}
+        for view, energies, of in zip((graph, graph, *others), found, received)
     )
     return {name: Measured(value[name], flat[name], _mean([null[name] for null in nulls])) for name in value}
 
