@@ -69,10 +69,12 @@ def closed_form(graph: AttentionGraph, p: float = 1.5, degree: str = "sum") -> C
     query, value = edges.with_metric(edges.query), edges.value
     norms = (query * edges.query).sum(-1)[..., None], edges.square_norm(value)[..., None, :]
     roots = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
-    b, h, n, m, d = graph.shape
+    (b, h, n, m), d = edges.weight.shape, query.shape[-1]
+    views = roots[1].shape[2]  # of the values' degrees: one, or in a causal graph one for each query
+    sizes = (n, m), (n, d), (m, d), (n, 1), (1, m), (n, 1), (views, m)
+    inputs = [x.expand(b, h, *size) for x, size in zip((edges.weight, query, value, *norms, *roots), sizes)]
+    options = b * h, n, m, d, views == n, float(p)
     found = torch.empty(b, h, 7, dtype=torch.float64, device=query.device)
-    by_query = roots[1].shape[2] == n
-    options, inputs = (b * h, n, m, d, by_query, float(p)), (edges.weight, query, value, *norms, *roots)
     if not in_c("attngraph_closed_form", options, inputs, [found]):
         found = torch.stack(in_parts(partial(_sums, p=p), *inputs), -1)
     xy, xx, yy, form, lengths, weight, queries = found.unbind(-1)

@@ -28,25 +28,14 @@ def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
     """
     found = torch.empty(*x.shape[:-2], 9, dtype=torch.float64, device=x.device)
     options = found[..., 0].numel(), x.shape[-2], x.shape[-1], y.shape[-1]
-    mask = valid.expand(x.shape[:-1])
+    y, mask = y.expand(*x.shape[:-1], -1), valid.expand(x.shape[:-1])
     if not in_c("attngraph_alignment", options, (x, y, mask), [found]):
         found = _moments(x, y, mask)
     xx, yy, xy, kk, gg, kg, k, g, total = found.unbind(-1)
     n = valid.sum(-1).double()
-
-    def hsic(square: Tensor, mixed: Tensor, both: Tensor) -> Tensor:
-        r"""Song et al. 2012, equation 5, up to the factor n(n - 3), for linear kernels of centred rows with
-        the squared lengths k and g.
-
-        With :math:`K = X X^\top` and its diagonal k taken out, row i of it sums to :math:`-k_i`, since the
-        rows of X sum to 0; and :math:`\sum_{ij} K_{ij} G_{ij} = \lVert X^\top Y \rVert^2`. So no matrix of
-        all pairs is needed.
-        """
-        return square - mixed + divide(both, (n - 1) * (n - 2)) - 2 * divide(mixed, n - 2)
-
-    own = hsic(xx, kk, k * k).clamp(min=0) * hsic(yy, gg, g * g).clamp(min=0)
+    own = _hsic(xx, kk, k * k, n).clamp(min=0) * _hsic(yy, gg, g * g, n).clamp(min=0)
     defined = (n > 3) & (g > 1e-9 * total)
-    return torch.where(defined, divide(hsic(xy, kg, k * g), own.sqrt()), torch.nan)
+    return torch.where(defined, divide(_hsic(xy, kg, k * g, n), own.sqrt()), torch.nan)
 
 
 def neighbour_cka(query: Tensor, received: Tensor, sums: EdgeSums) -> Tensor:
@@ -153,3 +142,15 @@ def _moments(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
     squares = [(a.mT @ b).double().square().sum((-1, -2)) for a, b in ((x, x), (y, y), (x, y))]
     sums = [a.sum(-1) for a in (k * k, g * g, k * g, k, g)]
     return torch.stack([*squares, *sums, total], -1)
+
+
+def _hsic(square: Tensor, mixed: Tensor, both: Tensor, n: Tensor) -> Tensor:
+    r"""Song et al. 2012, equation 5, up to the factor n(n - 3), for linear kernels of centred rows with the
+    squared lengths k and g: from :math:`\lVert X^\top Y \rVert^2`, :math:`\sum k_i g_i` and
+    :math:`\sum k_i \sum g_i`.
+
+    With :math:`K = X X^\top` and its diagonal k taken out, row i of it sums to :math:`-k_i`, since the rows
+    of X sum to 0; and :math:`\sum_{ij} K_{ij} G_{ij} = \lVert X^\top Y \rVert^2`. So no matrix of all pairs
+    is needed.
+    """
+    return square - mixed + divide(both, (n - 1) * (n - 2)) - 2 * divide(mixed, n - 2)

@@ -118,12 +118,13 @@ def _sums_along(
     sums are given."""
     if p < 1:
         raise ValueError(f"p must be at least 1, got {p}")
-    (b, h, n, m), features = graph.weight.shape, graph.features
+    (b, h, n, m), d = graph.weight.shape, graph.features[0].shape[-1]
+    features = [x.expand(b, h, nodes, d) for x, nodes in zip(graph.features, (n, m))]
     each = every = visible = None
     if even is not None:
         each, every = even_weight(graph, even.query_degree), even.value_degree
-        visible = None if (graph.seen == m).all() else graph.visible
-    options = b * h, h, n, m, features[0].shape[-1], float(p)
+        visible = None if (graph.seen == m).all() else graph.visible.expand(b, n, m)
+    options = b * h, h, n, m, d, float(p)
     inputs = graph.weight, *features, sums.query_degree, sums.value_degree, each, every, visible
     found = torch.empty(2, b, h, 3, dtype=torch.float64, device=graph.weight.device)
     if in_c("attngraph_energies", options, inputs, list(found)):

@@ -78,7 +78,8 @@ class EdgeSums:
         sizes = [(n,), (m,), (n,), (m,), (n, x.shape[-1]), (m, y.shape[-1])]
         found = [graph.weight.new_empty(b, h, *size) for size in sizes]
         options = b * h, n, m, x.shape[-1], y.shape[-1], self_loops
-        if not in_c("attngraph_edge_sums", options, (graph.weight, x, y), found):
+        columns = (some if some.shape[-1] else None for some in (x, y))
+        if not in_c("attngraph_edge_sums", options, (graph.weight, *columns), found):
             weight = graph.weight if self_loops else graph.without_self_loops().weight
             found = in_parts(_sums, weight, x, y)
         d, e, query_log, value_log, at_queries, at_values = found
@@ -136,20 +137,20 @@ def in_c(
     name: str, options: Sequence[float], inputs: Sequence[Tensor | None], outputs: Sequence[Tensor]
 ) -> bool:
     """Call a function of ``attngraph/native/edges.c``, and return True: if the library of C kernels can be
-    used, all inputs are on the processor, and in single precision or of truth values, and no gradients are
-    wanted. Otherwise nothing happens.
+    used, all inputs are on the processor, in single precision or of truth values, and not empty, and no
+    gradients are wanted. Otherwise nothing happens.
 
     Args:
         name: of the function, whose parameters are the following and the number of threads.
         options: whole numbers and floats.
-        inputs: tensors, or None for NULL.
+        inputs: tensors of the sizes that the function reads, or None for NULL.
         outputs: contiguous tensors, which are written to.
 
     Raises:
         MemoryError: there is no memory for the edges of a head.
     """
     tensors = [x for x in inputs if x is not None]
-    wanted = all(x.is_cpu and x.dtype in (torch.float32, torch.bool) for x in tensors)
+    wanted = all(x.is_cpu and x.dtype in (torch.float32, torch.bool) and x.numel() for x in tensors)
     differentiated = transformed() or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
     found = library() if wanted and not differentiated else None
     if found is None:
@@ -197,8 +198,11 @@ def _sums(weight: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
 def _joined(arrays: Sequence[Tensor], graph: Bipartite, nodes: int) -> Tensor:
     """All columns side by side, ``(b, h, nodes, columns)``."""
     b, h = graph.weight.shape[:2]
-    columns = [x.to(graph.weight.dtype).expand(b, h, -1, -1) for x in arrays]
-    return torch.cat([graph.weight.new_zeros(b, h, nodes, 0), *columns], -1)
+    found, first = graph.weight.new_empty(b, h, nodes, sum(x.shape[-1] for x in arrays)), 0
+    for x in arrays:
+        found.narrow(-1, first, x.shape[-1]).copy_(x)
+        first += x.shape[-1]
+    return found
 
 
 def _mask_product(graph: Bipartite) -> Callable[[Tensor, bool], Tensor]:

@@ -189,3 +189,17 @@ def test_tables_are_those_of_torch(options, monkeypatch):
         apart = (found[column] - expected[column]).abs() / scale
         assert (found[column].isna() == expected[column].isna()).all()
         assert apart.max() < 1e-5, expected.statistic[apart.idxmax()]
+
+
+def test_empty_graphs_and_sides_that_do_not_fit():
+    """The library reads what sizes promise: BLAS refuses an empty product, and beyond a tensor lies anything."""
+    graph = Bipartite.of(both({})[0])
+    for n, m in ((0, 7), (5, 0)):
+        weight, visible = graph.weight[:, :, :n, :m], graph.visible[:, :n, :m]
+        empty = Bipartite(weight, visible, graph.query[:, :, :n], graph.value[:, :, :m])
+        found = EdgeSums.of(empty, [empty.value], [empty.query])
+        assert (found.at_queries[0] == 0).all() and (found.at_values[0] == 0).all()
+        assert (energies(empty).dirichlet == 0).all()
+    for value in (graph.value[:, :, 1:], graph.value[..., 1:]):
+        with pytest.raises(RuntimeError, match="expand"):
+            energies(replace(graph, value=value))
