@@ -192,7 +192,7 @@ def test_tables_are_those_of_torch(options, monkeypatch):
 
 
 def test_empty_graphs_and_sides_that_do_not_fit():
-    """The library reads what sizes promise: BLAS refuses an empty product, and beyond a tensor lies anything."""
+    """BLAS refuses an empty product, and the library would read beyond a tensor that is too small."""
     graph = Bipartite.of(both({})[0])
     for n, m in ((0, 7), (5, 0)):
         weight, visible = graph.weight[:, :, :n, :m], graph.visible[:, :n, :m]
