@@ -70,14 +70,24 @@ class Bipartite:
         return self.weight.shape[1]
 
     @cached_property
-    def rows(self) -> Tensor:
-        """Queries that may have edges, ``(b, n)``."""
-        return self.visible.any(2)
+    def seen(self) -> Tensor:
+        """How many values each query may see, ``(b, n)``."""
+        return self.visible.sum(2)
 
     @cached_property
+    def seen_by(self) -> Tensor:
+        """How many queries may see each value, ``(b, m)``."""
+        return self.visible.sum(1)
+
+    @property
+    def rows(self) -> Tensor:
+        """Queries that may have edges, ``(b, n)``."""
+        return self.seen > 0
+
+    @property
     def columns(self) -> Tensor:
         """Values that may have edges, ``(b, m)``."""
-        return self.visible.any(1)
+        return self.seen_by > 0
 
     @cached_property
     def query_degree(self) -> Tensor:
@@ -106,12 +116,19 @@ class Bipartite:
         Raises:
             ValueError: the two sides are not the same nodes.
         """
+        return replace(self.hiding_self_loops(), weight=off_diagonal(self.weight))
+
+    def hiding_self_loops(self) -> Bipartite:
+        """The same graph, whose mask says that it has no edges between node i and node i: for what looks at
+        masks only, since the weights still have them.
+
+        Raises:
+            ValueError: the two sides are not the same nodes.
+        """
         if not self.paired:
             raise ValueError("only a graph whose two sides are the same nodes (paired) has self-loops")
-        weight, visible = self.weight.clone(), self.visible.clone()
-        for edges in (weight, visible):
-            edges.diagonal(dim1=-2, dim2=-1).zero_()
-        return replace(self, weight=weight, visible=visible)
+        hidden = not self.visible.diagonal(dim1=-2, dim2=-1).any()
+        return self if hidden else replace(self, visible=off_diagonal(self.visible))
 
     def normalised_rows(self) -> Tensor:
         r""":math:`A_{ij}/d_i`; 0 in rows without edges."""
@@ -215,6 +232,9 @@ class Stream(Bipartite):
         return degree if self.loops else (degree - self.taken_out).clamp(min=0)
 
     def without_self_loops(self) -> Stream:
+        return self.hiding_self_loops()
+
+    def hiding_self_loops(self) -> Stream:
         if not self.paired:
             raise ValueError("only a graph whose two sides are the same nodes (paired) has self-loops")
         return replace(self, loops=False)
@@ -229,6 +249,13 @@ def visible_edges(graph: AttentionGraph) -> Tensor:
     if graph.visible is None:
         return torch.ones(b, n, m, dtype=torch.bool, device=graph.weight.device)
     return graph.visible.expand(b, n, m)
+
+
+def off_diagonal(edges: Tensor) -> Tensor:
+    """A copy of ``(..., n, n)`` with 0 on the diagonal."""
+    edges = edges.clone()
+    edges.diagonal(dim1=-2, dim2=-1).zero_()
+    return edges
 
 
 def joined(degree: Tensor) -> Tensor:

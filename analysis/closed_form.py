@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from analysis.bipartite import divide, positive
-from analysis.sums import in_parts
+from analysis.sums import in_c, in_parts
 from attngraph import AttentionGraph
 from attngraph.backends import edges_of
 from attngraph.edges import rsqrt, smallest_weight, square_distance
@@ -69,11 +69,20 @@ def closed_form(graph: AttentionGraph, p: float = 1.5, degree: str = "sum") -> C
     query, value = edges.with_metric(edges.query), edges.value
     norms = (query * edges.query).sum(-1)[..., None], edges.square_norm(value)[..., None, :]
     roots = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
-    found = in_parts(partial(_closed_form, p=p), edges.weight, query, value, *norms, *roots)
-    return ClosedForm(*found)
+    (b, h, n, m), d = edges.weight.shape, query.shape[-1]
+    views = roots[1].shape[2]  # of the values' degrees: one, or in a causal graph one for each query
+    sizes = (n, m), (n, d), (m, d), (n, 1), (1, m), (n, 1), (views, m)
+    inputs = [x.expand(b, h, *size) for x, size in zip((edges.weight, query, value, *norms, *roots), sizes)]
+    options = b * h, n, m, d, views == n, float(p)
+    found = torch.empty(b, h, 7, dtype=torch.float64, device=query.device)
+    if not in_c("attngraph_closed_form", options, inputs, [found]):
+        found = torch.stack(in_parts(partial(_sums, p=p), *inputs), -1)
+    xy, xx, yy, form, lengths, weight, queries = found.unbind(-1)
+    variations = (divide(x, 2 * queries) for x in (form, lengths, weight))
+    return ClosedForm(divide(xy, (xx * yy).sqrt()), *variations)
 
 
-def _closed_form(
+def _sums(
     weight: Tensor,
     query: Tensor,
     value: Tensor,
@@ -83,10 +92,17 @@ def _closed_form(
     rsqrt_e: Tensor,
     p: float,
 ) -> tuple[Tensor, ...]:
-    """``query`` is in the metric of the output projection, norms and roots broadcast to ``(b, h, n, m)``."""
+    r"""The sums over edges of x y, x x and y y, where x is :math:`\log(w_{ij}/M_{ij})` of pGNN and y of the
+    closed form, each minus its mean over the query's edges; of :math:`|\bar w_{ij} - \bar w'_{ij}|` for the
+    three variations; and the number of queries with edges. In C: ``edges.c``.
+
+    ``query`` is in the metric of the output projection, norms and roots broadcast to ``(b, h, n, m)``.
+    """
     least, exponent = smallest_weight(weight.dtype), 0.5 * p - 1
     gone = None if weight.numel() and weight.amin() > least else weight <= least
-    edges = weight.shape[-1] if gone is None else (~gone).sum(-1, keepdim=True)
+    edges = (
+        torch.full_like(weight[..., :1], weight.shape[-1]) if gone is None else (~gone).sum(-1, keepdim=True)
+    )
     log_m, log_e = weight.clamp(min=least).log_(), rsqrt_e.clamp_min(least).log()
 
     def centred(factor: Tensor) -> Tensor:
@@ -99,9 +115,10 @@ def _closed_form(
         factor.add_(log_m)
         return (factor if gone is None else factor.masked_fill_(gone, -torch.inf)).softmax(-1)
 
-    def variation(other: Tensor) -> Tensor:
-        """NaN, which does not count, at queries without edges."""
-        return (other.sub_(own).abs_().sum(-1).double() / 2).nanmean(-1)
+    def distance(other: Tensor) -> Tensor:
+        """0 at queries without edges, whose shares are no numbers."""
+        apart = other.sub_(own).abs_().sum(-1)
+        return torch.where(edges[..., 0] > 0, apart, 0).sum(-1, dtype=torch.float64)
 
     # log(w/M), up to the query's factor: of pGNN, of lengths and degrees alone, and of the closed form
     square = square_distance(norm_q, norm_v, query @ value.mT, rsqrt_d, rsqrt_e)
@@ -110,14 +127,11 @@ def _closed_form(
     of_lengths = lengths.log_().add_(log_m).mul_(exponent).add_(log_e)
     of_value = (norm_v.clamp_min(least) * rsqrt_e.square()).clamp_min_(least).log_()
     form = centred((log_m * exponent).add_(of_value.mul_(exponent).add_(log_e)))
-    r = _correlation(found, form)
+    correlation = [
+        torch.linalg.vecdot(*pair).sum(-1, dtype=torch.float64)
+        for pair in ((found, form), (found, found), (form, form))
+    ]
     own = share(found)
     attention = weight / positive(weight.sum(-1, keepdim=True))
-    return r, *map(variation, (share(form), share(of_lengths), attention))
-
-
-def _correlation(x: Tensor, y: Tensor) -> Tensor:
-    xy, xx, yy = (
-        torch.linalg.vecdot(*pair).sum(-1, dtype=torch.float64) for pair in ((x, y), (x, x), (y, y))
-    )
-    return divide(xy, (xx * yy).sqrt())
+    distances = map(distance, (share(form), share(of_lengths), attention))
+    return *correlation, *distances, (edges[..., 0] > 0).sum(-1, dtype=torch.float64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from analysis.bipartite import divide, positive
-from analysis.sums import EdgeSums, in_parts
+from analysis.sums import EdgeSums, in_c, in_parts
 
 
 def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
@@ -26,11 +26,16 @@ def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
         y: ``(..., n, d')``, paired with ``x``.
         valid: bool ``(..., n)``, which pairs count.
     """
-    (x, k, _), (y, g, total) = _centred(x, valid), _centred(y, valid)
+    found = torch.empty(*x.shape[:-2], 9, dtype=torch.float64, device=x.device)
+    options = found[..., 0].numel(), x.shape[-2], x.shape[-1], y.shape[-1]
+    y, mask = y.expand(*x.shape[:-1], -1), valid.expand(x.shape[:-1])
+    if not in_c("attngraph_alignment", options, (x, y, mask), [found]):
+        found = _moments(x, y, mask)
+    xx, yy, xy, kk, gg, kg, k, g, total = found.unbind(-1)
     n = valid.sum(-1).double()
-    own = _hsic(x, x, k, k, n).clamp(min=0) * _hsic(y, y, g, g, n).clamp(min=0)
-    defined = (n > 3) & (g.sum(-1) > 1e-9 * total)
-    return torch.where(defined, divide(_hsic(x, y, k, g, n), own.sqrt()), torch.nan)
+    own = _hsic(xx, kk, k * k, n).clamp(min=0) * _hsic(yy, gg, g * g, n).clamp(min=0)
+    defined = (n > 3) & (g > 1e-9 * total)
+    return torch.where(defined, divide(_hsic(xy, kg, k * g, n), own.sqrt()), torch.nan)
 
 
 def neighbour_cka(query: Tensor, received: Tensor, sums: EdgeSums) -> Tensor:
@@ -70,8 +75,8 @@ def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
     pairs = valid[..., None] & valid[..., None, :]
     count = valid.sum(-1).double()
     scale = divide((square * pairs).sum((-1, -2)), count * (count - 1))
-    kernel = torch.exp(-divide(square, scale[..., None, None]))
-    kernel = kernel * pairs * ~torch.eye(x.shape[-2], dtype=torch.bool, device=x.device)
+    kernel = torch.exp(square * divide(-torch.ones_like(scale), scale)[..., None, None])
+    kernel = kernel * (pairs & ~torch.eye(x.shape[-2], dtype=torch.bool, device=x.device))
     sides = torch.stack([valid & is_query, valid & ~is_query], -1).double()  # (..., N, 2)
     sums, size = sides.mT @ kernel @ sides, sides.sum(-2)
     within = divide(sums.diagonal(dim1=-2, dim2=-1), size * (size - 1)).sum(-1)
@@ -129,14 +134,23 @@ def _centred(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x, torch.linalg.vecdot(x, x).double(), total
 
 
-def _hsic(x: Tensor, y: Tensor, k: Tensor, g: Tensor, n: Tensor) -> Tensor:
+def _moments(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
+    r"""Of the centred x and y, with the squared lengths k and g of their rows: :math:`\lVert X^\top X
+    \rVert^2`, :math:`\lVert Y^\top Y \rVert^2` and :math:`\lVert X^\top Y \rVert^2`; the sums of k k, g g,
+    k g, k and g; and that of y's squared lengths as they were. In C: ``edges.c``."""
+    (x, k, _), (y, g, total) = _centred(x, valid), _centred(y, valid)
+    squares = [(a.mT @ b).double().square().sum((-1, -2)) for a, b in ((x, x), (y, y), (x, y))]
+    sums = [a.sum(-1) for a in (k * k, g * g, k * g, k, g)]
+    return torch.stack([*squares, *sums, total], -1)
+
+
+def _hsic(square: Tensor, mixed: Tensor, both: Tensor, n: Tensor) -> Tensor:
     r"""Song et al. 2012, equation 5, up to the factor n(n - 3), for linear kernels of centred rows with the
-    squared lengths k and g.
+    squared lengths k and g: from :math:`\lVert X^\top Y \rVert^2`, :math:`\sum k_i g_i` and
+    :math:`\sum k_i \sum g_i`.
 
     With :math:`K = X X^\top` and its diagonal k taken out, row i of it sums to :math:`-k_i`, since the rows
     of X sum to 0; and :math:`\sum_{ij} K_{ij} G_{ij} = \lVert X^\top Y \rVert^2`. So no matrix of all pairs
     is needed.
     """
-    mixed, both = (k * g).sum(-1), k.sum(-1) * g.sum(-1)
-    square = (x.mT @ y).double().square().sum((-1, -2))
     return square - mixed + divide(both, (n - 1) * (n - 2)) - 2 * divide(mixed, n - 2)

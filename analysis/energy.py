@@ -7,14 +7,16 @@ in norms. Value degrees are sums over all queries, in causal graphs too. A graph
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from analysis.bipartite import Bipartite, divide, joined
-from analysis.sums import over_edges
+from analysis.bipartite import Bipartite, Stream, divide, joined
+from analysis.nulls import even_weight, uniform
+from analysis.sums import EdgeSums, in_c, over_edges
 from attngraph.edges import rsqrt
 
 _SHORTEST = 1e-12  # a shorter feature has no direction
@@ -52,29 +54,51 @@ class Energies(NamedTuple):
     p_dirichlet_normalised: Tensor
 
 
-def energies(graph: Bipartite, p: float = 1.5) -> Energies:
+def energies(graph: Bipartite, p: float = 1.5, sums: EdgeSums | None = None) -> Energies:
     """The energies of a graph, NaN where there is nothing to divide by.
 
     Args:
         graph: the graph.
         p: exponent of the p-Dirichlet energy, at least 1.
+        sums: the graph's, where they are known: they hold its degrees.
 
     Raises:
         ValueError: p below 1.
     """
-    if p < 1:
-        raise ValueError(f"p must be at least 1, got {p}")
-    sides = list(zip(graph.features, (graph.query_degree, graph.value_degree)))
+    known = graph if sums is None else sums
+    return _energies(graph, p, known, _sums_along(graph, p, known)[0])
+
+
+def energies_and_uniform(
+    graph: Bipartite, p: float, sums: EdgeSums, even: EdgeSums
+) -> tuple[Energies, Energies]:
+    """The energies of a graph and those of uniform attention (:func:`analysis.nulls.uniform`), from the same
+    products of features.
+
+    Args:
+        graph, p: as for :func:`energies`.
+        sums: the graph's.
+        even: those of uniform attention, :meth:`analysis.sums.EdgeSums.uniform`.
+
+    Raises:
+        ValueError: p below 1.
+    """
+    found, of_even = _sums_along(graph, p, sums, even)
+    return _energies(graph, p, sums, found), _energies(graph, p, even, of_even)
+
+
+def _energies(graph: Bipartite, p: float, sums: Bipartite | EdgeSums, along: Sequence[Tensor]) -> Energies:
+    """From the degrees of nodes and the sums of :func:`_along` over edges."""
+    sides = list(zip(graph.features, (sums.query_degree, sums.value_degree)))
     lengths = [torch.linalg.vector_norm(x, dim=-1) for x, _ in sides]
-    scaled = [x * rsqrt(degree)[..., None] for x, degree in sides]
-    along, dirichlet, p_dirichlet = over_edges(partial(_along, p=p), graph, *scaled)
+    of_cosines, dirichlet, p_dirichlet = along
     # the mean direction of either side, each node by its degree
     q, v = (
         ((degree / length.clamp(min=_SHORTEST))[..., None, :] @ x)[..., 0, :].double()
         for (x, degree), length in zip(sides, lengths)
     )
-    total = graph.query_degree.sum(-1, dtype=torch.float64)
-    cosine, chance = divide(along, total), divide((q * v).sum(-1), total.square())
+    total = sums.query_degree.sum(-1, dtype=torch.float64)
+    cosine, chance = divide(of_cosines, total), divide((q * v).sum(-1), total.square())
 
     def norm(power: float) -> Tensor:
         query, value = (
@@ -85,6 +109,34 @@ def energies(graph: Bipartite, p: float = 1.5) -> Energies:
 
     normalised = divide(dirichlet, norm(2)), divide(p_dirichlet, norm(p))
     return Energies(cosine, cosine - chance, dirichlet, normalised[0], p_dirichlet, normalised[1])
+
+
+def _sums_along(
+    graph: Bipartite, p: float, sums: Bipartite | EdgeSums, even: EdgeSums | None = None
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """The sums of :func:`_along` over the edges of the graph, and over those of uniform attention where its
+    sums are given."""
+    if p < 1:
+        raise ValueError(f"p must be at least 1, got {p}")
+    (b, h, n, m), d = graph.weight.shape, graph.features[0].shape[-1]
+    features = [x.expand(b, h, nodes, d) for x, nodes in zip(graph.features, (n, m))]
+    if not isinstance(graph, Stream):
+        each = every = visible = None
+        if even is not None:
+            each, every = even_weight(graph, even.query_degree), even.value_degree
+            visible = None if (graph.seen == m).all() else graph.visible.expand(b, n, m)
+        options = b * h, h, n, m, d, float(p)
+        inputs = graph.weight, *features, sums.query_degree, sums.value_degree, each, every, visible
+        found = torch.empty(2, b, h, 3, dtype=torch.float64, device=graph.weight.device)
+        if in_c("attngraph_energies", options, inputs, list(found)):
+            return found[0].unbind(-1), found[1].unbind(-1)
+
+    def along(view: Bipartite, of: Bipartite | EdgeSums) -> Sequence[Tensor]:
+        degrees = of.query_degree, of.value_degree
+        scaled = (x * rsqrt(degree)[..., None] for x, degree in zip(features, degrees))
+        return over_edges(partial(_along, p=p), view, *scaled)
+
+    return along(graph, sums), () if even is None else along(uniform(graph), even)
 
 
 def _along(weight: Tensor, q: Tensor, v: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ The two headline statistics also take PyG's ``edge_index``, ``y`` and ``edge_wei
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -57,7 +57,8 @@ class Mixing:
     @staticmethod
     def of(graph: Bipartite, labels: Labels) -> Mixing:
         """The sums of a graph by the classes of its nodes."""
-        return mixings(graph, [labels.on(graph)])[0]
+        on = labels.on(graph)
+        return mixings([on], EdgeSums.of(graph, *codes([on])))[0]
 
     @property
     def query_marginal(self) -> Tensor:
@@ -74,21 +75,23 @@ class Mixing:
         return (self.queries > 0).sum(-1), (self.values > 0).sum(-1)
 
 
-def mixings(
-    graph: Bipartite, labellings: Sequence[Labels], sums: Callable[..., EdgeSums] = EdgeSums.of
-) -> list[Mixing]:
-    """The sums of a graph by several classes of its nodes, from one pass over the weights.
+def codes(labellings: Sequence[Labels]) -> tuple[list[Tensor], list[Tensor]]:
+    """The codes of several classes of a graph's nodes, of the values and of the queries: what to ask
+    :class:`analysis.sums.EdgeSums` for."""
+    of = [labels.codes() for labels in labellings]
+    return [value for _, value in of], [query for query, _ in of]
+
+
+def mixings(labellings: Sequence[Labels], sums: EdgeSums) -> list[Mixing]:
+    """The sums of a graph by several classes of its nodes.
 
     Args:
-        graph: the graph.
         labellings: the classes, as :meth:`analysis.labels.Labels.on` returns them.
-        sums: :meth:`EdgeSums.of`, or :meth:`EdgeSums.uniform` for those of uniform attention.
+        sums: the graph's, of their :func:`codes`.
     """
-    codes = [labels.codes() for labels in labellings]
-    found = sums(graph, [value for _, value in codes], [query for query, _ in codes])
     return [
-        Mixing(labels, at_queries, at_values, graph.paired)
-        for labels, at_queries, at_values in zip(labellings, found.at_queries, found.at_values)
+        Mixing(labels, at_queries, at_values, sums.loops is not None)
+        for labels, at_queries, at_values in zip(labellings, sums.at_queries, sums.at_values)
     ]
 
 

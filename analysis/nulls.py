@@ -53,9 +53,13 @@ def uniform(graph: Bipartite) -> Bipartite:
     """Uniform attention with the graph's mask, query degrees and features."""
     if isinstance(graph, Stream):
         return replace(graph, even=True)
-    seen = graph.visible.sum(-1).clamp(min=1)[:, None]
     mask = graph.visible[:, None].to(graph.weight.dtype)
-    return replace(graph, weight=(graph.query_degree / seen)[..., None] * mask)
+    return replace(graph, weight=even_weight(graph, graph.query_degree)[..., None] * mask)
+
+
+def even_weight(graph: Bipartite, query_degree: Tensor) -> Tensor:
+    r"""The weight :math:`d_i/k_i` of each of a query's edges in uniform attention, ``(b, h, n)``."""
+    return query_degree / graph.seen.clamp(min=1)[:, None]
 
 
 def permuted(graph: Bipartite, draws: Draws) -> Bipartite:
@@ -69,7 +73,10 @@ def permuted(graph: Bipartite, draws: Draws) -> Bipartite:
     order = shuffle(touched[:, None], draws)[:, 0]
 
     def moved(x: Tensor) -> Tensor:
-        return torch.stack([nodes[:, places] for nodes, places in zip(x, order)])
+        found = torch.empty_like(x, memory_format=torch.contiguous_format)
+        for nodes, places, to in zip(x, order, found):
+            torch.index_select(nodes, 1, places, out=to)
+        return found
 
     return replace(graph, query=moved(query) if graph.paired else query, value=moved(value))
 

@@ -3,10 +3,13 @@ weights.
 
 They are as small as the nodes, and one pass over the weights gives them all, since what the weights are to be
 multiplied by is known beforehand: one-hot codes of the classes, permuted ones, features.
+
+Passes over edges are computed in C where :func:`in_c` can, and elsewhere by torch, :func:`in_parts`.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +17,9 @@ import torch
 from torch import Tensor
 
 from analysis.bipartite import Bipartite, Stream, positive
+from analysis.nulls import even_weight
+from attngraph.functorch import transformed
+from attngraph.native.library import library, pointer
 from attngraph.streaming import sweep
 
 #: The most edges of one part in :func:`in_parts`: some arrays of them fit into a processor's cache.
@@ -49,59 +55,84 @@ class EdgeSums:
     at_values: tuple[Tensor, ...] = ()
 
     @staticmethod
-    def of(graph: Bipartite, values: Sequence[Tensor] = (), queries: Sequence[Tensor] = ()) -> EdgeSums:
+    def of(
+        graph: Bipartite,
+        values: Sequence[Tensor] = (),
+        queries: Sequence[Tensor] = (),
+        self_loops: bool = True,
+    ) -> EdgeSums:
         """The sums of a graph.
 
         Args:
             graph: the graph.
             values: arrays ``(b, h|1, m, c)`` whose sums at the queries are asked for.
             queries: arrays ``(b, h|1, n, c)`` whose sums at the values are asked for.
+            self_loops: False gives those of :meth:`analysis.bipartite.Bipartite.without_self_loops`, without
+                a copy of the weights where they are computed in C.
+
+        Raises:
+            ValueError: no self-loops, in a graph whose two sides are not the same nodes.
         """
-        x, y = _joined(values, graph, graph.weight.shape[3]), _joined(queries, graph, graph.weight.shape[2])
-        if isinstance(graph, Stream):
-            return (_even_sums if graph.even else _swept_sums)(graph, x, y, values, queries)
-        d, e, query_log, value_log, at_queries, at_values = in_parts(_sums, graph.weight, x, y)
+        nodes = graph if self_loops else graph.hiding_self_loops()
+        b, h, n, m = graph.weight.shape
+        x, y = _joined(values, graph, m), _joined(queries, graph, n)
+        if isinstance(nodes, Stream):
+            return (_even_sums if nodes.even else _swept_sums)(nodes, x, y, values, queries)
+        sizes = [(n,), (m,), (n,), (m,), (n, x.shape[-1]), (m, y.shape[-1])]
+        found = [graph.weight.new_empty(b, h, *size) for size in sizes]
+        options = b * h, n, m, x.shape[-1], y.shape[-1], self_loops
+        columns = (some if some.shape[-1] else None for some in (x, y))
+        if not in_c("attngraph_edge_sums", options, (graph.weight, *columns), found):
+            weight = graph.weight if self_loops else graph.without_self_loops().weight
+            found = in_parts(_sums, weight, x, y)
+        d, e, query_log, value_log, at_queries, at_values = found
+        loops = graph.weight.diagonal(dim1=-2, dim2=-1) if graph.paired else None
         return EdgeSums(
             d,
             e,
             query_log,
             value_log,
-            graph.visible.sum(2),
-            graph.visible.sum(1),
-            graph.weight.diagonal(dim1=-2, dim2=-1) if graph.paired else None,
+            nodes.seen,
+            nodes.seen_by,
+            loops if loops is None or self_loops else torch.zeros_like(loops),
             at_queries.split([part.shape[-1] for part in values], -1),
             at_values.split([part.shape[-1] for part in queries], -1),
         )
 
     @staticmethod
-    def uniform(graph: Bipartite, values: Sequence[Tensor] = (), queries: Sequence[Tensor] = ()) -> EdgeSums:
+    def uniform(
+        graph: Bipartite,
+        values: Sequence[Tensor] = (),
+        queries: Sequence[Tensor] = (),
+        sums: EdgeSums | None = None,
+    ) -> EdgeSums:
         r"""The sums of uniform attention (:func:`analysis.nulls.uniform`), :math:`U_{ij} = d_i/k_i` at the
         :math:`k_i` values that query i may see: products with the mask, which all heads share.
 
         Args:
             graph: the graph, whose mask and query degrees are kept.
             values, queries: as for :meth:`of`.
+            sums: the graph's, where they are known: they hold its query degrees.
         """
         if isinstance(graph, Stream):
             return EdgeSums.of(replace(graph, even=True), values, queries)
         n, m = graph.weight.shape[2:]
-        degree, mask = graph.query_degree, graph.visible.to(graph.weight.dtype)
-        seen = graph.visible.sum(2)
-        each = (degree / seen.clamp(min=1)[:, None])[..., None]  # (b, h, n, 1)
+        degree, times = (graph if sums is None else sums).query_degree, _mask_product(graph)
+        each = even_weight(graph, degree)[..., None]  # (b, h, n, 1)
         log = positive(each).log()
-        at_queries = _product(mask, _joined(values, graph, m)) * each
-        at_values = _product(mask.mT, _joined(queries, graph, n) * each)
+        at_queries = times(_joined(values, graph, m), False) * each
+        at_values = times(_joined(queries, graph, n) * each, True)
         # many equal terms: in float32 each is rounded the same way, and the logarithms would show it
-        exact = _product(mask.mT.double(), torch.cat([each, each * log], -1).double())
+        exact = times(torch.cat([each, each * log], -1).double(), True)
         value_degree, value_log = exact.to(degree.dtype).unbind(-1)
         return EdgeSums(
             degree,
             value_degree,
             degree * log[..., 0],
             value_log,
-            seen,
-            graph.visible.sum(1),
-            each[..., 0] * mask.diagonal(dim1=-2, dim2=-1)[:, None] if graph.paired else None,
+            graph.seen,
+            graph.seen_by,
+            each[..., 0] * graph.visible.diagonal(dim1=-2, dim2=-1)[:, None] if graph.paired else None,
             at_queries.split([part.shape[-1] for part in values], -1),
             at_values.split([part.shape[-1] for part in queries], -1),
         )
@@ -142,8 +173,8 @@ def _even_sums(
     sums = ends.new_zeros(*x.shape[:3], ends.shape[-1])
     at_queries, loops = [], []
     for rows, visible in graph.visible_strips():
-        at_queries.append(_product(visible.to(x.dtype), x) * each[:, :, rows])
-        sums += _product(visible.mT.double(), ends[:, :, rows])
+        at_queries.append((visible.to(x.dtype)[:, None] @ x) * each[:, :, rows])
+        sums += visible.mT.double()[:, None] @ ends[:, :, rows]
         if graph.paired:
             loops.append(visible.diagonal(rows.start, -2, -1)[:, None] * each[:, :, rows, 0])
     sizes = [part.shape[-1] for part in queries]
@@ -176,6 +207,36 @@ def over_edges(
         return in_parts(function, graph.weight, query, value)
     found = (function(weight, query[:, :, rows], value) for rows, weight in graph.strips())
     return [torch.stack(parts).sum(0) for parts in zip(*found)]
+
+
+def in_c(
+    name: str, options: Sequence[float], inputs: Sequence[Tensor | None], outputs: Sequence[Tensor]
+) -> bool:
+    """Call a function of ``attngraph/native/edges.c``, and return True: if the library of C kernels can be
+    used, all inputs are on the processor, in single precision or of truth values, and not empty, and no
+    gradients are wanted. Otherwise nothing happens.
+
+    Args:
+        name: of the function, whose parameters are the following and the number of threads.
+        options: whole numbers and floats.
+        inputs: tensors of the sizes that the function reads, or None for NULL.
+        outputs: contiguous tensors, which are written to.
+
+    Raises:
+        MemoryError: there is no memory for the edges of a head.
+    """
+    tensors = [x for x in inputs if x is not None]
+    wanted = all(x.is_cpu and x.dtype in (torch.float32, torch.bool) and x.numel() for x in tensors)
+    differentiated = transformed() or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
+    found = library() if wanted and not differentiated else None
+    if found is None:
+        return False
+    whole = [None if x is None else x.contiguous() for x in inputs]  # alive until the call is over
+    numbers = [ctypes.c_float(x) if isinstance(x, float) else ctypes.c_int(x) for x in options]
+    pointers = [ctypes.c_void_p(pointer(x)) for x in (*whole, *outputs)]
+    if getattr(found.functions, name)(*numbers, *pointers, ctypes.c_int(torch.get_num_threads())):
+        raise MemoryError("no memory for the edges of an attention head")
+    return True
 
 
 def in_parts(function: Callable[..., Sequence[Tensor]], *arrays: Tensor) -> list[Tensor]:
@@ -213,14 +274,31 @@ def _sums(weight: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
 def _joined(arrays: Sequence[Tensor], graph: Bipartite, nodes: int) -> Tensor:
     """All columns side by side, ``(b, h, nodes, columns)``."""
     b, h = graph.weight.shape[:2]
-    columns = [x.to(graph.weight.dtype).expand(b, h, -1, -1) for x in arrays]
-    return torch.cat([graph.weight.new_zeros(b, h, nodes, 0), *columns], -1)
+    found, first = graph.weight.new_empty(b, h, nodes, sum(x.shape[-1] for x in arrays)), 0
+    for x in arrays:
+        found.narrow(-1, first, x.shape[-1]).copy_(x)
+        first += x.shape[-1]
+    return found
 
 
-def _product(mask: Tensor, x: Tensor) -> Tensor:
-    """``(b, n, m)`` times ``(b, h, m, c)``: all heads in one product, or one sum where all rows of the mask
-    with anything in them are the same."""
-    queries, values = ((mask.sum(axis) > 0).to(mask.dtype) for axis in (2, 1))
-    if torch.equal(mask, queries[..., None] * values[:, None]):
-        return queries[:, None, :, None] * (values[:, None, None] @ x)
-    return (mask @ x.transpose(1, 2).flatten(2)).unflatten(2, (x.shape[1], -1)).transpose(1, 2)
+def _mask_product(graph: Bipartite) -> Callable[[Tensor, bool], Tensor]:
+    """The product of the mask ``(b, n, m)``, or of its transpose where the second argument is True, and
+    ``(b, h, m|n, c)``: of all heads in one; or one sum where all queries that see anything see the same
+    values, perhaps but for themselves."""
+    (n, m), rows, columns = graph.visible.shape[1:], graph.rows, graph.columns
+    loops = graph.visible.diagonal(dim1=-2, dim2=-1)
+    missing = rows.sum(1) * columns.sum(1) - graph.seen.sum(1)
+    but_self = n == m and not loops.any() and torch.equal(missing, (rows & columns).sum(1))
+    alike = but_self or not missing.any()
+
+    def times(x: Tensor, transposed: bool) -> Tensor:
+        if alike:
+            to, of = (columns, rows) if transposed else (rows, columns)
+            total = of.to(x.dtype)[:, None, None] @ x
+            total = total - x * of[:, None, :, None] if but_self else total
+            return to[:, None, :, None] * total
+        mask = graph.visible.mT if transposed else graph.visible
+        found = mask.to(x.dtype) @ x.transpose(1, 2).flatten(2)
+        return found.unflatten(2, (x.shape[1], -1)).transpose(1, 2)
+
+    return times

@@ -15,7 +15,7 @@ from analysis import clouds, energy, entropy, homophily
 from analysis.bipartite import Bipartite
 from analysis.closed_form import closed_form
 from analysis.contrast import Contrast, Distances, Region, queries_per_value, square_distances
-from analysis.homophily import mixings
+from analysis.homophily import codes, mixings
 from analysis.labels import Labels
 from analysis.nulls import Draws, permuted, shuffle, uniform
 from analysis.sums import EdgeSums
@@ -138,15 +138,15 @@ def measure(
         draws = new_draws("features")
         views += [permuted(graph, draws) for _ in range(settings.permutations)]
     values = [view.value for view in views if view.value is not None]
-    sums, even = EdgeSums.of(graph, values), EdgeSums.uniform(graph, values[:1])
+    sums = EdgeSums.of(graph, values)
+    even = EdgeSums.uniform(graph, values[:1], sums=sums)
     measured: dict[Key, Measured] = {
         (name, ""): Measured(function(sums), function(even))
         for name, function in WEIGHT_STATISTICS.items()
         if name != "self_weight" or graph.paired
     }
-    labelled = graph.without_self_loops() if graph.paired and not self_loops else graph
     if labels:
-        measured |= _by_labels(labelled, labels, settings, new_draws)
+        measured |= _by_labels(graph, labels, settings, new_draws, self_loops or not graph.paired)
     if graph.query is not None:
         by_feature = _by_features(views, sums, even, settings.p)
         by_feature |= _by_clouds(graph, settings, new_draws("clouds"))
@@ -157,15 +157,18 @@ def measure(
 
 
 def _by_labels(
-    graph: Bipartite, labels: Mapping[str, Labels], settings: Settings, new_draws: NewDraws
+    graph: Bipartite, labels: Mapping[str, Labels], settings: Settings, new_draws: NewDraws, self_loops: bool
 ) -> dict[Key, Measured]:
+    graph = graph if self_loops else graph.hiding_self_loops()
     versions = []  # of every labelling the observed classes, then permuted ones
     for name, classes in labels.items():
         draws = new_draws(name)
         shuffled = [classes.permuted(graph, draws) for _ in range(settings.permutations)]
         versions.append([classes.on(graph), *shuffled])
-    every = iter(mixings(graph, list(chain(*versions))))
-    evens = mixings(graph, [observed for observed, *_ in versions], EdgeSums.uniform)
+    labellings, observations = list(chain(*versions)), [observed for observed, *_ in versions]
+    sums = EdgeSums.of(graph, *codes(labellings), self_loops=self_loops)
+    every = iter(mixings(labellings, sums))
+    evens = mixings(observations, EdgeSums.uniform(graph, *codes(observations), sums=sums))
     measured = {}
     for (name, classes), flat in zip(labels.items(), evens):
         observed, *nulls = islice(every, 1 + settings.permutations)
@@ -184,17 +187,18 @@ def _by_labels(
 
 def _by_features(views: list[Bipartite], sums: EdgeSums, even: EdgeSums, p: float) -> dict[str, Measured]:
     """The first view is the graph, the others have permuted features."""
-    value, *nulls = (
-        _feature_statistics(view, received, sums, p) for view, received in zip(views, sums.at_queries)
+    graph, *others = views
+    found = [
+        *energy.energies_and_uniform(graph, p, sums, even),
+        *(energy.energies(view, p, sums) for view in others),
+    ]
+    first, *rest = sums.at_queries
+    received = [(first, sums), (even.at_queries[0], even), *((x, sums) for x in rest)]
+    value, flat, *nulls = (
+        energies._asdict() | {"neighbour_cka": clouds.neighbour_cka(view.features[0], *of)}
+        for view, energies, of in zip((graph, graph, *others), found, received)
     )
-    flat = _feature_statistics(uniform(views[0]), even.at_queries[0], even, p)
     return {name: Measured(value[name], flat[name], _mean([null[name] for null in nulls])) for name in value}
-
-
-def _feature_statistics(graph: Bipartite, received: Tensor, sums: EdgeSums, p: float) -> dict[str, Tensor]:
-    """``FEATURE_STATISTICS`` of a batch."""
-    cka = clouds.neighbour_cka(graph.features[0], received, sums)
-    return energy.energies(graph, p)._asdict() | {"neighbour_cka": cka}
 
 
 def _by_clouds(graph: Bipartite, settings: Settings, draws: Draws) -> dict[str, Measured]:

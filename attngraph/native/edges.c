@@ -1,0 +1,483 @@
+/* Sums over the edges of weighted bipartite graphs, for the statistics in analysis/: a head of an example (an item)
+ * at a time, strip by strip of its queries, so that what is computed of every edge stays in the processor's cache.
+ * analysis/sums.py calls it and says which sums these are; torch's operations compute the same elsewhere.
+ *
+ * Axes: n queries, m values, d features. Weights A (n, m), features q (n, d) and v (m, d), degrees d_i and e_j. All
+ * arrays are whole, one item after another. A strip's sums are added up in order, whatever the number of threads. */
+#include "runtime.h"
+
+#include <float.h>
+
+#define LEAST 1.0842021724855044e-19f /* weights and degrees at or below this count as 0 */
+#define SHORTEST 1e-12f               /* a shorter feature has no direction */
+#define SHARE (8 * FLT_EPSILON)       /* R2 is at least this share of the lengths, and LEAST */
+#define SIMD _Pragma("omp simd")
+#define SUM(...) _Pragma(TEXT(omp simd reduction(+ : __VA_ARGS__)))
+#define MAX(...) _Pragma(TEXT(omp simd reduction(max : __VA_ARGS__)))
+#define TEXT(...) #__VA_ARGS__
+
+static inline float larger(float x, float y) { return x > y ? x : y; }
+
+/* How many queries a strip has: one array of its edges takes 128 kB, where that is not too few for products. */
+static inline int strip_of(int m) {
+    int rows = (1 << 15) / (m > 0 ? m : 1);
+    return rows < 16 ? 16 : rows > 64 ? 64 : rows;
+}
+
+static inline int least_of(int x, int y) { return x < y ? x : y; }
+
+/* Take `count` numbers from a room. */
+static float *take(float **room, size_t count) {
+    float *taken = *room;
+    *room += (count + 15) / 16 * 16;
+    return taken;
+}
+
+/* ---- degrees, entropies, and products with columns ---------------------------------------------------------- */
+
+typedef struct {
+    int n, m, columns, rows, loops; /* widths of x and y; loops: 0 if edges between i and i count as 0 */
+    const float *weight, *x, *y;    /* x (m, columns), y (n, rows) */
+    float *query_degree, *value_degree, *query_log, *value_log; /* sums of A and of A log A */
+    float *at_queries, *at_values;                              /* A x, transposed A y */
+    int failed;
+} Sums;
+
+static void sum_rows(const Sums *job, size_t row, int count, const float *a, float *degree, float *log) {
+    int m = job->m;
+    for (int i = 0; i < count; i++, a += m) {
+        float d = 0, l = 0;
+        SUM(d, l) for (int j = 0; j < m; j++) {
+            float x = a[j], z = x * log2_of(larger(x, FLT_MIN));
+            d += x;
+            l += z;
+            degree[j] += x;
+            log[j] += z;
+        }
+        job->query_degree[row + i] = d;
+        job->query_log[row + i] = l * LN_2;
+    }
+}
+
+static void sum_item(void *argument, int item) {
+    Sums *job = argument;
+    int n = job->n, m = job->m, strip = strip_of(m);
+    size_t values = (size_t)item * m, queries = (size_t)item * n, edges = job->loops ? 0 : (size_t)strip * m;
+    float *room = scratch(6 * (size_t)(m + 16) + edges);
+    if (!room) {
+        job->failed = 1;
+        return;
+    }
+    double *degrees = (double *)take(&room, 2 * m), *logs = (double *)take(&room, 2 * m);
+    float *degree = take(&room, m), *log = take(&room, m), *copy = room;
+    memset(degrees, 0, sizeof(double) * m);
+    memset(logs, 0, sizeof(double) * m);
+    for (int i = 0; i < n; i += strip) {
+        int count = least_of(strip, n - i);
+        const float *a = job->weight + (queries + i) * m;
+        if (!job->loops) {
+            memcpy(copy, a, sizeof(float) * count * m);
+            for (int k = 0; k < count && i + k < m; k++) copy[(size_t)k * m + i + k] = 0;
+            a = copy;
+        }
+        memset(degree, 0, sizeof(float) * m);
+        memset(log, 0, sizeof(float) * m);
+        sum_rows(job, queries + i, count, a, degree, log);
+        for (int j = 0; j < m; j++) {
+            degrees[j] += degree[j];
+            logs[j] += log[j];
+        }
+        if (job->columns)
+            product_nn(count, job->columns, m, 1.f, a, m, job->x + values * job->columns, job->columns, 0.f,
+                       job->at_queries + (queries + i) * job->columns, job->columns);
+        if (job->rows)
+            product_tn(m, job->rows, count, 1.f, a, m, job->y + (queries + i) * job->rows, job->rows, i ? 1.f : 0.f,
+                       job->at_values + values * job->rows, job->rows);
+    }
+    for (int j = 0; j < m; j++) {
+        job->value_degree[values + j] = (float)degrees[j];
+        job->value_log[values + j] = (float)(logs[j] * LN_2);
+    }
+}
+
+/* Returns 0, or 1 if there is no memory. */
+EXPORT int attngraph_edge_sums(int items, int n, int m, int columns, int rows, int loops, const float *weight,
+                               const float *x, const float *y, float *query_degree, float *value_degree,
+                               float *query_log, float *value_log, float *at_queries, float *at_values, int threads) {
+    Sums job = {n,         m,         columns,    rows,      loops, weight, x, y, query_degree, value_degree,
+                query_log, value_log, at_queries, at_values, 0};
+    for_each(sum_item, &job, items, threads);
+    return job.failed;
+}
+
+/* ---- energies ----------------------------------------------------------------------------------------------- */
+
+/* Of the graph, and of uniform attention with the same degrees of queries, with
+ *
+ *   R2 = |q|2/d + |v|2/e - 2 q.v / sqrt(d e):   sum A cos(q, v),   sum A R2,   sum (A R2)^(p/2) . */
+typedef struct {
+    int heads, n, m, d;
+    float p_half;
+    const float *weight, *query, *value, *query_degree, *value_degree;
+    const float *even, *even_degree; /* uniform attention: the weight of each query's edges (n) and the degrees of
+                                        values; or NULL */
+    const uint8_t *visible;          /* (b, n, m): where uniform attention has edges; NULL: everywhere */
+    double *out, *even_out;          /* (items, 3) */
+    int failed;
+} Energies;
+
+static inline float root_of(float degree) { return degree <= LEAST ? 0.f : 1 / sqrtf(degree); }
+
+static inline float square_of(int d, const float *restrict x) {
+    float total = 0;
+    SUM(total) for (int c = 0; c < d; c++) total += x[c] * x[c];
+    return total;
+}
+
+/* The sums of one row. */
+typedef struct {
+    float cosine, square, power;
+} Row;
+
+/* x^(p/2); of what is no normal number, 0. For p = 1.5 from two roots, which take a quarter of the time. */
+static inline float power_of(int roots, float p_half, float x) {
+    float root = sqrtf(larger(x, 0));
+    return roots ? root * sqrtf(root) : where(x > FLT_MIN, exp2_of(p_half * log2_of(larger(x, FLT_MIN))));
+}
+
+/* Edges of query i with weights a; of weight 1 where a is NULL, if they are visible, or all where that is NULL too.
+ * `two_root` is 2 / sqrt(d). */
+static inline __attribute__((always_inline)) Row
+sum_row(int by_roots, int m, float p_half, float norm, float two_root, const float *restrict a,
+        const uint8_t *restrict visible, const float *restrict dot, const float *restrict roots,
+        const float *restrict lengths, const float *restrict inverse) {
+    float cosine = 0, square = 0, power = 0;
+    SUM(cosine, square, power) for (int j = 0; j < m; j++) {
+        float weight = a ? a[j] : visible ? visible[j] : 1.f;
+        float x = weight * (lengths[j] + norm - two_root * roots[j] * dot[j]);
+        cosine += weight * dot[j] * inverse[j];
+        square += larger(x, 0);
+        power += power_of(by_roots, p_half, x);
+    }
+    return (Row){cosine, square, power};
+}
+
+/* A loop of its own for each kind of row, without conditions in it. */
+static Row row_energy(int m, float p_half, float norm, float two_root, const float *a, const uint8_t *visible,
+                      const float *dot, const float *roots, const float *lengths, const float *inverse) {
+#define ROW(by_roots, a, visible) sum_row(by_roots, m, p_half, norm, two_root, a, visible, dot, roots, lengths, inverse)
+    if (p_half == .75f) return a ? ROW(1, a, NULL) : visible ? ROW(1, NULL, visible) : ROW(1, NULL, NULL);
+    return a ? ROW(0, a, NULL) : visible ? ROW(0, NULL, visible) : ROW(0, NULL, NULL);
+#undef ROW
+}
+
+/* Add a row's sums: weights and inverse length of the query are still missing. A cosine that is infinite or NaN
+ * makes all three NaN, which comparisons in the loop have hidden. */
+static inline void add_row(double *out, Row row, float weight, float p_half, float inverse) {
+    float bad = row.cosine - row.cosine;
+    out[0] += (double)row.cosine * inverse * weight;
+    out[1] += (double)row.square * weight + bad;
+    out[2] += (double)row.power * (weight == 1 ? 1 : pow(weight, p_half)) + bad;
+}
+
+static void energies_of_item(void *argument, int item) {
+    Energies *job = argument;
+    int n = job->n, m = job->m, d = job->d, strip = strip_of(m);
+    size_t queries = (size_t)item * n, values = (size_t)item * m;
+    float *room = scratch((size_t)strip * m + 5 * (size_t)(m + 16) + 16), p_half = job->p_half;
+    if (!room) {
+        job->failed = 1;
+        return;
+    }
+    float *dot = take(&room, (size_t)strip * m), *roots = take(&room, m), *lengths = take(&room, m);
+    float *even_roots = take(&room, m), *even_lengths = take(&room, m), *inverse = take(&room, m);
+    const float *value = job->value + values * d;
+    for (int j = 0; j < m; j++) {
+        float square = square_of(d, value + (size_t)j * d);
+        inverse[j] = 1 / larger(sqrtf(square), SHORTEST);
+        roots[j] = root_of(job->value_degree[values + j]);
+        lengths[j] = square * roots[j] * roots[j];
+        even_roots[j] = job->even ? root_of(job->even_degree[values + j]) : 0;
+        even_lengths[j] = square * even_roots[j] * even_roots[j];
+    }
+    double out[3] = {0}, even[3] = {0};
+    for (int i = 0; i < n; i += strip) {
+        int count = least_of(strip, n - i);
+        const float *query = job->query + (queries + i) * d;
+        product_nt(count, m, d, 1.f, query, d, value, d, 0.f, dot, m);
+        for (int k = 0; k < count; k++) {
+            size_t row = queries + i + k;
+            const float *a = job->weight + row * m, *of = dot + (size_t)k * m;
+            float square = square_of(d, query + (size_t)k * d), back = 1 / larger(sqrtf(square), SHORTEST);
+            float root = root_of(job->query_degree[row]), norm = square * root * root;
+            add_row(out, row_energy(m, p_half, norm, 2 * root, a, NULL, of, roots, lengths, inverse), 1, p_half, back);
+            if (!job->even) continue;
+            const uint8_t *visible = job->visible;
+            if (visible) visible += ((size_t)(item / job->heads) * n + i + k) * m;
+            add_row(even, row_energy(m, p_half, norm, 2 * root, NULL, visible, of, even_roots, even_lengths, inverse),
+                    job->even[row], p_half, back);
+        }
+    }
+    memcpy(job->out + 3 * (size_t)item, out, sizeof out);
+    if (job->even) memcpy(job->even_out + 3 * (size_t)item, even, sizeof even);
+}
+
+/* Returns 0, or 1 if there is no memory. */
+EXPORT int attngraph_energies(int items, int heads, int n, int m, int d, float p, const float *weight,
+                              const float *query, const float *value, const float *query_degree,
+                              const float *value_degree, const float *even, const float *even_degree,
+                              const uint8_t *visible, double *out, double *even_out, int threads) {
+    Energies job = {heads, n,    m,           d,       .5f * p, weight,   query, value, query_degree, value_degree,
+                    even,  even_degree, visible, out,     even_out, 0};
+    for_each(energies_of_item, &job, items, threads);
+    return job.failed;
+}
+
+/* ---- pGNN's closed form ------------------------------------------------------------------------------------- */
+
+/* Of each edge, in logarithms to base 2 and up to a factor of its query, the weights of pGNN's messages over A, the
+ * same without the product q.v, and the closed form:
+ *
+ *   x = (p/2 - 1) log (A R2)              - 1/2 log e,   R2 as above, at least SHARE of the lengths, and LEAST
+ *   z = (p/2 - 1) log (A (|q|2/d + |v|2/e)) - 1/2 log e
+ *   y = (p/2 - 1) log (A |v|2/e)            - 1/2 log e
+ *
+ * and of these, less their means over the edges of a query, the sums x y, x x and y y; then of each query's
+ * weights A 2^x, A 2^y, A 2^z and A, each over its sum, the distances sum |A 2^x - .| to the others. */
+enum { XY, XX, YY, TO_FORM, TO_LENGTHS, TO_WEIGHT, QUERIES, FOUND };
+
+typedef struct {
+    int n, m, d, by_query; /* by_query: 1 if rsqrt_e is (n, m), else it is (m) */
+    float exponent;
+    const float *weight, *query, *value, *norm_q, *norm_v, *rsqrt_d, *rsqrt_e;
+    double *out; /* (items, FOUND): the sums, and the number of queries with edges */
+    int failed;
+} Form;
+
+/* Of each value, as a query sees it: |v|2/e, -1/2 log e, (p/2 - 1) log |v|2/e, and 2 to its power. */
+typedef struct {
+    float *length, *log_e, *own, *power;
+} Values;
+
+/* Room for m numbers each: x, y and the weights of the messages, the closed form and without the product. */
+typedef struct {
+    float *x, *y, *message, *form, *lengths;
+} Terms;
+
+static void value_terms(const Form *job, const float *restrict norm_v, const float *restrict root, Values v) {
+    float exponent = job->exponent, *restrict length = v.length, *restrict log_e = v.log_e;
+    float *restrict own = v.own, *restrict power = v.power;
+    SIMD for (int j = 0; j < job->m; j++) {
+        float x = norm_v[j] * root[j] * root[j], log = exponent * log2_of(larger(x, LEAST));
+        length[j] = x;
+        log_e[j] = log2_of(larger(root[j], LEAST));
+        own[j] = log;
+        power[j] = exp2_of(log);
+    }
+}
+
+/* 2^x over the largest; x is HIDDEN where there is no edge. */
+static void powers_of_row(int m, float *restrict x) {
+    float top = HIDDEN;
+    MAX(top) for (int j = 0; j < m; j++) top = larger(x[j], top);
+    SIMD for (int j = 0; j < m; j++) x[j] = exp2_of(x[j] - top);
+}
+
+/* One query's part of the sums. For p = 1.5 the weights come from roots, which take half the time of logarithms
+ * and powers; otherwise from the logarithms. */
+static inline __attribute__((always_inline)) void form_row(int by_roots, const Form *job, float norm, float two_root,
+                                                           const float *restrict a, const float *restrict dot,
+                                                           const float *restrict roots, Values v, Terms t,
+                                                           double *out) {
+    int m = job->m;
+    const float *restrict length = v.length, *restrict log_e = v.log_e, *restrict own = v.own;
+    const float *restrict own_power = v.power;
+    float *restrict x = t.x, *restrict y = t.y, *restrict message = t.message, *restrict form = t.form;
+    float *restrict lengths = t.lengths;
+    float exponent = job->exponent, edges = 0, mean_x = 0, mean_y = 0, degree = 0, products = 0;
+    SUM(edges, mean_x, mean_y, degree, products) for (int j = 0; j < m; j++) {
+        int counts = a[j] > LEAST;
+        float weight = larger(a[j], LEAST), log = log2_of(weight), sum = norm + length[j];
+        float square = larger(sum - two_root * roots[j] * dot[j], SHARE * sum + LEAST);
+        float of_x = exponent * (log + log2_of(square)) + log_e[j], of_y = exponent * log + own[j] + log_e[j];
+        sum = larger(sum, LEAST);
+        if (by_roots) { /* A^(3/4) / sqrt(e), times R2, |v|2/e or the lengths to the power of -1/4 */
+            float root = sqrtf(weight), fourth = sqrtf(sqrtf(square)), of_sum = sqrtf(sqrtf(sum));
+            float shared = where(counts, root * sqrtf(root) * roots[j]), share = shared / (fourth * of_sum);
+            message[j] = share * of_sum;
+            form[j] = shared * own_power[j];
+            lengths[j] = share * fourth;
+        } else {
+            message[j] = counts ? of_x + log : HIDDEN;
+            form[j] = counts ? of_y + log : HIDDEN;
+            lengths[j] = counts ? exponent * (log + log2_of(sum)) + log_e[j] + log : HIDDEN;
+        }
+        x[j] = of_x;
+        y[j] = of_y;
+        edges += where(counts, 1);
+        mean_x += where(counts, of_x);
+        mean_y += where(counts, of_y);
+        degree += a[j];
+        products += dot[j];
+    }
+    if (edges == 0) return;
+    float bad = products - products; /* NaN of features, which comparisons have hidden */
+    mean_x = mean_x / edges + bad;
+    mean_y = mean_y / edges;
+    if (!by_roots) {
+        powers_of_row(m, message);
+        powers_of_row(m, form);
+        powers_of_row(m, lengths);
+    }
+    float xy = 0, xx = 0, yy = 0, of_message = 0, of_form = 0, of_lengths = 0;
+    SUM(xy, xx, yy, of_message, of_form, of_lengths) for (int j = 0; j < m; j++) {
+        int counts = a[j] > LEAST;
+        float of_x = where(counts, x[j] - mean_x), of_y = where(counts, y[j] - mean_y);
+        xy += of_x * of_y;
+        xx += of_x * of_x;
+        yy += of_y * of_y;
+        of_message += message[j];
+        of_form += form[j];
+        of_lengths += lengths[j];
+    }
+    of_message = 1 / of_message + bad;
+    of_form = 1 / of_form;
+    of_lengths = 1 / of_lengths;
+    degree = 1 / degree;
+    float to_form = 0, to_lengths = 0, to_weight = 0;
+    SUM(to_form, to_lengths, to_weight) for (int j = 0; j < m; j++) {
+        float share = message[j] * of_message;
+        to_form += fabsf(share - form[j] * of_form);
+        to_lengths += fabsf(share - lengths[j] * of_lengths);
+        to_weight += fabsf(share - a[j] * degree);
+    }
+    out[XY] += xy;
+    out[XX] += xx;
+    out[YY] += yy;
+    out[TO_FORM] += to_form;
+    out[TO_LENGTHS] += to_lengths;
+    out[TO_WEIGHT] += to_weight;
+    out[QUERIES] += 1;
+}
+
+static void form_of_item(void *argument, int item) {
+    Form *job = argument;
+    int n = job->n, m = job->m, d = job->d, strip = strip_of(m);
+    size_t queries = (size_t)item * n, values = (size_t)item * m;
+    float *room = scratch((size_t)strip * m + 9 * (size_t)(m + 16) + 16);
+    if (!room) {
+        job->failed = 1;
+        return;
+    }
+    float *dot = take(&room, (size_t)strip * m);
+    Values v = {take(&room, m), take(&room, m), take(&room, m), take(&room, m)};
+    Terms t = {take(&room, m), take(&room, m), take(&room, m), take(&room, m), take(&room, m)};
+    const float *value = job->value + values * d, *norm_v = job->norm_v + values;
+    double *out = job->out + FOUND * (size_t)item;
+    memset(out, 0, sizeof(double) * FOUND);
+    for (int i = 0; i < n; i += strip) {
+        int count = least_of(strip, n - i);
+        product_nt(count, m, d, 1.f, job->query + (queries + i) * d, d, value, d, 0.f, dot, m);
+        for (int k = 0; k < count; k++) {
+            size_t row = queries + i + k;
+            const float *roots = job->rsqrt_e + (job->by_query ? row * m : values);
+            if (job->by_query || row == queries) value_terms(job, norm_v, roots, v);
+            float root = job->rsqrt_d[row], norm = job->norm_q[row] * root * root;
+            const float *a = job->weight + row * m, *of = dot + (size_t)k * m;
+            if (job->exponent == -.25f)
+                form_row(1, job, norm, 2 * root, a, of, roots, v, t, out);
+            else
+                form_row(0, job, norm, 2 * root, a, of, roots, v, t, out);
+        }
+    }
+}
+
+/* Returns 0, or 1 if there is no memory. */
+EXPORT int attngraph_closed_form(int items, int n, int m, int d, int by_query, float p, const float *weight,
+                                 const float *query, const float *value, const float *norm_q, const float *norm_v,
+                                 const float *rsqrt_d, const float *rsqrt_e, double *out, int threads) {
+    Form job = {n, m, d, by_query, .5f * p - 1, weight, query, value, norm_q, norm_v, rsqrt_d, rsqrt_e, out, 0};
+    for_each(form_of_item, &job, items, threads);
+    return job.failed;
+}
+
+/* ---- alignment of paired features --------------------------------------------------------------------------- */
+
+/* Of x (n, d) and y (n, d') less their means over the valid rows, with the squared lengths k and g of these rows:
+ * |xT x|2, |yT y|2, |xT y|2, sums of k k, g g, k g, k and g; and the sum of y's squared lengths as it came. */
+enum { X_X, Y_Y, X_Y, K_K, G_G, K_G, K, G, TOTAL, MOMENTS };
+
+typedef struct {
+    int n, d, d_y;
+    const float *x, *y;
+    const uint8_t *valid; /* (items, n) */
+    double *out;          /* (items, MOMENTS) */
+    int failed;
+} Alignment;
+
+/* Valid rows less their mean, others 0; returns their sum of squares before. `sums` is room for d numbers. */
+static double centre(int n, int d, const float *restrict x, const uint8_t *valid, double *restrict sums,
+                     float *restrict mean, float *restrict out, float *restrict squares) {
+    double total = 0;
+    int count = 0;
+    memset(sums, 0, sizeof(double) * d);
+    for (int i = 0; i < n; i++) {
+        if (!valid[i]) continue;
+        count++;
+        SIMD for (int c = 0; c < d; c++) sums[c] += x[(size_t)i * d + c];
+        total += square_of(d, x + (size_t)i * d);
+    }
+    for (int c = 0; c < d; c++) mean[c] = (float)(sums[c] / (count ? count : 1));
+    for (int i = 0; i < n; i++) {
+        const float *restrict from = x + (size_t)i * d;
+        float *restrict to = out + (size_t)i * d;
+        SIMD for (int c = 0; c < d; c++) to[c] = from[c] - mean[c];
+        if (!valid[i]) memset(to, 0, sizeof(float) * d);
+        squares[i] = square_of(d, to);
+    }
+    return total;
+}
+
+static double square_of_product(int n, int d, int d_y, const float *x, const float *y, float *room) {
+    double total = 0;
+    product_tn(d, d_y, n, 1.f, x, d, y, d_y, 0.f, room, d_y);
+    for (int c = 0; c < d; c++) total += square_of(d_y, room + (size_t)c * d_y);
+    return total;
+}
+
+static void align_item(void *argument, int item) {
+    Alignment *job = argument;
+    int n = job->n, d = job->d, d_y = job->d_y, most = d > d_y ? d : d_y;
+    float *room = scratch((size_t)(d + d_y + 2) * (n + 16) + (size_t)(most + 3) * (most + 16) + 64);
+    if (!room) {
+        job->failed = 1;
+        return;
+    }
+    double *sums = (double *)take(&room, 2 * (size_t)most);
+    float *mean = take(&room, most), *products = take(&room, (size_t)most * most);
+    float *k = take(&room, n), *g = take(&room, n), *x = take(&room, (size_t)n * d), *y = take(&room, (size_t)n * d_y);
+    const uint8_t *valid = job->valid + (size_t)item * n;
+    double *out = job->out + MOMENTS * (size_t)item;
+    memset(out, 0, sizeof(double) * MOMENTS);
+    centre(n, d, job->x + (size_t)item * n * d, valid, sums, mean, x, k);
+    out[TOTAL] = centre(n, d_y, job->y + (size_t)item * n * d_y, valid, sums, mean, y, g);
+    out[X_X] = square_of_product(n, d, d, x, x, products);
+    out[Y_Y] = square_of_product(n, d_y, d_y, y, y, products);
+    out[X_Y] = square_of_product(n, d, d_y, x, y, products);
+    for (int i = 0; i < n; i++) {
+        double one = k[i], other = g[i];
+        out[K_K] += one * one;
+        out[G_G] += other * other;
+        out[K_G] += one * other;
+        out[K] += one;
+        out[G] += other;
+    }
+}
+
+/* Returns 0, or 1 if there is no memory. */
+EXPORT int attngraph_alignment(int items, int n, int d, int d_y, const float *x, const float *y, const uint8_t *valid,
+                               double *out, int threads) {
+    Alignment job = {n, d, d_y, x, y, valid, out, 0};
+    for_each(align_item, &job, items, threads);
+    return job.failed;
+}
