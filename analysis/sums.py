@@ -117,7 +117,10 @@ class EdgeSums:
         if isinstance(graph, Stream):
             return EdgeSums.of(replace(graph, even=True), values, queries)
         n, m = graph.weight.shape[2:]
-        degree, times = (graph if sums is None else sums).query_degree, _mask_product(graph)
+        degree, times = (
+            (graph if sums is None else sums).query_degree,
+            _mask_product(graph.visible, graph.seen, graph.seen_by),
+        )
         each = even_weight(graph, degree)[..., None]  # (b, h, n, 1)
         log = positive(each).log()
         at_queries = times(_joined(values, graph, m), False) * each
@@ -167,14 +170,15 @@ def _even_sums(
     graph: Stream, x: Tensor, y: Tensor, values: Sequence[Tensor], queries: Sequence[Tensor]
 ) -> EdgeSums:
     """Of uniform attention with a stream's mask, from products with strips of the mask."""
-    each = (graph.query_degree / graph.seen.clamp(min=1)[:, None])[..., None]  # (b, h, n, 1)
+    each = even_weight(graph, graph.query_degree)[..., None]  # (b, h, n, 1)
     log = positive(each).log()
     ends = torch.cat([y * each, each, each * log], -1).double()  # many equal terms: see EdgeSums.uniform
     sums = ends.new_zeros(*x.shape[:3], ends.shape[-1])
     at_queries, loops = [], []
     for rows, visible in graph.visible_strips():
-        at_queries.append((visible.to(x.dtype)[:, None] @ x) * each[:, :, rows])
-        sums += visible.mT.double()[:, None] @ ends[:, :, rows]
+        times = _mask_product(visible, visible.sum(2), visible.sum(1))
+        at_queries.append(times(x, False) * each[:, :, rows])
+        sums += times(ends[:, :, rows], True)
         if graph.paired:
             loops.append(visible.diagonal(rows.start, -2, -1)[:, None] * each[:, :, rows, 0])
     sizes = [part.shape[-1] for part in queries]
@@ -281,14 +285,14 @@ def _joined(arrays: Sequence[Tensor], graph: Bipartite, nodes: int) -> Tensor:
     return found
 
 
-def _mask_product(graph: Bipartite) -> Callable[[Tensor, bool], Tensor]:
-    """The product of the mask ``(b, n, m)``, or of its transpose where the second argument is True, and
+def _mask_product(visible: Tensor, seen: Tensor, seen_by: Tensor) -> Callable[[Tensor, bool], Tensor]:
+    """The product of a mask ``(b, n, m)``, or of its transpose where the second argument is True, and
     ``(b, h, m|n, c)``: of all heads in one; or one sum where all queries that see anything see the same
-    values, perhaps but for themselves."""
-    (n, m), rows, columns = graph.visible.shape[1:], graph.rows, graph.columns
-    loops = graph.visible.diagonal(dim1=-2, dim2=-1)
-    missing = rows.sum(1) * columns.sum(1) - graph.seen.sum(1)
-    but_self = n == m and not loops.any() and torch.equal(missing, (rows & columns).sum(1))
+    values, perhaps but for themselves. The numbers of the mask's edges come with it."""
+    (n, m), rows, columns = visible.shape[1:], seen > 0, seen_by > 0
+    missing = rows.sum(1) * columns.sum(1) - seen.sum(1)
+    but_self = n == m and not visible.diagonal(dim1=-2, dim2=-1).any()
+    but_self = but_self and torch.equal(missing, (rows & columns).sum(1))
     alike = but_self or not missing.any()
 
     def times(x: Tensor, transposed: bool) -> Tensor:
@@ -297,7 +301,7 @@ def _mask_product(graph: Bipartite) -> Callable[[Tensor, bool], Tensor]:
             total = of.to(x.dtype)[:, None, None] @ x
             total = total - x * of[:, None, :, None] if but_self else total
             return to[:, None, :, None] * total
-        mask = graph.visible.mT if transposed else graph.visible
+        mask = visible.mT if transposed else visible
         found = mask.to(x.dtype) @ x.transpose(1, 2).flatten(2)
         return found.unflatten(2, (x.shape[1], -1)).transpose(1, 2)
 
