@@ -145,14 +145,14 @@ BENCHMARKS = {
     "long": _long(False, 2.4),
     "long-causal": _long(True, 2.1),
     "stream": Benchmark(
-        "a text model of 2 layers, 16,384 words, H 2, d 64, and its graphs",
+        "a text model of 2 layers, 16,384 words, H 2, d 64, and its graphs (memory: 1 layer, 32,768 words, H 1)",
         bench_runs.stream,
         dict(n=16384, layers=2, heads=2, width=128),
         dict(n=200, layers=1, heads=2, width=16),
         bench_runs.MODEL,
         {bench_runs.STREAM: 2.2},
         (bench_runs.MODEL, bench_runs.STREAM),
-        memory_sizes=dict(n=32768, layers=1),
+        memory_sizes=dict(n=32768, layers=1, heads=1, width=64),
     ),
     "statistics": Benchmark(
         "heterophily statistics of a layer of BLIP-base's sizes, B 8, H 12, 30 words, 577 image nodes, d 64",
