@@ -145,7 +145,7 @@ BENCHMARKS = {
     "long": _long(False, 2.4),
     "long-causal": _long(True, 2.1),
     "stream": Benchmark(
-        "a text model of 2 layers, 16,384 words, H 2, d 64, and its graphs (memory: 1 layer, 32,768 words, H 1)",
+        "a text model of 2 layers, 16,384 words (memory: 1 layer, 32,768, H 1), H 2, d 64, and its graphs",
         bench_runs.stream,
         dict(n=16384, layers=2, heads=2, width=128),
         dict(n=200, layers=1, heads=2, width=16),
