@@ -210,14 +210,8 @@ class Stream(Bipartite):
         return self.seen_by > 0
 
     @cached_property
-    def taken_out(self) -> Tensor:
-        """The weights of self-loops that are no edges, ``(b, h, n)``."""
-        assert self.swept.loops is not None
-        return torch.zeros_like(self.swept.loops) if self.loops else self.swept.loops
-
-    @cached_property
     def query_degree(self) -> Tensor:
-        return (self.swept.totals.query_degree - self.taken_out).clamp(min=0)
+        return self.swept.totals.query_degree
 
     @cached_property
     def value_degree(self) -> Tensor:
@@ -228,8 +222,7 @@ class Stream(Bipartite):
             for _, weight in self.strips():
                 degree += weight.sum(-2, dtype=torch.float64)
             return degree.to(self.weight.dtype)
-        degree = self.swept.totals.value_degree
-        return degree if self.loops else (degree - self.taken_out).clamp(min=0)
+        return self.swept.totals.value_degree
 
     def without_self_loops(self) -> Stream:
         return self.hiding_self_loops()
@@ -237,7 +230,7 @@ class Stream(Bipartite):
     def hiding_self_loops(self) -> Stream:
         if not self.paired:
             raise ValueError("only a graph whose two sides are the same nodes (paired) has self-loops")
-        return replace(self, loops=False)
+        return replace(self, loops=False, swept=sweep(self.streamed.scores, logs=True, self_loops=False))
 
 
 AnyGraph: TypeAlias = AttentionGraph | Data | HeteroData | Bipartite

@@ -144,23 +144,18 @@ class EdgeSums:
 def _swept_sums(
     graph: Stream, x: Tensor, y: Tensor, values: Sequence[Tensor], queries: Sequence[Tensor]
 ) -> EdgeSums:
-    """Of a stream, from a sweep with all columns, less what self-loops add that are no edges."""
-    found, out = sweep(graph.streamed.scores, values=x, queries=y), graph.taken_out
+    """Of a stream, from a sweep with all columns."""
+    found = sweep(graph.streamed.scores, values=x, queries=y, self_loops=graph.loops)
     at_queries, at_values, value_log = found.at_queries, found.at_values, graph.swept.value_log
     assert at_queries is not None and at_values is not None and value_log is not None
-    query_log = -graph.swept.totals.entropy
-    if not graph.loops:
-        at_queries, at_values = at_queries - out[..., None] * x, at_values - out[..., None] * y
-        log = torch.special.xlogy(out, out)
-        query_log, value_log = query_log - log, value_log - log
     return EdgeSums(
         graph.query_degree,
         graph.value_degree,
-        query_log,
+        -graph.swept.totals.entropy,
         value_log,
         graph.seen,
         graph.seen_by,
-        (graph.swept.loops if graph.loops else torch.zeros_like(out)) if graph.paired else None,
+        graph.swept.loops if graph.paired else None,
         at_queries.split([part.shape[-1] for part in values], -1),
         at_values.split([part.shape[-1] for part in queries], -1),
     )

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -216,7 +215,7 @@ def _sides(graph: Graph) -> tuple[Side, Side]:
         last = torch.arange(n, device=device)
         span = torch.stack([torch.full_like(last, 0 if past is None else -1), last], -1)[None]
     query["span"] = span[0]
-    value["past_degree"] = widen(graph.weight).new_zeros(m) if past is None else past.total[0, 0]
+    value["past_degree"] = widen(graph.query).new_zeros(m) if past is None else past.total[0, 0]
     return query, value
 
 
@@ -248,7 +247,6 @@ def _batch_of(graph: Graph, view: Callable[[Graph], Any]) -> Any:
     """A PyG graph, or the batch of those of all examples and heads."""
     from torch_geometric.data import Batch
 
-    graph = replace(graph)  # weights that are kept compact are made dense once
     views = [view(graph[k, head]) for k in range(graph.shape[0]) for head in range(graph.shape[1])]
     return views[0] if len(views) == 1 else Batch.from_data_list(views)
 

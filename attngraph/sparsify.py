@@ -107,7 +107,7 @@ class KeptWeight(ABC):
 
     def non_zeros(self) -> NonZeros:
         """The edges alone."""
-        return NonZeros.of(self.dense())
+        return replace(NonZeros.of(self.dense()), totals=self.totals)
 
     def chosen(self, **rules: Any) -> NonZeros:
         """The strongest edges of each query; see :func:`keep`."""
@@ -158,6 +158,17 @@ class NonZeros(KeptWeight):
 
     def non_zeros(self) -> NonZeros:
         return self
+
+    def chosen(self, **rules: Any) -> NonZeros:
+        if rules.get("top_k") is None:
+            return super().chosen(**rules)
+        keep(torch.ones(1, 1), **rules)  # refuses what it cannot be
+        order = self.values.argsort(descending=True, stable=True)  # of equal edges the first come first
+        order = order[(self.index.long() // self.shape[3])[order].argsort(stable=True)]
+        row = self.index.long()[order] // self.shape[3]
+        place = torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
+        kept = order[place < rules["top_k"]].sort().values
+        return replace(self, index=self.index[kept], values=self.values[kept])
 
     def places(self) -> Tensor:
         """Example, head, query and value of each entry, ``(4, e)``."""

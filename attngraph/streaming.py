@@ -36,7 +36,8 @@ class Sweep:
         totals: degrees and entropies.
         heaviest: the heaviest edges of each query, if they were asked for, with these totals.
         value_log: :math:`\sum_i M_{ij} \log M_{ij}`, ``(b, h, m)``, if it was asked for.
-        loops: :math:`M_{ii}`, ``(b, h, n)``, if ``value_log`` was asked for; 0 where there is no value i.
+        loops: :math:`M_{ii}`, ``(b, h, n)``, if ``value_log`` was asked for; 0 where there is no value i, or
+            where self-loops are no edges.
         at_queries: :math:`\sum_j M_{ij} x_j`, ``(b, h, n, c)``, for the columns x that were given.
         at_values: :math:`\sum_i M_{ij} y_i`, ``(b, h, m, c)``, for the columns y that were given.
     """
@@ -56,6 +57,7 @@ def sweep(
     values: Tensor | None = None,
     queries: Tensor | None = None,
     logs: bool = False,
+    self_loops: bool = True,
 ) -> Sweep:
     """Go over all edges once.
 
@@ -65,6 +67,8 @@ def sweep(
         values: columns ``(b or 1, h or 1, m, c)`` whose sums at the queries are asked for.
         queries: columns ``(b or 1, h or 1, n, c)`` whose sums at the values are asked for.
         logs: whether ``value_log`` and ``loops`` are asked for.
+        self_loops: whether the edges from query i to value i are edges. They are left out of the sums, not
+            taken from them: of a query that looks at itself nearly alone, rounding would be all that is left.
 
     Raises:
         ValueError: a ``top_k`` that is no whole number of at least 1, or scores with dropout.
@@ -80,7 +84,7 @@ def sweep(
         for x in (values, queries)
     )
     usable = library() is not None and _fits(scores)
-    return (_in_c if usable else _in_torch)(scores, top_k or 0, values, queries, logs)
+    return (_in_c if usable else _in_torch)(scores, top_k or 0, values, queries, logs, self_loops)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +215,12 @@ def strips(scores: AttentionScores) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _in_torch(
-    scores: AttentionScores, top_k: int, values: Tensor | None, queries: Tensor | None, logs: bool
+    scores: AttentionScores,
+    top_k: int,
+    values: Tensor | None,
+    queries: Tensor | None,
+    logs: bool,
+    self_loops: bool,
 ) -> Sweep:
     b, h, n, m, _ = scores.shape
     example = widen(scores.query)
@@ -221,6 +230,8 @@ def _in_torch(
     by_query: list[list[Tensor]] = [[], [], [], [], []]
     loops = example.new_zeros(b, h, n) if logs else None
     for rows, weight in strips(scores):
+        if not self_loops:
+            weight.diagonal(rows.start, -2, -1).zero_()
         log = torch.special.xlogy(weight, weight)
         found = [weight.sum(-1), -log.sum(-1)]
         value_degree += weight.sum(-2, dtype=torch.float64)
@@ -268,7 +279,7 @@ def _non_zeros(weights: Tensor, places: Tensor, m: int, totals: Totals) -> NonZe
 
 # ---- in C --------------------------------------------------------------------------------------------------
 
-_SIZES = "items heads n m d top triangular parts strip columns rows".split()
+_SIZES = "items heads n m d top triangular parts strip without_loops columns rows".split()
 _STRIDES = "query_example query_head query_row key_example key_head key_row mask_example mask_row".split()
 _ARRAYS = """
     query key mask valid x y weight value degree entropy loops value_degree value_log at_queries at_values
@@ -301,7 +312,12 @@ def _fits(scores: AttentionScores) -> bool:
 
 
 def _in_c(
-    scores: AttentionScores, top_k: int, values: Tensor | None, queries: Tensor | None, logs: bool
+    scores: AttentionScores,
+    top_k: int,
+    values: Tensor | None,
+    queries: Tensor | None,
+    logs: bool,
+    self_loops: bool,
 ) -> Sweep:
     found = library()
     assert found is not None and not isinstance(scores.scale, Tensor)
@@ -329,12 +345,13 @@ def _in_c(
         "at_queries": None if values is None else query.new_empty(b, h, n, values.shape[-1]),
         "at_values": None if queries is None else query.new_empty(b, h, parts, m, queries.shape[-1]),
     }
-    sizes = (items, h, n, m, d, top_k, scores.triangular, parts, max(ROWS[0], min(ROWS[1], STRIP // m)))
+    strip = max(ROWS[0], min(ROWS[1], STRIP // m))
+    sizes = (items, h, n, m, d, top_k, scores.triangular, parts, strip, not self_loops)
     columns = [0 if x is None else x.shape[-1] for x in (values, queries)]
     strides = (*query.stride()[:3], *key.stride()[:3], *((0, 0) if mask is None else mask.stride()[:2]))
     job = _Job(*sizes, *columns, scores.scale, *strides, *map(pointer, arrays.values()))
     if found.functions.attngraph_capture(ctypes.byref(job), threads):
-        raise MemoryError(f"no memory for a strip of {sizes[-1]} queries of {m} values")
+        raise MemoryError(f"no memory for a strip of {strip} queries of {m} values")
 
     def joined(name: str, scale: float = 1.0) -> Tensor | None:
         x = arrays[name]

@@ -17,6 +17,7 @@ typedef struct {
     int32_t triangular;            /* query i sees values up to i + m - n only */
     int32_t parts;                 /* into how many parts an item's queries are cut */
     int32_t strip;                 /* queries of a strip */
+    int32_t without_loops;         /* query i's edge to value i is no edge */
     int32_t columns, rows;         /* widths of x and y */
     float scale;
     int64_t query_example, query_head, query_row, key_example, key_head, key_row, mask_example, mask_row;
@@ -26,7 +27,7 @@ typedef struct {
     const float *x, *y;   /* (items, m, columns), (items, n, rows) or NULL */
     float *weight;        /* (items, n, top): the heaviest edges, then 0 where there are fewer */
     int32_t *value;       /* (items, n, top): their values, in order */
-    float *degree;        /* (items, n): 1, or 0 for a query that sees nothing */
+    float *degree;        /* (items, n): 1, or 0 for a query that sees nothing; less a loop that is left out */
     float *entropy;       /* (items, n), in nats */
     float *loops;         /* (items, n) or NULL: the weight of query i's edge to value i */
     double *value_degree; /* (items, parts, m) */
@@ -163,6 +164,25 @@ static void keep_heaviest(Capture *job, size_t row, const float *s, const Piece 
     }
 }
 
+/* Take a row's edge to its own value out, and sum up the others anew: degree and entropy less its share would be
+ * nothing but rounding where it has nearly all the weight. */
+static void leave_loop_out(Capture *job, size_t row, float *s, const Piece *pieces, int own, int width) {
+    float degree = 0.f, entropy = 0.f;
+    s[own] = 0.f;
+    for (int from = 0; from < width; from += TILE) {
+        int to = from + TILE < width ? from + TILE : width;
+        float share = pieces[from / TILE].peak;
+#pragma omp simd reduction(+ : degree, entropy)
+        for (int j = from; j < to; j++) {
+            float weight = s[j] * share;
+            degree += weight;
+            entropy -= weight * log2_of(weight > FLT_MIN ? weight : FLT_MIN);
+        }
+    }
+    job->degree[row] = degree;
+    job->entropy[row] = entropy * LN_2;
+}
+
 /* A part of an item's queries. */
 static void capture_part(void *argument, int part) {
     Capture *job = argument;
@@ -221,6 +241,8 @@ static void capture_part(void *argument, int part) {
         for (int i = 0; i < count; i++) {
             float normaliser = join_pieces(job, row + i, pieces + i * tiles, used);
             int own = start + i;
+            if (job->without_loops && own < seen[i])
+                leave_loop_out(job, row + i, s + i * ld, pieces + i * tiles, own, seen[i]);
             if (job->loops)
                 job->loops[row + i] = own < seen[i] ? s[i * ld + own] * pieces[i * tiles + own / TILE].peak : 0.f;
             if (job->top)

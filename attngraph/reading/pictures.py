@@ -26,6 +26,23 @@ class Repeated(NamedTuple):
     distinct: Tensor
     picture: Tensor
     shape: torch.Size
+    grad_fn: object
+    version: int | None
+
+    def made(self, states: Tensor) -> bool:
+        """Whether states are those that were made: of this shape, not changed in place since, and not cut off
+        from the computation, or made a leaf of one of their own, whose gradient somebody waits for."""
+        return (
+            states.shape == self.shape
+            and states.requires_grad == self.distinct.requires_grad
+            and states.grad_fn is self.grad_fn
+            and _version(states) == self.version
+        )
+
+
+def _version(states: Tensor) -> int | None:
+    """How often a tensor was changed in place; None where nobody counts."""
+    return None if states.is_inference() else states._version
 
 
 def states_of_examples(distinct: Tensor, picture: Tensor) -> Tensor:
@@ -42,7 +59,8 @@ def states_of_examples(distinct: Tensor, picture: Tensor) -> Tensor:
     distinct = distinct.view_as(distinct)  # a tensor of our own, which gets an attribute
     setattr(distinct, ATTRIBUTE, picture)
     states = distinct.index_select(0, picture)
-    setattr(states.untyped_storage(), ATTRIBUTE, Repeated(distinct, picture, states.shape))
+    made = Repeated(distinct, picture, states.shape, states.grad_fn, _version(states))
+    setattr(states.untyped_storage(), ATTRIBUTE, made)
     return states
 
 
@@ -51,7 +69,7 @@ def _repeated(states: Tensor) -> Repeated | None:
     if transformed():  # such tensors have no storage
         return None
     made: Repeated | None = getattr(states.untyped_storage(), ATTRIBUTE, None)
-    return made if made is not None and made.shape == states.shape else None
+    return made if made is not None and made.made(states) else None
 
 
 def first_of_picture(states: Tensor) -> Tensor | None:

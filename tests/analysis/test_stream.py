@@ -16,11 +16,12 @@ from attngraph import streaming as module
 from attngraph.streaming import Streamed
 
 
-def pair(n, m, kind, masked, causal=False):
+def pair(n, m, kind, masked, causal=False, own=0.0):
     """A streamed graph and the graph, with rows that see nothing, padding, and a metric."""
     draw = torch.Generator().manual_seed(n)
     b, h, d = 2, 3, 4
     query, key, value = (1.5 * torch.randn(b, h, x, d, generator=draw) for x in (n, m, m))
+    query[:, :, : min(n, m)] += own * key[:, :, : min(n, m)]  # each query looks at its own key
     more = dict(triangular=causal, causal=causal)
     if masked:
         more["mask"] = torch.rand(b, 1, n, m, generator=draw) < 0.7
@@ -39,6 +40,7 @@ CASES = {
     "causal": pair(50, 50, "self", masked=False, causal=True),
     "padded": pair(45, 45, "self", masked=True, causal=True),
     "cross": pair(20, 60, "cross", masked=True),
+    "loops": pair(40, 40, "self", masked=False, own=4.0),  # edges between nodes weigh 1e-8 and less
 }
 
 

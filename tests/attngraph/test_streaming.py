@@ -8,7 +8,7 @@ import torch
 
 from attngraph import AttentionGraph, AttentionScores, UserError
 from attngraph import streaming as module
-from attngraph.sparsify import keep
+from attngraph.sparsify import NonZeros, keep
 from attngraph.streaming import Streamed, heaviest, sweep
 from tests.attngraph.native.test_library import built
 
@@ -73,6 +73,27 @@ def test_a_sweep_is_that_of_the_weights(of, top_k, way):
     loops = torch.zeros(b, h, n)
     loops[..., : min(n, m)] = weight.diagonal(dim1=-2, dim2=-1)
     torch.testing.assert_close(found.loops, loops, **tight)
+
+
+@pytest.mark.parametrize("of", CASES)
+def test_loops_left_out(of, way):
+    """Of queries that look at their own value nearly alone, the rest is summed, not what rounding leaves."""
+    own = min(of.shape[2:4])
+    query = of.query.clone()
+    query[:, :, :own] += 6 * of.key[:, :, :own]
+    of = replace(of, query=query)
+    weight = exact(of)
+    weight.diagonal(dim1=-2, dim2=-1).zero_()
+    y = torch.rand(1, 1, of.shape[2], 2)
+    found = sweep(of, queries=y, logs=True, self_loops=False)
+    tight = dict(rtol=1e-4, atol=1e-16, check_dtype=False)
+    torch.testing.assert_close(found.totals.query_degree, weight.sum(-1), **tight)
+    torch.testing.assert_close(found.totals.value_degree, weight.sum(-2), **tight)
+    torch.testing.assert_close(found.at_values, weight.mT @ y.double(), **tight)
+    log = torch.special.xlogy(weight, weight)
+    torch.testing.assert_close(found.totals.entropy, -log.sum(-1), rtol=1e-3, atol=1e-6, check_dtype=False)
+    torch.testing.assert_close(found.value_log, log.sum(-2), rtol=1e-3, atol=1e-6, check_dtype=False)
+    assert not found.loops.any()
 
 
 def test_of_equal_edges_the_first_are_kept(way):
@@ -161,3 +182,17 @@ def test_no_array_of_all_edges_is_made():
         sweep(AttentionScores(query, key, key, triangular=True), 4)
     most = max(event.self_cpu_memory_usage for event in seen.key_averages())
     assert most < 40 * n * 4
+
+
+def test_a_streamed_graph_that_keeps_some_edges_is_never_dense(monkeypatch):
+    """Fewer of them, other forms of it, and its totals stay those of all edges."""
+    of = scores(30, 40)
+    graph = AttentionGraph(of.query, of.value, Streamed.of(of, 8))
+    kept, wanted = heaviest(graph, 8), graph.sparsify(top_k=3)
+    assert graph.keeping(Streamed.of(of)).compact().totals is not None
+    monkeypatch.setattr(NonZeros, "dense", lambda self: pytest.fail("dense"))
+    fewer = kept.sparsify(top_k=3)
+    assert all(map(torch.equal, fewer.edge_list(), wanted.edge_list()))
+    assert fewer.totals is kept.totals
+    assert kept.to_data().num_edges == kept[:, :].to_hetero().num_edges == 2 * len(kept.stored.values)
+    assert kept[0, 0].to_networkx().number_of_edges() == 30 * 8
