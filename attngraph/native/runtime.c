@@ -24,6 +24,49 @@ EXPORT void attngraph_start(void *sgemm_, void *gomp_parallel_) {
     gomp_parallel = (Parallel)gomp_parallel_;
 }
 
+/* ---- matrix products ---------------------------------------------------------------------------------------- */
+
+#define PRODUCTS 262144 /* so many multiplications, or fewer, are done here: BLAS prepares them for as long */
+#define PACKED 8192     /* so many numbers of a transposed matrix, at most */
+
+typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
+
+/* Rows of C = alpha A B + beta C, and 8 `vectors` columns. A's rows and columns lie `row` and `column` apart. With
+ * constants for rows and vectors sums stay in registers. */
+static inline __attribute__((always_inline)) void block(const int rows, const int vectors, int k, float alpha,
+                                                        const float *a, long row, long column, const float *b, long ldb,
+                                                        float beta, float *c, long ldc) {
+    Eight sum[4][2] = {{{0}}};
+    for (int l = 0; l < k; l++)
+        for (int i = 0; i < rows; i++)
+            for (int v = 0; v < vectors; v++)
+                sum[i][v] += a[i * row + l * column] * *(const Eight *)(b + l * ldb + 8 * v);
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < vectors; v++) {
+            Eight *to = (Eight *)(c + i * ldc + 8 * v);
+            *to = beta == 0 ? alpha * sum[i][v] : alpha * sum[i][v] + beta * *to;
+        }
+}
+
+/* The same for all rows. */
+static inline __attribute__((always_inline)) void column_block(const int vectors, int rows, int k, float alpha,
+                                                               const float *a, long row, long column, const float *b,
+                                                               long ldb, float beta, float *c, long ldc) {
+    int i = 0;
+    for (; i + 4 <= rows; i += 4) block(4, vectors, k, alpha, a + i * row, row, column, b, ldb, beta, c + i * ldc, ldc);
+    for (; i < rows; i++) block(1, vectors, k, alpha, a + i * row, row, column, b, ldb, beta, c + i * ldc, ldc);
+}
+
+/* The same for all columns, a multiple of 8 of them. */
+static void small_product(int rows, int columns, int k, float alpha, const float *a, long row, long column,
+                          const float *b, long ldb, float beta, float *c, long ldc) {
+    int j = 0;
+    for (; j + 16 <= columns; j += 16) column_block(2, rows, k, alpha, a, row, column, b + j, ldb, beta, c + j, ldc);
+    if (j < columns) column_block(1, rows, k, alpha, a, row, column, b + j, ldb, beta, c + j, ldc);
+}
+
+static int is_small(int rows, int columns, int k) { return (int64_t)rows * columns * k <= PRODUCTS; }
+
 /* BLAS stores matrices column by column: to it, ours are transposed. */
 static void product(char first, char second, int rows, int columns, int k, float alpha, const float *a, long lda,
                     const float *b, long ldb, float beta, float *c, long ldc) {
@@ -33,18 +76,42 @@ static void product(char first, char second, int rows, int columns, int k, float
 
 void product_nt(int n, int m, int k, float alpha, const float *a, long lda, const float *b, long ldb, float beta,
                 float *c, long ldc) {
-    product('T', 'N', n, m, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    int whole = m & ~7;
+    if (!is_small(n, m, k) || whole * k > PACKED) {
+        product('T', 'N', n, m, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        return;
+    }
+    float columns[PACKED];
+    for (int j = 0; j < whole; j += 8)
+        for (int l = 0; l < k; l++)
+            for (int v = 0; v < 8; v++) columns[l * whole + j + v] = b[(j + v) * ldb + l];
+    small_product(n, whole, k, alpha, a, lda, 1, columns, whole, beta, c, ldc);
+    for (int j = whole; j < m; j++)
+        for (int i = 0; i < n; i++) {
+            const float *x = a + i * lda, *y = b + j * ldb;
+            float total = 0, *to = c + i * ldc + j;
+            _Pragma("omp simd reduction(+ : total)") for (int l = 0; l < k; l++) total += x[l] * y[l];
+            *to = beta == 0 ? alpha * total : alpha * total + beta * *to;
+        }
 }
 
 void product_nn(int n, int d, int m, float alpha, const float *a, long lda, const float *b, long ldb, float beta,
                 float *c, long ldc) {
-    product('N', 'N', n, d, m, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (is_small(n, d, m) && d % 8 == 0)
+        small_product(n, d, m, alpha, a, lda, 1, b, ldb, beta, c, ldc);
+    else
+        product('N', 'N', n, d, m, alpha, a, lda, b, ldb, beta, c, ldc);
 }
 
 void product_tn(int m, int d, int n, float alpha, const float *a, long lda, const float *b, long ldb, float beta,
                 float *c, long ldc) {
-    product('N', 'T', m, d, n, alpha, a, lda, b, ldb, beta, c, ldc);
+    if (is_small(m, d, n) && d % 8 == 0)
+        small_product(m, d, n, alpha, a, 1, lda, b, ldb, beta, c, ldc);
+    else
+        product('N', 'T', m, d, n, alpha, a, lda, b, ldb, beta, c, ldc);
 }
+
+/* ---- threads and memory --------------------------------------------------------------------------------------- */
 
 typedef struct {
     Work work;

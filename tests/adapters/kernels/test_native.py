@@ -18,6 +18,9 @@ needs_library = pytest.mark.skipif(
     library.library() is None, reason="no C compiler when attngraph was installed"
 )
 
+# products: of edges by BLAS, of nodes by BLAS, all in own code with rows and columns left over; one query
+SIZES = [dict(n=40, m=577, d=64), dict(n=33, m=128, d=3), dict(n=18, m=21, d=24), dict(n=1, m=9, d=5)]
+
 
 def results(scores, context: bool = True) -> list[Tensor]:
     """Outputs, and gradients of the scores' features, p and the residual."""
@@ -97,7 +100,7 @@ def test_what_an_earlier_call_left_in_memory_does_not_matter(kind):
 @pytest.mark.parametrize(
     "kind, p", pairwise_params(kind=["encoder", "decoder self", "decoder, cached"], p=[1.2, 2.0, 5.0])
 )
-@pytest.mark.parametrize("size", [dict(n=40, m=577, d=64), dict(n=33, m=128, d=3), dict(n=1, m=9, d=5)])
+@pytest.mark.parametrize("size", SIZES)
 def test_shapes_of_models(kind, p, size):
     """Rows that end within a vector, or that would lie a power of two apart; one query, one feature."""
     exact = random_scores(5, b=1, **size, **ALL[kind])
