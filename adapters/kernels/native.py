@@ -4,7 +4,8 @@ head of an example at a time (``attngraph/native/step.h`` has the formulas).
 The backward pass computes all numbers per edge again, scores and products of features too: to keep these two
 saves a tenth of the time of both passes, and costs 1.6 times the memory of what is kept otherwise. So a
 layer keeps two numbers for each query and for each value, beside queries, keys and values as the views that
-they came as.
+they came as. While a model decodes with a key/value cache, its weights are taken as they are (in single
+precision), and norms of values are computed for new ones only.
 
 The two functions of the library are PyTorch operators, ``attngraph::p_step`` and
 ``attngraph::p_step_backward``, on tensors in single precision.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from adapters.kernels.step import StepCall, apply_step, differentiable_backward,
 from attngraph.degrees import PastDegree
 from attngraph.functorch import transformed
 from attngraph.native.library import library, pointer
-from attngraph.norms import square_norm, square_norm_by_picture
+from attngraph.norms import square_norm_by_picture
 from attngraph.scores import AttentionScores
 
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
@@ -61,7 +62,8 @@ class _Attention(NamedTuple):
     kept: Tensor | None  # b h n m
     past: Tensor | None  # b h m
     degree_scale: Tensor | None  # b n, or b in a graph without order
-    norm_v: Tensor | None  # b h m: |v|²
+    norm_v: Tensor | None  # b h ≤m: |v|² of the first values
+    known: Tensor | None  # b h n m: the weights, in a forward pass alone
     scale: float
     growth: float
     causal: bool
@@ -81,6 +83,7 @@ class _Attention(NamedTuple):
             None if past is None else past.total.float().contiguous(),
             None if degree_scale is None else degree_scale.float().flatten(1).contiguous(),
             _known_norms(scores),
+            _known_weights(call),
             float(scores.scale),
             scores.growth,
             scores.causal,
@@ -120,18 +123,22 @@ class _NativeStep(torch.autograd.Function):
     def forward(ctx, query, key, value, feature, p, residual, call: StepCall):
         inputs, attention = (query, key, value, feature, p, residual), _Attention.of(call)
         out, context, *kept = torch.ops.attngraph.p_step.default(*map(_single, inputs), *attention)
+        norms = call.scores.kept_norms
+        if norms is not None:
+            norm_v: Any = kept[2] if kept[2].numel() else attention.norm_v
+            norms.known[:] = [norm_v]
         if call.keep:
             past = call.scores.past_degree
-            ctx.save_for_backward(*inputs, *attention[:7], *kept, None if past is None else past.queries)
-            ctx.options, ctx.degree = attention[7:], call.degree
+            ctx.save_for_backward(*inputs, *attention[:8], *kept, None if past is None else past.queries)
+            ctx.options, ctx.degree = attention[8:], call.degree
         out = out.to(query.dtype)
         return (out, context.to(query.dtype)) if call.context else out
 
     @staticmethod
     def backward(ctx, *grads):
         saved = ctx.saved_tensors  # read once: under checkpointing each reading computes them again
-        inputs, attention = saved[:6], _Attention(*saved[6:13], *ctx.options)
-        *kept, queries = saved[13:]
+        inputs, attention = saved[:6], _Attention(*saved[6:14], *ctx.options)
+        *kept, queries = saved[14:]
         if torch.is_grad_enabled():  # to be differentiated again
             scores = attention.scores(inputs, queries)
             run = partial(plain_step, scores, ctx.degree, attention.context)
@@ -148,12 +155,22 @@ class _NativeStep(torch.autograd.Function):
 
 
 def _known_norms(scores: AttentionScores) -> Tensor | None:
-    """|v|² of a cache's values, or of those that several examples of a batch share; else None."""
-    if scores.kept_norms is not None:
-        return scores.kept_norms.get(lambda value: square_norm(value, scores.metric)).float().contiguous()
+    """|v|² of a cache's values, without new ones, or of those that several examples of a batch share; else
+    None."""
+    if scores.kept_norms is not None and scores.kept_norms.square is not None:
+        return scores.kept_norms.square.float().contiguous()
     if scores.picture is not None:
         return square_norm_by_picture(scores.value, scores.metric, scores.picture).float()
     return None
+
+
+def _known_weights(call: StepCall) -> Tensor | None:
+    """The weights that a model has computed, where no backward pass is to compute them again; else None.
+    Those in half precision are not exact enough."""
+    known = call.scores.known_weight
+    if known is None or call.keep or call.scores.kept is not None or known.dtype != torch.float32:
+        return None
+    return known.contiguous()
 
 
 def _single(x: Tensor | None) -> Tensor | None:
@@ -166,7 +183,7 @@ def _single(x: Tensor | None) -> Tensor | None:
 ARGUMENTS = (
     "Tensor query, Tensor key, Tensor value, Tensor? feature, Tensor p, Tensor residual, Tensor? metric, "
     "Tensor? mask, Tensor? query_mask, Tensor? kept, Tensor? past, Tensor? degree_scale, Tensor? norm_v, "
-    "float scale, float growth, bool causal, bool triangular, bool context"
+    "Tensor? known, float scale, float growth, bool causal, bool triangular, bool context"
 )
 OPERATORS = torch.library.Library("attngraph", "FRAGMENT")
 OPERATORS.define(f"p_step({ARGUMENTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)")
@@ -176,7 +193,7 @@ OPERATORS.define(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
-STEP = struct.Struct("8q2d2q16qq5q4qq8q4q")
+STEP = struct.Struct("8q2d2q16qq5q6qq8q4q")
 """The struct ``Step`` of ``step.h``."""
 BACKWARD = struct.Struct("16q2q")
 """The rest of the struct ``Backward`` of ``step_backward.c``."""
@@ -187,15 +204,16 @@ def _outputs(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Room for what ``p_step`` returns: out, and the context or nothing, ``(b, h, n, d)`` in the order of
     memory ``(b, n, h, d)``; the logarithms of the scores' and the messages' sums, ``(2, b, h, n)``; the value
-    degrees, unless they depend on the query, and |v|², unless it is known, ``(b, h, m)``."""
+    degrees, unless they depend on the query, and |v|², unless it is known of all values, ``(b, h, m)``."""
     b, h, n, d = query.shape
     m, empty = value.shape[2], query.new_empty
+    known = 0 if norm_v is None else norm_v.shape[2]
     return (
         empty(b, n, h, d).transpose(1, 2),
         empty(b, n if context else 0, h, d).transpose(1, 2),
         empty(2, b, h, n),
         empty(b, h, 0 if causal else m),
-        empty(b, h, m if norm_v is None else 0),
+        empty(b, h, 0 if known == m else m),
     )
 
 
@@ -222,7 +240,7 @@ def _gradients(
 
 
 def _p_step_backward(query, key, value, feature, p, residual, *rest):
-    attention, (logs, degree, norm_v, grad_out, grad_context, *wanted) = _Attention(*rest[:12]), rest[12:]
+    attention, (logs, degree, norm_v, grad_out, grad_context, *wanted) = _Attention(*rest[:13]), rest[13:]
     b, h, _, _ = query.shape
     grads = _gradients(query, key, value, feature, *wanted)
     numbers, parts = query.new_empty(2), query.new_empty(b, h, 2, dtype=torch.float64)
@@ -253,15 +271,16 @@ def _strides(x: Tensor | None) -> tuple[int, int, int, int]:
 def _fields(inputs, p, residual, attention: _Attention, kept, out: Tensor, context: Tensor | None) -> list:
     """The fields of :data:`STEP`."""
     query, key, value, feature = inputs
-    b, h, n, d = query.shape
-    norm_v = kept[2] if attention.norm_v is None else attention.norm_v
+    (b, h, n, d), m = query.shape, value.shape[2]
+    first_norms = attention.norm_v
+    known = 0 if first_norms is None else first_norms.shape[2]
     mask, mask_strides = attention.mask, (0, 0, 0)
     if mask is not None:
         example, _, row, column = (0 if size == 1 else by for size, by in zip(mask.shape, mask.stride()))
         mask_strides = example, row, column
-    logs = kept[0].data_ptr()
+    logs, norm_v = kept[0].data_ptr(), first_norms if known == m else kept[2]
     return [
-        *(b, h, n, value.shape[2], d, torch.get_num_threads()),
+        *(b, h, n, m, d, torch.get_num_threads()),
         *(attention.causal, attention.triangular, attention.scale, attention.growth),
         *(p.data_ptr(), residual.data_ptr()),
         *_strides(query),
@@ -270,14 +289,13 @@ def _fields(inputs, p, residual, attention: _Attention, kept, out: Tensor, conte
         *_strides(query if feature is None else feature),
         pointer(attention.metric) or 0,
         *(pointer(mask) or 0, *mask_strides, mask is not None and mask.dtype == torch.bool),
-        *(
-            pointer(x) or 0
-            for x in (attention.query_mask, attention.kept, attention.past, attention.degree_scale)
-        ),
-        attention.norm_v is not None,
+        *(pointer(x) or 0 for x in (attention.query_mask, attention.kept, attention.past)),
+        *(pointer(x) or 0 for x in (attention.degree_scale, attention.known)),
+        pointer(first_norms) or 0,
+        known,
         *_strides(out),
         *_strides(context),
-        *(logs, logs + 4 * b * h * n, kept[1].data_ptr(), norm_v.data_ptr()),
+        *(logs, logs + 4 * b * h * n, kept[1].data_ptr(), pointer(norm_v)),
     ]
 
 

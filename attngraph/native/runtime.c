@@ -74,8 +74,39 @@ static void product(char first, char second, int rows, int columns, int k, float
     sgemm(&first, &second, &columns, &rows, &k, &alpha, b, &lb, a, &la, &beta, c, &lc);
 }
 
+/* Of a single row, as in decoding, BLAS would first copy the matrix. */
+static void row_nt(int m, int k, float alpha, const float *restrict a, const float *restrict b, long ldb, float beta,
+                   float *restrict c) {
+    for (int j = 0; j < m; j++) {
+        const float *row = b + j * ldb;
+        float total = 0;
+        _Pragma("omp simd reduction(+ : total)") for (int i = 0; i < k; i++) total += a[i] * row[i];
+        c[j] = alpha * total + (beta == 0 ? 0 : beta * c[j]);
+    }
+}
+
+static void row_nn(int d, int m, float alpha, const float *restrict a, const float *restrict b, long ldb, float beta,
+                   float *restrict c) {
+    int j = 0;
+    for (int i = 0; i < d; i++) c[i] = beta == 0 ? 0 : beta * c[i];
+    for (; j + 4 <= m; j += 4) {
+        const float *row = b + j * ldb;
+        float w = alpha * a[j], x = alpha * a[j + 1], y = alpha * a[j + 2], z = alpha * a[j + 3];
+        _Pragma("omp simd") for (int i = 0; i < d; i++)
+            c[i] += w * row[i] + x * row[ldb + i] + y * row[2 * ldb + i] + z * row[3 * ldb + i];
+    }
+    for (; j < m; j++) {
+        const float *row = b + j * ldb;
+        _Pragma("omp simd") for (int i = 0; i < d; i++) c[i] += alpha * a[j] * row[i];
+    }
+}
+
 void product_nt(int n, int m, int k, float alpha, const float *a, long lda, const float *b, long ldb, float beta,
                 float *c, long ldc) {
+    if (n == 1) {
+        row_nt(m, k, alpha, a, b, ldb, beta, c);
+        return;
+    }
     int whole = m & ~7;
     if (!is_small(n, m, k) || whole * k > PACKED) {
         product('T', 'N', n, m, k, alpha, a, lda, b, ldb, beta, c, ldc);
@@ -97,6 +128,10 @@ void product_nt(int n, int m, int k, float alpha, const float *a, long lda, cons
 
 void product_nn(int n, int d, int m, float alpha, const float *a, long lda, const float *b, long ldb, float beta,
                 float *c, long ldc) {
+    if (n == 1) {
+        row_nn(d, m, alpha, a, b, ldb, beta, c);
+        return;
+    }
     if (is_small(n, d, m) && d % 8 == 0)
         small_product(n, d, m, alpha, a, lda, 1, b, ldb, beta, c, ldc);
     else

@@ -1,13 +1,32 @@
 /* The forward pass of step.h. */
 #include "step.h"
 
-/* The weights w of query i, which are added to the degrees; returns log sum_j 2^score. */
+/* Weights w that are known, and their logarithms s. */
+static inline void known_row(int seen, int count, const float *restrict known, float *restrict s, float *restrict w) {
+    SIMD for (int j = 0; j < seen; j++) {
+        float x = known[j], logarithm = log2_of(x) + (x - x);
+        w[j] = x;
+        s[j] = x <= LEAST ? HIDDEN : logarithm;
+    }
+    for (int j = seen; j < count; j++) {
+        w[j] = 0;
+        s[j] = HIDDEN;
+    }
+}
+
+/* The weights w of query i, which are added to the degrees; returns log sum_j 2^score, where a known
+ * weight's score is its logarithm. */
 static inline float weigh_row(const Head *t, int i, float *w) {
     const uint8_t *kept = kept_by(t, i);
-    float *s = t->score + (size_t)i * t->width;
+    const float *known = t->step->known;
+    float *s = t->score + (size_t)i * t->width, log_total = 0;
     int seen = seen_by(t, i), count = eights(seen);
-    mask_row(t, i, seen, s);
-    float log_total = softmax_row(count, s, w);
+    if (known) {
+        known_row(seen, count, known + ((size_t)t->item * t->n + i) * t->m, s, w);
+    } else {
+        mask_row(t, i, seen, s);
+        log_total = softmax_row(count, s, w);
+    }
     t->rsqrt_d[i] = kept ? drop_row(kept, (float)t->step->growth, seen, w) : 1.f;
     if (has_edges(t, i)) add_row(count, w, t->degree);
     for (int j = count; j < t->m; j++) w[j] = 0;
@@ -57,12 +76,17 @@ static void forward_head(void *argument, int item) {
     Head t = head_of(a, item, &room);
     int n = t.n, m = t.m, d = t.d, width = t.width;
     float *norm_v = a->norm_v + (size_t)item * m;
+    int first = (int)a->norms_known;
     long ld;
-    if (!a->norms_known) with_metric(&t, m, t.value, a->value.row, room, &ld, norm_v);
+    if (first < m) {
+        if (first) memcpy(norm_v, a->first_norms + (size_t)item * first, sizeof(float) * first);
+        const float *rest = t.value + (size_t)first * a->value.row;
+        with_metric(&t, m - first, rest, a->value.row, room, &ld, norm_v + first);
+    }
     known_norms(&t, norm_v);
     t.score = take(&room, edges);
     t.dot = take(&room, edges);
-    scores(&t);
+    if (!a->known) scores(&t);
     value_products(&t, n, t.node_g, t.node_ld, t.dot);
     first_degrees(&t);
     float *log_total = a->log_total + (size_t)item * n, *log_sum = a->log_sum + (size_t)item * n;

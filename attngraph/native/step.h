@@ -12,7 +12,7 @@
  *   msg = sqrt(d_i) sum_j sigma v_j / sqrt(e_j)    kappa = (S/d) / (S/d + r)
  *   out = kappa msg + (1 - kappa) x                context = W v
  *
- * Forward: three products (q kT, x G vT, sigma v), and one (v G) unless |v|2 is known. For the backward pass two
+ * Forward: three products (q kT, x G vT, sigma v), and one (v G) for values whose |v|2 is not known. For the backward pass two
  * numbers for each query are kept, log sum_j 2^score and log S, and e and |v|2 for each value. Backward: five products
  * (the first two again, g vT for the gradient g of out, near v, and the gradient of the scores times k), of which two
  * are made at once; backward_head has the order of the passes. Products with G, of n x d matrices, and those for keys
@@ -54,7 +54,9 @@ typedef struct {
     const uint8_t *kept;          /* (b, h, n, m): weights that dropout keeps; or NULL */
     const float *past;            /* (b, h, m): degrees before the first query; or NULL */
     const float *degree_scale;    /* factor of the degrees: (b, n) in causal graphs, else (b); or NULL */
-    int64_t norms_known;          /* whether norm_v is input */
+    const float *known;           /* (b, h, n, m): M, 0 where an edge is hidden, in a forward pass alone; or NULL */
+    const float *first_norms;     /* (b, h, norms_known): |v|2 of the first values; or NULL */
+    int64_t norms_known;          /* if m, norm_v is input */
     Rows out, context;            /* context.at may be NULL */
     float *log_total, *log_sum;   /* (b, h, n): log sum_j 2^score, log S */
     float *degree, *norm_v;       /* (b, h, m): e (not used in causal graphs), |v|2 */

@@ -69,9 +69,8 @@ def capture(
             entropies of all edges. With ``top_k`` the graphs keep these edges, without it none, and compute
             weights whenever they are read. A mask of the model's is kept as ``value_mask``; causal layers
             without one have none. Layers that make their weights themselves, outside of transformers'
-            ``AttentionInterface``, are read from these: without ``top_k`` their graphs hold them all, and have
-            no totals. Not together with ``threshold``, ``mass`` or
-            ``detach=False``.
+            ``AttentionInterface``, are read from these: without ``top_k`` their graphs hold them all, and
+            have no totals. Not together with ``threshold``, ``mass`` or ``detach=False``.
 
     Returns:
         ``{module name: graph}`` in the order of the calls. A module that attends several times in one pass

@@ -135,6 +135,31 @@ def test_a_step_of_known_weights(kind, degree, numbers, block, monkeypatch):
         assert not decoding_step_takes(ready)
 
 
+@pytest.mark.parametrize(
+    "kind, known_norms",
+    pairwise_params(kind=[kind for kind in KINDS if "decoder" in kind], known_norms=[0, 2, 99]),
+)
+@torch.no_grad()
+def test_a_step_in_c_of_known_weights_and_of_some_known_norms(kind, known_norms):
+    """Also of one query, whose products are not BLAS's. Catches weights of another head or padded queries
+    among degrees, new values without their norms or with those of others, and what is computed anew."""
+    scores = random_scores(1, **KINDS[kind])
+    for part in (scores, one_query(scores)):
+        want, want_plain = dense(part, 1.2, 0.3, "mean")
+        square = norms.square_norm(part.value, part.metric).float()
+        kept = KeptNorms(part.value, [square[..., :known_norms]][: bool(known_norms)])
+        known = part.without_query_mask().weight().float()
+        ready = replace(part, known_weight=known, kept_norms=kept, key=torch.full_like(part.key, torch.nan))
+        out, plain = native_in_single(ready, 1.2, 0.5, "mean", True)
+        close("native", out, want, 0, 0, single=3e-6)
+        close("native", plain, want_plain, 0, 0, single=3e-6)
+        torch.testing.assert_close(kept.square, square, rtol=1e-5, atol=1e-5)
+        kept.square.add_(9)
+        assert not torch.allclose(native_in_single(ready, 1.2, 0.5, "mean")[0], out, rtol=1e-3)
+    with torch.enable_grad():  # the backward pass computes weights again: without a key there are none
+        assert native_in_single(ready, 1.2, 0.5)[0].isnan().any()
+
+
 def one_query(scores: AttentionScores) -> AttentionScores:
     """The scores of the last query, which sees all values."""
     last = {name: getattr(scores, name) for name in ("query", "feature") if getattr(scores, name) is not None}
