@@ -49,7 +49,12 @@ def refusal(scores: AttentionScores) -> str | None:
             return f"the scores are on {x.device}, not on the processor"
         if x.dtype not in PRECISIONS:
             return f"the scores are in {x.dtype}"
-    return None if library() else "the library of C kernels cannot be used (`attngraph doctor` says why)"
+    return None if _there_is_library() else "the library of C kernels cannot be used (`attngraph doctor` says why)"
+
+
+@torch.compiler.assume_constant_result
+def _there_is_library() -> bool:
+    return library() is not None
 
 
 class _Attention(NamedTuple):
@@ -149,8 +154,9 @@ class _NativeStep(torch.autograd.Function):
 
 def _known_norms(scores: AttentionScores) -> Tensor | None:
     """|v|² of a cache's values, or of those that several examples of a batch share; else None."""
-    if scores.kept_norms is not None:
-        return scores.kept_norms.get(lambda value: square_norm(value, scores.metric)).float().contiguous()
+    kept = scores.kept_norms
+    if kept is not None and kept.value is scores.value:
+        return kept.get(lambda value: square_norm(value, scores.metric)).float().contiguous()
     if scores.picture is not None:
         return square_norm_by_picture(scores.value, scores.metric, scores.picture).float()
     return None
@@ -217,7 +223,7 @@ def _gradients(
     b, h, n, d = query.shape
     like = [query.new_empty(b, n, h, d).transpose(1, 2)]
     for x, wanted in ((key, of_key), (value, of_value), (feature, True)):
-        like.append(torch.empty_like(_rows(x)) if wanted and x is not None else none)
+        like.append(_rows(torch.empty_like(_rows(x))) if wanted and x is not None else none)
     return like
 
 
