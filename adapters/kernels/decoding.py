@@ -46,9 +46,9 @@ def decoding_step(
     b, h, n, m, d = scores.shape
     query, norms = widen(scores.node), scores.kept_norms
     query_g = with_metric(query, scores.metric)
-    norm_v = (KeptNorms(scores.value) if norms is None else norms).get(
-        lambda v: square_norm(v, scores.metric)
-    )
+    if norms is None or norms.value is not scores.value:
+        norms = KeptNorms(scores.value)
+    norm_v = norms.get(lambda v: square_norm(v, scores.metric))
     past, scale = scores.past_degree, scores.degree_scale(degree)
     parts: list[Any] = [
         scores.weight().flatten(0, 1),

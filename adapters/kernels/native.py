@@ -24,7 +24,7 @@ from adapters.kernels.step import StepCall, apply_step, differentiable_backward,
 from attngraph.degrees import PastDegree
 from attngraph.functorch import transformed
 from attngraph.native.library import library, pointer
-from attngraph.norms import square_norm_by_picture
+from attngraph.norms import KeptNorms, square_norm_by_picture
 from attngraph.scores import AttentionScores
 
 PRECISIONS = (torch.float32, torch.bfloat16, torch.float16)
@@ -50,7 +50,16 @@ def refusal(scores: AttentionScores) -> str | None:
             return f"the scores are on {x.device}, not on the processor"
         if x.dtype not in PRECISIONS:
             return f"the scores are in {x.dtype}"
-    return None if library() else "the library of C kernels cannot be used (`attngraph doctor` says why)"
+    return (
+        None
+        if _there_is_library()
+        else "the library of C kernels cannot be used (`attngraph doctor` says why)"
+    )
+
+
+@torch.compiler.assume_constant_result
+def _there_is_library() -> bool:
+    return library() is not None
 
 
 class _Attention(NamedTuple):
@@ -123,7 +132,7 @@ class _NativeStep(torch.autograd.Function):
     def forward(ctx, query, key, value, feature, p, residual, call: StepCall):
         inputs, attention = (query, key, value, feature, p, residual), _Attention.of(call)
         out, context, *kept = torch.ops.attngraph.p_step.default(*map(_single, inputs), *attention)
-        norms = call.scores.kept_norms
+        norms = _kept_norms(call.scores)
         if norms is not None:
             norm_v: Any = kept[2] if kept[2].numel() else attention.norm_v
             norms.known[:] = [norm_v]
@@ -154,11 +163,18 @@ class _NativeStep(torch.autograd.Function):
         return *of_features, *numbers.unbind(), None
 
 
+def _kept_norms(scores: AttentionScores) -> KeptNorms | None:
+    """What is kept of the norms of these values, not of others."""
+    kept = scores.kept_norms
+    return kept if kept is not None and kept.value is scores.value else None
+
+
 def _known_norms(scores: AttentionScores) -> Tensor | None:
     """|v|² of a cache's values, without new ones, or of those that several examples of a batch share; else
     None."""
-    if scores.kept_norms is not None and scores.kept_norms.square is not None:
-        return scores.kept_norms.square.float().contiguous()
+    kept = _kept_norms(scores)
+    if kept is not None and kept.square is not None:
+        return kept.square.float().contiguous()
     if scores.picture is not None:
         return square_norm_by_picture(scores.value, scores.metric, scores.picture).float()
     return None
@@ -235,7 +251,7 @@ def _gradients(
     b, h, n, d = query.shape
     like = [query.new_empty(b, n, h, d).transpose(1, 2)]
     for x, wanted in ((key, of_key), (value, of_value), (feature, True)):
-        like.append(torch.empty_like(_rows(x)) if wanted and x is not None else none)
+        like.append(_rows(torch.empty_like(_rows(x))) if wanted and x is not None else none)
     return like
 
 

@@ -223,7 +223,7 @@ static void capture_part(void *argument, int part) {
         int used = (width + TILE - 1) / TILE;
         for (int t = 0; t < used; t++) {
             int from = t * TILE, to = from + TILE < width ? from + TILE : width;
-            product_nt(count, to - from, job->d, job->scale * LOG2_E, query + (int64_t)start * job->query_row,
+            equal_product_nt(count, to - from, job->d, job->scale * LOG2_E, query + (int64_t)start * job->query_row,
                        job->query_row, key + (int64_t)from * job->key_row, job->key_row, 0.f, s + from, (long)ld);
             for (int i = 0; i < count; i++) {
                 float *piece = s + i * ld + from;

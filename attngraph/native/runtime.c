@@ -2,6 +2,7 @@
  * their addresses over. So there is no second pool of threads. */
 #include "runtime.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #ifndef ATTNGRAPH_SOURCE
@@ -126,6 +127,11 @@ void product_nt(int n, int m, int k, float alpha, const float *a, long lda, cons
         }
 }
 
+void equal_product_nt(int n, int m, int k, float alpha, const float *a, long lda, const float *b, long ldb, float beta,
+                      float *c, long ldc) {
+    product('T', 'N', n, m, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
 void product_nn(int n, int d, int m, float alpha, const float *a, long lda, const float *b, long ldb, float beta,
                 float *c, long ldc) {
     if (n == 1) {
@@ -174,13 +180,19 @@ void for_each(Work work, void *job, int count, int threads) {
 
 static _Thread_local float *room;
 static _Thread_local size_t held;
+static pthread_key_t rooms; /* frees a thread's room when the thread ends */
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void make_key(void) { pthread_key_create(&rooms, free); }
 
 float *scratch(size_t floats) {
     if (floats > held) {
+        pthread_once(&once, make_key);
         free(room);
         held = 0;
         size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
         room = aligned_alloc(64, bytes);
+        pthread_setspecific(rooms, room);
         if (!room) return NULL;
         held = bytes / sizeof(float);
     }

@@ -73,6 +73,10 @@ static inline float log2_of(float x) {
 /* C[n, m] = alpha A[n, k] B[m, k]ᵀ + beta C */
 void product_nt(int n, int m, int k, float alpha, const float *a, long lda, const float *b, long ldb, float beta,
                 float *c, long ldc);
+/* The same, computed in one way whatever the sizes: where strips of B are multiplied one by one, equal rows of it give
+ * equal numbers. */
+void equal_product_nt(int n, int m, int k, float alpha, const float *a, long lda, const float *b, long ldb, float beta,
+                      float *c, long ldc);
 /* C[n, d] = alpha A[n, m] B[m, d] + beta C */
 void product_nn(int n, int d, int m, float alpha, const float *a, long lda, const float *b, long ldb, float beta,
                 float *c, long ldc);

@@ -208,7 +208,7 @@ static inline void hide(int count, const uint8_t *restrict mask, int64_t next, f
 static inline void add_mask(int count, const float *restrict mask, int64_t next, float *restrict s) {
     SIMD for (int j = 0; j < count; j++) {
         float x = mask[j * next];
-        s[j] = x <= HIDES_BELOW ? HIDDEN : s[j] + x * LOG2_E;
+        s[j] = x > HIDES_BELOW ? s[j] + x * LOG2_E : HIDDEN;
     }
 }
 

@@ -55,7 +55,7 @@ static inline void back_row(const Head *t, Back *b, int i) {
         add_row(count, near, t->degree);
         degrees_row(t, count, degree_scale_of(t, i));
     }
-    float norm_q = t->norm_q[i] * r * r, up = 0, log_growth = log2_of((float)a->growth);
+    float norm_q = t->norm_q[i] * r * r, up = 0, all = 0, log_growth = log2_of((float)a->growth);
     SIMD for (int j = 0; j < count; j++) {
         float free = length[j] + norm_q - 2 * r * dot[j] * root[j], least = least_square(norm_q, length[j]);
         float square = free < least ? least : free, log_r = log_square(square, free);
@@ -67,8 +67,11 @@ static inline void back_row(const Head *t, Back *b, int i) {
     }
     if (kept)
         SIMD for (int j = 0; j < count; j++) x[j] = near[j] <= LEAST ? 0 : x[j];
-    SUM(up) for (int j = 0; j < count; j++) up += x[j] * message[j];
-    up /= r;
+    SUM(up, all) for (int j = 0; j < count; j++) {
+        up += x[j] * message[j];
+        all += x[j];
+    }
+    up = all == 0 ? 0 : up / (r * all); /* sigma's sum is 1 up to its logarithm's rounding, which gradients would see */
 
     const float *g = b->grad_out + (size_t)i * t->d, *node = t->node + i * a->node.row;
     float own = 0, inverse = exp2_of(-log_sum) / (r * r), kappa = kappa_of(t, log_sum, inverse);

@@ -439,7 +439,7 @@ class Call:
         start = self.tokens - graph.shape[3] if self.kind == "self" else 0
         norms = None
         if not torch.is_grad_enabled():  # kept norms have no gradient
-            norms = degrees.norms_of(graph.value, start if self.kind == "self" else None)
+            norms = degrees.norms_of(graph.value, start if self.kind == "self" else None, graph.metric)
         graph = graph.following(degrees.past(graph.shape[3], start), norms)
         degrees.append(graph, start)
         return graph

@@ -76,6 +76,7 @@ class DegreeCache:
         self.values = 0  # how many there were
         self.probe: tuple[int, Tensor] | None = None  # the place of one of them, and its features (b, h, d)
         self.start: int | None = None  # as for norms_of, when these were kept
+        self.metric: Tensor | None = None  # likewise
         self._old = 0  # how many of the calls lie before the last ROWS queries
 
     @property
@@ -123,13 +124,14 @@ class DegreeCache:
         while sum(call.length for call in self.calls[self._old + 1 :]) >= self.ROWS - 1:
             self._forget(self._old)
 
-    def norms_of(self, value: Tensor, start: int | None = None) -> KeptNorms:
+    def norms_of(self, value: Tensor, start: int | None = None, metric: Tensor | None = None) -> KeptNorms:
         """What is kept of the norms of values ``(b, h, m, d)``: those of the last step's values, if they are
         the first of these. One of them tells: whatever else a cache does with values, it does with these too.
 
         Args:
             value: the values.
             start: for self-attention, whose values are the tokens', how many have left a sliding window.
+            metric: what they are measured in; norms in another are forgotten.
         """
         m = value.shape[2]
         left = 0 if start is None or self.start is None else start - self.start
@@ -138,7 +140,9 @@ class DegreeCache:
             place, features = self.probe[0] - left, self.probe[1]
             if not 0 <= place < m or not torch.equal(features, value[:, :, place]):
                 norms = []
-        self.norms, self.start, self.values = norms, start, m
+        if not _same(metric, self.metric):
+            norms = []
+        self.norms, self.start, self.values, self.metric = norms, start, m, metric
         self.probe = (m // 2, value[:, :, m // 2].clone()) if m else None
         return KeptNorms(value, self.norms)
 
@@ -196,6 +200,10 @@ class DegreeCache:
         self.norms = [change(x) for x in self.norms]
         if self.probe is not None:
             self.probe = self.probe[0], change(self.probe[1])
+
+
+def _same(x: Tensor | None, y: Tensor | None) -> bool:
+    return x is y or (x is not None and y is not None and torch.equal(x, y))
 
 
 _Base: Any = object  # any class of cache layers, which is known at run time only

@@ -64,7 +64,7 @@ def test_statistics_of_a_stream(case, monkeypatch):
         tables.append(collected.table())
     wanted = tables[1][~tables[1].statistic.isin(CLOSED_FORM_STATISTICS)].reset_index(drop=True)
     assert len(wanted) > 60
-    pd.testing.assert_frame_equal(tables[0], wanted, rtol=1e-4, atol=2e-5)
+    pd.testing.assert_frame_equal(tables[0], wanted, rtol=3e-4, atol=2e-5)
 
 
 def test_nothing_reads_weights_that_are_not_there():

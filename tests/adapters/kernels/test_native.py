@@ -1,6 +1,9 @@
 """The kernel in C: what memory and threads it is given changes no number, and when it is chosen."""
 
+import resource
 from dataclasses import replace
+from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from adapters import GCN, PGNN, GraphAdapterConfig
 from adapters.kernels import fused_step, native, native_step, step_of, strip_step
 from attngraph import AttentionScores, UserError
 from attngraph.native import library
+from attngraph.norms import KeptNorms
 from tests.adapters.kernels.test_step import ALL, single
 from tests.attngraph.scores_cases import on_leaves, random_scores
 from tests.pairwise import pairwise_params
@@ -198,3 +202,62 @@ def test_backends_and_the_steps_they_take(monkeypatch):
         with pytest.raises(UserError, match=f"{type(scheme).__name__}.* has no kernel in C"):
             scheme.aggregate_and_context(scores, "native")
     assert GraphAdapterConfig(backend="eager").backend == "eager"
+
+
+@needs_library
+def test_gradients_of_windows_that_overlap():
+    """``empty_like`` gives no rows one after another for these."""
+    base, (b, h, m, d) = torch.randn(400), (2, 2, 3, 4)
+    parts = {name: base.as_strided((b, h, m, d), (50, 1, d, 1), 3) for name in ("key", "value", "feature")}
+    query, found = torch.randn(b, h, m, d), []
+    for change in (torch.Tensor.clone, torch.Tensor.contiguous):
+        given = {name: x if change is torch.Tensor.clone else change(x) for name, x in parts.items()}
+        leaves = [x.detach().requires_grad_() for x in given.values()]
+        out, _ = native_step(AttentionScores(query, **dict(zip(given, leaves))), 1.5, 0.2)
+        found.append(torch.autograd.grad(out.square().sum(), leaves))
+    for got, want in zip(*found, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@needs_library
+def test_a_mask_that_is_no_number_hides():
+    """As in all other backends."""
+    scores = single(random_scores(3, n=6, m=11, d=4))
+    mask = torch.zeros(11)
+    mask[4] = torch.nan
+    torch.testing.assert_close(
+        native_step(replace(scores, mask=mask), 1.5, 0.2)[0],
+        native_step(replace(scores, mask=~mask.isnan()), 1.5, 0.2)[0],
+    )
+
+
+@needs_library
+def test_norms_of_other_values_are_not_taken():
+    scores = single(random_scores(3, n=1, m=11, d=4, causal=True))
+    kept = replace(scores, kept_norms=KeptNorms(scores.value))
+    with torch.no_grad():
+        native_step(kept, 1.5, 0.2)
+        got, want = (native_step(replace(x, value=2 * x.value), 1.5, 0.2)[0] for x in (kept, scores))
+    assert torch.equal(got, want)
+
+
+@needs_library
+def test_threads_that_end_leave_no_memory():
+    """Each has its own room to work in."""
+    query = torch.randn(1, 1, 1024, 4)
+
+    def used() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    def some_threads():
+        for _ in range(10):
+            thread = Thread(target=lambda: native_step(AttentionScores(query, query, query), 1.5, 0.2))
+            thread.start()
+            thread.join()
+
+    if not Path("/proc/self/statm").is_file():
+        pytest.skip("memory is read from /proc")
+    some_threads()
+    before = used()
+    some_threads()
+    assert used() - before < 40e6  # a room has 8 to 12 MB

@@ -104,6 +104,17 @@ def test_norms_of_other_values_are_computed_again():
     assert cache.norms_of(value).square is None and cache.norms_of(value[:, :, :4]).square is None
 
 
+def test_norms_in_another_metric_are_computed_again():
+    """The output projection may change between two steps."""
+    cache, value, metric = DegreeCache(), torch.randn(2, 3, 5, 4), torch.randn(3, 4, 4)
+    kept = cache.norms_of(value, metric=metric).get(lambda x: x.square().sum(-1))
+    assert cache.norms_of(value, metric=metric).square is kept or torch.equal(
+        cache.norms_of(value, metric=metric.clone()).square, kept
+    )
+    assert cache.norms_of(value, metric=2 * metric).square is None
+    assert cache.norms_of(value).square is None
+
+
 def test_norms_of_new_values_are_added():
     """Also after a crop, when others come whose first feature is the same, as happens in half precision; and
     after other changes of the cache. Nothing that was known is computed again."""
