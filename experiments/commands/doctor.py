@@ -43,8 +43,10 @@ def report() -> tuple[str, list[str]]:
         lines.append(f"  {name:<16}{version or 'MISSING'}")
         if version is None or not _is_in(version, wanted):
             problems.append(f"{name} is {version or 'missing'}: pip install '{name}{wanted}'")
-    lines += ["devices", *(f"  {device}" for device in devices()), f"kernels   {kernels()}"]
-    lines.append(f"java      {java()}")
+    state, problem = kernels()
+    problems += problem
+    lines += ["devices", *(f"  {device}" for device in devices())]
+    lines += [f"kernels   {state}", f"java      {java()}"]
 
     spec = importlib.util.find_spec("adapters")
     origin = str(Path(spec.origin).resolve().parent) if spec and spec.origin else "not found"
@@ -113,13 +115,18 @@ def devices() -> list[str]:
     return lines
 
 
-def kernels() -> str:
-    """Whether the kernels in C are used."""
+def kernels() -> tuple[str, list[str]]:
+    """Whether the kernels in C are used; and a problem, if they are asked for and can't be."""
     try:
-        from attngraph.native.library import status
+        from attngraph.errors import UserError
+        from attngraph.native.library import library, status
     except ImportError as error:
-        return f"unknown ({error})"
-    return status()
+        return f"unknown ({error})", []
+    try:
+        library()
+    except UserError as error:
+        return status(), [str(error)]
+    return status(), []
 
 
 def java() -> str:

@@ -50,6 +50,11 @@ def run(options: HeterophilyOptions) -> int:
                     "--spectra decomposes graphs with all their weights, and these are too large: leave it "
                     "out, or make --batch smaller"
                 )
+            if source.stream and options.regions is not None:
+                raise UserError(
+                    "--regions needs graphs with all their weights, and these are too large: leave it out, "
+                    "or make --batch smaller"
+                )
             if state == states[0]:
                 known = None if options.regions is None else read_regions(options.regions, source.samples)
                 regions = Regions(source.samples, known)
