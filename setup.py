@@ -81,7 +81,7 @@ setup(
     python_requires=">=3.11",
     ext_modules=[
         Extension(
-            f"attngraph.native.kernels_{name}",
+            f"attngraph.native._kernels_{name}",
             [str(NATIVE / path.name) for path in SOURCES if path.suffix == ".c"],
             depends=[str(NATIVE / path.name) for path in SOURCES],
             define_macros=[("ATTNGRAPH_SOURCE", f'"{SOURCE_HASH}"')],

@@ -94,7 +94,7 @@ def _load(variant: str) -> ctypes.CDLL:
     Raises:
         _Refused: it is missing, damaged, built from other sources, or computes something else than torch.
     """
-    paths = [FOLDER / f"kernels_{variant}{suffix}" for suffix in EXTENSION_SUFFIXES]
+    paths = [FOLDER / f"_kernels_{variant}{suffix}" for suffix in EXTENSION_SUFFIXES]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise _Refused(f"the library is not built: {REMEDY}")
