@@ -209,9 +209,9 @@ OPERATORS.define(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 
-STEP = struct.Struct("8q2d2q16qq5q6qq8q4q")
+_STEP = struct.Struct("8q2d2q16qq5q6qq8q4q")
 """The struct ``Step`` of ``step.h``."""
-BACKWARD = struct.Struct("16q2q")
+_BACKWARD = struct.Struct("16q2q")
 """The rest of the struct ``Backward`` of ``step_backward.c``."""
 
 
@@ -239,7 +239,7 @@ def _p_step(query, key, value, feature, p, residual, *attention):
     out, context, *kept = outputs
     inputs = (_rows(query), _rows(key), _rows(value), None if feature is None else _rows(feature))
     fields = _fields(inputs, p, residual, attention, kept, out, context if attention.context else None)
-    _call("attngraph_step", STEP.pack(*fields))
+    _call("attngraph_step", _STEP.pack(*fields))
     return outputs
 
 
@@ -265,7 +265,7 @@ def _p_step_backward(query, key, value, feature, p, residual, *rest):
     fields = _fields(inputs, p, residual, attention, (logs, degree, norm_v), grad_out, grad_context)
     more = [x for grad in grads for x in _strides(grad if grad.numel() else None)]
     _call(
-        "attngraph_step_backward", STEP.pack(*fields) + BACKWARD.pack(*more, *map(pointer, (numbers, parts)))
+        "attngraph_step_backward", _STEP.pack(*fields) + _BACKWARD.pack(*more, *map(pointer, (numbers, parts)))
     )
     return (*grads, numbers)
 
@@ -285,7 +285,7 @@ def _strides(x: Tensor | None) -> tuple[int, int, int, int]:
 
 
 def _fields(inputs, p, residual, attention: _Attention, kept, out: Tensor, context: Tensor | None) -> list:
-    """The fields of :data:`STEP`."""
+    """The fields of :data:`_STEP`."""
     query, key, value, feature = inputs
     (b, h, n, d), m = query.shape, value.shape[2]
     first_norms = attention.norm_v
