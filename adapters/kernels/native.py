@@ -265,7 +265,8 @@ def _p_step_backward(query, key, value, feature, p, residual, *rest):
     fields = _fields(inputs, p, residual, attention, (logs, degree, norm_v), grad_out, grad_context)
     more = [x for grad in grads for x in _strides(grad if grad.numel() else None)]
     _call(
-        "attngraph_step_backward", _STEP.pack(*fields) + _BACKWARD.pack(*more, *map(pointer, (numbers, parts)))
+        "attngraph_step_backward",
+        _STEP.pack(*fields) + _BACKWARD.pack(*more, *map(pointer, (numbers, parts))),
     )
     return (*grads, numbers)
 
