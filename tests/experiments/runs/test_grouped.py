@@ -17,7 +17,7 @@ from experiments.runs.train import LossModule, train
 from experiments.tasks import TASKS
 
 TASK = TASKS["easy_vqa"]  # ten questions about a picture
-SEEDS = 5
+SEEDS = 3
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.3, 1.0])
