@@ -181,13 +181,6 @@ class Scheme(nn.Module):
         return hidden + update
 
 
-def attention(scores: AttentionScores) -> Tensor:
-    """The attention output :math:`M V` without an array of all edges."""
-    with torch.autocast(scores.query.device.type, enabled=False):
-        output, _ = in_chunks(lambda edges: edges.to_queries(edges.weight, edges.value), scores)
-    return output.to(scores.query.dtype)
-
-
 def check_range(name: str, value: float, low: float, high: float, open_low: bool = False) -> float:
     """``value`` as a float if it lies in ``[low, high]`` (``(low, high]`` with ``open_low``).
 

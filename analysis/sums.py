@@ -19,7 +19,7 @@ from torch import Tensor
 from analysis.bipartite import Bipartite, Stream, positive
 from analysis.nulls import even_weight
 from attngraph.functorch import transformed
-from attngraph.native.library import library, pointer
+from attngraph.native.library import call, library, pointer
 from attngraph.streaming import sweep
 
 #: The most edges of one part in :func:`in_parts`: some arrays of them fit into a processor's cache.
@@ -227,14 +227,12 @@ def in_c(
     tensors = [x for x in inputs if x is not None]
     wanted = all(x.is_cpu and x.dtype in (torch.float32, torch.bool) and x.numel() for x in tensors)
     differentiated = transformed() or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
-    found = library() if wanted and not differentiated else None
-    if found is None:
+    if not wanted or differentiated or library() is None:
         return False
     whole = [None if x is None else x.contiguous() for x in inputs]  # alive until the call is over
     numbers = [ctypes.c_float(x) if isinstance(x, float) else ctypes.c_int(x) for x in options]
     pointers = [ctypes.c_void_p(pointer(x)) for x in (*whole, *outputs)]
-    if getattr(found.functions, name)(*numbers, *pointers, ctypes.c_int(torch.get_num_threads())):
-        raise MemoryError("no memory for the edges of an attention head")
+    call(name, *numbers, *pointers, ctypes.c_int(torch.get_num_threads()))
     return True
 
 

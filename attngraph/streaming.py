@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from attngraph.graph import AttentionGraph
-from attngraph.native.library import library, pointer
+from attngraph.native.library import call, library, pointer
 from attngraph.precision import widen
 from attngraph.scores import AttentionScores
 from attngraph.sparsify import KeptWeight, NonZeros, Totals, keep
@@ -319,8 +319,7 @@ def _in_c(
     logs: bool,
     self_loops: bool,
 ) -> Sweep:
-    found = library()
-    assert found is not None and not isinstance(scores.scale, Tensor)
+    assert not isinstance(scores.scale, Tensor)
     b, h, n, m, d = scores.shape
     items, threads = b * h, torch.get_num_threads()
     parts = 1 if items >= threads else min(-(-2 * threads // items), -(-n // ROWS[1]))
@@ -350,8 +349,7 @@ def _in_c(
     columns = [0 if x is None else x.shape[-1] for x in (values, queries)]
     strides = (*query.stride()[:3], *key.stride()[:3], *((0, 0) if mask is None else mask.stride()[:2]))
     job = _Job(*sizes, *columns, scores.scale, *strides, *map(pointer, arrays.values()))
-    if found.functions.attngraph_capture(ctypes.byref(job), threads):
-        raise MemoryError(f"no memory for a strip of {strip} queries of {m} values")
+    call("attngraph_capture", ctypes.byref(job), threads)
 
     def joined(name: str, scale: float = 1.0) -> Tensor | None:
         x = arrays[name]

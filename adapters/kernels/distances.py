@@ -13,7 +13,7 @@ from attngraph.edges import smallest_weight
 
 
 class Distances(NamedTuple):
-    """Squared distances of some heads, or of a tile of their edges."""
+    """Squared distances of some heads."""
 
     square: Tensor  # g n m: R²
     rsqrt_e: Tensor  # g 1 m, or g n m in a causal graph: 1/√e

@@ -88,7 +88,7 @@ class _FusedStep(torch.autograd.Function):
         extra = Extra(torch.empty_like(wide) if call.context else None)
         clamped = _over_blocks(_forward_block, step, nodes, kept, extra)
         kappa = _kappa(step, kept)
-        out = torch.addcmul(kappa * kept.message, _beta(step, kappa), node)
+        out = torch.addcmul(kappa * kept.message, step.residual_share(kappa), node)
         ctx.save_for_backward(query, key, value, feature, p, residual, *kept, *clamped)
         ctx.step = step
         out = out.to(query.dtype).view(query.shape)
@@ -112,7 +112,7 @@ class _FusedStep(torch.autograd.Function):
         # ∂κ/∂r = -κ/(S + r), also where S is 0 and 1/S infinite
         total = 1 / _inverse_sum(step, kept) + step.residual
         grad_residual = -(kappa * apart / total.clamp_(min=torch.finfo(total.dtype).tiny)).sum()
-        grad_node = _beta(step, kappa) * grad_out
+        grad_node = step.residual_share(kappa) * grad_out
         # everything per edge
         query_g = step.with_metric(node)
         nodes = Nodes(wide * step.scale, query_g * (-2 * half), dot(query_g, node), keys, values)
@@ -224,11 +224,6 @@ def _log_total(step: PLaplacianStep, kept: Kept) -> Tensor:
 def _may_be_blind(step: PLaplacianStep, kept: Kept) -> bool:
     """Whether there may be queries without edges."""
     return step.scores.masked or kept.dropout_mask is not None
-
-
-def _beta(step: PLaplacianStep, kappa: Tensor) -> Tensor:
-    """The share of the residual."""
-    return 1 - kappa if step.residual > 0 else torch.zeros_like(kappa)
 
 
 def _degrees(step: PLaplacianStep, weight: Tensor, heads: slice) -> tuple[Tensor, Tensor]:

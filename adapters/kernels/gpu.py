@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from functools import cache, partial
+from functools import cache
 
 import torch
 from torch import Tensor
 
-from adapters.kernels.step import StepCall, apply_step, differentiable_backward, plain_step
+from adapters.kernels.step import StepCall, apply_step, plain_backward
 from attngraph.precision import widen
 from attngraph.scores import AttentionScores
 
@@ -127,10 +127,8 @@ class _TritonStep(torch.autograd.Function):
         inputs, results = saved[:6], saved[6:]
         if torch.is_grad_enabled():  # to be differentiated again
             scores, degree, context, _ = ctx.call
-            run = partial(plain_step, scores, degree, context)
-            grads = (grad_out, grad_context)[: 1 + context]
-            with torch.autocast(grad_out.device.type, enabled=False):
-                return *differentiable_backward(run, inputs, ctx.needs_input_grad, grads), None
+            grads = grad_out, grad_context
+            return plain_backward(scores, degree, context, inputs, ctx.needs_input_grad, grads)
         keys, values = ctx.needs_input_grad[1:3]
         query, key, value, feature, p, residual = _backward(
             *inputs, *ctx.fixed, *results, grad_out, grad_context, keys, values

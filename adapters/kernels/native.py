@@ -14,16 +14,15 @@ The two functions of the library are PyTorch operators, ``attngraph::p_step`` an
 from __future__ import annotations
 
 import struct
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from adapters.kernels.step import StepCall, apply_step, differentiable_backward, plain_step
+from adapters.kernels.step import StepCall, apply_step, plain_backward
 from attngraph.degrees import PastDegree
 from attngraph.functorch import transformed
-from attngraph.native.library import library, pointer
+from attngraph.native.library import call, library, pointer
 from attngraph.norms import KeptNorms, square_norm_by_picture
 from attngraph.scores import AttentionScores
 
@@ -50,11 +49,8 @@ def refusal(scores: AttentionScores) -> str | None:
             return f"the scores are on {x.device}, not on the processor"
         if x.dtype not in PRECISIONS:
             return f"the scores are in {x.dtype}"
-    return (
-        None
-        if _there_is_library()
-        else "the library of C kernels cannot be used (`attngraph doctor` says why)"
-    )
+    there = _there_is_library()
+    return None if there else "the library of C kernels cannot be used (`attngraph doctor` says why)"
 
 
 @torch.compiler.assume_constant_result
@@ -129,19 +125,19 @@ class _NativeStep(torch.autograd.Function):
         return super().apply(*args) if torch.is_grad_enabled() else cls.forward(None, *args)
 
     @staticmethod
-    def forward(ctx, query, key, value, feature, p, residual, call: StepCall):
-        inputs, attention = (query, key, value, feature, p, residual), _Attention.of(call)
+    def forward(ctx, query, key, value, feature, p, residual, step: StepCall):
+        inputs, attention = (query, key, value, feature, p, residual), _Attention.of(step)
         out, context, *kept = torch.ops.attngraph.p_step.default(*map(_single, inputs), *attention)
-        norms = _kept_norms(call.scores)
+        norms = _kept_norms(step.scores)
         if norms is not None:
             norm_v: Any = kept[2] if kept[2].numel() else attention.norm_v
             norms.known[:] = [norm_v]
-        if call.keep:
-            past = call.scores.past_degree
+        if step.keep:
+            past = step.scores.past_degree
             ctx.save_for_backward(*inputs, *attention[:8], *kept, None if past is None else past.queries)
-            ctx.options, ctx.degree = attention[8:], call.degree
+            ctx.options, ctx.degree = attention[8:], step.degree
         out = out.to(query.dtype)
-        return (out, context.to(query.dtype)) if call.context else out
+        return (out, context.to(query.dtype)) if step.context else out
 
     @staticmethod
     def backward(ctx, *grads):
@@ -150,9 +146,7 @@ class _NativeStep(torch.autograd.Function):
         *kept, queries = saved[14:]
         if torch.is_grad_enabled():  # to be differentiated again
             scores = attention.scores(inputs, queries)
-            run = partial(plain_step, scores, ctx.degree, attention.context)
-            with torch.autocast("cpu", enabled=False):
-                return *differentiable_backward(run, inputs, ctx.needs_input_grad, grads), None
+            return plain_backward(scores, ctx.degree, attention.context, inputs, ctx.needs_input_grad, grads)
         grad_out, grad_context = map(_single, (*grads, None)[:2])
         wanted = ctx.needs_input_grad[1:3]
         *found, numbers = torch.ops.attngraph.p_step_backward.default(
@@ -239,7 +233,7 @@ def _p_step(query, key, value, feature, p, residual, *attention):
     out, context, *kept = outputs
     inputs = (_rows(query), _rows(key), _rows(value), None if feature is None else _rows(feature))
     fields = _fields(inputs, p, residual, attention, kept, out, context if attention.context else None)
-    _call("attngraph_step", _STEP.pack(*fields))
+    call("attngraph_step", _STEP.pack(*fields))
     return outputs
 
 
@@ -264,7 +258,7 @@ def _p_step_backward(query, key, value, feature, p, residual, *rest):
     grad_out, grad_context = _rows(grad_out), None if grad_context is None else _rows(grad_context)
     fields = _fields(inputs, p, residual, attention, (logs, degree, norm_v), grad_out, grad_context)
     more = [x for grad in grads for x in _strides(grad if grad.numel() else None)]
-    _call(
+    call(
         "attngraph_step_backward",
         _STEP.pack(*fields) + _BACKWARD.pack(*more, *map(pointer, (numbers, parts))),
     )
@@ -314,15 +308,6 @@ def _fields(inputs, p, residual, attention: _Attention, kept, out: Tensor, conte
         *_strides(context),
         *(logs, logs + 4 * b * h * n, kept[1].data_ptr(), pointer(norm_v)),
     ]
-
-
-def _call(name: str, fields: bytes) -> None:
-    """Call a function of the library with a struct of its fields."""
-    found = library()
-    if found is None:
-        raise RuntimeError("the library of C kernels is not loaded")
-    if getattr(found.functions, name)(fields):
-        raise MemoryError("no memory for the edges of an attention head")
 
 
 def _p_step_fake(query, key, value, feature, p, residual, *attention):

@@ -132,6 +132,27 @@ def differentiable_backward(
     return [by_place.get(k) for k in range(len(parts))]
 
 
+def plain_backward(
+    scores: AttentionScores,
+    degree: str,
+    context: bool,
+    inputs: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    grads: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """The backward pass of :func:`plain_step`, which can itself be differentiated, as the function of a step
+    returns it.
+
+    Args:
+        scores, degree, context, inputs: as for :func:`plain_step`.
+        needed: which of the inputs need gradients.
+        grads: of the outputs.
+    """
+    run = partial(plain_step, scores, degree, context)
+    with torch.autocast(scores.query.device.type, enabled=False):
+        return *differentiable_backward(run, inputs, needed, grads[: 1 + context]), None
+
+
 class PLaplacianStep:
     r"""A step's numbers, and what a kernel does with them for some heads.
 
@@ -180,9 +201,7 @@ class PLaplacianStep:
         scores = self.scores
         if dropout_mask is not None:
             scores = replace(scores, kept=dropout_mask.view(scores.shape[:4]), dropout=self.dropout)
-        run = partial(plain_step, scores, self.degree, self.context)
-        with torch.autocast(self.scores.query.device.type, enabled=False):
-            return *differentiable_backward(run, inputs, needed, grads[: 2 if self.context else 1]), None
+        return plain_backward(scores, self.degree, self.context, inputs, needed, grads)
 
     def example(self, x: Tensor, heads: slice) -> Tensor:
         """``(b, 1, ...)`` or ``(1, 1, ...)`` as ``(g, ...)`` for some heads."""
@@ -223,16 +242,19 @@ class PLaplacianStep:
         value = value.unflatten(0, (-1, self.heads))
         return square_norm_by_picture(value, self.metric, picture).flatten(0, 1)[:, None]
 
-    def rsqrt_degree(self, total: Tensor, heads: slice, rows: slice = ALL) -> Tensor:
+    def rsqrt_degree(self, total: Tensor, heads: slice) -> Tensor:
         r""":math:`1/\sqrt e` from sums of weights at the values.
 
         ``(g, 1, m)``, or ``(g, n, m)`` in a causal graph.
         """
         if self.degree_scale is None:
             return total.rsqrt()
-        scale = self.example(self.degree_scale, heads)
-        scaled = total * (scale[:, rows] if self.causal else scale)
+        scaled = total * self.example(self.degree_scale, heads)
         return scaled.clamp_(min=smallest_weight(total.dtype)).rsqrt_()
+
+    def residual_share(self, kappa: Tensor) -> Tensor:
+        r""":math:`1 - \kappa`, and exactly 0 without a residual."""
+        return 1 - kappa if self.residual > 0 else torch.zeros_like(kappa)
 
 
 def dot(x: Tensor, y: Tensor) -> Tensor:

@@ -23,13 +23,13 @@ from torch import Tensor
 
 from adapters.kernels.native import refusal
 from adapters.kernels.step import PLaplacianStep, StepCall, apply_step, dot
-from attngraph.native.library import library, pointer
+from attngraph.native.library import call, pointer
 from attngraph.precision import widen
-from attngraph.scores import HIDES_BELOW, AttentionScores
+from attngraph.scores import AttentionScores
 
 ROWS = 64
 """Queries of a strip, half as many as in a graph without order. More are faster, and take more memory."""
-NO_MASK, VISIBLE, ADDED = range(3)
+VISIBLE, ADDED = 1, 2  # kinds of masks; 0 is none
 
 
 def strip_step(
@@ -58,17 +58,17 @@ class _StripStep(torch.autograd.Function):
     """The step and its backward pass."""
 
     @staticmethod
-    def forward(ctx, query, key, value, feature, p, residual, call: StepCall):
-        step = PLaplacianStep(call, float(p), float(residual))
+    def forward(ctx, query, key, value, feature, p, residual, given: StepCall):
+        step = PLaplacianStep(given, float(p), float(residual))
         log_total, log_power, message, context, degrees = torch.ops.attngraph.p_strips.default(
-            *_graph(step, query, key, value, feature), call.context
+            *_graph(step, query, key, value, feature), given.context
         )
         kappa, node = _kappa(step, log_power), widen(query if feature is None else feature)
-        out = (kappa * message).addcmul_(_beta(step, kappa), node)
+        out = (kappa * message).addcmul_(step.residual_share(kappa), node)
         ctx.save_for_backward(query, key, value, feature, p, residual, log_total, log_power, message, degrees)
         ctx.step = step
         out = out.to(query.dtype)
-        return (out, context.to(query.dtype)) if call.context else out
+        return (out, context.to(query.dtype)) if given.context else out
 
     @staticmethod
     def backward(ctx, grad_out, grad_context=None):
@@ -98,7 +98,7 @@ class _StripStep(torch.autograd.Function):
                 list(ctx.needs_input_grad[1:3]),
             )
         )
-        (grad_query if feature is None else grad_feature).addcmul_(_beta(step, kappa), grad_out)
+        (grad_query if feature is None else grad_feature).addcmul_(step.residual_share(kappa), grad_out)
         wanted = (True, *ctx.needs_input_grad[1:3], feature is not None)
         grads = (
             grad.to(x.dtype) if want else None
@@ -115,11 +115,6 @@ def _kappa(step: PLaplacianStep, log_power: Tensor) -> Tensor:
     else:
         kappa = 1 / (1 + step.residual * torch.exp2(-log_power))
     return kappa.masked_fill_(blind, 0)
-
-
-def _beta(step: PLaplacianStep, kappa: Tensor) -> Tensor:
-    """The share of the residual."""
-    return 1 - kappa if step.residual > 0 else torch.zeros_like(kappa)
 
 
 def _graph(
@@ -172,7 +167,7 @@ class _Step(ctypes.Structure):
     _fields_ = [
         *_fields(ctypes.c_int, "heads heads_per_example queries values features rows threads"),
         *_fields(ctypes.c_int, "ordered triangular mask_kind failed"),
-        *_fields(ctypes.c_float, "p scale hides_below"),
+        *_fields(ctypes.c_float, "p scale"),
         *_fields(ctypes.c_long, "mask_example mask_row mask_column scale_example scale_row"),
         *_fields(ctypes.c_void_p, "mask valid past degree_scale"),
         *_fields(ctypes.c_void_p, "query key value node metric"),
@@ -204,7 +199,7 @@ def _run(function: str, graph: tuple[Any, ...], **more: Tensor | None) -> None:
             held[name] = x.contiguous()
     b, h, n, d = held["query"].shape
     step = _Step(b * h, h, n, held["value"].shape[2], d, rows, torch.get_num_threads(), causal, triangular)
-    step.p, step.scale, step.hides_below = p, scale, HIDES_BELOW
+    step.p, step.scale = p, scale
     if mask is not None:
         step.mask_kind = VISIBLE if mask.dtype == torch.bool else ADDED
         step.mask_example, _, step.mask_row, step.mask_column = _strides(mask)
@@ -212,11 +207,7 @@ def _run(function: str, graph: tuple[Any, ...], **more: Tensor | None) -> None:
         step.scale_example, _, step.scale_row, _ = _strides(degree_scale)
     for name, x in held.items():
         setattr(step, name, pointer(x))
-    found = library()
-    if found is None:
-        raise RuntimeError("there is no library of C kernels")
-    if not getattr(found.functions, function)(ctypes.byref(step)):
-        raise MemoryError("no memory for the edges of a strip of queries")
+    call(function, ctypes.byref(step))
 
 
 def _strides(x: Tensor) -> list[int]:

@@ -6,15 +6,7 @@
  * arrays are whole, one item after another. A strip's sums are added up in order, whatever the number of threads. */
 #include "runtime.h"
 
-#include <float.h>
-
-#define LEAST 1.0842021724855044e-19f /* weights and degrees at or below this count as 0 */
-#define SHORTEST 1e-12f               /* a shorter feature has no direction */
-#define SHARE (8 * FLT_EPSILON)       /* R2 is at least this share of the lengths, and LEAST */
-#define SIMD _Pragma("omp simd")
-#define SUM(...) _Pragma(TEXT(omp simd reduction(+ : __VA_ARGS__)))
-#define MAX(...) _Pragma(TEXT(omp simd reduction(max : __VA_ARGS__)))
-#define TEXT(...) #__VA_ARGS__
+#define SHORTEST 1e-12f /* a shorter feature has no direction */
 
 static inline float larger(float x, float y) { return x > y ? x : y; }
 

@@ -9,7 +9,7 @@ import os
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -163,6 +163,20 @@ def _self_test(functions: ctypes.CDLL, path: Path) -> None:
         right.append(torch.equal(products.double(), wanted))
     if not all(right):
         raise _Refused(f"{path} computes something else than torch: {REMEDY}")
+
+
+def call(function: str, *arguments: Any) -> None:
+    """Call a function of the library that returns 0, or another number if it finds no memory.
+
+    Raises:
+        MemoryError: it found none.
+        RuntimeError: there is no library.
+    """
+    found = library()
+    if found is None:
+        raise RuntimeError(f"the library of C kernels cannot be used: {status()}")
+    if getattr(found.functions, function)(*arguments):
+        raise MemoryError("no memory for the edges of an attention head: give fewer queries or values")
 
 
 def pointer(x: Tensor | None) -> int | None:

@@ -5,6 +5,7 @@
 #define ATTNGRAPH_RUNTIME_H
 
 #include <math.h>
+#include <float.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -18,6 +19,15 @@
 #define LOG2_E 1.4426950408889634f
 #define LN_2 0.6931471805599453f
 #define HIDDEN -1e30f /* the score of a hidden edge: its weight is exactly 0 */
+#define HIDES_BELOW -9e3f /* a mask that is added hides an edge at or below this */
+#define LEAST 1.0842021724855044e-19f /* weights and degrees at or below this count as 0 */
+#define SHARE (8 * FLT_EPSILON) /* a squared distance is at least this share of the squared lengths, and LEAST more */
+
+/* Before a loop that compilers may turn into vector instructions, with sums or a maximum in it. */
+#define SIMD _Pragma("omp simd")
+#define SUM(...) _Pragma(TEXT(omp simd reduction(+ : __VA_ARGS__)))
+#define MAX(...) _Pragma(TEXT(omp simd reduction(max : __VA_ARGS__)))
+#define TEXT(...) #__VA_ARGS__
 
 /* x, or 0 where it does not count. Compilers turn this into vector instructions, which of conditions they do not
  * always: they make branches of them, and a loop with branches stays a loop over single numbers. */

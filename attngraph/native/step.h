@@ -22,16 +22,6 @@
 
 #include "runtime.h"
 
-#include <float.h>
-
-#define HIDES_BELOW -9e3f              /* a mask at or below this hides an edge */
-#define SHARE (8 * FLT_EPSILON)        /* R2 is at least this share of the lengths, */
-#define LEAST 1.0842021724855044e-19f /* and this; weights and degrees at or below it count as 0 */
-#define SIMD _Pragma("omp simd")
-#define SUM(...) _Pragma(TEXT(omp simd reduction(+ : __VA_ARGS__)))
-#define MAX(x) _Pragma(TEXT(omp simd reduction(max : x)))
-#define TEXT(...) #__VA_ARGS__
-
 _Static_assert(sizeof(void *) == 8, "Python hands over numbers of 8 bytes");
 
 /* A tensor (b, h, rows, columns) whose columns lie one after another. */

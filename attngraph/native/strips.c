@@ -28,7 +28,7 @@ typedef struct {
     int heads, heads_per_example, queries, values, features, rows, threads;
     int ordered, triangular; /* triangular: query i sees values up to i + values - queries */
     int mask_kind, failed;   /* failed: no memory */
-    float p, scale, hides_below; /* an added mask at or below hides_below hides an edge */
+    float p, scale;
     long mask_example, mask_row, mask_column, scale_example, scale_row;
     const void *mask;          /* bool or float */
     const uint8_t *valid;      /* [example, n]: queries that have edges; NULL: all */
@@ -152,7 +152,7 @@ static void hide(const Head *h, int i, float *restrict s, int count) {
             for (int j = 0; j < count; j++) s[j] = seen[j * next] ? s[j] : HIDDEN;
     } else {
         const float *restrict added = (const float *)x->mask + start;
-        float least = x->hides_below;
+        float least = HIDES_BELOW;
         if (next == 1)
             for (int j = 0; j < count; j++) s[j] = added[j] > least ? s[j] + added[j] * LOG2_E : HIDDEN;
         else
@@ -512,15 +512,15 @@ static void backward_head(void *argument, int index) {
         backward_unordered(step, h, room);
 }
 
-/* Both return whether they are done; they are not where there is no memory. */
+/* Both return 0, or 1 if there is no memory. */
 EXPORT int attngraph_strips(Step *step) {
     step->failed = 0;
     for_each(forward_head, step, step->heads, step->threads);
-    return !step->failed;
+    return step->failed;
 }
 
 EXPORT int attngraph_strips_backward(Step *step) {
     step->failed = 0;
     for_each(backward_head, step, step->heads, step->threads);
-    return !step->failed;
+    return step->failed;
 }

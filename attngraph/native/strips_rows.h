@@ -7,9 +7,7 @@
 
 #include <stdbool.h>
 
-#define LEAST 1.0842022e-19f /* weights and degrees at or below this count as 0: the root of the least normal one */
-#define LOG_LEAST -63.f      /* its logarithm */
-#define SHARE 9.5367432e-7f  /* R² is at least this times |x|² + |v|²/e, 8 ε, and LEAST more */
+#define LOG_LEAST -63.f /* the logarithm of LEAST */
 #define APART __attribute__((noinline)) /* else the compiler forgets that arrays do not overlap */
 
 static APART float highest(const float *restrict x, int count) {
