@@ -20,9 +20,9 @@ OMP_NUM_THREADS ?= $(CORES)
 export OMP_NUM_THREADS
 
 help:
-	@echo "make ablation   the GNN ablation table on real input: set-up, then under 7 minutes on 2 cores"
+	@echo "make ablation   the GNN ablation table on real input: set-up, then 5 minutes on 2 cores"
 	@echo "                more options: make ablation ARGS='--seeds 1-1 --out runs/other'"
-	@echo "make test       the tests: set-up, then about 4 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
+	@echo "make test       the tests: set-up, then 5 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
 	@echo "make test-slow  the tests that take longer, such as long commands of the docs"
 	@echo "make test-lowest  some of the tests with the lowest versions that setup.py allows, in $(VENV)-lowest"
 	@echo "make mutants    how many small changes of the code the tests notice: 500 changes, one to two hours on 2 cores"
