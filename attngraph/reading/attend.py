@@ -349,7 +349,8 @@ def _before_cross(state: LayerState, module: nn.Module, b: int, n: int) -> SelfA
 def _may_decode(state: LayerState, module: nn.Module) -> bool:
     """Whether cross-attention's queries may be ordered in time where no self-attention over them was read."""
     kind, config = type(state.inner_model).__name__, getattr(state.inner_model, "config", None)
-    named = "Decoder" in kind or bool(getattr(config, "is_decoder", False))
+    decoder = "Decoder" in kind.replace("MaskDecoder", "")  # such a one (SAM's) decodes the masks of an image
+    named = decoder or bool(getattr(config, "is_decoder", False))
     return (
         state.decodes
         or named

@@ -118,6 +118,20 @@ def test_cross_attention_after_attention_that_is_not_read(before, known):
         capture(Layer(before), given, layers="cross")
 
 
+@pytest.mark.parametrize("name, known", [("ToyTextDecoder", False), ("ToyMaskDecoder", True)])
+def test_a_decoder_of_masks_orders_nothing_in_time(name, known):
+    """SAM 3's mask decoder begins with cross-attention of pixels; the words of a text decoder have an order."""
+    model, given = (
+        type(name, (Layer,), {})(nn.Linear(8, 8)),
+        {"words": normal(2, 5, 8), "seen": normal(2, 6, 8)},
+    )
+    if known:
+        assert not capture(model, given)["cross"].causal
+        return
+    with pytest.raises(UserError, match=f"been read in {name}"):
+        capture(model, given)
+
+
 def test_mpt_and_clipped_projections():
     config = sized("Mpt", n_layers=1, max_seq_len=7)  # as many as there are words
     config.attn_config.clip_qkv = 0.3
