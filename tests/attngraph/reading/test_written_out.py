@@ -120,7 +120,7 @@ def test_cross_attention_after_attention_that_is_not_read(before, known):
 
 @pytest.mark.parametrize("name, known", [("ToyTextDecoder", False), ("ToyMaskDecoder", True)])
 def test_a_decoder_of_masks_orders_nothing_in_time(name, known):
-    """SAM 3's mask decoder begins with cross-attention of pixels; the words of a text decoder have an order."""
+    """SAM 3's mask decoder begins with cross-attention of pixels; a text decoder's words have an order."""
     model, given = (
         type(name, (Layer,), {})(nn.Linear(8, 8)),
         {"words": normal(2, 5, 8), "seen": normal(2, 6, 8)},
