@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.base.files import write_text
+from experiments.base.files import write_bytes, write_text
 from experiments.base.outputs import Outputs
 from experiments.commands.options import SignificanceOptions
 from experiments.tables.compare import recompute
@@ -14,7 +14,7 @@ from experiments.tables.details import significance, significance_markdown
 from experiments.tables.render import aligned, scope
 from experiments.tables.runs import saved_runs
 
-TABLE, TEXT = NAMES = ("significance.csv", "significance.md")
+TABLE, TEXT, *FIGURES = NAMES = tuple(f"significance.{kind}" for kind in ("csv", "md", "png", "svg"))
 
 
 def run(options: SignificanceOptions) -> int:
@@ -28,8 +28,13 @@ def run(options: SignificanceOptions) -> int:
     print(f"{scope(lines)}\n\n{aligned([list(grid), *grid.to_numpy().tolist()])}")
 
     def write(folder: Path) -> None:
+        from experiments.tables.figure import draw_differences, image  # matplotlib is slow to import
+
         pd.DataFrame(lines).to_csv(folder / TABLE, index=False)
         write_text(folder / TEXT, significance_markdown(lines, headings))
+        if (figure := draw_differences(lines, headings)) is not None:
+            for name in FIGURES:
+                write_bytes(folder / name, image(figure, name.rpartition(".")[2]))
 
     outputs.save(write)
     return 0

@@ -111,7 +111,7 @@ def save_results(
         stem: of the names of the table's own files.
 
     Returns:
-        What a file holds -> its path: ``txt``, ``md``, ``tex``, ``csv`` and ``png`` for the table,
+        What a file holds -> its path: ``txt``, ``md``, ``tex``, ``csv``, ``png``, ``svg`` for the table,
         ``significance``, ``details`` and ``results``.
     """
     with published(out) as part:
@@ -125,17 +125,18 @@ def save_results(
 
 def save_table(table: Table, folder: str | Path, stem: str = STEM) -> dict[str, Path]:
     """Write a table as ``<stem>.txt``, ``.md``, ``.tex`` and ``.csv``, and its differences from the baseline
-    as ``.png`` where there are any; returns suffix -> path.
+    as ``.png`` and ``.svg`` where there are any; returns suffix -> path.
     """
-    from experiments.tables.figure import draw_differences, png  # matplotlib is slow to import
+    from experiments.tables.figure import FORMATS, draw_differences, image  # matplotlib is slow to import
 
     folder = Path(folder)
     paths = {}
     for suffix, render in (("txt", render_text), ("md", render_markdown), ("tex", render_latex)):
         paths[suffix] = write_text(folder / f"{stem}.{suffix}", render(table))
     paths["csv"] = write_text(folder / f"{stem}.csv", table_frame(table).to_csv(index=False))
-    if (figure := draw_differences(table)) is not None:
-        paths["png"] = write_bytes(folder / f"{stem}.png", png(figure))
+    if (figure := draw_differences(table.comparisons, table.headings)) is not None:
+        for kind in FORMATS:
+            paths[kind] = write_bytes(folder / f"{stem}.{kind}", image(figure, kind))
     return paths
 
 

@@ -65,7 +65,7 @@ def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, An
         about |= {"baseline": baseline, "contenders": trained, "contest": "of the rows that train"}
     said = unlike(runs)
     table = make_table(runs, tasks, title, ABLATION.model_copy(update=about), compare=not said)
-    figure = draw_differences(table)
+    figure = draw_differences(table.comparisons, table.headings)
     why = said or f"no other row shares a seed with {table.baseline}"
     return {
         **content_of(table),

@@ -29,6 +29,10 @@ def test_every_comparison_of_the_table_also_from_archives(run, tmp_path, capsys)
         assert f"{line['p']:.4f}" in text and f"{line['new_p_holm']:.3f}" in text
     markdown = (tmp_path / "out" / "significance.md").read_text()
     assert "**Significance.**" in markdown and "| pGNN − GCN | VE acc |" in markdown
+    figures = {
+        path.suffix for path in (tmp_path / "out").glob("significance.*") if path.stat().st_size > 5000
+    }
+    assert figures >= {".png", ".svg"}
     write_archives(run, tmp_path / "archives")
     assert main(["significance", str(tmp_path / "archives")]) == 0
     assert capsys.readouterr().out == text

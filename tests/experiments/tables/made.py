@@ -68,7 +68,7 @@ def table(seeds: int = 3, **options) -> Table:
     majority |= {"note": "the most frequent answer", "seconds": 1.0, "peak_mb": 400.0}
     frame = pd.DataFrame([*lines, majority | {"vqa.accuracy": 0.25, "ve.accuracy": 0.33}])
     numbers = {"column": "vqa.accuracy", "difference": 0.01, "low": -0.01, "high": 0.03}
-    numbers |= {"seeds": seeds, "checkpoints": 1}
+    numbers |= {"seeds": seeds, "checkpoints": 1, "baseline": "GCN", "new_low": None, "new_high": None}
     compared = [{"row": "pGNN", "p_holm": 0.01, **numbers}, {"row": "APPNP", "p_holm": 0.2, **numbers}]
     return Table(
         "GNN ablation", rows_from_frame(frame, COLUMNS), COLUMNS, **({"comparisons": compared} | options)

@@ -27,7 +27,7 @@ def odd_table() -> Table:
 
 def test_a_table_is_rendered_as_expected(tmp_path):
     paths = save_table(odd_table(), tmp_path)
-    assert set(paths) == {"csv", "md", "png", "tex", "txt"}
+    assert set(paths) == {"csv", "md", "png", "svg", "tex", "txt"}
     for suffix in ("csv", "md", "tex", "txt"):
         assert paths[suffix].read_text("utf-8") == (EXPECTED / f"table.{suffix}").read_text("utf-8"), suffix
 
@@ -81,14 +81,20 @@ def test_what_p_values_speak_for(counts, sentence):
 
 def test_the_figure_shows_each_difference_with_its_interval(tmp_path):
     tasks = {name: TASKS[name] for name in ("vqa", "caption")}
-    whole = make_table(runs_on(tmp_path, tasks, rows=("gcn", "appnp", "pgnn")), tasks, "t")
-    figure = draw_differences(whole)
+    runs = runs_on(tmp_path, tasks, rows=("gcn", "appnp", "pgnn"), seeds=range(4), checkpoints=2)
+    whole = make_table(runs, tasks, "t")
+    figure = draw_differences(whole.comparisons, whole.headings)
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert list(panels) == list(whole.headings.values())
     for line in whole.comparisons:
         axes = panels[whole.headings[line["column"]]]
-        place = [label.get_text() for label in figure.axes[0].get_yticklabels()].index(line["row"])
+        pairs = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        place = pairs.index(f"{line['row']} − {line['baseline']}")
         (container,) = [one for one in axes.containers if one[0].get_ydata()[0] == place]
         (bar,) = container[2][0].get_segments()
         assert bar[:, 0] == pytest.approx([100 * line["low"], 100 * line["high"]])
+        thin = [one.get_segments()[0] for one in axes.collections]
+        assert [[100 * line["new_low"], place], [100 * line["new_high"], place]] in [
+            pytest.approx(one) for one in thin
+        ]
         assert (container[0].get_markerfacecolor() != "white") == (line["p_holm"] < 0.05)
