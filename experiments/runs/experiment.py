@@ -33,8 +33,7 @@ from experiments.tasks.task import MANIFEST, Task, holds_scenes
 EXPERIMENT = "experiment.yaml"  # in a run's folder
 FOLDER = Path(__file__).parents[1] / "configs" / "experiments"
 REMEDY = (
-    'see the page "Training one experiment" of the docs, or experiments/configs/experiments, for what a file '
-    "holds"
+    'see the page "Experiment file" of the docs, or experiments/configs/experiments, for what a file holds'
 )
 VALIDATED = "validation"  # the split by which the best state of a run is chosen
 
@@ -79,7 +78,7 @@ class Recipe(Config):
         clip: limit of the gradient norm.
         group_pictures: how many examples of a picture come one after the other, and so into one batch, where
             it has so many: what depends on the picture alone is then computed once for them. 1 for examples
-            in random order. See "Several examples of a picture" on the page "How a run trains" of the docs.
+            in random order. See "Grouping examples by image" on the page "Experiment file" of the docs.
         augment: whether pictures are changed in training, see :mod:`experiments.models.images`.
         schedule: how the learning rate goes down.
         precision: of the forward and backward pass; weights stay float32. ``auto`` is bfloat16 where it pays.
