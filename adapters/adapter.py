@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,6 +48,15 @@ class GraphAdapter(nn.Module):
         self.query_rows = config.query_rows
         self._warned = False
         self.register_load_state_dict_pre_hook(_upgrade)
+
+    @torch.no_grad()
+    def reweighted(self, graph: AttentionGraph) -> AttentionGraph:
+        r"""The graph with the weights :math:`\bar M` that the scheme uses in place of M.
+
+        The adapter has one p and one μ for all heads, so heads may have been left out.
+        """
+        kept = graph if self.top_k is None else graph.sparsify(top_k=self.top_k)
+        return replace(kept, weight=self.scheme.reweight(kept))
 
     def aggregate(self, call: Call, seen: dict[str, Any] | None = None) -> Tensor:
         """Run the scheme on the graph of an attention call.

@@ -8,6 +8,7 @@ page is one file with everything in it and needs no network.
 from __future__ import annotations
 
 import base64
+import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +22,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from analysis.patches import Grid
+from analysis.patches import OTHERS, Grid
 from attngraph import AttentionGraph, UserError
 
 EDGES = 500_000  # in a page, unless asked for otherwise: about 3 MB
 
 # the number of an image node (others first, then patches row by row), a word, or None: not drawn
 Cell: TypeAlias = int | str | None
+# of a side's nodes: which stand for parts of an image, and the names of the others (None: not drawn)
+Nodes: TypeAlias = tuple[Sequence[bool], Sequence[str | None]]
 
 
 @dataclass(frozen=True)
@@ -55,22 +58,44 @@ class ViewerExample:
     start: Mapping[str, int] = field(default_factory=dict)
 
 
-def write_viewer(
-    path: str | Path,
+@dataclass(frozen=True)
+class Page:
+    """An HTML page. A notebook shows it in the output of the cell that returns it.
+
+    Args:
+        text: the page's HTML.
+        height: of the frame in a notebook, in pixels.
+    """
+
+    text: str = field(repr=False)
+    height: int = 640
+
+    def save(self, path: str | Path) -> None:
+        """Write the page to a file."""
+        Path(path).write_text(self.text, encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        """The page in a frame that may run its script, but cannot reach the notebook around it."""
+        return (
+            f'<iframe srcdoc="{html.escape(self.text)}" sandbox="allow-scripts" '
+            f'style="width: 100%; height: {self.height}px; border: 0"></iframe>'
+        )
+
+
+def viewer_page(
     examples: Sequence[ViewerExample],
     title: str,
     heads: Sequence[int] | None = None,
     edges: int = EDGES,
     first: str | None = None,
-) -> None:
-    """Write the page.
+) -> Page:
+    """The page that shows these examples.
 
     Weights are rounded to 1/65535 of their query's largest. Each query keeps its strongest edges, as many for
     each as ``edges`` allows, and the page says which share of the query's weight they are. Nodes that are not
     drawn do not count.
 
     Args:
-        path: of the HTML file.
         examples: what to show.
         title: of the page.
         heads: which heads, beside their mean. Default: all.
@@ -107,7 +132,40 @@ def write_viewer(
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     page = files("analysis").joinpath("viewer.html").read_text(encoding="utf-8")
-    Path(path).write_text(page.replace("/*DATA*/", text), encoding="utf-8")
+    return Page(page.replace("/*DATA*/", text))
+
+
+def cells_of(
+    layers: Mapping[str, tuple[Nodes, Nodes]], grid: Grid
+) -> tuple[dict[str, tuple[list[Cell], list[Cell]]], int]:
+    """The cells of all layers' nodes, and how many image nodes come before the patches.
+
+    Image nodes that do not fit the grid (an encoder's before patches are merged, a Q-Former's queries) are
+    shown as words.
+
+    Args:
+        layers: ``{layer: (query nodes, value nodes)}``.
+        grid: rows and columns of the patches.
+    """
+
+    def extra(nodes: Nodes) -> int:
+        return sum(nodes[0]) - prod(grid)
+
+    before = [extra(side) for sides in layers.values() for side in sides if 0 <= extra(side) <= OTHERS]
+    others = max(before, default=0)
+
+    def cells(nodes: Nodes) -> list[Cell]:
+        found, number, own = [], 0, extra(nodes)
+        for is_image, name in zip(*nodes):
+            cell: Cell = name
+            if is_image:
+                # the patches have the same numbers in all layers, whether or not a layer has the nodes before
+                cell = number + (others - own) * (number >= own) if 0 <= own <= OTHERS else f"image {number}"
+                number += 1
+            found.append(cell)
+        return found
+
+    return {layer: (cells(query), cells(value)) for layer, (query, value) in layers.items()}, others
 
 
 def _layers(examples: Sequence[ViewerExample]) -> list[str]:

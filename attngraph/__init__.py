@@ -3,10 +3,13 @@
 - :class:`AttentionGraph` and :class:`AttentionScores`: the graph of an attention layer, with its weights or
   before they are computed;
 - :class:`Edges`: how messages move on it, whichever way its edges are stored (:mod:`attngraph.backends`);
-- :func:`capture` and :func:`record`: the graphs of a running model (:mod:`attngraph.reading`).
+- :func:`capture` and :func:`record`: the graphs of a running model (:mod:`attngraph.reading`);
+- :func:`show`: the graphs in a notebook (:mod:`analysis.show`).
 
 Axis legend of shape comments: b batch, h heads, n query nodes, m value nodes, d features per head, e edges.
 """
+
+from importlib import import_module
 
 from attngraph.degrees import PastDegree
 from attngraph.edges import Edges
@@ -24,6 +27,7 @@ __all__ = [
     "__version__",
     "capture",
     "record",
+    "show",
 ]
 
 
@@ -32,4 +36,6 @@ def __getattr__(name: str):
         from attngraph.reading import reader
 
         return getattr(reader, name)
+    if name == "show":
+        return import_module("analysis.show").show
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

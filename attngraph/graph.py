@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attngraph import checks, convert, saved
+from attngraph import checks, convert, saved, thumbnail
 from attngraph.degrees import PastDegree, check_degree, mean_scale, queries_counted
 from attngraph.errors import UserError
 from attngraph.norms import KeptNorms
@@ -157,6 +157,12 @@ class AttentionGraph:
         properties += [str(dtype)] * (dtype != torch.float32) + [str(device)] * (device.type != "cpu")
         sizes = f"batch={b}, heads={h}, queries={n}, values={m}, features={d}"
         return f"AttentionGraph({sizes}, {', '.join(properties)})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: :func:`repr` and a small image of the weights of the first example."""
+        b, h, n, m, _ = self.shape
+        small = b > 0 and h * n * m <= thumbnail.LARGEST
+        return thumbnail.thumbnail(repr(self), self[0].weight[0] if small else self.query.new_empty(0))
 
     # ---- degrees -------------------------------------------------------------------------------------------
 

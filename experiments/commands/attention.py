@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from analysis.patches import mass_summary
 from analysis.plots.overlays import draw_mass
-from analysis.viewer import write_viewer
+from analysis.viewer import viewer_page
 from attngraph.errors import UserError
 from experiments.base.outputs import Outputs
 from experiments.commands.options import AttentionOptions
@@ -41,7 +41,7 @@ def run(options: AttentionOptions) -> int:
         first = result.last if result.last in shown[0].sides else None
         with outputs.writing() as out:
             result.maps.to_csv(out / MAPS, index=False, float_format="%.8g")
-            write_viewer(out / VIEWER, shown, f"Attention graphs of {model}", source.heads, first=first)
+            viewer_page(shown, f"Attention graphs of {model}", source.heads, first=first).save(out / VIEWER)
             written = [MAPS, VIEWER, *draw_queries(result, model, out)]
             if len(result.mass):
                 summary = mass_summary(result.mass, seed=options.seed)

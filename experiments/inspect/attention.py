@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.patches import OTHERS, map_table, mass_table, patch_grid
+from analysis.patches import map_table, mass_table, patch_grid
 from analysis.plots.overlays import draw_maps
 from analysis.relevance import (
     Graphs,
@@ -26,7 +26,7 @@ from analysis.relevance import (
     route,
     valid_nodes,
 )
-from analysis.viewer import ViewerExample
+from analysis.viewer import Nodes, ViewerExample, cells_of
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
 from experiments.inspect.regions import region
@@ -37,7 +37,6 @@ from experiments.scenes.facts import unique
 from experiments.scenes.scene import Thing
 
 PLAIN, ADAPTED = "M", "M\u0304"
-Cells = list[int | str | None]  # for each node: an image node's number, a text, or None where it isn't shown
 
 # What is asked for, what the object is called by, and the question.
 QUESTIONS = {"color": ("shape", "what color is the {}?"), "shape": ("color", "what shape is the {}?")}
@@ -374,12 +373,8 @@ def viewer_example(name: str, batch: Batch, view: View, k: int) -> ViewerExample
     reads a text too (``[CLS] what color ... [SEP] → [CLS] red [SEP]``)."""
     graphs = view.kinds[PLAIN]
     rows, columns, _ = view.grids[k]
-    sides = {
-        layer: tuple(_cells(batch, graphs[layer], side, k, (rows, columns)) for side in (0, 1))
-        for layer in view.layers
-    }
-    others = max((before for both in sides.values() for _, before in both), default=0)
-    cells = {layer: tuple(_shifted(*side, others) for side in both) for layer, both in sides.items()}
+    nodes = {layer: tuple(_nodes(batch, graphs[layer], side, k) for side in (0, 1)) for layer in view.layers}
+    cells, others = cells_of(nodes, (rows, columns))
     picked = int(list(view.queries.values())[-1][k])
     asking = cells[view.last][0] if view.last in cells else None
     start = {layer: picked for layer in view.layers if cells[layer][0] == asking}
@@ -396,30 +391,14 @@ def viewer_example(name: str, batch: Batch, view: View, k: int) -> ViewerExample
     return ViewerExample(name, kinds, cells, batch.pictures.images[k], (rows, columns), others, start)
 
 
-def _cells(
-    batch: Batch, graph: AttentionGraph, side: int, k: int, grid: tuple[int, int]
-) -> tuple[Cells, int]:
-    """What the viewer shows for each node of a side, and how many of the image nodes come before the
-    patches. Image nodes in another grid (an image encoder's before patches are merged, the queries of a
-    Q-Former) are numbered words."""
-    image, words = image_nodes(graph, side)[k].tolist(), words_of(batch, graph, side)
-    others = sum(image) - grid[0] * grid[1]
-    fits = 0 <= others <= OTHERS
-    valid, cells, number = valid_nodes(graph, side)[k].tolist(), [], 0
-    for node, is_image in enumerate(image):
-        if is_image:
-            cells.append(number if fits else f"image {number}")
-            number += 1
-        elif not valid[node] or (words is not None and bool(words.padding[k, node])):
-            cells.append(None)
-        else:
-            cells.append(words.tokens[k, node] if words is not None else f"node {node}")
-    return cells, others if fits else 0
-
-
-def _shifted(cells: Cells, before: int, others: int) -> Cells:
-    """With the patches' numbers as if ``others`` image nodes came before them in every layer."""
-    return [cell + others - before if isinstance(cell, int) and cell >= before else cell for cell in cells]
+def _nodes(batch: Batch, graph: AttentionGraph, side: int, k: int) -> Nodes:
+    """Which nodes of a side stand for parts of an image, and what the others are called."""
+    words, valid = words_of(batch, graph, side), valid_nodes(graph, side)[k].tolist()
+    names: list[str | None] = [f"node {node}" if real else None for node, real in enumerate(valid)]
+    if words is not None:
+        shown = [real and not pad for real, pad in zip(valid, words.padding[k].tolist())]
+        names = [words.tokens[k, node] if real else None for node, real in enumerate(shown)]
+    return image_nodes(graph, side)[k].tolist(), names
 
 
 # ---- figures and tables -----------------------------------------------------------------------------------

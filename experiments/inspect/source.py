@@ -340,16 +340,9 @@ class Source:
 
     def reweighted(self, name: str, graph: AttentionGraph) -> AttentionGraph | None:
         """The graph with the weights that the layer's adapter uses in place of M; None where there is no
-        adapter.
-
-        The adapter has one p and one μ for all heads, so heads may have been left out.
-        """
+        adapter."""
         adapter = self.adapters.get(name)
-        if adapter is None:
-            return None
-        with torch.no_grad():
-            kept = graph if adapter.top_k is None else graph.sparsify(top_k=adapter.top_k)
-            return replace(kept, weight=adapter.scheme.reweight(kept))
+        return None if adapter is None else adapter.reweighted(graph)
 
 
 def _most_edges(inputs: Mapping[str, Any]) -> int:

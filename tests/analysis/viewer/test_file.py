@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.viewer import write_viewer
+from analysis.viewer import viewer_page
 from attngraph import UserError
 from tests.analysis.viewer.page_reading import (
     CROSS,
@@ -20,11 +20,11 @@ from tests.analysis.viewer.page_reading import (
 
 
 def test_cells_are_stored_once_and_no_address(tmp_path):
-    write_viewer(tmp_path / "viewer.html", examples(encoder=True)[0], "once")
+    viewer_page(examples(encoder=True)[0], "once").save(tmp_path / "viewer.html")
     assert sorted(stored(tmp_path / "viewer.html")["sides"], key=len) == [TOKENS, NODES]
     text = (tmp_path / "viewer.html").read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
     assert "http" not in text.replace("http-equiv", "") and "//" not in text.split('id="data">')[0]
-    write_viewer(tmp_path / "viewer.html", examples(encoder=True)[0], "few", edges=1)
+    viewer_page(examples(encoder=True)[0], "few", edges=1).save(tmp_path / "viewer.html")
     layers = [layer for shown in stored(tmp_path / "viewer.html")["examples"] for layer in shown["layers"]]
     assert [layer["kept"] for layer in layers] == [1] * 6, "the strongest of each query"
 
@@ -71,8 +71,8 @@ def test_what_is_not_there_is_refused(tmp_path):
         (example(start={SELF: 4}), f"start must be a query that is drawn, got 4 for {SELF}"),  # padding
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
-            write_viewer(tmp_path / "viewer.html", title="wrong", **dict(examples=[shown]) | wrong)
+            viewer_page(title="wrong", **dict(examples=[shown]) | wrong).save(tmp_path / "viewer.html")
     shown.graphs["M"][SELF].weight[0, 1, 2, 1] = float("nan")
     with pytest.raises(UserError, match=rf"^{shown.name}, {SELF}: the weights M hold NaN"):
-        write_viewer(tmp_path / "viewer.html", [shown], "wrong")
+        viewer_page([shown], "wrong").save(tmp_path / "viewer.html")
     assert not (tmp_path / "viewer.html").exists()

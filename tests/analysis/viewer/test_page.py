@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from analysis.viewer import write_viewer
+from analysis.viewer import viewer_page
 from tests.analysis.viewer.page_reading import (
     CROSS,
     ENCODER,
@@ -30,7 +30,7 @@ from tests.analysis.viewer.page_reading import (
 
 def test_picking_draws_what_the_graphs_say(page, tmp_path):
     shown, weights = examples()
-    write_viewer(tmp_path / "viewer.html", shown, "Attention of a </script> model")
+    viewer_page(shown, "Attention of a </script> model").save(tmp_path / "viewer.html")
     tab = page(tmp_path / "viewer.html")
     assert tab.title() == tab.inner_text("h1") == "Attention of a </script> model"
     assert texts(tab, "#layer option") == [SELF, CROSS]
@@ -59,7 +59,7 @@ def test_picking_draws_what_the_graphs_say(page, tmp_path):
 def test_an_image_looks_at_itself(page, tmp_path):
     """Queries are picked by click and by keyboard; an edge of a patch to itself has colour and no line."""
     shown, weights = examples(1, encoder=True)
-    write_viewer(tmp_path / "viewer.html", shown, "image", first=ENCODER)
+    viewer_page(shown, "image", first=ENCODER).save(tmp_path / "viewer.html")
     tab, weight = page(tmp_path / "viewer.html"), weights["M"][ENCODER].weight[0]
     assert panels(tab) == ["image"]
     assert tab.get_attribute("#nodes", "role") == "radiogroup"
@@ -101,7 +101,7 @@ def test_a_sequence_of_words_and_patches(page, tmp_path):
     shown = single_example(
         {"lm": weight}, {"lm": (cells, cells)}, image=PICTURE, grid=(2, 2), start={"lm": 7}
     )
-    write_viewer(tmp_path / "viewer.html", [shown], "mixed")
+    viewer_page([shown], "mixed").save(tmp_path / "viewer.html")
     tab, weight = page(tmp_path / "viewer.html"), weight[0, :, 1:, 1:]  # as drawn
     assert panels(tab) == ["image", "query", "value"]
     assert not tab.is_visible("#others")
@@ -146,7 +146,7 @@ def test_nodes_that_are_not_drawn(page, tmp_path):
         others=3,
         start={"layer": 3},
     )
-    write_viewer(tmp_path / "viewer.html", [shown], "hidden")
+    viewer_page([shown], "hidden").save(tmp_path / "viewer.html")
     tab = page(tmp_path / "viewer.html")
     assert texts(tab, "#queries button") == ["a", "b"] and texts(tab, "#values span") == ["x", "y"]
     assert texts(tab, "#others div") == ["+1"]  # [CLS] and the other register have no part in this layer
@@ -160,7 +160,7 @@ def test_nodes_that_are_not_drawn(page, tmp_path):
 def test_a_page_of_few_edges_keeps_the_strongest_and_says_so(page, tmp_path):
     shown, weights = examples()
     rows = 2 * 2 * 2 * len(TOKENS) * 2  # examples, kinds, layers, tokens; the mean and one head
-    write_viewer(tmp_path / "viewer.html", shown, "few", heads=[1], edges=3 * rows)
+    viewer_page(shown, "few", heads=[1], edges=3 * rows).save(tmp_path / "viewer.html")
     tab = page(tmp_path / "viewer.html")
     tab.select_option("#head", label="head 1")
     weight = weights["M"][CROSS].weight[0, 1, 3]
@@ -174,7 +174,7 @@ def test_a_page_of_few_edges_keeps_the_strongest_and_says_so(page, tmp_path):
 def test_many_edges_have_colour_but_few_have_lines(page, tmp_path):
     weight, nodes = softmax(1, 1, 2, 400, seed=11), list(range(400))
     shown = single_example({"layer": weight}, {"layer": (["a", "b"], nodes)}, image=PICTURE, grid=(20, 20))
-    write_viewer(tmp_path / "viewer.html", [shown], "many")
+    viewer_page([shown], "many").save(tmp_path / "viewer.html")
     tab = page(tmp_path / "viewer.html")
     top = weight[0, 0, 0].topk(300)
     assert drawn(tab) == {
