@@ -28,7 +28,7 @@ help:
 	@echo "make mutants    how many small changes of the code the tests notice: 500 changes, one to two hours on 2 cores"
 	@echo "                more options: make mutants ARGS='--under experiments/metrics --out runs/metrics'"
 	@echo "make golden     what commands print and write, against transcripts of before a change: about 20 minutes"
-	@echo "make lint       ruff check, ruff format --check and mypy"
+	@echo "make lint       ruff check, ruff format --check, mypy and the word list"
 	@echo "make docs       the documentation, into $(SITE); needs no network, fails on warnings and broken links"
 	@echo "make setup      only the set-up; also repairs an environment that broke"
 	@echo "make clean      removes the environment and build leftovers (results stay)"
@@ -66,6 +66,7 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy attngraph adapters analysis
+	$(RUN) -m tests.docs.words
 
 docs: $(READY)
 	rm -rf $(SITE)

@@ -1,0 +1,159 @@
+"""The word list: phrases that README, docs, changelog and, where asked, Python code should not use.
+
+    python -m tests.docs.words [--tally] [PATH ...]
+
+Without paths, all pages except ``LATER`` are checked. In Markdown, prose and headings are read, without code,
+targets of links and formulas; in Python files, docstrings and all other strings (error messages, help texts),
+through ``ast``. Exit code 1 if a phrase is found. A phrase that is right on one page goes into ``ALLOWED``.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: Regular expression -> what to write instead. Matched in running text, across line ends, in any case.
+WORDS = {
+    r"(tell|tells|told|telling)": "report, state, document; 'no significant difference' for 'not told apart'",
+    r"beside": "next to, in addition to, compared with",
+    r"anew": "again",
+    r"(deal|deals|dealt|dealing)( out)?": "permuted, assigned",
+    r"alike": "similar, identical",
+    r"likewise": "also",
+    r"of (its|their|your|my|our|one's|a file's) own": "'its own folder', 'a custom task'",
+    r"one's own": "your own, custom",
+    r"(stands?|stood) (in|at|on|under|there|beside|behind|before|side|apart|by)": "is, appears, is stored",
+    r"(lie|lies|lay) (in|at|on|under|there|beside|next|between|elsewhere|below|above)": "is, is stored",
+    r"(go|goes|going|went) on": "continues, resumes",
+    r"(come|comes|came) about": "is produced",
+    r"as (it|they) (is|are|stands?|were)": "state the condition: 'by default', 'unchanged'",
+    r"(?<!there.)(is|are|was|were) (no|none)(?! (longer|more|less|worse|better))": "is not a",
+    r"(names?|has|have|gives?|needs?) none": "does not name any",
+    r"pictures?": "image",
+    r"(drawn|draws?|drawing)": "synthetic (data), sampled (random), plotted (figures)",
+    r"made-up": "simulated",
+    r"cells?": "run",
+    r"ceilings?": "upper reference",
+    r"what (a|an|the|each|every|one|it|they|that|this|attention|theory|runs?)( \w+)? "
+    r"(is|are|does|do|says?|said|names?|joins?|means?|holds?|equals|takes?|owes?|knows|shows)": "a noun",
+    r"what equals what": "reproducibility",
+    r"once more": "again; 're-evaluate'",
+    r"(one|a) line( that)?(?= (names?|says|with))|in one line|are one line": "an error message",
+    r"(refuse|refuses|refused|refusing)": "raises an error, is not supported",
+    r"(left|leave|leaves|leaving) (it |them |all )?out": "skipped, omitted, excluded",
+    r"where it pays": "if the device supports it",
+    r"whatever": "regardless of",
+    r"so (it|they) (is|are|does|do|has|have)": "state the condition",
+    r"(or|else) leave it": "use X, or remove the option",
+    r"give one": "provide, use",
+    r"so (many|often)": "this many; 'number of …'",
+    r"(busy|loaded) machine|other work shared?|idle machine": "omit machine load",
+    r"p values?": "p-value",
+    r"set-ups?": "setup",
+    r"data sets?": "dataset",
+    r"\d?[½¼¾]": "decimals",
+    r"(nobody|somebody)( else)?('s)?": "name the subject",
+    r"misspelt": "misspelled",
+}
+#: Only at the beginning of a docstring or of another string in Python.
+BEGINNINGS = {
+    r"what ": "a noun: 'Result of …'",
+    r"how (the|a|an|many) ": "a noun: 'Number of …'",
+    r"its? ": "name the subject",
+    r"(take|put|draw|look) ": "a noun phrase: 'Folder of …'",
+}
+#: Page -> phrases that are right there, such as names from other sources.
+ALLOWED: dict[str, tuple[str, ...]] = {}
+#: Pages that are not checked yet.
+LATER = """
+CHANGELOG.md CONTRIBUTING.md README.md docs/adapters.md docs/api/index.md docs/architecture.md
+docs/benchmarks.md docs/checkpoints.md docs/cluster.md docs/commands.md docs/concepts.md
+docs/extending/data.md docs/extending/family.md docs/extending/index.md docs/extending/method.md
+docs/extending/scheme.md docs/extending/task.md docs/gallery.md docs/main-table.md docs/maps.md
+docs/methods.md docs/mutants.md docs/peft.md docs/planted.md docs/protocol-distances.md
+docs/protocol-tables.md docs/protocol.md docs/quickstart.md docs/reading.md docs/report.md
+docs/reproduce.md docs/results.md docs/scoring.md docs/significance.md docs/six-benchmarks.md
+docs/statistics.md docs/table.md docs/tsne.md
+""".split()
+
+_PATTERNS = {  # a space matches line ends too
+    re.compile(rf"\b(?:{wrong})(?!\w)".replace(" ", r"\s+"), re.IGNORECASE | re.DOTALL): right
+    for wrong, right in WORDS.items()
+}
+_FENCE = re.compile(r"^(`{3,}|~{3,}).*?^\1$", re.MULTILINE | re.DOTALL)
+_HIDDEN = re.compile(
+    r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)"  # code
+    r"|\$\$.+?\$\$|\$[^$\n]+\$"  # formulas
+    r"|(?<=\])\([^)\s]*\)|<[^>\n]+>|\{[\w:-]+\}",  # links' targets, HTML, roles
+    re.DOTALL,
+)
+
+
+def blanked(match: re.Match[str]) -> str:
+    """As many lines and characters without words."""
+    return re.sub(r"[^\n]", "·", match[0])
+
+
+def markdown(text: str) -> Iterator[tuple[int, str]]:
+    """The prose of a page, from its first line on."""
+    yield 1, _HIDDEN.sub(blanked, _FENCE.sub(blanked, text))
+
+
+def python(text: str) -> Iterator[tuple[int, str]]:
+    """Every string of a module that has at least two words, with its first line."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value.strip():
+            yield node.lineno, _HIDDEN.sub(blanked, node.value)
+
+
+def found(path: Path) -> Iterator[tuple[int, str, str]]:
+    """Line, phrase and remedy of each phrase that a file should not use."""
+    text, is_python = path.read_text(encoding="utf-8"), path.suffix == ".py"
+    name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+    for phrase in ALLOWED.get(name, ()):
+        text = text.replace(phrase, "·" * len(phrase))
+    for first, prose in (python if is_python else markdown)(text):
+        for pattern, right in _PATTERNS.items():
+            for match in pattern.finditer(prose):
+                line = first + prose.count("\n", 0, match.start())
+                yield line, " ".join(match[0].split()), right
+        for wrong, right in BEGINNINGS.items() if is_python else ():
+            if begun := re.match(wrong, prose.strip(), re.IGNORECASE):
+                yield first, begun[0].strip(), right
+
+
+def pages() -> Iterable[Path]:
+    """README, changelog, contributing and the docs' pages that are checked."""
+    named = [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "CHANGELOG.md",
+        *(ROOT / "docs").rglob("*.md"),
+    ]
+    return sorted(page for page in named if page.relative_to(ROOT).as_posix() not in LATER)
+
+
+def main(argv: list[str]) -> int:
+    tally = "--tally" in argv
+    given = [Path(word).resolve() for word in argv if word != "--tally"]
+    files = [file for path in given for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
+    counts: Counter[str] = Counter()
+    for path in files or pages():
+        for line, phrase, remedy in sorted(found(path)):
+            counts[phrase.lower()] += 1
+            if not tally:
+                shown = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+                print(f"{shown}:{line}: {phrase!r}: {remedy}")
+    if tally:
+        print("\n".join(f"{count:5} {phrase}" for phrase, count in counts.most_common()))
+    return 1 if counts else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
