@@ -74,7 +74,7 @@ def rendered(template: str, **content: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"markdown": escape, "latex": latex}
+    environment.filters |= {"markdown": escape, "latex": latex, "sentence": sentence}
     return environment.get_template(template).render(content)
 
 
@@ -99,13 +99,12 @@ def costs(row: Row) -> list[str]:
 def legend(table: Table, best: str) -> list[str]:
     """Sentences under a table, in which the best contender of a column looks like ``best``."""
     if any(score.std is not None for row in table.rows for score in row.scores.values()):
-        scale = "Scores × 100; mean ± standard deviation over seeds."
+        lines = ["Scores × 100; mean ± standard deviation over seeds."]
     else:
-        scale = "Scores × 100, one seed: no spread is known."
+        lines = ["Scores × 100, one seed: no spread is known."]
     if AVERAGE in table.columns:
         headings = [table.headings[key] for key in averaged_keys(table.columns)]
-        scale += f" {AVERAGE.heading} = mean of {', '.join(headings)}."
-    lines = [scale]
+        lines.append(f"{AVERAGE.heading} = mean of {', '.join(headings)}.")
     if any(table.best(key) for key in table.headings):
         lines.append(f"{best} = best {table.contest} of the column.")
     if table.comparisons:
@@ -215,18 +214,27 @@ def render_markdown(table: Table) -> str:
 _SPECIAL = str.maketrans(
     {mark: f"\\{mark}" for mark in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "–": "--", "†": r"\textdagger{}", "−": "$-$"}
+    | {"±": r"$\pm$", "×": r"$\times$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "√": r"$\surd$"}
+    | {"α": r"$\alpha$", "λ": r"$\lambda$", "μ": r"$\mu$"}
 )
 
 
 def render_latex(table: Table) -> str:
-    """A ``table`` environment for booktabs and graphicx; the best contender of a column in bold."""
+    """A ``table`` environment for adjustbox, booktabs and threeparttable, with a caption of two sentences and
+    notes below; the best contender of a column in bold."""
     return rendered("table.tex.jinja", **content_of(table))
 
 
 def latex(text: str) -> str:
-    """Text with the characters escaped that LaTeX would read as commands."""
-    return text.translate(_SPECIAL)
+    """Text with the characters escaped that LaTeX would read as commands or has no glyph for. A hyphen before
+    a number is a minus sign."""
+    return re.sub(r"(?<![\w.])-(?=\d)", "−", text).translate(_SPECIAL)
+
+
+def sentence(text: str) -> str:
+    """Text that ends with a full stop."""
+    return text.rstrip(".") + "."
 
 
 def table_frame(table: Table) -> pd.DataFrame:

@@ -53,8 +53,9 @@ def test_words_are_escaped():
         "**T\\***\n\n| A\\| | B |\n| :--- | ---: |\n| x | 1 |\n"
     )
     assert latex(r"50% ~ ^ # $ \ {α} <") == (
-        r"50\% \textasciitilde{} \textasciicircum{} \# \$ \textbackslash{} \{α\} \textless{}"
+        r"50\% \textasciitilde{} \textasciicircum{} \# \$ \textbackslash{} \{$\alpha$\} \textless{}"
     )
+    assert latex("-1.0 ± 0.2, p-adapter, 1-7, 1–7, −2") == (r"$-$1.0 $\pm$ 0.2, p-adapter, 1-7, 1--7, $-$2")
 
 
 def test_a_score_that_rounding_leaves_below_0_is_0():
