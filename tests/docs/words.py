@@ -72,14 +72,38 @@ BEGINNINGS = {
 ALLOWED: dict[str, tuple[str, ...]] = {}
 #: Pages that are not checked yet.
 LATER = """
-CHANGELOG.md CONTRIBUTING.md README.md docs/adapters.md docs/api/index.md docs/architecture.md
-docs/benchmarks.md docs/checkpoints.md docs/cluster.md docs/commands.md docs/concepts.md
-docs/extending/data.md docs/extending/family.md docs/extending/index.md docs/extending/method.md
-docs/extending/scheme.md docs/extending/task.md docs/gallery.md docs/main-table.md docs/maps.md
-docs/methods.md docs/mutants.md docs/peft.md docs/planted.md docs/protocol-distances.md
-docs/protocol-tables.md docs/protocol.md docs/quickstart.md docs/reading.md docs/report.md
-docs/reproduce.md docs/results.md docs/scoring.md docs/significance.md docs/six-benchmarks.md
-docs/statistics.md docs/table.md docs/tsne.md
+CHANGELOG.md
+CONTRIBUTING.md
+docs/api/index.md
+docs/architecture.md
+docs/benchmarks.md
+docs/checkpoints.md
+docs/cluster.md
+docs/commands.md
+docs/extending/data.md
+docs/extending/family.md
+docs/extending/index.md
+docs/extending/method.md
+docs/extending/scheme.md
+docs/extending/task.md
+docs/gallery.md
+docs/main-table.md
+docs/maps.md
+docs/methods.md
+docs/mutants.md
+docs/planted.md
+docs/protocol-distances.md
+docs/protocol-tables.md
+docs/protocol.md
+docs/report.md
+docs/reproduce.md
+docs/results.md
+docs/scoring.md
+docs/significance.md
+docs/six-benchmarks.md
+docs/statistics.md
+docs/table.md
+docs/tsne.md
 """.split()
 
 _PATTERNS = {  # a space matches line ends too

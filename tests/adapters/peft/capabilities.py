@@ -182,7 +182,7 @@ def heads(family: str, folder: Path) -> None:
 
 @feature(
     "`bias`",
-    "adapters have biases of their own; those of the model stay frozen",
+    "adapters have their own biases; those of the model stay frozen",
     "unexpected keyword",
     families=("llama",),
 )
@@ -212,7 +212,7 @@ def checkpointing(family: str, folder: Path) -> None:
 
 @feature(
     "`prepare_model_for_kbit_training`, `enable_input_require_grads`",
-    "with no method in BLIP, which adds to its embeddings in place",
+    "not in BLIP with any PEFT method, since BLIP adds to its embeddings in place",
     families=("llama", "t5", "bert"),
 )
 def kbit(family: str, folder: Path) -> None:
@@ -226,9 +226,7 @@ def kbit(family: str, folder: Path) -> None:
     learn(model.train(), batch_of(family))
 
 
-@feature(
-    "Quantised bases", "see [Where adapters go](adapters.md#where-adapters-go)", families=("llama", "bert")
-)
+@feature("Quantised bases", "see [Placement](adapters.md#placement)", families=("llama", "bert"))
 def quantised(family: str, folder: Path) -> None:
     model = base(family)
     quantise(model, Scaled)
@@ -442,7 +440,7 @@ def conversion(family: str, folder: Path) -> None:
 
 @feature(
     "`PeftMixedModel`",
-    "use `get_peft_model` twice: [Beside LoRA](adapters.md#beside-lora)",
+    "use `get_peft_model` twice: [Combination with LoRA](adapters.md#combination-with-lora)",
     "not compatible",
     families=("llama",),
 )
@@ -551,7 +549,7 @@ def status(family: str, folder: Path) -> None:
 
 @feature(
     "`hotswap_adapter`",
-    "PEFT has it for LoRA alone: use `load_adapter` and `set_adapter`",
+    "PEFT supports it for LoRA only: use `load_adapter` and `set_adapter`",
     "only supports LORA",
     families=("llama",),
 )
@@ -584,13 +582,13 @@ def of_transformers(family: str, folder: Path) -> None:
 
 # ---- the page ---------------------------------------------------------------------------------------------
 
-TEXT = """# What works of PEFT
+TEXT = """# PEFT features
 
-Each line is a check that runs in a tiny Llama, T5, BERT and BLIP (as far as it can differ there), with
-adapters of random weights. What does not work ends with an error that says so. The page is written by
-`python -m tests.adapters.peft.capabilities`, and a test compares it with the checks.
+Support of graph adapters for features of PEFT. Each row is a test with tiny Llama, T5, BERT and BLIP models
+(where they can differ). Unsupported features raise an error that says so.
+`python -m tests.adapters.peft.capabilities` writes this page.
 
-| feature of PEFT | works | note |
+| feature | supported | note |
 |---|---|---|
 """
 
