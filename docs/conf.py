@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "docstrings",
     "command_options",
+    "included_pages",
     "mathml",
     "notebook_pages",
     "package_modules",

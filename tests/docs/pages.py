@@ -10,7 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RESULTS = ROOT / "experiments" / "results"
+APPENDICES = sorted([*RESULTS.rglob("README.md"), *RESULTS.rglob("deviations.md")])
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *APPENDICES]
 NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
 
 FENCE = re.compile(

@@ -15,6 +15,7 @@ from docs.examples import post_hoc
 from experiments import cli
 from experiments.models import load_family
 from experiments.models.weights import weights_digest
+from experiments.tables.compare import holm
 from experiments.tables.frame import table_columns
 from experiments.tables.grid import load_preset
 from experiments.tables.runs import unpack
@@ -22,8 +23,9 @@ from tests.docs.pages import README, ROOT, mentioned_commands, shell_commands
 from tests.experiments.drawn import DRAWN
 
 STUDY = ROOT / "experiments" / "results" / "full"
-RESULTS = ROOT / "docs" / "results.md"
-PROTOCOL = ROOT / "docs" / "protocol.md"
+FINDINGS = ROOT / "docs" / "findings.md"
+IN_FULL = STUDY / "README.md"
+PROTOCOL = [ROOT / "docs" / "protocol.md", STUDY / "deviations.md"]
 COMPARISONS = STUDY / "comparisons"
 
 HEADINGS = {column.key: column.heading for column in table_columns(DRAWN)}
@@ -56,12 +58,12 @@ def q1() -> list[dict[str, str]]:
 
 
 def test_the_table_is_the_one_that_the_command_wrote():
-    shown, made = (table_of(page, "| Method") for page in (RESULTS, STUDY / "ablation.md"))
+    shown, made = (table_of(page, "| Method") for page in (IN_FULL, STUDY / "ablation.md"))
     assert len(made) > 20 and shown == made
 
 
 def test_the_planned_tests_are_those_of_the_files():
-    (_, *shown), (_, *made) = table_of(RESULTS, "| rows"), table_of(COMPARISONS / "q1-q2.md", "| Rows")
+    (_, *shown), (_, *made) = table_of(IN_FULL, "| rows"), table_of(COMPARISONS / "q1-q2.md", "| Rows")
     columns = [0, 1, 2, 3, 4, 5, 7, 8]  # without seeds and the p for new checkpoints
     assert len(made) == 12
     assert shown == [[row[k] for k in columns] for row in made]
@@ -79,12 +81,34 @@ def test_the_verdict_is_the_protocol_s():
     """Better and worse need a corrected p below 0.05; general, an interval for new checkpoints without 0."""
     significant = [row for row in comparisons("q1-q2") if float(row["p_holm"]) < 0.05]
     general = [row for row in q1() if not float(row["new_low"]) <= 0 <= float(row["new_high"])]
-    page = " ".join(RESULTS.read_text(encoding="utf-8").split())
+    page = " ".join(IN_FULL.read_text(encoding="utf-8").split())
     verdict = "**Q1, is pGNN better than GCN?** *No significant difference*, in every column."
     assert (verdict in page) == (not significant)
     assert ("No difference can be called general" in page) == (not general)
-    for shown in (page, README.read_text(encoding="utf-8")):
+    for shown in (FINDINGS.read_text(encoding="utf-8"), README.read_text(encoding="utf-8")):
         assert ("**No planned test is significant.**" in shown) == (not significant)
+
+
+def test_the_findings_are_those_of_the_study_in_full():
+    """Every line of their two tables is one of the tables in full, in its columns."""
+    (_, *shown), (_, *made) = table_of(FINDINGS, "| pGNN − GCN"), table_of(IN_FULL, "| rows")
+    assert [["pGNN − GCN", *cells] for cells in shown] == [[*row[:6], row[7]] for row in made[:4]]
+    (_, *shown), (_, *made) = table_of(FINDINGS, "| post hoc"), table_of(IN_FULL, "| rows | four columns")
+    in_full = {row[0]: [row[1], row[2], row[6]] for row in made}
+    assert len(shown) == 5 and all(in_full[name] == cells for name, *cells in shown)
+
+
+def test_the_study_gives_the_planned_p_values():
+    """Corrected over the planned twelve and over Q1's own four."""
+    rows = {row["column"]: (float(row["p"]), float(row["p_holm"])) for row in q1()}
+    own = dict(zip(rows, holm([p for p, _ in rows.values()]), strict=True))
+    vqa, cider = (f"{task}.{metric}" for task, metric in (("vqa", "accuracy"), ("caption", "cider")))
+    assert f"{own[vqa]:.3f}" == f"{own[cider]:.3f}"
+    sentence = (
+        f"the corrected p-values are {rows[vqa][1]:.2f} and {rows[cider][1]:.2f}. "
+        f"Holm's correction over Q1's own four tests gives {own[vqa]:.3f} for both"
+    )
+    assert sentence in " ".join(IN_FULL.read_text(encoding="utf-8").split())
 
 
 def test_the_readme_gives_the_post_hoc_leads():
@@ -101,7 +125,7 @@ def test_the_readme_gives_the_post_hoc_leads():
 
 
 def test_the_post_hoc_summary_is_that_of_its_file():
-    _, *shown = table_of(RESULTS, "| rows | four columns")
+    _, *shown = table_of(IN_FULL, "| rows | four columns")
     lines = comparisons("post-hoc", STUDY)
     assert [line["column"] for line in lines] == ["summary", "way"] * len(shown)
 
@@ -163,7 +187,7 @@ def commands() -> dict[str, list[str]]:
         "tempering": "controls",
         "pgnn_gated": "gated",
     }  # by their first row
-    every = [*shell_commands(PROTOCOL), *mentioned_commands(PROTOCOL)]
+    every = [words for page in PROTOCOL for words in (*shell_commands(page), *mentioned_commands(page))]
     compared = [words[1:] for words in every if words[1] == "significance" and "--rows" in words]
     return {files[words[words.index("--rows") + 1].split(",")[0]]: words for words in compared}
 

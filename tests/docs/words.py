@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.docs.pages import PAGES, ROOT
 
 #: Regular expression -> what to write instead. Matched in running text, across line ends, in any case.
 WORDS = {
@@ -69,7 +69,10 @@ BEGINNINGS = {
     r"(take|put|draw|look) ": "a noun phrase: 'Folder of …'",
 }
 #: Page -> phrases that are right there, such as names from other sources.
-ALLOWED: dict[str, tuple[str, ...]] = {}
+ALLOWED: dict[str, tuple[str, ...]] = dict.fromkeys(  # the word of the protocol as committed before the runs
+    ("docs/protocol.md", *(f"experiments/results/full/{name}.md" for name in ("README", "deviations"))),
+    ("not told apart", "not\ntold apart"),
+)
 #: Pages that are not checked yet.
 LATER = """
 CHANGELOG.md
@@ -91,15 +94,11 @@ docs/main-table.md
 docs/maps.md
 docs/methods.md
 docs/mutants.md
-docs/planted.md
 docs/protocol-distances.md
 docs/protocol-tables.md
-docs/protocol.md
 docs/report.md
 docs/reproduce.md
-docs/results.md
 docs/scoring.md
-docs/significance.md
 docs/six-benchmarks.md
 docs/statistics.md
 docs/table.md
@@ -153,13 +152,8 @@ def found(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def pages() -> Iterable[Path]:
-    """README, changelog, contributing and the docs' pages that are checked."""
-    named = [
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        ROOT / "CHANGELOG.md",
-        *(ROOT / "docs").rglob("*.md"),
-    ]
+    """README, changelog, contributing, and the pages of docs and appendices that are checked."""
+    named = [ROOT / "CHANGELOG.md", *PAGES]
     return sorted(page for page in named if page.relative_to(ROOT).as_posix() not in LATER)
 
 
