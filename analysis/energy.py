@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from analysis.bipartite import Bipartite, Stream, divide, joined
-from analysis.nulls import even_weight, uniform
+from analysis.nulls import even_weight, rearranged, uniform
 from analysis.sums import EdgeSums, in_c, over_edges
 from attngraph.edges import rsqrt
 
@@ -65,59 +65,69 @@ def energies(graph: Bipartite, p: float = 1.5, sums: EdgeSums | None = None) -> 
     Raises:
         ValueError: p below 1.
     """
-    known = graph if sums is None else sums
-    return _energies(graph, p, known, _sums_along(graph, p, known)[0])
+    return _energies(graph, p, graph if sums is None else sums)[0]
 
 
-def energies_and_uniform(
-    graph: Bipartite, p: float, sums: EdgeSums, even: EdgeSums
-) -> tuple[Energies, Energies]:
-    """The energies of a graph and those of uniform attention (:func:`analysis.nulls.uniform`), from the same
-    products of features.
+def energies_and_nulls(
+    graph: Bipartite, p: float, sums: EdgeSums, even: EdgeSums, orders: Sequence[Tensor]
+) -> list[Energies]:
+    """The energies of a graph, of uniform attention (:func:`analysis.nulls.uniform`), and of permuted graphs
+    (:func:`analysis.nulls.rearranged`), from the same products of features.
 
     Args:
         graph, p: as for :func:`energies`.
         sums: the graph's.
         even: those of uniform attention, :meth:`analysis.sums.EdgeSums.uniform`.
+        orders: of the nodes in the permuted graphs, each ``(b, m)``.
 
     Raises:
         ValueError: p below 1.
     """
-    found, of_even = _sums_along(graph, p, sums, even)
-    return _energies(graph, p, sums, found), _energies(graph, p, even, of_even)
+    return _energies(graph, p, sums, even, orders)
 
 
-def _energies(graph: Bipartite, p: float, sums: Bipartite | EdgeSums, along: Sequence[Tensor]) -> Energies:
-    """From the degrees of nodes and the sums of :func:`_along` over edges."""
-    sides = list(zip(graph.features, (sums.query_degree, sums.value_degree)))
-    lengths = [torch.linalg.vector_norm(x, dim=-1) for x, _ in sides]
-    of_cosines, dirichlet, p_dirichlet = along
-    # the mean direction of either side, each node by its degree
-    q, v = (
-        ((degree / length.clamp(min=_SHORTEST))[..., None, :] @ x)[..., 0, :].double()
-        for (x, degree), length in zip(sides, lengths)
-    )
-    total = sums.query_degree.sum(-1, dtype=torch.float64)
-    cosine, chance = divide(of_cosines, total), divide((q * v).sum(-1), total.square())
-
-    def norm(power: float) -> Tensor:
-        query, value = (
-            (length.pow(power) * joined(degree)).sum(-1, dtype=torch.float64)
-            for (_, degree), length in zip(sides, lengths)
-        )
-        return query + value
-
-    normalised = divide(dirichlet, norm(2)), divide(p_dirichlet, norm(p))
-    return Energies(cosine, cosine - chance, dirichlet, normalised[0], p_dirichlet, normalised[1])
+def _energies(
+    graph: Bipartite,
+    p: float,
+    sums: Bipartite | EdgeSums,
+    even: EdgeSums | None = None,
+    orders: Sequence[Tensor] = (),
+) -> list[Energies]:
+    """To permute features is to permute edges the other way: all graphs have the same features, which meet
+    the degrees of other nodes."""
+    if p < 1:
+        raise ValueError(f"p must be at least 1, got {p}")
+    backs = [order.argsort(-1) for order in orders]
+    of_cosines, dirichlet, p_dirichlet = _sums_along(graph, p, sums, even, orders, backs).unbind(-1)
+    known, total = [sums] if even is None else [sums, even], sums.query_degree.sum(-1, dtype=torch.float64)
+    directions, norms = [], []
+    for x, name, moves in zip(graph.features, ("query_degree", "value_degree"), (graph.paired, True)):
+        first, *more = (getattr(of, name) for of in known)
+        more += [first.gather(-1, back[:, None].expand_as(first)) if moves else first for back in backs]
+        degree = torch.stack([first, *more], 2)  # (b, h, graphs, nodes)
+        length = torch.linalg.vector_norm(x, dim=-1)[..., None, :]
+        # the mean direction, each node by its degree
+        directions.append(((degree / length.clamp(min=_SHORTEST)) @ x).double())
+        powers = (length.pow(power) * joined(degree) for power in (2, p))
+        norms.append([power.sum(-1, dtype=torch.float64) for power in powers])
+    cosine = divide(of_cosines, total[..., None])
+    chance = divide(torch.linalg.vecdot(*directions), total.square()[..., None])
+    norm, p_norm = (query + value for query, value in zip(*norms))
+    normalised = divide(dirichlet, norm), divide(p_dirichlet, p_norm)
+    found = cosine, cosine - chance, dirichlet, normalised[0], p_dirichlet, normalised[1]
+    return [Energies(*of) for of in zip(*(x.unbind(-1) for x in found))]
 
 
 def _sums_along(
-    graph: Bipartite, p: float, sums: Bipartite | EdgeSums, even: EdgeSums | None = None
-) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """The sums of :func:`_along` over the edges of the graph, and over those of uniform attention where its
-    sums are given."""
-    if p < 1:
-        raise ValueError(f"p must be at least 1, got {p}")
+    graph: Bipartite,
+    p: float,
+    sums: Bipartite | EdgeSums,
+    even: EdgeSums | None,
+    orders: Sequence[Tensor],
+    backs: Sequence[Tensor],
+) -> Tensor:
+    """The sums of :func:`_along` over the edges of the graph, of uniform attention where its sums are given,
+    and of permuted graphs, ``(b, h, graphs, 3)``."""
     (b, h, n, m), d = graph.weight.shape, graph.features[0].shape[-1]
     features = [x.expand(b, h, nodes, d) for x, nodes in zip(graph.features, (n, m))]
     if not isinstance(graph, Stream):
@@ -125,18 +135,21 @@ def _sums_along(
         if even is not None:
             each, every = even_weight(graph, even.query_degree), even.value_degree
             visible = None if (graph.seen == m).all() else graph.visible.expand(b, n, m)
-        options = b * h, h, n, m, d, float(p)
-        inputs = graph.weight, *features, sums.query_degree, sums.value_degree, each, every, visible
-        found = torch.empty(2, b, h, 3, dtype=torch.float64, device=graph.weight.device)
-        if in_c("attngraph_energies", options, inputs, list(found)):
-            return found[0].unbind(-1), found[1].unbind(-1)
+        inverse = torch.stack([*backs], 1).int() if backs else None
+        options = b * h, h, n, m, d, len(orders), graph.paired, float(p)
+        inputs = graph.weight, *features, sums.query_degree, sums.value_degree, each, every, visible, inverse
+        shape = b, h, 2 + len(orders), 3
+        found = torch.empty(shape, dtype=torch.float64, device=graph.weight.device)
+        if in_c("attngraph_energies", options, inputs, [found]):
+            return found[:, :, :1] if even is None else found
 
-    def along(view: Bipartite, of: Bipartite | EdgeSums) -> Sequence[Tensor]:
-        degrees = of.query_degree, of.value_degree
-        scaled = (x * rsqrt(degree)[..., None] for x, degree in zip(features, degrees))
-        return over_edges(partial(_along, p=p), view, *scaled)
+    def along(view: Bipartite, of: Bipartite | EdgeSums) -> Tensor:
+        sides = zip(view.features, (of.query_degree, of.value_degree))
+        scaled = ((x * rsqrt(degree)[..., None]).expand(b, h, -1, -1) for x, degree in sides)
+        return torch.stack(over_edges(partial(_along, p=p), view, *scaled), -1)
 
-    return along(graph, sums), () if even is None else along(uniform(graph), even)
+    views = [along(graph, sums)] + ([] if even is None else [along(uniform(graph), even)])
+    return torch.stack([*views, *(along(rearranged(graph, order), sums) for order in orders)], 2)
 
 
 def _along(weight: Tensor, q: Tensor, v: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:

@@ -68,9 +68,24 @@ def permuted(graph: Bipartite, draws: Draws) -> Bipartite:
     Raises:
         ValueError: the graph has no features.
     """
-    query, value = graph.features
+    return rearranged(graph, permutation(graph, draws))
+
+
+def permutation(graph: Bipartite, draws: Draws) -> Tensor:
+    """A random order of the values, or of the nodes where both sides are the same, ``(b, m)``: of those that
+    may have edges, the others stay in their places."""
     touched = graph.columns | graph.rows if graph.paired else graph.columns
-    order = shuffle(touched[:, None], draws)[:, 0]
+    return shuffle(touched[:, None], draws)[:, 0]
+
+
+def rearranged(graph: Bipartite, order: Tensor) -> Bipartite:
+    """The graph in which value j has the features of value ``order[:, j]``, and query i those of query
+    ``order[:, i]`` where both sides are the same nodes.
+
+    Raises:
+        ValueError: the graph has no features.
+    """
+    query, value = graph.features
 
     def moved(x: Tensor) -> Tensor:
         found = torch.empty_like(x, memory_format=torch.contiguous_format)

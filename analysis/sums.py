@@ -24,6 +24,8 @@ from attngraph.streaming import sweep
 
 #: The most edges of one part in :func:`in_parts`: some arrays of them fit into a processor's cache.
 EDGES = 2**19
+#: What the functions in C read.
+TYPES = (torch.float32, torch.bool, torch.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +214,7 @@ def in_c(
     name: str, options: Sequence[float], inputs: Sequence[Tensor | None], outputs: Sequence[Tensor]
 ) -> bool:
     """Call a function of ``attngraph/native/edges.c``, and return True: if the library of C kernels can be
-    used, all inputs are on the processor, in single precision or of truth values, and not empty, and no
+    used, all inputs are on the processor, of the types that it reads (:data:`TYPES`), and not empty, and no
     gradients are wanted. Otherwise nothing happens.
 
     Args:
@@ -225,7 +227,7 @@ def in_c(
         MemoryError: there is no memory for the edges of a head.
     """
     tensors = [x for x in inputs if x is not None]
-    wanted = all(x.is_cpu and x.dtype in (torch.float32, torch.bool) and x.numel() for x in tensors)
+    wanted = all(x.is_cpu and x.dtype in TYPES and x.numel() for x in tensors)
     differentiated = transformed() or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
     if not wanted or differentiated or library() is None:
         return False

@@ -17,7 +17,7 @@ from analysis.closed_form import closed_form
 from analysis.contrast import Contrast, Distances, Region, queries_per_value, square_distances
 from analysis.homophily import codes, mixings
 from analysis.labels import Labels
-from analysis.nulls import Draws, permuted, shuffle, uniform
+from analysis.nulls import Draws, permutation, permuted, rearranged, shuffle, uniform
 from analysis.sums import EdgeSums
 from attngraph import AttentionGraph
 from attngraph.degrees import check_degree
@@ -133,10 +133,11 @@ def measure(
         new_draws: the random numbers of each purpose (a labelling's name, "features", "clouds", "spectra").
         self_loops: keep the diagonal of a paired graph in label statistics.
     """
-    views = [graph]
+    views, orders = [graph], []
     if graph.query is not None:
         draws = new_draws("features")
-        views += [permuted(graph, draws) for _ in range(settings.permutations)]
+        orders = [permutation(graph, draws) for _ in range(settings.permutations)]
+        views += [rearranged(graph, order) for order in orders]
     values = [view.value for view in views if view.value is not None]
     sums = EdgeSums.of(graph, values)
     even = EdgeSums.uniform(graph, values[:1], sums=sums)
@@ -148,7 +149,7 @@ def measure(
     if labels:
         measured |= _by_labels(graph, labels, settings, new_draws, self_loops or not graph.paired)
     if graph.query is not None:
-        by_feature = _by_features(views, sums, even, settings.p)
+        by_feature = _by_features(views, orders, sums, even, settings.p)
         by_feature |= _by_clouds(graph, settings, new_draws("clouds"))
         measured |= {(statistic, ""): result for statistic, result in by_feature.items()}
         if settings.bins:
@@ -185,13 +186,12 @@ def _by_labels(
     return measured
 
 
-def _by_features(views: list[Bipartite], sums: EdgeSums, even: EdgeSums, p: float) -> dict[str, Measured]:
-    """The first view is the graph, the others have permuted features."""
+def _by_features(
+    views: list[Bipartite], orders: list[Tensor], sums: EdgeSums, even: EdgeSums, p: float
+) -> dict[str, Measured]:
+    """The first view is the graph, the others have features in other orders."""
     graph, *others = views
-    found = [
-        *energy.energies_and_uniform(graph, p, sums, even),
-        *(energy.energies(view, p, sums) for view in others),
-    ]
+    found = energy.energies_and_nulls(graph, p, sums, even, orders)
     first, *rest = sums.at_queries
     received = [(first, sums), (even.at_queries[0], even), *((x, sums) for x in rest)]
     value, flat, *nulls = (

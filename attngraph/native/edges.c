@@ -104,17 +104,21 @@ EXPORT int attngraph_edge_sums(int items, int n, int m, int columns, int rows, i
 
 /* ---- energies ----------------------------------------------------------------------------------------------- */
 
-/* Of the graph, and of uniform attention with the same degrees of queries, with
+/* Of the graph, of uniform attention with the same degrees of queries, and of permuted graphs, with
  *
- *   R2 = |q|2/d + |v|2/e - 2 q.v / sqrt(d e):   sum A cos(q, v),   sum A R2,   sum (A R2)^(p/2) . */
+ *   R2 = |q|2/d + |v|2/e - 2 q.v / sqrt(d e):   sum A cos(q, v),   sum A R2,   sum (A R2)^(p/2) .
+ *
+ * All share the products q.v: in a permuted graph node i has the features of node order[i], so the features of node j
+ * meet the edges of node back[j], where back is the inverse of order. */
 typedef struct {
-    int heads, n, m, d;
+    int heads, n, m, d, nulls, paired; /* number of permuted graphs; paired: 1 if their queries move as values do */
     float p_half;
     const float *weight, *query, *value, *query_degree, *value_degree;
     const float *even, *even_degree; /* uniform attention: the weight of each query's edges (n) and the degrees of
                                         values; or NULL */
     const uint8_t *visible;          /* (b, n, m): where uniform attention has edges; NULL: everywhere */
-    double *out, *even_out;          /* (items, 3) */
+    const int32_t *back;             /* (b, nulls, m), or NULL */
+    double *out;                     /* (items, 2 + nulls, 3): the graph, uniform attention, permuted graphs */
     int failed;
 } Energies;
 
@@ -137,12 +141,17 @@ static inline float power_of(int roots, float p_half, float x) {
     return roots ? root * sqrtf(root) : where(x > FLT_MIN, exp2_of(p_half * log2_of(larger(x, FLT_MIN))));
 }
 
+/* Of all values: 1/|v|, and with their degrees in a graph 1/sqrt(e) and |v|2/e. */
+typedef struct {
+    float *inverse, *roots, *lengths;
+} Scaled;
+
 /* Edges of query i with weights a; of weight 1 where a is NULL, if they are visible, or all where that is NULL too.
- * `two_root` is 2 / sqrt(d). */
-static inline __attribute__((always_inline)) Row
-sum_row(int by_roots, int m, float p_half, float norm, float two_root, const float *restrict a,
-        const uint8_t *restrict visible, const float *restrict dot, const float *restrict roots,
-        const float *restrict lengths, const float *restrict inverse) {
+ * `norm` is |q|2/d and `two_root` 2/sqrt(d). */
+static inline __attribute__((always_inline)) Row sum_row(int by_roots, int m, float p_half, float norm, float two_root,
+                                                         const float *restrict a, const uint8_t *restrict visible,
+                                                         const float *restrict dot, Scaled values) {
+    const float *restrict inverse = values.inverse, *restrict roots = values.roots, *restrict lengths = values.lengths;
     float cosine = 0, square = 0, power = 0;
     SUM(cosine, square, power) for (int j = 0; j < m; j++) {
         float weight = a ? a[j] : visible ? visible[j] : 1.f;
@@ -156,71 +165,98 @@ sum_row(int by_roots, int m, float p_half, float norm, float two_root, const flo
 
 /* A loop of its own for each kind of row, without conditions in it. */
 static Row row_energy(int m, float p_half, float norm, float two_root, const float *a, const uint8_t *visible,
-                      const float *dot, const float *roots, const float *lengths, const float *inverse) {
-#define ROW(by_roots, a, visible) sum_row(by_roots, m, p_half, norm, two_root, a, visible, dot, roots, lengths, inverse)
+                      const float *dot, Scaled values) {
+#define ROW(by_roots, a, visible) sum_row(by_roots, m, p_half, norm, two_root, a, visible, dot, values)
     if (p_half == .75f) return a ? ROW(1, a, NULL) : visible ? ROW(1, NULL, visible) : ROW(1, NULL, NULL);
     return a ? ROW(0, a, NULL) : visible ? ROW(0, NULL, visible) : ROW(0, NULL, NULL);
 #undef ROW
 }
 
-/* Add a row's sums: weights and inverse length of the query are still missing. A cosine that is infinite or NaN
- * makes all three NaN, which comparisons in the loop have hidden. */
-static inline void add_row(double *out, Row row, float weight, float p_half, float inverse) {
+/* Add the sums of a query with this squared length and degree, whose edges all count `each` times. A cosine that is
+ * infinite or NaN makes all three NaN, which comparisons in the loop have hidden. */
+static void add_query(double *out, int m, float p_half, float square, float degree, float each, const float *a,
+                      const uint8_t *visible, const float *dot, Scaled values) {
+    float root = root_of(degree), inverse = 1 / larger(sqrtf(square), SHORTEST);
+    Row row = row_energy(m, p_half, square * root * root, 2 * root, a, visible, dot, values);
     float bad = row.cosine - row.cosine;
-    out[0] += (double)row.cosine * inverse * weight;
-    out[1] += (double)row.square * weight + bad;
-    out[2] += (double)row.power * (weight == 1 ? 1 : pow(weight, p_half)) + bad;
+    out[0] += (double)row.cosine * inverse * each;
+    out[1] += (double)row.square * each + bad;
+    out[2] += (double)row.power * (each == 1 ? 1 : pow(each, p_half)) + bad;
+}
+
+/* Fill `roots` and `lengths`: value j has degree[back[j]], or degree[j] where that is NULL. */
+static void scale_values(int m, const float *square, const float *degree, const int32_t *back, Scaled values) {
+    for (int j = 0; j < m; j++) {
+        float root = root_of(degree[back ? back[j] : j]);
+        values.roots[j] = root;
+        values.lengths[j] = square[j] * root * root;
+    }
+}
+
+/* Room for m numbers each: 1/|v| for all views, then roots and lengths of each. */
+static Scaled view_of(float *room, int m, int view) {
+    size_t wide = (m + 15) / 16 * 16;
+    return (Scaled){room, room + (2 * view + 1) * wide, room + (2 * view + 2) * wide};
+}
+
+/* The row's numbers in another order. Rows come in no order themselves, so the next one is fetched meanwhile. */
+static void move_row(int m, const float *restrict row, const float *next, const int32_t *restrict from,
+                     float *restrict to) {
+    for (int j = 0; j < m; j += 16) __builtin_prefetch(next + j);
+    _Pragma("GCC unroll 8") for (int j = 0; j < m; j++) to[j] = row[from[j]];
 }
 
 static void energies_of_item(void *argument, int item) {
     Energies *job = argument;
-    int n = job->n, m = job->m, d = job->d, strip = strip_of(m);
-    size_t queries = (size_t)item * n, values = (size_t)item * m;
-    float *room = scratch((size_t)strip * m + 5 * (size_t)(m + 16) + 16), p_half = job->p_half;
+    int n = job->n, m = job->m, d = job->d, nulls = job->nulls, views = 2 + nulls, strip = strip_of(m);
+    size_t queries = (size_t)item * n, values = (size_t)item * m, example = item / job->heads;
+    float *room = scratch((size_t)strip * m + 16 + (3 + 2 * (size_t)views) * (m + 16)), p_half = job->p_half;
     if (!room) {
         job->failed = 1;
         return;
     }
-    float *dot = take(&room, (size_t)strip * m), *roots = take(&room, m), *lengths = take(&room, m);
-    float *even_roots = take(&room, m), *even_lengths = take(&room, m), *inverse = take(&room, m);
-    const float *value = job->value + values * d;
+    float *dot = take(&room, (size_t)strip * m), *square = take(&room, m), *moved = take(&room, m);
+    const float *value = job->value + values * d, *degree = job->value_degree + values;
+    const float *weight = job->weight + queries * m;
+    const int32_t *back = nulls ? job->back + example * nulls * m : NULL;
+    Scaled own = view_of(room, m, 0), even = view_of(room, m, 1);
     for (int j = 0; j < m; j++) {
-        float square = square_of(d, value + (size_t)j * d);
-        inverse[j] = 1 / larger(sqrtf(square), SHORTEST);
-        roots[j] = root_of(job->value_degree[values + j]);
-        lengths[j] = square * roots[j] * roots[j];
-        even_roots[j] = job->even ? root_of(job->even_degree[values + j]) : 0;
-        even_lengths[j] = square * even_roots[j] * even_roots[j];
+        square[j] = square_of(d, value + (size_t)j * d);
+        own.inverse[j] = 1 / larger(sqrtf(square[j]), SHORTEST);
     }
-    double out[3] = {0}, even[3] = {0};
-    for (int i = 0; i < n; i += strip) {
-        int count = least_of(strip, n - i);
-        const float *query = job->query + (queries + i) * d;
-        product_nt(count, m, d, 1.f, query, d, value, d, 0.f, dot, m);
-        for (int k = 0; k < count; k++) {
-            size_t row = queries + i + k;
-            const float *a = job->weight + row * m, *of = dot + (size_t)k * m;
-            float square = square_of(d, query + (size_t)k * d), back = 1 / larger(sqrtf(square), SHORTEST);
-            float root = root_of(job->query_degree[row]), norm = square * root * root;
-            add_row(out, row_energy(m, p_half, norm, 2 * root, a, NULL, of, roots, lengths, inverse), 1, p_half, back);
-            if (!job->even) continue;
-            const uint8_t *visible = job->visible;
-            if (visible) visible += ((size_t)(item / job->heads) * n + i + k) * m;
-            add_row(even, row_energy(m, p_half, norm, 2 * root, NULL, visible, of, even_roots, even_lengths, inverse),
-                    job->even[row], p_half, back);
+    scale_values(m, square, degree, NULL, own);
+    if (job->even) scale_values(m, square, job->even_degree + values, NULL, even);
+    for (int k = 0; k < nulls; k++) scale_values(m, square, degree, back + (size_t)k * m, view_of(room, m, 2 + k));
+    double *out = job->out + 3 * (size_t)item * views;
+    memset(out, 0, sizeof(double) * 3 * views);
+    for (int first = 0; first < n; first += strip) {
+        int count = least_of(strip, n - first);
+        product_nt(count, m, d, 1.f, job->query + (queries + first) * d, d, value, d, 0.f, dot, m);
+        for (int i = first; i < first + count; i++) {
+            const float *of = dot + (size_t)(i - first) * m, *degrees = job->query_degree + queries;
+            float length = square_of(d, job->query + (queries + i) * d);
+            add_query(out, m, p_half, length, degrees[i], 1, weight + (size_t)i * m, NULL, of, own);
+            if (job->even) {
+                const uint8_t *visible = job->visible ? job->visible + (example * n + i) * m : NULL;
+                add_query(out + 3, m, p_half, length, degrees[i], job->even[queries + i], NULL, visible, of, even);
+            }
+            for (int k = 0; k < nulls; k++) {
+                const int32_t *from = back + (size_t)k * m;
+                int row = job->paired ? from[i] : i, next = job->paired ? from[least_of(i + 1, n - 1)] : i;
+                move_row(m, weight + (size_t)row * m, weight + (size_t)next * m, from, moved);
+                add_query(out + 6 + 3 * k, m, p_half, length, degrees[row], 1, moved, NULL, of, view_of(room, m, 2 + k));
+            }
         }
     }
-    memcpy(job->out + 3 * (size_t)item, out, sizeof out);
-    if (job->even) memcpy(job->even_out + 3 * (size_t)item, even, sizeof even);
 }
 
 /* Returns 0, or 1 if there is no memory. */
-EXPORT int attngraph_energies(int items, int heads, int n, int m, int d, float p, const float *weight,
-                              const float *query, const float *value, const float *query_degree,
+EXPORT int attngraph_energies(int items, int heads, int n, int m, int d, int nulls, int paired, float p,
+                              const float *weight, const float *query, const float *value, const float *query_degree,
                               const float *value_degree, const float *even, const float *even_degree,
-                              const uint8_t *visible, double *out, double *even_out, int threads) {
-    Energies job = {heads, n,    m,           d,       .5f * p, weight,   query, value, query_degree, value_degree,
-                    even,  even_degree, visible, out,     even_out, 0};
+                              const uint8_t *visible, const int32_t *back, double *out, int threads) {
+    Energies job = {heads, n, m, d, nulls, paired, .5f * p, weight, query, value, query_degree, value_degree,
+                    even, even_degree, visible, back, out, 0};
     for_each(energies_of_item, &job, items, threads);
     return job.failed;
 }

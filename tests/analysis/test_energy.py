@@ -13,9 +13,12 @@ from analysis.bipartite import Bipartite
 from analysis.energy import (
     decompose,
     energies,
+    energies_and_nulls,
     spectral_density,
     spectral_energy,
 )
+from analysis.nulls import Draws, permutation, rearranged, uniform
+from analysis.sums import EdgeSums
 from tests.analysis.example_graphs import random_graph
 
 
@@ -65,6 +68,18 @@ def test_against_loops(options):
                 assert energies(graph, p).p_dirichlet[e, h].item() == pytest.approx(
                     loops(graph, e, h, p), rel=1e-9
                 )
+
+
+@pytest.mark.parametrize("options", [{}, {"kind": "self", "causal": True, "softmax": False}])
+def test_nulls_are_graphs(options):
+    """Permuted features meet the degrees of other nodes."""
+    graph = Bipartite.of(random_graph(b=3, n=6, **options))
+    draws = Draws(4)
+    orders = [permutation(graph, draws) for _ in range(2)]
+    found = energies_and_nulls(graph, 1.25, EdgeSums.of(graph), EdgeSums.uniform(graph), orders)
+    graphs = [graph, uniform(graph), *(rearranged(graph, order) for order in orders)]
+    for one, null in zip(found, graphs, strict=True):
+        torch.testing.assert_close(torch.stack(one), torch.stack(energies(null, 1.25)))
 
 
 def test_is_the_laplacian_form_of_pyg():

@@ -9,8 +9,9 @@ from analysis import sums
 from analysis.bipartite import Bipartite
 from analysis.closed_form import ClosedForm, closed_form
 from analysis.clouds import neighbour_cka
-from analysis.energy import energies, energies_and_uniform
+from analysis.energy import Energies, energies, energies_and_nulls
 from analysis.heterophily import Heterophily
+from analysis.nulls import Draws, permutation
 from analysis.sums import EdgeSums
 from attngraph import AttentionGraph
 from attngraph.native import library as native
@@ -78,6 +79,13 @@ def asked(graph: Bipartite) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     return [graph.value, codes[0]], [codes[1], graph.query]
 
 
+def with_nulls(graph: Bipartite, p: float) -> list[Energies]:
+    """Of the graph, of uniform attention, and of two permuted graphs."""
+    draws = Draws()
+    orders = [permutation(graph, draws) for _ in range(2)]
+    return energies_and_nulls(graph, p, EdgeSums.of(graph), EdgeSums.uniform(graph), orders)
+
+
 def assert_sums(found: EdgeSums, expected: EdgeSums) -> None:
     for field in fields(EdgeSums):
         pairs = [getattr(x, field.name) for x in (found, expected)]
@@ -105,11 +113,10 @@ def test_sums(in_c, options):
 @pytest.mark.parametrize("p", [1, 1.5, 2.7])
 @pytest.mark.parametrize("options", GRAPHS.values(), ids=GRAPHS)
 def test_energies(in_c, options, p):
-    """p = 1.5 has a way of its own, and so has uniform attention with and without a mask."""
-    found, expected = (
-        energies_and_uniform(graph, p, EdgeSums.of(graph), EdgeSums.uniform(graph))
-        for graph in map(Bipartite.of, both(options))
-    )
+    """p = 1.5 has a way of its own, and so have uniform attention with and without a mask and permuted graphs
+    with queries that move and that stay."""
+    found, expected = (with_nulls(graph, p) for graph in map(Bipartite.of, both(options)))
+    assert len(found) == 4
     for one, other in zip(found, expected):
         for name in one._fields:
             assert_near(getattr(one, name), getattr(other, name), name)
@@ -157,8 +164,9 @@ def test_a_feature_that_is_no_number_is_not_hidden(in_c):
     value[0, 0, 2, 1] = torch.nan
     graph = replace(graph, value=value, metric=None)
     view = Bipartite.of(graph)
-    found = *energies_and_uniform(view, 2.7, EdgeSums.of(view), EdgeSums.uniform(view)), closed_form(graph)
-    for numbers in (*found[0], *found[1], found[2].r, found[2].variation, found[2].without_product):
+    form = closed_form(graph)
+    found = (number for energy in with_nulls(view, 2.7) for number in energy)
+    for numbers in (*found, form.r, form.variation, form.without_product):
         assert numbers[0, 0].isnan() and numbers[0, 1:].isfinite().all()
 
 
