@@ -37,7 +37,7 @@ help:
 	@echo "SCATTER=1 adds torch-scatter, compiled for 5 to 10 minutes. pip's own settings (PIP_...) are respected."
 
 ablation: $(READY)
-	$(RUN) -m experiments.cli ablation --preset quick $(ARGS)
+	$(RUN) -m attngraph ablation --preset quick $(ARGS)
 
 # A worker for each core, each with one thread; a file's tests stay together, since they share what they train.
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest -n $(CORES) --dist loadfile

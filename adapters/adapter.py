@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapters.config import GraphAdapterConfig
-from adapters.joins import JOINS
-from adapters.query_rows import with_query_rows
-from adapters.saved import upgraded
-from adapters.scheme import Scheme
+from attngraph.adapters.config import GraphAdapterConfig
+from attngraph.adapters.joins import JOINS
+from attngraph.adapters.query_rows import with_query_rows
+from attngraph.adapters.saved import upgraded
+from attngraph.adapters.scheme import Scheme
 from attngraph.graph import AttentionGraph
 from attngraph.reading.calls import Call, Graph
 from attngraph.reading.heads import merge_heads
@@ -27,7 +27,7 @@ class GraphAdapter(nn.Module):
 
     Attributes:
         scheme, join: the two parts.
-        backend, top_k, rescale, query_rows: as in :class:`adapters.GraphAdapterConfig`.
+        backend, top_k, rescale, query_rows: as in :class:`attngraph.adapters.GraphAdapterConfig`.
 
     Args:
         config: what the adapter is made of.
@@ -62,13 +62,13 @@ class GraphAdapter(nn.Module):
         """Run the scheme on the graph of an attention call.
 
         In training, the scheme starts from the attention scores where it can
-        (:meth:`~adapters.scheme.Scheme.aggregate_and_context`): there it has faster ways, which also give the
-        attention output if every query sees something. In evaluation the attention output is the model's own,
-        so that a new adapter changes nothing, to the last bit; the scheme starts from the model's weights, or
-        without gradients from the scores if it has a faster way from there. The tiled backend always starts
-        from the scores, and gives the attention output. When a model decodes with a key/value cache, adapters
-        that see the same edges share the running degrees kept there. A scheme that gives the attention output
-        itself takes it as it is, and needs none of that.
+        (:meth:`~attngraph.adapters.scheme.Scheme.aggregate_and_context`): there it has faster ways, which
+        also give the attention output if every query sees something. In evaluation the attention output is
+        the model's own, so that a new adapter changes nothing, to the last bit; the scheme starts from the
+        model's weights, or without gradients from the scores if it has a faster way from there. The tiled
+        backend always starts from the scores, and gives the attention output. When a model decodes with a
+        key/value cache, adapters that see the same edges share the running degrees kept there. A scheme that
+        gives the attention output itself takes it as it is, and needs none of that.
 
         Args:
             call: what the attention layer computed. Its ``context`` is set where the scheme computes it

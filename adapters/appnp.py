@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from adapters.scheme import Scheme, check_degree, check_range, check_steps, register
+from attngraph.adapters.scheme import Scheme, check_degree, check_range, check_steps, register
 from attngraph.edges import Edges
 
 

@@ -3,7 +3,7 @@
 PEFT registers a method only under a name that its ``PeftType`` enum holds, and that enum is closed: a member
 is added here at run time. A checkpoint names its method in ``adapter_config.json``; PEFT looks that name up
 and raises ``KeyError`` with it when it does not know it. So the name that we write there says what to do, and
-:mod:`adapters.peft` registers it as a second name of the same configuration.
+:mod:`attngraph.adapters.peft` registers it as a second name of the same configuration.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ from typing import Any
 from peft import PeftConfig
 from peft.utils import PeftType
 
-from adapters.joins import JOINS
-from adapters.query_rows import QUERY_ROWS
-from adapters.scheme import RENAMED, SCHEMES, Scheme
+from attngraph.adapters.joins import JOINS
+from attngraph.adapters.query_rows import QUERY_ROWS
+from attngraph.adapters.scheme import RENAMED, SCHEMES, Scheme
 from attngraph.backends import BACKENDS, DENSE_WAYS
 from attngraph.errors import UserError
 
 NAME = "graph_adapter"
-SAVED_NAME = (
-    "GRAPH_ADAPTER (of the Python package attngraph: install it and `import adapters` before loading)"
-)
+SAVED_NAME = "GRAPH_ADAPTER (of the Python package attngraph: install it and `import attngraph.adapters` before loading)"
 POSITIONS = ("self", "cross", "ffn")
 ALL_LINEAR = "all-linear"
 SCHEME_ARGS = ("p", "mu", "steps", "alpha", "theta", "degree", "learn_p", "learn_mu", "normalize", "seed")
@@ -62,8 +60,8 @@ class GraphAdapterConfig(PeftConfig):
     r"""Graph adapters for ``peft.get_peft_model``.
 
     By default they follow every attention layer and feed-forward block of the model; in a vision-language
-    model those of its language side, since the image encoder is frozen. See :mod:`adapters.peft.places` for
-    how they are found.
+    model those of its language side, since the image encoder is frozen. See
+    :mod:`attngraph.adapters.peft.places` for how they are found.
 
     With ``gnn="gcn"`` this **is** the bottleneck adapter of Houlsby et al. (2019), as AdapterHub has it and
     PEFT's users have asked for it since 2023 (`PEFT #244 <https://github.com/huggingface/peft/issues/244>`_),
@@ -78,7 +76,7 @@ class GraphAdapterConfig(PeftConfig):
     >>> model.save_pretrained("bottleneck-adapter")
 
     Args:
-        gnn: the scheme's name in ``adapters.SCHEMES``.
+        gnn: the scheme's name in ``attngraph.adapters.SCHEMES``.
         p, mu, steps, alpha, theta, degree, learn_p, learn_mu, normalize, seed: arguments of the scheme, where
             it takes them. Default: the scheme's own, which is saved with the adapter.
         gnn_args: arguments of schemes that have others, e.g. ``{"epsilon": 0.2}``; likewise.
@@ -95,9 +93,9 @@ class GraphAdapterConfig(PeftConfig):
         shared: one scheme for all layers, so that they learn one p together. Default: one per layer.
         top_k: keep only each query's ``top_k`` heaviest edges. Default: all of them.
         rescale: give each query's aggregated features the length of its attention output, so that only their
-            direction differs; see :func:`adapters.rescale.rescaled`.
+            direction differs; see :func:`attngraph.adapters.rescale.rescaled`.
         query_rows: what stands at the query nodes: ``query`` (the projected queries), ``zero`` or ``noise``;
-            see :func:`adapters.query_rows.with_query_rows`.
+            see :func:`attngraph.adapters.query_rows.with_query_rows`.
         target_modules: which attention layers: names of attention modules or of their output projections. In
             a list, full names or their ends (``"layers.3.self_attn"``); a string is a regular expression for
             the whole name. ``"all-linear"`` means all attention layers, those of an image encoder too.
@@ -312,6 +310,10 @@ def _names(field_name: str, value: Any) -> list[str] | str | None:
 
 def __getattr__(name: str) -> Any:
     if name == "AdapterConfig":  # until the version after 0.1
-        warnings.warn("adapters.config.AdapterConfig is adapters.GraphAdapterConfig now", FutureWarning, 2)
+        warnings.warn(
+            "attngraph.adapters.config.AdapterConfig is attngraph.adapters.GraphAdapterConfig now",
+            FutureWarning,
+            2,
+        )
         return GraphAdapterConfig
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch_geometric.typing import OptPairTensor, OptTensor
 
-from adapters.pgnn import PGNN
-from adapters.scheme import Scheme, check_switch
 from attngraph import checks
+from attngraph.adapters.pgnn import PGNN
+from attngraph.adapters.scheme import Scheme, check_switch
 from attngraph.backends.message_passing import WeightedSum
 from attngraph.backends.sparse import EdgeList
 from attngraph.functorch import transformed
@@ -125,13 +125,13 @@ class SchemeConv(WeightedSum):
 
 
 class PGNNConv(SchemeConv):
-    """p-Laplacian message passing as a layer: :class:`SchemeConv` of :class:`adapters.pgnn.PGNN`.
+    """p-Laplacian message passing as a layer: :class:`SchemeConv` of :class:`attngraph.adapters.pgnn.PGNN`.
 
     >>> PGNNConv(p=1.25, mu=0.1)((x_value, x_query), edge_index, edge_weight)
 
     Args:
         causal: as for :class:`SchemeConv`.
-        options: the arguments of :class:`adapters.pgnn.PGNN`.
+        options: the arguments of :class:`attngraph.adapters.pgnn.PGNN`.
     """
 
     def __init__(self, causal: bool = False, **options: Any):

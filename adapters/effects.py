@@ -2,13 +2,14 @@ r"""What a scheme does to a query, as a few numbers: how much of its message, an
 
 A learned exponent says little by itself: p, μ, the degrees and a join's share trade against each other. These
 numbers compare what comes out instead. With a query's aggregated features :math:`\bar U_i`, its residual
-share :math:`\beta_i` (:meth:`adapters.scheme.Scheme.residual_share`) and its attention output :math:`U_i`,
+share :math:`\beta_i` (:meth:`attngraph.adapters.scheme.Scheme.residual_share`) and its attention output
+:math:`U_i`,
 
 - :math:`\kappa_i = 1 - \beta_i`, the share of the message;
 - :math:`\text{moved}_i = \frac12 \sum_j \Big| \frac{\bar w_{ij}}{\sum_k \bar w_{ik}} -
   \frac{M_{ij}}{\sum_k M_{ik}} \Big|`, the share of attention mass that the scheme moves to other values:
   total variation, from 0 to 1. The weights :math:`\bar w` are those with which values enter the message,
-  degrees included (:meth:`adapters.scheme.Scheme.message_weights`);
+  degrees included (:meth:`attngraph.adapters.scheme.Scheme.message_weights`);
 - :math:`\text{length}_i = \lVert m_i \rVert / \lVert U_i \rVert` and :math:`\text{cosine}_i = \cos(m_i, U_i)`
   of the message :math:`m_i = \bar U_i - \beta_i \hat V_i`, which is what comes from values;
 - the same of the whole :math:`\bar U_i`, the residual included.
@@ -25,9 +26,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.query_rows import with_query_rows
-from adapters.rescale import length_factor, square_length
-from adapters.scheme import Scheme
+from attngraph.adapters.query_rows import with_query_rows
+from attngraph.adapters.rescale import length_factor, square_length
+from attngraph.adapters.scheme import Scheme
 from attngraph.backends import edges_of
 from attngraph.edges import smallest_weight
 from attngraph.graph import AttentionGraph
@@ -37,7 +38,7 @@ from attngraph.reading.heads import merge_heads
 
 @dataclass(frozen=True)
 class Effect:
-    r"""What a scheme does, as averages over queries (and heads); see :mod:`adapters.effects`.
+    r"""What a scheme does, as averages over queries (and heads); see :mod:`attngraph.adapters.effects`.
 
     The averages are NaN where no query counts.
 
@@ -72,9 +73,9 @@ class EffectTally:
         output: :math:`W_o` ``(h·d, width)``, by which rows of merged heads are multiplied from the right.
             Default: none, so that heads stay apart side by side.
         top_k: keep only each query's heaviest edges before the scheme runs, as the option of the adapter.
-        rescale: see :func:`adapters.rescale.rescaled`; the whole then has length 1.
+        rescale: see :func:`attngraph.adapters.rescale.rescaled`; the whole then has length 1.
         share: of the ``blend`` join, to be put into the effect.
-        query_rows: what stands at the query nodes; see :func:`adapters.query_rows.with_query_rows`.
+        query_rows: what stands at the query nodes; see :func:`attngraph.adapters.query_rows.with_query_rows`.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from adapters.scheme import Scheme, check_switch, register
+from attngraph.adapters.scheme import Scheme, check_switch, register
 from attngraph.edges import Edges, rsqrt
 from attngraph.scores import AttentionScores
 

@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from adapters.appnp import pagerank
-from adapters.scheme import Scheme, check_degree, check_range, check_steps, register
+from attngraph.adapters.appnp import pagerank
+from attngraph.adapters.scheme import Scheme, check_degree, check_range, check_steps, register
 from attngraph.edges import Edges
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from adapters.scalar import Scalar
-from adapters.scheme import Scheme
+from attngraph.adapters.scalar import Scalar
+from attngraph.adapters.scheme import Scheme
 
 Projection = Callable[[Tensor], Tensor]
 

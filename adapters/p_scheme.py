@@ -1,5 +1,5 @@
-"""What pGNN (:class:`adapters.pgnn.PGNN`) and its controls share: steps of p-Laplacian message passing in
-tensor operations, and a scheme with their exponent, residual and degrees."""
+"""What pGNN (:class:`attngraph.adapters.pgnn.PGNN`) and its controls share: steps of p-Laplacian message
+passing in tensor operations, and a scheme with their exponent, residual and degrees."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from adapters.scalar import Scalar
-from adapters.scheme import Scheme, check_degree, check_range, check_steps, check_switch
+from attngraph.adapters.scalar import Scalar
+from attngraph.adapters.scheme import Scheme, check_degree, check_range, check_steps, check_switch
 from attngraph.edges import Edges, PerEdge, rsqrt, smallest_weight, square_distance
 
 P_LOW, P_HIGH = 1.0, 3.0  # the interval of a learned p
@@ -83,7 +83,7 @@ def p_steps(
     steps: int = 1,
     weigh: Weigh = p_weight,
 ) -> StepResult:
-    r"""Some steps of :class:`adapters.pgnn.PGNN`.
+    r"""Some steps of :class:`attngraph.adapters.pgnn.PGNN`.
 
     Args:
         edges: of the attention graph.
@@ -118,7 +118,7 @@ def _divisor(total: Tensor) -> Tensor:
 
 
 class PScheme(Scheme):
-    r"""Message passing with the residual and the normalisation of :class:`adapters.pgnn.PGNN`.
+    r"""Message passing with the residual and the normalisation of :class:`attngraph.adapters.pgnn.PGNN`.
 
     .. math::
         \bar U_i = \alpha_i \sum_j \frac{\bar M_{ij} \hat V_j}{\sqrt{d_i e_j}} + \beta_i \hat V_i, \qquad

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from adapters.kernels import step_of
-from adapters.p_scheme import PScheme, p_weight
-from adapters.scheme import register
+from attngraph.adapters.kernels import step_of
+from attngraph.adapters.p_scheme import PScheme, p_weight
+from attngraph.adapters.scheme import register
 from attngraph.scores import AttentionScores
 
 
@@ -38,7 +38,7 @@ class PGNN(PScheme):
         mu: weight of the residual; at least 0. Default: 0.1.
         steps: number of steps. Default: 1.
         learn_p: learn p within (1, 3). Default: ``True``. Its parameter must not be weight-decayed; see
-            :func:`adapters.peft.optimizer_groups`.
+            :func:`attngraph.adapters.peft.optimizer_groups`.
         learn_mu: learn μ > 0. Default: ``False``.
         degree: value degree, ``"sum"`` (the paper's) or ``"mean"``. Default: ``"sum"``.
 
@@ -58,8 +58,8 @@ class PGNN(PScheme):
     def aggregate_and_context(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`adapters.scheme.Scheme.aggregate_and_context`. A single step has a function with a
-        backward pass of its own; see :mod:`adapters.kernels`."""
+        """See :meth:`attngraph.adapters.scheme.Scheme.aggregate_and_context`. A single step has a function
+        with a backward pass of its own; see :mod:`attngraph.adapters.kernels`."""
         trained_metric = scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled()
         step = None if self.steps > 1 or trained_metric else step_of(backend, scores, context)
         if step is None:

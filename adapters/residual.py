@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from adapters.scheme import Scheme, check_range, register
+from attngraph.adapters.scheme import Scheme, check_range, register
 from attngraph.edges import Edges
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from adapters.p_scheme import PScheme, distance_weight
-from adapters.scheme import check_range, register
+from attngraph.adapters.p_scheme import PScheme, distance_weight
+from attngraph.adapters.scheme import check_range, register
 from attngraph.edges import Edges, PerEdge
 from attngraph.rotation import rotated_metric
 
@@ -22,9 +22,9 @@ class RotatedQueries(PScheme):
     For each head, the rows of :math:`E` are an orthonormal basis of the :math:`d_h` directions that
     :math:`W_o` spans, and :math:`Q` is a fixed random orthogonal matrix. So each query keeps its length, and
     in expectation over :math:`Q` the product :math:`\hat V_i^{*} \cdot \hat V_j` is 0. Messages and residual
-    keep the true features; degrees, lengths, p and μ act as in :class:`adapters.pgnn.PGNN`, which it equals
-    at p = 2. The difference between pGNN and this control is what the scalar product between a query and its
-    values contributes to :math:`R`, its mean over all pairs included.
+    keep the true features; degrees, lengths, p and μ act as in :class:`attngraph.adapters.pgnn.PGNN`, which
+    it equals at p = 2. The difference between pGNN and this control is what the scalar product between a
+    query and its values contributes to :math:`R`, its mean over all pairs included.
 
     Dealing the features out anew among the queries would do that too, but a query would then see features of
     later tokens, or of other texts of the batch, and cached decoding would deal differently. A rotation acts
@@ -33,8 +33,8 @@ class RotatedQueries(PScheme):
     This is no placebo: lengths and degrees stay in :math:`R`, and in cross-attention they are nearly all of
     it. There few queries share their weight among many values, so :math:`e_j \ll 1`,
     :math:`|\hat V_j|^2/e_j` outweighs the product, and pGNN and this control give nearly the same weights
-    (:mod:`analysis.closed_form`). That they score alike is then to be expected, and says nothing of what
-    lengths and degrees do.
+    (:mod:`attngraph.analysis.closed_form`). That they score alike is then to be expected, and says nothing of
+    what lengths and degrees do.
 
     With the metric :math:`G = W_o W_o^\top = L L^\top` (Cholesky) and features :math:`q, v` before
     :math:`W_o`, :math:`E = L^{-1} W_o` and the product is :math:`q\, (L Q L^\top)\, v^\top`: nothing is

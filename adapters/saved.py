@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adapters.scalar import SPEED
+from attngraph.adapters.scalar import SPEED
 from attngraph.errors import UserError
 
 REMEDY = "restore it, or train again"

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from adapters.scalar import learned_values
 from attngraph import degrees
+from attngraph.adapters.scalar import learned_values
 from attngraph.backends import edges_of
 from attngraph.backends.chunks import in_chunks
 from attngraph.checks import unchecked
@@ -170,8 +170,8 @@ class Scheme(nn.Module):
     def learned(self) -> dict[str, float]:
         """Current values of the single numbers that the scheme learns, under readable names.
 
-        By default each :class:`~adapters.scalar.Scalar`, by its own name. A scheme that keeps a number in
-        another form (a logit, a logarithm) gives its value.
+        By default each :class:`~attngraph.adapters.scalar.Scalar`, by its own name. A scheme that keeps a
+        number in another form (a logit, a logarithm) gives its value.
         """
         return learned_values(self)
 

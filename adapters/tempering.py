@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from adapters.p_scheme import PScheme, power_weight
-from adapters.scheme import register
+from attngraph.adapters.p_scheme import PScheme, power_weight
+from attngraph.adapters.scheme import register
 from attngraph.edges import Edges, PerEdge
 
 
@@ -15,9 +15,9 @@ class Tempering(PScheme):
 
     .. math:: \bar M_{ij} = M_{ij}^{p/2}
 
-    Degrees, normalisation, residual, p and steps are those of :class:`adapters.pgnn.PGNN`, which it equals at
-    p = 2. Above 2 it sharpens attention, below it flattens attention. The difference between pGNN and
-    tempering is what the distances :math:`R` do, their scale against the residual included.
+    Degrees, normalisation, residual, p and steps are those of :class:`attngraph.adapters.pgnn.PGNN`, which it
+    equals at p = 2. Above 2 it sharpens attention, below it flattens attention. The difference between pGNN
+    and tempering is what the distances :math:`R` do, their scale against the residual included.
 
     Args:
         p: exponent. The starting value in (1, 3) if it is learned, else any value in [1, 8]. Default: 1.5.

@@ -1,6 +1,6 @@
 r"""pGNN without the query: what its weights become where values have small degrees.
 
-A value enters the message of pGNN (:class:`adapters.pgnn.PGNN`) with the weight
+A value enters the message of pGNN (:class:`attngraph.adapters.pgnn.PGNN`) with the weight
 
 .. math::
     w_{ij} = \frac{M_{ij}^{p/2} R_{ij}^{p-2}}{\sqrt{d_i e_{ij}}}, \qquad
@@ -25,9 +25,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from analysis.bipartite import divide, positive
-from analysis.sums import in_c, in_parts
 from attngraph import AttentionGraph
+from attngraph.analysis.bipartite import divide, positive
+from attngraph.analysis.sums import in_c, in_parts
 from attngraph.backends import edges_of
 from attngraph.edges import rsqrt, smallest_weight, square_distance
 

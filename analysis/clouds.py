@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from analysis.bipartite import divide, positive
-from analysis.sums import EdgeSums, in_c, in_parts
+from attngraph.analysis.bipartite import divide, positive
+from attngraph.analysis.sums import EdgeSums, in_c, in_parts
 
 
 def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from analysis.bipartite import Bipartite, divide, visible_edges
-from analysis.nulls import Draws
 from attngraph import AttentionGraph
+from attngraph.analysis.bipartite import Bipartite, divide, visible_edges
+from attngraph.analysis.nulls import Draws
 from attngraph.backends import edges_of
 from attngraph.edges import rsqrt, square_distance
 from attngraph.rotation import rotated_metric

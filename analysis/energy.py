@@ -14,9 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from analysis.bipartite import Bipartite, Stream, divide, joined
-from analysis.nulls import even_weight, rearranged, uniform
-from analysis.sums import EdgeSums, in_c, over_edges
+from attngraph.analysis.bipartite import Bipartite, Stream, divide, joined
+from attngraph.analysis.nulls import even_weight, rearranged, uniform
+from attngraph.analysis.sums import EdgeSums, in_c, over_edges
 from attngraph.edges import rsqrt
 
 _SHORTEST = 1e-12  # a shorter feature has no direction
@@ -71,13 +71,13 @@ def energies(graph: Bipartite, p: float = 1.5, sums: EdgeSums | None = None) -> 
 def energies_and_nulls(
     graph: Bipartite, p: float, sums: EdgeSums, even: EdgeSums, orders: Sequence[Tensor]
 ) -> list[Energies]:
-    """The energies of a graph, of uniform attention (:func:`analysis.nulls.uniform`), and of permuted graphs
-    (:func:`analysis.nulls.rearranged`), from the same products of features.
+    """The energies of a graph, of uniform attention (:func:`attngraph.analysis.nulls.uniform`), and of
+    permuted graphs (:func:`attngraph.analysis.nulls.rearranged`), from the same products of features.
 
     Args:
         graph, p: as for :func:`energies`.
         sums: the graph's.
-        even: those of uniform attention, :meth:`analysis.sums.EdgeSums.uniform`.
+        even: those of uniform attention, :meth:`attngraph.analysis.sums.EdgeSums.uniform`.
         orders: of the nodes in the permuted graphs, each ``(b, m)``.
 
     Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from analysis.bipartite import divide, positive
-from analysis.sums import EdgeSums
+from attngraph.analysis.bipartite import divide, positive
+from attngraph.analysis.sums import EdgeSums
 
 
 def entropy(sums: EdgeSums) -> Tensor:

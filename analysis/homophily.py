@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from analysis.bipartite import Bipartite, divide, edge_weights
-from analysis.labels import Labels
-from analysis.sums import EdgeSums
+from attngraph.analysis.bipartite import Bipartite, divide, edge_weights
+from attngraph.analysis.labels import Labels
+from attngraph.analysis.sums import EdgeSums
 
 
 class Mixing:
@@ -32,9 +32,10 @@ class Mixing:
     classes, C value classes.
 
     Args:
-        labels: the classes of a graph, as :meth:`analysis.labels.Labels.on` returns them.
+        labels: the classes of a graph, as :meth:`attngraph.analysis.labels.Labels.on` returns them.
         at_queries: ``(b, h, n, C)``, :math:`\sum_j A_{ij} 1[z_j = l]`: the graph's sums
-            (:class:`analysis.sums.EdgeSums`) of the values' :meth:`~analysis.labels.Labels.codes`.
+            (:class:`attngraph.analysis.sums.EdgeSums`) of the values'
+            :meth:`~attngraph.analysis.labels.Labels.codes`.
         at_values: ``(b, h, m, K)``, :math:`\sum_i A_{ij} 1[y_i = k]`, those of the queries' codes.
         paired: whether both sides are the same nodes.
 
@@ -77,7 +78,7 @@ class Mixing:
 
 def codes(labellings: Sequence[Labels]) -> tuple[list[Tensor], list[Tensor]]:
     """The codes of several classes of a graph's nodes, of the values and of the queries: what to ask
-    :class:`analysis.sums.EdgeSums` for."""
+    :class:`attngraph.analysis.sums.EdgeSums` for."""
     of = [labels.codes() for labels in labellings]
     return [value for _, value in of], [query for query, _ in of]
 
@@ -86,7 +87,7 @@ def mixings(labellings: Sequence[Labels], sums: EdgeSums) -> list[Mixing]:
     """The sums of a graph by several classes of its nodes.
 
     Args:
-        labellings: the classes, as :meth:`analysis.labels.Labels.on` returns them.
+        labellings: the classes, as :meth:`attngraph.analysis.labels.Labels.on` returns them.
         sums: the graph's, of their :func:`codes`.
     """
     return [
@@ -271,8 +272,8 @@ ANY = {
 
 
 def label_statistics(mixing: Mixing) -> dict[str, Tensor]:
-    """The statistics of :data:`~analysis.homophily.SHARED` and :data:`~analysis.homophily.ANY` that are
-    defined for these labels."""
+    """The statistics of :data:`~attngraph.analysis.homophily.SHARED` and
+    :data:`~attngraph.analysis.homophily.ANY` that are defined for these labels."""
     return {
         name: function(mixing) for name, function in ((SHARED if mixing.labels.shared else {}) | ANY).items()
     }
@@ -293,7 +294,7 @@ REASONS = (
 
 def degenerate(mixing: Mixing, uniform: Mixing | None = None) -> Tensor:
     """Why label statistics say nothing about the weights of a graph: an index of
-    :data:`~analysis.homophily.REASONS`, ``(b, h)``, 0 where they say something.
+    :data:`~attngraph.analysis.homophily.REASONS`, ``(b, h)``, 0 where they say something.
 
     Args:
         mixing: of the graph.

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from analysis.bipartite import Bipartite
-from analysis.nulls import Draws, gather, shuffle
 from attngraph import AttentionGraph
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.nulls import Draws, gather, shuffle
 
 TEXT, IMAGE, SPECIAL = range(3)
 
@@ -89,7 +89,7 @@ class Labels:
         return query, value
 
     def permuted(self, graph: Bipartite, draws: Draws) -> Labels:
-        """The labels :meth:`on` a graph, with the classes permuted; see :mod:`analysis.nulls`."""
+        """The labels :meth:`on` a graph, with the classes permuted; see :mod:`attngraph.analysis.nulls`."""
         touched = graph.columns[:, None]
         if not graph.paired:
             order = shuffle(touched & (self.value >= 0), draws)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis.bipartite import Bipartite, Stream
+from attngraph.analysis.bipartite import Bipartite, Stream
 
 
 class Draws:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from analysis.bootstrap import Means
+from attngraph.analysis.bootstrap import Means
 
 OTHERS = 5  # the most image nodes that are not patches: [CLS], distillation token, registers
 
@@ -148,7 +148,7 @@ def mass_summary(
     table: pd.DataFrame, replicates: int = 1000, level: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """Means over the examples of :func:`mass_table`, with bootstrap intervals
-    (:class:`analysis.bootstrap.Means`).
+    (:class:`attngraph.analysis.bootstrap.Means`).
 
     Maps that are 0 everywhere count in ``empty`` and nowhere else. The last row is the uniform map's, over
     all examples.

@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from analysis.bipartite import factor, visible_edges
-from analysis.relevance import valid_nodes
+from attngraph.analysis.bipartite import factor, visible_edges
+from attngraph.analysis.relevance import valid_nodes
 from attngraph.graph import AttentionGraph
 from attngraph.reading.instrument import instrument
 from attngraph.reading.outputs import matrix

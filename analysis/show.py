@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 from torch import nn
 
-from analysis.patches import Grid, patch_grid
-from analysis.relevance.routes import image_nodes, valid_nodes
-from analysis.viewer import Nodes, Page, ViewerExample, cells_of, viewer_page
+from attngraph.analysis.patches import Grid, patch_grid
+from attngraph.analysis.relevance.routes import image_nodes, valid_nodes
+from attngraph.analysis.viewer import Nodes, Page, ViewerExample, cells_of, viewer_page
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
 

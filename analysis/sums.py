@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from analysis.bipartite import Bipartite, Stream, positive
-from analysis.nulls import even_weight
+from attngraph.analysis.bipartite import Bipartite, Stream, positive
+from attngraph.analysis.nulls import even_weight
 from attngraph.functorch import transformed
 from attngraph.native.library import call, library, pointer
 from attngraph.streaming import sweep
@@ -69,8 +69,9 @@ class EdgeSums:
             graph: the graph.
             values: arrays ``(b, h|1, m, c)`` whose sums at the queries are asked for.
             queries: arrays ``(b, h|1, n, c)`` whose sums at the values are asked for.
-            self_loops: False gives those of :meth:`analysis.bipartite.Bipartite.without_self_loops`, without
-                a copy of the weights where they are computed in C.
+            self_loops: False gives those of
+                :meth:`attngraph.analysis.bipartite.Bipartite.without_self_loops`, without a copy of the
+                weights where they are computed in C.
 
         Raises:
             ValueError: no self-loops, in a graph whose two sides are not the same nodes.
@@ -108,8 +109,8 @@ class EdgeSums:
         queries: Sequence[Tensor] = (),
         sums: EdgeSums | None = None,
     ) -> EdgeSums:
-        r"""The sums of uniform attention (:func:`analysis.nulls.uniform`), :math:`U_{ij} = d_i/k_i` at the
-        :math:`k_i` values that query i may see: products with the mask, which all heads share.
+        r"""The sums of uniform attention (:func:`attngraph.analysis.nulls.uniform`), :math:`U_{ij} = d_i/k_i`
+        at the :math:`k_i` values that query i may see: products with the mask, which all heads share.
 
         Args:
             graph: the graph, whose mask and query degrees are kept.

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from analysis.patches import OTHERS, Grid
 from attngraph import AttentionGraph, UserError
+from attngraph.analysis.patches import OTHERS, Grid
 
 EDGES = 500_000  # in a page, unless asked for otherwise: about 3 MB
 
@@ -131,7 +131,7 @@ def viewer_page(
         "first": len(layers) - 1 if first is None else layers.index(first),
     }
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    page = files("analysis").joinpath("viewer.html").read_text(encoding="utf-8")
+    page = files("attngraph.analysis").joinpath("viewer.html").read_text(encoding="utf-8")
     return Page(page.replace("/*DATA*/", text))
 
 

@@ -4,7 +4,7 @@
   before they are computed;
 - :class:`Edges`: how messages move on it, whichever way its edges are stored (:mod:`attngraph.backends`);
 - :func:`capture` and :func:`record`: the graphs of a running model (:mod:`attngraph.reading`);
-- :func:`show`: the graphs in a notebook (:mod:`analysis.show`).
+- :func:`show`: the graphs in a notebook (:mod:`attngraph.analysis.show`).
 
 Axis legend of shape comments: b batch, h heads, n query nodes, m value nodes, d features per head, e edges.
 """
@@ -37,5 +37,5 @@ def __getattr__(name: str):
 
         return getattr(reader, name)
     if name == "show":
-        return import_module("analysis.show").show
+        return import_module("attngraph.analysis.show").show
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

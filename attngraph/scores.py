@@ -31,8 +31,8 @@ class AttentionScores:
     computed.
 
     :meth:`graph` computes it. Schemes work from the scores alone where they can
-    (:meth:`adapters.scheme.Scheme.aggregate_and_context`), so that no array of all edges is kept, or even
-    made.
+    (:meth:`attngraph.adapters.scheme.Scheme.aggregate_and_context`), so that no array of all edges is kept,
+    or even made.
 
     Args:
         query: projected queries, biases included, ``(b, h, n, d)``, as they are compared with the keys.

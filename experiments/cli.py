@@ -1,7 +1,9 @@
-"""The command ``attngraph``: finds the module of a command in :mod:`experiments.commands` and runs it.
+"""The command ``attngraph``: finds the module of a command in :mod:`attngraph.experiments.commands` and runs
+it.
 
 A command is a module with ``run(options)``, which returns the process's exit code, and a dataclass of options
-in :mod:`experiments.commands.options`. It is imported when it runs, so that help and wrong words are quick.
+in :mod:`attngraph.experiments.commands.options`. It is imported when it runs, so that help and wrong words
+are quick.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from experiments.base.arguments import QUIET, Parser, add_options, read_options
-from experiments.base.stopping import exit_code, stopped_by_signals, stops_at_once
-from experiments.commands import options
+from attngraph.experiments.base.arguments import QUIET, Parser, add_options, read_options
+from attngraph.experiments.base.stopping import exit_code, stopped_by_signals, stops_at_once
+from attngraph.experiments.commands import options
 
-#: Name of a command (and of its module in :mod:`experiments.commands`) → what it does.
+#: Name of a command (and of its module in :mod:`attngraph.experiments.commands`) → what it does.
 COMMANDS = {
     name.removesuffix("Options").lower(): " ".join((kind.__doc__ or "").split()).removesuffix(".")
     for name, kind in vars(options).items()
@@ -75,8 +77,10 @@ def _run(argv: Sequence[str]) -> int:
         if unknown:
             commands.get(args.command, parser).refuse(unknown)
         if args.plugin:
-            _imported("experiments.runs.plugins").load_plugins(args.plugin)
-        run = None if args.command is None else _imported(f"experiments.commands.{args.command}").run
+            _imported("attngraph.experiments.runs.plugins").load_plugins(args.plugin)
+        run = (
+            None if args.command is None else _imported(f"attngraph.experiments.commands.{args.command}").run
+        )
     if args.version:
         import attngraph
 

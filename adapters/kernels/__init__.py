@@ -1,28 +1,29 @@
 r"""Kernels: attention and one p-Laplacian step in one function, with a hand-written backward pass.
 
-Written with tensor operations, a step of :class:`adapters.pgnn.PGNN` takes some ten passes over all edges of
-the attention graph, and autograd keeps eight and more arrays of all edges for the backward pass. The kernels
-start from queries, keys and values (:class:`attngraph.AttentionScores`) and compute the attention weights
-themselves, so that they need less memory and time:
+Written with tensor operations, a step of :class:`attngraph.adapters.pgnn.PGNN` takes some ten passes over all
+edges of the attention graph, and autograd keeps eight and more arrays of all edges for the backward pass. The
+kernels start from queries, keys and values (:class:`attngraph.AttentionScores`) and compute the attention
+weights themselves, so that they need less memory and time:
 
-- :func:`adapters.kernels.native.native_step`: all edges of a head at a time, in C, on a processor and in
-  single or half precision. Training takes it where it can, and so does evaluation without gradients.
-- :func:`adapters.kernels.fused.fused_step`: all edges of a few heads at a time, in PyTorch operations; keeps
-  two numbers per edge. It stands in for the one in C (``backend="eager"``: always).
-- :func:`adapters.kernels.decoding.decoding_step`: in PyTorch operations, from weights that are known, without
-  gradients. It stands in for the one in C while a model decodes with a key/value cache.
-- :func:`adapters.kernels.gpu.triton_step`: in Triton, for NVIDIA GPUs, where
-  :func:`~adapters.kernels.gpu.covers` says so.
-- :func:`adapters.kernels.strips.strip_step`: some queries at a time, in C; keeps no array of all edges. For
-  long sequences (``backend="tiled"``); :mod:`attngraph.backends.chunks` stands in for it.
+- :func:`attngraph.adapters.kernels.native.native_step`: all edges of a head at a time, in C, on a processor
+  and in single or half precision. Training takes it where it can, and so does evaluation without gradients.
+- :func:`attngraph.adapters.kernels.fused.fused_step`: all edges of a few heads at a time, in PyTorch
+  operations; keeps two numbers per edge. It stands in for the one in C (``backend="eager"``: always).
+- :func:`attngraph.adapters.kernels.decoding.decoding_step`: in PyTorch operations, from weights that are
+  known, without gradients. It stands in for the one in C while a model decodes with a key/value cache.
+- :func:`attngraph.adapters.kernels.gpu.triton_step`: in Triton, for NVIDIA GPUs, where
+  :func:`~attngraph.adapters.kernels.gpu.covers` says so.
+- :func:`attngraph.adapters.kernels.strips.strip_step`: some queries at a time, in C; keeps no array of all
+  edges. For long sequences (``backend="tiled"``); :mod:`attngraph.backends.chunks` stands in for it.
 
 All return the same numbers as the dense backend, also the attention output, and gradients for queries, keys,
 values, separate features of the query nodes, p and :math:`2\mu/p`; the metric gets none. Strips take no
 dropout, whose draw is an array of all edges. Those in PyTorch operations run on every device. Second
 derivatives (``create_graph=True``, ``hvp``), the transforms of ``torch.func``, forward-mode differentiation
-and ``torch.export`` work too, in the plain tensor operations of :mod:`adapters.p_scheme`, which hold arrays
-of all edges. Masks and draws of dropout are not copied: leave them as they are until the backward pass is
-done. :mod:`adapters.kernels.step` and :mod:`adapters.kernels.distances` hold what they share.
+and ``torch.export`` work too, in the plain tensor operations of :mod:`attngraph.adapters.p_scheme`, which
+hold arrays of all edges. Masks and draws of dropout are not copied: leave them as they are until the backward
+pass is done. :mod:`attngraph.adapters.kernels.step` and :mod:`attngraph.adapters.kernels.distances` hold what
+they share.
 
 Axes in comments: ``b`` examples, ``h`` heads, ``g = b·h`` heads of all examples, ``n`` queries, ``m`` values,
 ``d`` features per head.
@@ -32,11 +33,11 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from adapters.kernels.decoding import decoding_step, decoding_step_takes
-from adapters.kernels.fused import fused_step
-from adapters.kernels.gpu import covers, triton_step
-from adapters.kernels.native import native_step, refusal
-from adapters.kernels.strips import covered, strip_step
+from attngraph.adapters.kernels.decoding import decoding_step, decoding_step_takes
+from attngraph.adapters.kernels.fused import fused_step
+from attngraph.adapters.kernels.gpu import covers, triton_step
+from attngraph.adapters.kernels.native import native_step, refusal
+from attngraph.adapters.kernels.strips import covered, strip_step
 from attngraph.errors import UserError
 from attngraph.scores import AttentionScores
 
@@ -58,7 +59,7 @@ def step_of(
     """The function that takes a step on a backend; None if there is none but the general way of schemes.
 
     Args:
-        backend: see :meth:`adapters.scheme.Scheme.forward`.
+        backend: see :meth:`attngraph.adapters.scheme.Scheme.forward`.
         scores: the attention.
         context: whether the attention output is wanted.
 

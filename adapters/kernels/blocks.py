@@ -1,4 +1,4 @@
-"""What :mod:`adapters.kernels.fused` computes for all heads, a block of them at a time."""
+"""What :mod:`attngraph.adapters.kernels.fused` computes for all heads, a block of them at a time."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.kernels.distances import least_share
+from attngraph.adapters.kernels.distances import least_share
 from attngraph.edges import smallest_weight
 from attngraph.functorch import transformed
 from attngraph.norms import KeptNorms, square_norm, with_metric
@@ -31,7 +31,7 @@ def decoding_step_takes(scores: AttentionScores) -> bool:
 def decoding_step(
     scores: AttentionScores, p: float, residual: float, degree: str = "sum", context: bool = False
 ) -> tuple[Tensor, None]:
-    r"""One step of :class:`adapters.pgnn.PGNN`.
+    r"""One step of :class:`attngraph.adapters.pgnn.PGNN`.
 
     Args:
         scores: those that :func:`decoding_step_takes`.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adapters.kernels.step import PLaplacianStep
+from attngraph.adapters.kernels.step import PLaplacianStep
 from attngraph.edges import smallest_weight
 
 

@@ -34,9 +34,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from adapters.kernels.blocks import Extra, Gradients, Kept, Nodes, Upstream
-from adapters.kernels.distances import Distances, clamp_, distance_gradients
-from adapters.kernels.step import PLaplacianStep, StepCall, apply_step, dot
+from attngraph.adapters.kernels.blocks import Extra, Gradients, Kept, Nodes, Upstream
+from attngraph.adapters.kernels.distances import Distances, clamp_, distance_gradients
+from attngraph.adapters.kernels.step import PLaplacianStep, StepCall, apply_step, dot
 from attngraph.edges import smallest_weight
 from attngraph.precision import widen
 from attngraph.scores import HIDDEN, LOG2_E, AttentionScores
@@ -51,8 +51,8 @@ def fused_step(
     degree: str = "sum",
     context: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    r"""One step of :class:`adapters.pgnn.PGNN` from queries, keys and values, and the attention output if
-    asked for.
+    r"""One step of :class:`attngraph.adapters.pgnn.PGNN` from queries, keys and values, and the attention
+    output if asked for.
 
     Args:
         scores: the attention; its metric must not require gradients.

@@ -1,14 +1,14 @@
 r"""Attention and one p-Laplacian step on NVIDIA GPUs, in Triton.
 
-The same numbers and gradients as :func:`adapters.kernels.fused.fused_step`, in memory that is linear in the
-number of nodes: tiles of edges are computed again in the backward pass (``_triton_kernels.py``). In a causal
-graph the degrees with which each block of rows begins are held during a pass, one number for as many edges as
-a block has rows.
+The same numbers and gradients as :func:`attngraph.adapters.kernels.fused.fused_step`, in memory that is
+linear in the number of nodes: tiles of edges are computed again in the backward pass
+(``_triton_kernels.py``). In a causal graph the degrees with which each block of rows begins are held during a
+pass, one number for as many edges as a block has rows.
 
 :func:`covers` says for which attention. Second derivatives (``create_graph=True``), the transforms of
 ``torch.func``, forward-mode differentiation and ``torch.export`` run in the plain tensor operations of
-:mod:`adapters.p_scheme`; dropout, float64 and heads of more than 128 features are for
-:func:`~adapters.kernels.fused.fused_step`.
+:mod:`attngraph.adapters.p_scheme`; dropout, float64 and heads of more than 128 features are for
+:func:`~attngraph.adapters.kernels.fused.fused_step`.
 
 The passes are the operators ``torch.ops.attngraph.p_laplacian_step`` and ``p_laplacian_step_backward``;
 Triton is imported when they run.
@@ -23,7 +23,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from adapters.kernels.step import StepCall, apply_step, plain_backward
+from attngraph.adapters.kernels.step import StepCall, apply_step, plain_backward
 from attngraph.precision import widen
 from attngraph.scores import AttentionScores
 
@@ -63,8 +63,8 @@ def triton_step(
     degree: str = "sum",
     context: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    r"""One step of :class:`adapters.pgnn.PGNN` from queries, keys and values, and the attention output if
-    asked for.
+    r"""One step of :class:`attngraph.adapters.pgnn.PGNN` from queries, keys and values, and the attention
+    output if asked for.
 
     No number is read from the GPU, so that nothing waits for it. Sums are taken in the same order in every
     run.
@@ -166,7 +166,7 @@ def _or_nothing(x: Tensor | None, like: Tensor) -> Tensor:
 )
 def _forward(*arguments):
     """The output, the context or nothing, and the results."""
-    from adapters.kernels import _triton_launch as launch
+    from attngraph.adapters.kernels import _triton_launch as launch
 
     given, context = launch.Attention(*arguments[:_GIVEN]), arguments[_GIVEN]
     out, attended, results = launch.forward(given, context)
@@ -197,7 +197,7 @@ def _(*arguments):
 )
 def _backward(*arguments):
     """Gradients of query, key, value, feature, p and the residual; nothing where there is none."""
-    from adapters.kernels import _triton_launch as launch
+    from attngraph.adapters.kernels import _triton_launch as launch
 
     given = launch.Attention(*arguments[:_GIVEN])
     *results, grad_out, grad_context, keys, values = arguments[_GIVEN:]

@@ -1,5 +1,5 @@
-r"""Attention and one p-Laplacian step in C, for processors: what :mod:`adapters.kernels.fused` computes, a
-head of an example at a time (``attngraph/native/step.h`` has the formulas).
+r"""Attention and one p-Laplacian step in C, for processors: what :mod:`attngraph.adapters.kernels.fused`
+computes, a head of an example at a time (``attngraph/native/step.h`` has the formulas).
 
 The backward pass computes all numbers per edge again, scores and products of features too: to keep these two
 saves a tenth of the time of both passes, and costs 1.6 times the memory of what is kept otherwise. So a
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adapters.kernels.step import StepCall, apply_step, plain_backward
+from attngraph.adapters.kernels.step import StepCall, apply_step, plain_backward
 from attngraph.degrees import PastDegree
 from attngraph.functorch import transformed
 from attngraph.native.library import call, library, pointer
@@ -36,7 +36,7 @@ def native_step(
     degree: str = "sum",
     context: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """The same as :func:`adapters.kernels.fused.fused_step`, where :func:`refusal` is None."""
+    """The same as :func:`attngraph.adapters.kernels.fused.fused_step`, where :func:`refusal` is None."""
     return apply_step(_NativeStep, scores, p, residual, degree, context)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adapters.p_scheme import p_steps
+from attngraph.adapters.p_scheme import p_steps
 from attngraph.backends.dense import DenseEdges
 from attngraph.edges import smallest_weight
 from attngraph.functorch import transformed

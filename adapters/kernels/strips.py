@@ -1,10 +1,10 @@
-r"""Attention and one p-Laplacian step without an array of all edges: :mod:`adapters.kernels.fused` for long
-sequences, in C (``attngraph/native/strips.c``).
+r"""Attention and one p-Laplacian step without an array of all edges: :mod:`attngraph.adapters.kernels.fused`
+for long sequences, in C (``attngraph/native/strips.c``).
 
 A strip is some queries with all the values that they may see. Its edges are made, used and forgotten, in the
 forward pass and again in the backward pass, so that memory grows linearly with the number of nodes: what is
 kept are two numbers for each query (:math:`\log \sum_j e^{s_{ij}}` and :math:`\log S_i`), its messages, and a
-degree for each value. The numbers are those of :mod:`adapters.kernels.fused`.
+degree for each value. The numbers are those of :mod:`attngraph.adapters.kernels.fused`.
 
 Where queries are ordered in time, value degrees are carried from strip to strip, and each pass visits the
 strips once: forward in order, with 3 matrix products (4 with the attention output), backward in reverse, with
@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.kernels.native import refusal
-from adapters.kernels.step import PLaplacianStep, StepCall, apply_step, dot
+from attngraph.adapters.kernels.native import refusal
+from attngraph.adapters.kernels.step import PLaplacianStep, StepCall, apply_step, dot
 from attngraph.native.library import call, pointer
 from attngraph.precision import widen
 from attngraph.scores import AttentionScores
@@ -39,8 +39,8 @@ def strip_step(
     degree: str = "sum",
     context: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """The same as :func:`adapters.kernels.fused.fused_step`, in memory that is linear in the number of nodes,
-    of scores that :func:`covered` is true of.
+    """The same as :func:`attngraph.adapters.kernels.fused.fused_step`, in memory that is linear in the number
+    of nodes, of scores that :func:`covered` is true of.
 
     Raises:
         ValueError: the metric requires gradients.
@@ -49,8 +49,8 @@ def strip_step(
 
 
 def covered(scores: AttentionScores) -> bool:
-    """Whether :func:`strip_step` takes these scores: what :func:`adapters.kernels.native.native_step` takes,
-    without dropout."""
+    """Whether :func:`strip_step` takes these scores: what
+    :func:`attngraph.adapters.kernels.native.native_step` takes, without dropout."""
     return scores.kept is None and refusal(scores) is None
 
 

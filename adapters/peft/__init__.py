@@ -7,11 +7,11 @@ from typing import Any
 from peft import mapping
 from peft.utils import register_peft_method
 
-from adapters.config import NAME, PEFT_TYPE, SAVED_NAME, GraphAdapterConfig
-from adapters.peft.effects import adapter_effects, learned_scalars, watch_effects
-from adapters.peft.loading import load_adapter
-from adapters.peft.model import GraphAdapterModel
-from adapters.peft.optimizer import optimizer_groups, trainer_optimizer
+from attngraph.adapters.config import NAME, PEFT_TYPE, SAVED_NAME, GraphAdapterConfig
+from attngraph.adapters.peft.effects import adapter_effects, learned_scalars, watch_effects
+from attngraph.adapters.peft.loading import load_adapter
+from attngraph.adapters.peft.model import GraphAdapterModel
+from attngraph.adapters.peft.optimizer import optimizer_groups, trainer_optimizer
 
 __all__ = [
     "GraphAdapterConfig",

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from adapters.effects import Effect, EffectTally
-from adapters.peft.layer import OutputLayer, find_layer
-from adapters.scalar import learned_values
+from attngraph.adapters.effects import Effect, EffectTally
+from attngraph.adapters.peft.layer import OutputLayer, find_layer
+from attngraph.adapters.scalar import learned_values
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
 from attngraph.reading.instrument import instrument
@@ -104,8 +104,8 @@ def _tally(layer: OutputLayer) -> EffectTally:
 def learned_scalars(model: nn.Module) -> dict[str, float]:
     """Current values of the single numbers that the active graph adapter learns, layer by layer.
 
-    These are the scheme's (:meth:`adapters.scheme.Scheme.learned`: p and μ of pGNN, for example) and the
-    share of the ``blend`` join.
+    These are the scheme's (:meth:`attngraph.adapters.scheme.Scheme.learned`: p and μ of pGNN, for example)
+    and the share of the ``blend`` join.
 
     Args:
         model: a PEFT model with graph adapters, or the model inside.

@@ -13,13 +13,13 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from adapters.adapter import GraphAdapter
-from adapters.config import GraphAdapterConfig
-from adapters.joins import Bottleneck
-from adapters.peft.other_methods import find_base, refuse_left_out, refuse_turned
-from adapters.rescale import rescaled
-from adapters.scalar import Scalar
-from adapters.scheme import Scheme
+from attngraph.adapters.adapter import GraphAdapter
+from attngraph.adapters.config import GraphAdapterConfig
+from attngraph.adapters.joins import Bottleneck
+from attngraph.adapters.peft.other_methods import find_base, refuse_left_out, refuse_turned
+from attngraph.adapters.rescale import rescaled
+from attngraph.adapters.scalar import Scalar
+from attngraph.adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.calls import Call
 from attngraph.reading.heads import merge_heads

@@ -10,9 +10,9 @@ from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from torch import Tensor, nn
 
-from adapters.config import GraphAdapterConfig
-from adapters.peft.layer import ADAPTERS
-from adapters.saved import read_tensors
+from attngraph.adapters.config import GraphAdapterConfig
+from attngraph.adapters.peft.layer import ADAPTERS
+from attngraph.adapters.saved import read_tensors
 from attngraph.errors import UserError
 
 

@@ -14,9 +14,9 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from adapters.adapter import GraphAdapter
-from adapters.config import PEFT_TYPE, GraphAdapterConfig
-from adapters.peft.layer import (
+from attngraph.adapters.adapter import GraphAdapter
+from attngraph.adapters.config import PEFT_TYPE, GraphAdapterConfig
+from attngraph.adapters.peft.layer import (
     ADAPTERS,
     BASE,
     NOT_MERGED,
@@ -26,11 +26,11 @@ from adapters.peft.layer import (
     OutputLayer,
     find_layer,
 )
-from adapters.peft.loading import check_saved_weights
-from adapters.peft.other_methods import find_base, method_of
-from adapters.peft.places import Place, by_name, find_places
-from adapters.saved import upgraded
-from adapters.scheme import Scheme
+from attngraph.adapters.peft.loading import check_saved_weights
+from attngraph.adapters.peft.other_methods import find_base, method_of
+from attngraph.adapters.peft.places import Place, by_name, find_places
+from attngraph.adapters.saved import upgraded
+from attngraph.adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.families import is_stand_in
 from attngraph.reading.instrument import Instrument, Site, instrument
@@ -43,7 +43,7 @@ TRAINED_BEFORE = "trained_before_graph_adapters"  # an attribute of the base mod
 class GraphAdapterModel(BaseTuner):
     """Graph adapters in a Hugging Face transformer.
 
-    ``peft.get_peft_model`` makes it from a :class:`~adapters.GraphAdapterConfig`. A model that
+    ``peft.get_peft_model`` makes it from a :class:`~attngraph.adapters.GraphAdapterConfig`. A model that
     has LoRA (or another PEFT method) already keeps it: both then train, and are saved, switched off and taken
     out together, each under its own adapter name. An adapted model may run in several threads at once, as
     long as none of them adds, switches or removes adapters. It does not run under ``nn.DataParallel``, which
@@ -412,7 +412,7 @@ class GraphAdapterModel(BaseTuner):
         """The weights under the model's names; called by PEFT whenever it loads some.
 
         Raises:
-            UserError: they do not fit; see :func:`adapters.peft.loading.check_saved_weights`.
+            UserError: they do not fit; see :func:`attngraph.adapters.peft.loading.check_saved_weights`.
         """
         saved_names = [cls._remove_adapter_name_from_key(key, adapter_name) for key in model.state_dict()]
         state_dict = upgraded(state_dict, [*saved_names, *(PREFIX + name for name in saved_names)])

@@ -12,8 +12,8 @@ from typing import Any
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from torch import nn
 
-from adapters.config import POSITIONS, GraphAdapterConfig, is_all_linear
-from adapters.peft.usable import why_unusable
+from attngraph.adapters.config import POSITIONS, GraphAdapterConfig, is_all_linear
+from attngraph.adapters.peft.usable import why_unusable
 from attngraph.errors import UserError
 from attngraph.reading.instrument import Site, attention_like, reason_unread, unread_attention, wildcards
 from attngraph.reading.outputs import is_linear

@@ -5,8 +5,8 @@
 :func:`heterophily` measures what is at hand, :class:`Heterophily` what comes batch by batch.
 """
 
-from analysis.heterophily.collector import COLUMNS, Heterophily, heterophily
-from analysis.heterophily.measurement import (
+from attngraph.analysis.heterophily.collector import COLUMNS, Heterophily, heterophily
+from attngraph.analysis.heterophily.measurement import (
     CLOSED_FORM_STATISTICS,
     CLOUD_STATISTICS,
     FEATURE_STATISTICS,

@@ -11,11 +11,12 @@ import pandas as pd
 import torch
 from torch_geometric.data import Data, HeteroData
 
-from analysis import homophily
-from analysis.bipartite import AnyGraph, Bipartite, Stream
-from analysis.bootstrap import Means
-from analysis.contrast import Region
-from analysis.heterophily.measurement import (
+from attngraph import AttentionGraph
+from attngraph.analysis import homophily
+from attngraph.analysis.bipartite import AnyGraph, Bipartite, Stream
+from attngraph.analysis.bootstrap import Means
+from attngraph.analysis.contrast import Region
+from attngraph.analysis.heterophily.measurement import (
     DEFAULT,
     SPECTRA,
     TOLERANCE,
@@ -27,9 +28,8 @@ from analysis.heterophily.measurement import (
     measure_regions,
     to_arrays,
 )
-from analysis.labels import Labels
-from analysis.nulls import Draws
-from attngraph import AttentionGraph
+from attngraph.analysis.labels import Labels
+from attngraph.analysis.nulls import Draws
 
 Labelling: TypeAlias = Mapping[str, Labels] | Callable[[str, AnyGraph], Mapping[str, Labels]] | None
 Differences: TypeAlias = Mapping[str, tuple[str, str]]
@@ -166,10 +166,10 @@ class Heterophily:
     def table(self, differences: Differences | None = None) -> pd.DataFrame:
         """One line for each layer, kind of weights, head, statistic and labels.
 
-        The columns are those of :data:`~analysis.heterophily.collector.COLUMNS`. ``head`` is a number, or
-        "all" for the mean over heads. ``value`` is the mean over ``examples`` graphs, ``low`` and ``high``
-        the ends of its interval. ``excess`` is the mean difference to the permuted null, or to the uniform
-        one where a permutation changes nothing. ``note`` says which graphs were left out and why.
+        The columns are those of :data:`~attngraph.analysis.heterophily.collector.COLUMNS`. ``head`` is a
+        number, or "all" for the mean over heads. ``value`` is the mean over ``examples`` graphs, ``low`` and
+        ``high`` the ends of its interval. ``excess`` is the mean difference to the permuted null, or to the
+        uniform one where a permutation changes nothing. ``note`` says which graphs were left out and why.
 
         Args:
             differences: ``{name: (minuend, subtrahend)}``, two kinds of weights each. For every layer that

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from analysis import clouds, energy, entropy, homophily
-from analysis.bipartite import Bipartite
-from analysis.closed_form import closed_form
-from analysis.contrast import Contrast, Distances, Region, queries_per_value, square_distances
-from analysis.homophily import codes, mixings
-from analysis.labels import Labels
-from analysis.nulls import Draws, permutation, permuted, rearranged, shuffle, uniform
-from analysis.sums import EdgeSums
 from attngraph import AttentionGraph
+from attngraph.analysis import clouds, energy, entropy, homophily
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.closed_form import closed_form
+from attngraph.analysis.contrast import Contrast, Distances, Region, queries_per_value, square_distances
+from attngraph.analysis.homophily import codes, mixings
+from attngraph.analysis.labels import Labels
+from attngraph.analysis.nulls import Draws, permutation, permuted, rearranged, shuffle, uniform
+from attngraph.analysis.sums import EdgeSums
 from attngraph.degrees import check_degree
 
 LABEL_STATISTICS = (*homophily.SHARED, *homophily.ANY)
@@ -61,19 +61,19 @@ NewDraws: TypeAlias = Callable[[str], Draws]  # from a purpose to its random num
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of :class:`analysis.heterophily.Heterophily`.
+    """Settings of :class:`attngraph.analysis.heterophily.Heterophily`.
 
     Args:
         permutations: permuted graphs per graph, over which the null is the mean; at least 1.
         replicates: resamplings of the examples for intervals, at least 2.
         level: of the intervals.
         p: exponent of the p-Dirichlet energy and of pGNN in its closed form
-            (:func:`analysis.closed_form.closed_form`), at least 1.
+            (:func:`attngraph.analysis.closed_form.closed_form`), at least 1.
         bins: of the spectrum, an odd number; 0 leaves spectra out, which need a decomposition of every graph.
         points: nodes of each side, chosen at random in each example, for the distance of the clouds; at least
             4.
         degree: of the values, ``"sum"`` or ``"mean"``, in the distances of regions
-            (:func:`analysis.contrast.contrast`) and in the closed form.
+            (:func:`attngraph.analysis.contrast.contrast`) and in the closed form.
         seed: of permutations, choices, resamplings and the rotation of queries.
 
     Raises:
@@ -111,8 +111,8 @@ class Measured:
         value: ``(b, h)``, of the graphs.
         uniform: ``(b, h)``, of uniform attention with the same mask; None where that is no null.
         permuted: ``(b, h)``, the mean over permuted graphs; None where a permutation changes nothing.
-        reason: ``(b, h)``, an index of :data:`analysis.homophily.REASONS`; a graph counts only where it is 0.
-            None: all graphs count.
+        reason: ``(b, h)``, an index of :data:`attngraph.analysis.homophily.REASONS`; a graph counts only
+            where it is 0. None: all graphs count.
     """
 
     value: Tensor
@@ -245,7 +245,7 @@ def measure_regions(
     and :math:`N_1/N_2` of the graphs in which the region is known; nothing without regions.
 
     The uniform null is the contrast under uniform attention, its degrees and distances included; in the other
-    null, regions lie elsewhere (:meth:`analysis.contrast.Region.elsewhere`).
+    null, regions lie elsewhere (:meth:`attngraph.analysis.contrast.Region.elsewhere`).
     """
     if not regions:
         return {}

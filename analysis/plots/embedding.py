@@ -49,9 +49,10 @@ def draw(
     Shapes tell the roles; of more than 9 classes or tokens the most frequent are coloured.
 
     Args:
-        table: a row for each point, with the columns of ``analysis.points.COLUMNS`` and x, y, method, state,
-            perplexity, seed, and two numbers: map, and panel, one for each state shown on a map.
-        quality: a row for each measure of each panel; see :func:`analysis.embedding.quality`.
+        table: a row for each point, with the columns of ``attngraph.analysis.points.COLUMNS`` and x, y,
+            method, state, perplexity, seed, and two numbers: map, and panel, one for each state shown on a
+            map.
+        quality: a row for each measure of each panel; see :func:`attngraph.analysis.embedding.quality`.
         paths: the files.
         colour: one of ``COLOURS``.
         title, notes: above and below the panels.

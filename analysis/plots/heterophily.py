@@ -1,5 +1,5 @@
-"""Figures of heterophily tables (:class:`analysis.heterophily.Heterophily`): layer by head heat maps, curves
-over layers, spectra."""
+"""Figures of heterophily tables (:class:`attngraph.analysis.heterophily.Heterophily`): layer by head heat
+maps, curves over layers, spectra."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def draw_maps(
     """Draw a PNG: a row per example, the picture first, then it in grey under each method's map.
 
     Args:
-        table: of :func:`analysis.patches.map_table`, for one query.
+        table: of :func:`attngraph.analysis.patches.map_table`, for one query.
         pictures: ``{example: (picture, words)}``.
         path: of the PNG.
         title: over the figure.
@@ -94,7 +94,7 @@ def draw_mass(summary: pd.DataFrame, path: Path, title: str) -> None:
     map's mean is the dotted line.
 
     Args:
-        summary: of :func:`analysis.patches.mass_summary`.
+        summary: of :func:`attngraph.analysis.patches.mass_summary`.
         path: of the PNG.
         title: over the figure.
     """

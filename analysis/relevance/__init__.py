@@ -9,9 +9,9 @@ examples, ``h`` heads, ``n`` tokens, ``m`` nodes that the tokens see at last (im
     >>> relevance(graphs, gradients).seen[:, 4]  # (b, m): relevance of each image node
 """
 
-from analysis.relevance.gradients import capture_with_gradients
-from analysis.relevance.operators import Relevance, raw, relevance, rollout
-from analysis.relevance.routes import Graphs, Nodes, Route, image_nodes, route, valid_nodes
+from attngraph.analysis.relevance.gradients import capture_with_gradients
+from attngraph.analysis.relevance.operators import Relevance, raw, relevance, rollout
+from attngraph.analysis.relevance.routes import Graphs, Nodes, Route, image_nodes, route, valid_nodes
 
 __all__ = [
     "Graphs",

@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
-from analysis.relevance.routes import Graphs, Layers, Nodes, image_nodes, route
 from attngraph import AttentionGraph
+from attngraph.analysis.relevance.routes import Graphs, Layers, Nodes, image_nodes, route
 
 
 class Relevance(NamedTuple):
@@ -38,7 +38,7 @@ def raw(graphs: Graphs, layer: str | None = None, heads: Sequence[int] | None = 
         heads: which heads of that layer; None for all.
 
     Raises:
-        ValueError: no such layer or head, or see :func:`analysis.relevance.route`.
+        ValueError: no such layer or head, or see :func:`attngraph.analysis.relevance.route`.
     """
     hops, layers = route(graphs).hops, Layers(graphs)
     first = hops[0] if layer is None else layer
@@ -86,7 +86,7 @@ def rollout(graphs: Graphs) -> Relevance:
         graphs: of one model.
 
     Raises:
-        ValueError: see :func:`analysis.relevance.route`.
+        ValueError: see :func:`attngraph.analysis.relevance.route`.
 
     Source:
         Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020, for self-attention; the
@@ -130,13 +130,13 @@ def relevance(graphs: Graphs, gradients: Mapping[str, Tensor]) -> Relevance:
     before either changes. Numbers are at least 0 and have no upper bound; compare shares of their sum.
 
     Args:
-        graphs: as :func:`analysis.relevance.capture_with_gradients` returns them.
+        graphs: as :func:`attngraph.analysis.relevance.capture_with_gradients` returns them.
         gradients: of the score with respect to the weights, from the same function. Weights other than those
             that were differentiated (an adapter's :math:`\bar M`, say) have no gradients of their own.
 
     Raises:
         ValueError: a layer without gradients, gradients of another shape, or see
-            :func:`analysis.relevance.route`.
+            :func:`attngraph.analysis.relevance.route`.
 
     Source:
         Chefer, Gur and Wolf, "Generic Attention-model Explainability for Interpreting Bi-Modal and
@@ -215,7 +215,7 @@ def propagate(graphs: Graphs, rule: Rule) -> Relevance:
             the layer changes.
 
     Raises:
-        ValueError: see :func:`analysis.relevance.route`.
+        ValueError: see :func:`attngraph.analysis.relevance.route`.
     """
     hops, layers = route(graphs).hops, Layers(graphs)
     tokens, seen = layers.queries[hops[0]], layers.values[hops[-1]]

@@ -6,10 +6,10 @@
   again in the backward pass.
 
 All give the same numbers. A scheme that starts from scores
-(:meth:`adapters.scheme.Scheme.aggregate_and_context`) may have kernels for ``"dense"``, which it uses where
-they cover the call; ``"eager"`` is dense without those in C, ``"native"`` with them or an error. Second
-derivatives through ``"tiled"`` hold all edges, and under the transforms of ``torch.func``, in forward-mode
-differentiation and under ``torch.export`` ``"dense"`` takes its place.
+(:meth:`attngraph.adapters.scheme.Scheme.aggregate_and_context`) may have kernels for ``"dense"``, which it
+uses where they cover the call; ``"eager"`` is dense without those in C, ``"native"`` with them or an error.
+Second derivatives through ``"tiled"`` hold all edges, and under the transforms of ``torch.func``, in
+forward-mode differentiation and under ``torch.export`` ``"dense"`` takes its place.
 """
 
 from __future__ import annotations

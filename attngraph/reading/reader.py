@@ -62,7 +62,7 @@ def capture(
         detach: cut the graphs off from the computation. With False, and gradients enabled, gradients flow
             back through them; not together with a rule for edges. The model itself goes on with the weights
             before a graph masks them, so for the derivative of its output with respect to M see
-            ``analysis.relevance.capture_with_gradients``.
+            ``attngraph.analysis.relevance.capture_with_gradients``.
         stream: never hold, nor let the model compute, all weights of a layer. A model that is set to SDPA
             runs SDPA, and puts out what it does without us, to the last bit; the graphs are read from its
             queries and keys, strip by strip (:mod:`attngraph.streaming`). ``graph.totals`` has degrees and

@@ -13,9 +13,9 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from experiments.base.arguments import HelpFormatter
-from experiments.cli import COMMANDS, command_parser
-from experiments.commands import options as declared
+from attngraph.experiments.base.arguments import HelpFormatter
+from attngraph.experiments.cli import COMMANDS, command_parser
+from attngraph.experiments.commands import options as declared
 
 CODE = re.compile(r"(`+[^`]+`+|--[a-z][a-z-]*|'[^' ]*\*[^' ]*')")
 

@@ -4,7 +4,7 @@
 
     ```{package-modules}
     attngraph
-    adapters.peft
+    attngraph.adapters.peft
     ```
 
 Modules are looked up at build time, so a new one appears by itself, and one that does not import ends the
@@ -123,7 +123,8 @@ def resolve(
 
 
 def described_name(place: str) -> str | None:
-    """The name under which the object at a place, such as ``adapters.scheme.Scheme.attend``, is described.
+    """The name under which the object at a place, such as ``attngraph.adapters.scheme.Scheme.attend``, is
+    described.
 
     None if there is no such object.
     """

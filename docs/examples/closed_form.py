@@ -19,8 +19,8 @@ import torch
 from matplotlib import mathtext
 from transformers import AutoTokenizer, BertModel
 
-from analysis.closed_form import closed_form
 from attngraph import AttentionGraph, capture
+from attngraph.analysis.closed_form import closed_form
 
 SENTENCES = (
     "The ferry leaves at seven in the morning and comes back after dark.",

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from analysis.bipartite import Bipartite
-from experiments.base.arguments import asked
-from experiments.base.options import LookOptions
-from experiments.inspect.source import open_source
-from experiments.tables.render import aligned
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.experiments.base.arguments import asked
+from attngraph.experiments.base.options import LookOptions
+from attngraph.experiments.inspect.source import open_source
+from attngraph.experiments.tables.render import aligned
 
 HEAD = ("layer", "queries", "values", "random", "connected", "random, centred", "connected, centred")
 

@@ -7,8 +7,8 @@ none of them significant after correction. Its p-values are therefore not those 
 
 **Summary.** The difference of two rows in column k, of the runs with one seed, is divided by its standard
 deviation over the seeds of one checkpoint (pooled over checkpoints), and the columns are averaged. With these
-weights the four planned columns become one, which :mod:`experiments.tables.variance` tests like any other.
-The table's Way, whose weights do not depend on the differences, is tested as well.
+weights the four planned columns become one, which :mod:`attngraph.experiments.tables.variance` tests like any
+other. The table's Way, whose weights do not depend on the differences, is tested as well.
 
 **Sign flips.** If two rows were equivalent, each paired difference would be as likely as its negative. With
 every choice of signs for whole checkpoints (of all seeds and columns at once) the same mean is computed
@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.base.files import write_text
-from experiments.tables.compare import compare_pairs
-from experiments.tables.frame import WAY, Weights, scores_of
-from experiments.tables.render import markdown_grid
-from experiments.tables.runs import Run, saved_runs
+from attngraph.experiments.base.files import write_text
+from attngraph.experiments.tables.compare import compare_pairs
+from attngraph.experiments.tables.frame import WAY, Weights, scores_of
+from attngraph.experiments.tables.render import markdown_grid
+from attngraph.experiments.tables.runs import Run, saved_runs
 
 PLANNED = ("vqa.accuracy", "ve.accuracy", "caption.cider", "easy_vqa.accuracy")
 PAIRS = (
@@ -69,8 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def summaries(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The summary and Way of every pair, as lines of :func:`~experiments.tables.compare.compare_pairs`
-    without corrected p-values, and with ``flips_checkpoints`` and ``flips_seeds``.
+    """The summary and Way of every pair, as lines of
+    :func:`~attngraph.experiments.tables.compare.compare_pairs` without corrected p-values, and with
+    ``flips_checkpoints`` and ``flips_seeds``.
     """
     scores = scores_of(runs)
     frame = scores.frame.set_index("seed")

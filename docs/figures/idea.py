@@ -19,10 +19,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from attngraph import capture
-from experiments.models import load_family
-from experiments.models.images import preprocess
-from experiments.scenes.drawing import draw
-from experiments.scenes.scene import Background, Scene, Thing
+from attngraph.experiments.models import load_family
+from attngraph.experiments.models.images import preprocess
+from attngraph.experiments.scenes.drawing import draw
+from attngraph.experiments.scenes.scene import Background, Scene, Thing
 
 LAYER = "text_decoder.bert.encoder.layer.1.crossattention.self"
 QUESTION = "what color is the circle ?"

@@ -17,11 +17,11 @@ from peft import get_peft_model
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from adapters import GraphAdapterConfig
 from attngraph import capture, show
-from experiments.models import load_family
-from experiments.models.images import preprocess
-from experiments.scenes.drawing import draw
+from attngraph.adapters import GraphAdapterConfig
+from attngraph.experiments.models import load_family
+from attngraph.experiments.models.images import preprocess
+from attngraph.experiments.scenes.drawing import draw
 
 CAPTION = "a blue circle , an orange square and a purple star"
 SIZE = {"width": 940, "height": 730}

@@ -15,7 +15,7 @@ from difflib import get_close_matches
 from types import NoneType
 from typing import IO, Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from experiments.base.types import METAVARS, READERS
+from attngraph.experiments.base.types import METAVARS, READERS
 
 #: Environment variable that ``--quiet`` sets, so that worker processes know too.
 QUIET = "ATTNGRAPH_QUIET"

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attngraph.errors import UserError
-from experiments.base.arguments import did_you_mean
-from experiments.base.reading import read_text
+from attngraph.experiments.base.arguments import did_you_mean
+from attngraph.experiments.base.reading import read_text
 
 SUFFIXES = (".yaml", ".yml")
 

@@ -100,8 +100,8 @@ def published(out: Path) -> Iterator[Path]:
 
     Args:
         out: if it does not exist, it appears at once; missing folders above it are made. Of one that exists,
-            files of the same names are replaced, others stay (:mod:`experiments.base.outputs` says whose they
-            are). After an error in the block nothing has changed.
+            files of the same names are replaced, others stay (:mod:`attngraph.experiments.base.outputs` says
+            whose they are). After an error in the block nothing has changed.
 
     Raises:
         OSError: as the block raises it, or where something cannot move; with a name where it has none.

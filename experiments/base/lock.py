@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from attngraph.errors import UserError
-from experiments.base.files import remove_parts
+from attngraph.experiments.base.files import remove_parts
 
 LOCK = ".lock"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from experiments.base.arguments import option
-from experiments.base.shipped import DEFAULT, SHIPPED
-from experiments.base.types import Names, Positive, Seed
+from attngraph.experiments.base.arguments import option
+from attngraph.experiments.base.shipped import DEFAULT, SHIPPED
+from attngraph.experiments.base.types import Names, Positive, Seed
 
 HUB = "hub:"  # before a name: it may be fetched
 SET = {"default": (), "metavar": "NAME=VALUE", "flag": "--set", "nargs": None}  # an option of --set
@@ -61,7 +61,7 @@ class DeviceOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(DeviceOptions):
-    """Where and how runs are run, see :func:`experiments.runs.execution.execution_of`."""
+    """Where and how runs are run, see :func:`attngraph.experiments.runs.execution.execution_of`."""
 
     on: tuple[str, ...] = option(
         "Say where and how runs are run: first local (processes of this machine), slurm (an array of jobs) "
@@ -107,7 +107,7 @@ class RowsOptions(GridOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LookOptions(DeviceOptions):
-    """What the analysis commands look at, see :mod:`experiments.inspect.source`."""
+    """What the analysis commands look at, see :mod:`attngraph.experiments.inspect.source`."""
 
     adapter: Path | None = option(
         "Put these graph adapters into the model: a run's folder of a table, or a folder that PEFT saved."

@@ -20,11 +20,11 @@ from pydantic import Field
 
 import attngraph
 from attngraph.errors import UserError
-from experiments.base.config import Config, checked
-from experiments.base.files import check_out, published, write_json
-from experiments.base.lock import sole_use
-from experiments.base.progress import note
-from experiments.base.reading import read_json
+from attngraph.experiments.base.config import Config, checked
+from attngraph.experiments.base.files import check_out, published, write_json
+from attngraph.experiments.base.lock import sole_use
+from attngraph.experiments.base.progress import note
+from attngraph.experiments.base.reading import read_json
 
 MANIFEST = "run.json"
 Name = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]  # of a file in the folder itself

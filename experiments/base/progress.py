@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.base.arguments import QUIET
+from attngraph.experiments.base.arguments import QUIET
 
 tqdm.set_lock(RLock())  # tqdm's own is a semaphore, of which Python warns where a worker with a bar is killed
 

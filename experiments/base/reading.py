@@ -185,7 +185,7 @@ class Record:
 
     def captions(self, name: str, item: str | None = None) -> tuple[str, ...]:
         """The captions of the list ``name``, none of them blank, without the space around them. Line breaks
-        inside stay: the tokenisers know them (:func:`experiments.metrics.ptb.one_line`).
+        inside stay: the tokenisers know them (:func:`attngraph.experiments.metrics.ptb.one_line`).
         """
         texts = tuple(text.strip() for text in self.texts(name, item))
         if "" in texts:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.commands.options import AblationOptions
-from experiments.tables.grid import load_preset
-from experiments.tables.make import make
+from attngraph.experiments.commands.options import AblationOptions
+from attngraph.experiments.tables.grid import load_preset
+from attngraph.experiments.tables.make import make
 
 
 def run(options: AblationOptions) -> int:

@@ -7,15 +7,15 @@ for large models make ``--batch`` small. ``docs/maps.md`` says whose view is dra
 
 from __future__ import annotations
 
-from analysis.patches import mass_summary
-from analysis.plots.overlays import draw_mass
-from analysis.viewer import viewer_page
+from attngraph.analysis.patches import mass_summary
+from attngraph.analysis.plots.overlays import draw_mass
+from attngraph.analysis.viewer import viewer_page
 from attngraph.errors import UserError
-from experiments.base.outputs import Outputs
-from experiments.commands.options import AttentionOptions
-from experiments.inspect.attention import ask, collect_maps, draw_queries
-from experiments.inspect.source import brings_own, open_source, settings_of
-from experiments.scenes.scene import Thing
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.commands.options import AttentionOptions
+from attngraph.experiments.inspect.attention import ask, collect_maps, draw_queries
+from attngraph.experiments.inspect.source import brings_own, open_source, settings_of
+from attngraph.experiments.scenes.scene import Thing
 
 MAPS, VIEWER, MASS, SUMMARY, MASS_FIGURE = "maps.csv", "viewer.html", "mass.csv", "summary.csv", "mass.png"
 NAMES = (MAPS, VIEWER, "maps_*.png", MASS, SUMMARY, MASS_FIGURE)

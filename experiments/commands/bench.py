@@ -10,11 +10,11 @@ import platform
 
 import torch
 
-from experiments.base.files import write_json, write_text
-from experiments.base.messages import check_known
-from experiments.base.outputs import Outputs
-from experiments.commands.options import BenchOptions
-from experiments.studies.bench import BENCHMARKS, markdown, run_benchmark
+from attngraph.experiments.base.files import write_json, write_text
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.commands.options import BenchOptions
+from attngraph.experiments.studies.bench import BENCHMARKS, markdown, run_benchmark
 
 NAMES = RESULTS, TABLES = "results.json", "bench.md"
 REPEATS = {False: 15, True: 3}  # of a whole run and of a quick one

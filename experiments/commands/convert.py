@@ -1,13 +1,14 @@
-"""Turn an original checkpoint into a folder that ``--model`` takes, see :mod:`experiments.models.convert`."""
+"""Turn an original checkpoint into a folder that ``--model`` takes, see
+:mod:`attngraph.experiments.models.convert`."""
 
 from __future__ import annotations
 
 from attngraph.errors import UserError
-from experiments.base.options import from_hub
-from experiments.base.outputs import Outputs
-from experiments.commands.options import ConvertOptions
-from experiments.models.convert import ARRANGEMENTS, BERT, read_original, save_converted
-from experiments.models.weights import in_folder, weights_digest
+from attngraph.experiments.base.options import from_hub
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.commands.options import ConvertOptions
+from attngraph.experiments.models.convert import ARRANGEMENTS, BERT, read_original, save_converted
+from attngraph.experiments.models.weights import in_folder, weights_digest
 
 NAMES = ("*.safetensors", "*config.json", "tokenizer.json")
 

@@ -10,13 +10,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.files import check_out
-from experiments.base.messages import check_known
-from experiments.commands.options import DataOptions
-from experiments.data.check import check
-from experiments.data.dataset import DATA_SETS, DataSet, data_set_named, is_picture, read_list, write_list
-from experiments.data.drawn import LAYOUTS, SIZE, make_scenes
-from experiments.data.hub import download
+from attngraph.experiments.base.files import check_out
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.commands.options import DataOptions
+from attngraph.experiments.data.check import check
+from attngraph.experiments.data.dataset import (
+    DATA_SETS,
+    DataSet,
+    data_set_named,
+    is_picture,
+    read_list,
+    write_list,
+)
+from attngraph.experiments.data.drawn import LAYOUTS, SIZE, make_scenes
+from attngraph.experiments.data.hub import download
 
 WHOLE, FAULTY, OTHER_COUNTS = 0, 1, 3  # exit codes of `check`
 SCENES = "scenes"

@@ -17,7 +17,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from experiments.commands.options import DoctorOptions
+from attngraph.experiments.commands.options import DoctorOptions
 
 HOME = Path(__file__).resolve().parents[2]  # the folder that holds our ``adapters``
 
@@ -56,7 +56,7 @@ def report() -> tuple[str, list[str]]:
         problems.append(clash)
     elif not is_ours:
         problems.append(
-            f"`import adapters` leads to {origin} and not to {HOME / 'adapters'}: "
+            f"`import attngraph.adapters` leads to {origin} and not to {HOME / 'adapters'}: "
             "start Python elsewhere, or take that folder off PYTHONPATH"
         )
     lines += ["", "no problems found" if not problems else f"{len(problems)} problem(s)"]

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.base.files import write_json
-from experiments.base.outputs import Outputs
-from experiments.commands.options import EvaluateOptions
-from experiments.runs.answering import changed_way, check_answering, described, in_words, way_of
-from experiments.runs.cells import per_image
-from experiments.runs.changes import with_changes
-from experiments.runs.data import subset
-from experiments.runs.device import check_device, cpu_threads
-from experiments.runs.experiment import REMEDY, Answers
-from experiments.runs.plan import check_task_data
-from experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, finished
-from experiments.tables.scored import score_predictions
+from attngraph.experiments.base.files import write_json
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.commands.options import EvaluateOptions
+from attngraph.experiments.runs.answering import changed_way, check_answering, described, in_words, way_of
+from attngraph.experiments.runs.cells import per_image
+from attngraph.experiments.runs.changes import with_changes
+from attngraph.experiments.runs.data import subset
+from attngraph.experiments.runs.device import check_device, cpu_threads
+from attngraph.experiments.runs.experiment import REMEDY, Answers
+from attngraph.experiments.runs.plan import check_task_data
+from attngraph.experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, finished
+from attngraph.experiments.tables.scored import score_predictions
 
 TABLE = "scores.csv"
 NAMES = (TABLE, SCORES, STATISTICS, PREDICTIONS)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from analysis.heterophily import Heterophily, Settings
+from attngraph.analysis.heterophily import Heterophily, Settings
 from attngraph.errors import UserError
-from experiments.base.outputs import Outputs
-from experiments.commands.options import HeterophilyOptions
-from experiments.inspect.labels import Labeller, load_tagger, read_own_classes
-from experiments.inspect.regions import Regions, read_regions
-from experiments.inspect.source import open_source, settings_of
-from experiments.inspect.statistics import (
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.commands.options import HeterophilyOptions
+from attngraph.experiments.inspect.labels import Labeller, load_tagger, read_own_classes
+from attngraph.experiments.inspect.regions import Regions, read_regions
+from attngraph.experiments.inspect.source import open_source, settings_of
+from attngraph.experiments.inspect.statistics import (
     AFTER,
     BEFORE,
     STREAMED,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from experiments.base.arguments import argument, option
-from experiments.base.options import (
+from attngraph.experiments.base.arguments import argument, option
+from attngraph.experiments.base.options import (
     SET,
     DeviceOptions,
     GridOptions,
@@ -21,8 +21,8 @@ from experiments.base.options import (
     RunOptions,
     Split,
 )
-from experiments.base.shipped import described
-from experiments.base.types import LARGEST, Between, Names, Positive, Seed, Seeds
+from attngraph.experiments.base.shipped import described
+from attngraph.experiments.base.types import LARGEST, Between, Names, Positive, Seed, Seeds
 
 RUN = "Take the trained model of this folder, a run's."
 SEVERAL = "Run every row with this many seeds, or with those of FIRST-LAST. Default: as the file says."

@@ -6,14 +6,14 @@ Nothing is trained. Adapters join the model by ``replace``, as in the paper, unl
 from __future__ import annotations
 
 from attngraph.errors import UserError
-from experiments.base.messages import check_known
-from experiments.commands.options import ParametersOptions
-from experiments.methods import METHODS, method_named
-from experiments.methods.method import canonical
-from experiments.methods.parameters import count_parameters
-from experiments.methods.settings import Settings, chosen_settings
-from experiments.models import load_family
-from experiments.models.blip import blip_base_without_weights
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.commands.options import ParametersOptions
+from attngraph.experiments.methods import METHODS, method_named
+from attngraph.experiments.methods.method import canonical
+from attngraph.experiments.methods.parameters import count_parameters
+from attngraph.experiments.methods.settings import Settings, chosen_settings
+from attngraph.experiments.models import load_family
+from attngraph.experiments.models.blip import blip_base_without_weights
 
 ROWS = ("full", "decoder", "prefix", "lora", "gcn", "appnp", "gcnii", "pgnn")
 REDUCTION = 8  # the paper's: a width of 96 on 768

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
-from experiments.base.files import write_text
-from experiments.base.outputs import Outputs
-from experiments.base.progress import Progress
-from experiments.commands.options import PlantedOptions
-from experiments.studies.planted import QUICK, ROWS, Study
-from experiments.studies.planted import run as train_all
-from experiments.studies.planted_report import conditions, draw, text
+from attngraph.experiments.base.files import write_text
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.base.progress import Progress
+from attngraph.experiments.commands.options import PlantedOptions
+from attngraph.experiments.studies.planted import QUICK, ROWS, Study
+from attngraph.experiments.studies.planted import run as train_all
+from attngraph.experiments.studies.planted_report import conditions, draw, text
 
 RUNS, CONDITIONS, TEXT, FIGURE = NAMES = ("planted.csv", "conditions.csv", "planted.txt", "planted.png")
 SEEDS = {False: 10, True: 3}  # of a whole run and of a quick one

@@ -11,15 +11,15 @@ import json
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.files import write_json
-from experiments.base.outputs import Outputs
-from experiments.commands.options import PredictOptions
-from experiments.data.example import Example
-from experiments.models.images import open_image
-from experiments.runs.device import check_device, cpu_threads
-from experiments.runs.plan import check_task_data
-from experiments.runs.saved import Finished, finished
-from experiments.tasks.formats import ANSWER, IMAGE, TEXT, read_asks, write_predictions
+from attngraph.experiments.base.files import write_json
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.commands.options import PredictOptions
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.models.images import open_image
+from attngraph.experiments.runs.device import check_device, cpu_threads
+from attngraph.experiments.runs.plan import check_task_data
+from attngraph.experiments.runs.saved import Finished, finished
+from attngraph.experiments.tasks.formats import ANSWER, IMAGE, TEXT, read_asks, write_predictions
 
 RESULTS, ANSWERS = "results.json", "answers.json"
 SPLIT = "test"

@@ -1,4 +1,5 @@
-"""Pre-train mini-BLIP or mini-mPLUG from scratch on drawn scenes (:mod:`experiments.studies.pretrain`)."""
+"""Pre-train mini-BLIP or mini-mPLUG from scratch on drawn scenes
+(:mod:`attngraph.experiments.studies.pretrain`)."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ from pathlib import Path
 import torch
 
 from attngraph.errors import UserError
-from experiments.commands.options import PretrainOptions
-from experiments.models.loading import load_family
-from experiments.runs.device import check_device
-from experiments.studies import pretrain as study
+from attngraph.experiments.commands.options import PretrainOptions
+from attngraph.experiments.models.loading import load_family
+from attngraph.experiments.runs.device import check_device
+from attngraph.experiments.studies import pretrain as study
 
 
 def run(options: PretrainOptions) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from experiments.base.files import write_text
-from experiments.base.outputs import Outputs
-from experiments.commands.options import ReportOptions
-from experiments.tables.page import page_of
+from attngraph.experiments.base.files import write_text
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.commands.options import ReportOptions
+from attngraph.experiments.tables.page import page_of
 
 HTML = "report.html"
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from experiments.base.files import check_out
-from experiments.commands.options import ScenesOptions
-from experiments.data.drawn import Sizes, write_scenes
+from attngraph.experiments.base.files import check_out
+from attngraph.experiments.commands.options import ScenesOptions
+from attngraph.experiments.data.drawn import Sizes, write_scenes
 
 
 def run(options: ScenesOptions) -> int:

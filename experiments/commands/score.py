@@ -1,21 +1,21 @@
 """Score a file of predictions, ours or a peer's, with a task's own metric.
 
-The file has the format that the data set's evaluation server takes (:mod:`experiments.tasks.formats`), or is
-the ``predictions.json`` of a table's cell.
+The file has the format that the data set's evaluation server takes
+(:mod:`attngraph.experiments.tasks.formats`), or is the ``predictions.json`` of a table's cell.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.base.files import write_json
-from experiments.base.messages import check_known
-from experiments.base.outputs import Outputs
-from experiments.commands.options import ScoreOptions
-from experiments.runs.plan import check_task_data
-from experiments.tables.scored import score_predictions
-from experiments.tasks import TASKS
-from experiments.tasks.formats import read_predictions, write_predictions
+from attngraph.experiments.base.files import write_json
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.commands.options import ScoreOptions
+from attngraph.experiments.runs.plan import check_task_data
+from attngraph.experiments.tables.scored import score_predictions
+from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks.formats import read_predictions, write_predictions
 
 TABLE, DETAILS, RESULTS = NAMES = ("scores.csv", "scores.json", "results.json")
 

@@ -1,15 +1,15 @@
 """Choose learning rates, joins and the schemes' arguments on validation data, with the same budget for each
-GNN; :mod:`experiments.tables.tune` says what is tried.
+GNN; :mod:`attngraph.experiments.tables.tune` says what is tried.
 """
 
 from __future__ import annotations
 
-from experiments.base.files import check_out
-from experiments.commands.options import SearchOptions
-from experiments.runs.execution import execution_of
-from experiments.tables.grid import load_preset
-from experiments.tables.plan import plan_table
-from experiments.tables.tune import Tuner, check_tuned, search
+from attngraph.experiments.base.files import check_out
+from attngraph.experiments.commands.options import SearchOptions
+from attngraph.experiments.runs.execution import execution_of
+from attngraph.experiments.tables.grid import load_preset
+from attngraph.experiments.tables.plan import plan_table
+from attngraph.experiments.tables.tune import Tuner, check_tuned, search
 
 STEM = "search"
 VALIDATION_EXAMPLES = 1000

@@ -1,4 +1,5 @@
-"""Recompute every comparison of a table from its raw results (:mod:`experiments.tables.variance`)."""
+"""Recompute every comparison of a table from its raw results
+(:mod:`attngraph.experiments.tables.variance`)."""
 
 from __future__ import annotations
 
@@ -6,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.base.files import write_bytes, write_text
-from experiments.base.outputs import Outputs
-from experiments.commands.options import SignificanceOptions
-from experiments.tables.compare import recompute
-from experiments.tables.details import significance, significance_markdown
-from experiments.tables.render import aligned, scope
-from experiments.tables.runs import saved_runs
+from attngraph.experiments.base.files import write_bytes, write_text
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.commands.options import SignificanceOptions
+from attngraph.experiments.tables.compare import recompute
+from attngraph.experiments.tables.details import significance, significance_markdown
+from attngraph.experiments.tables.render import aligned, scope
+from attngraph.experiments.tables.runs import saved_runs
 
 TABLE, TEXT, *FIGURES = NAMES = tuple(f"significance.{kind}" for kind in ("csv", "md", "png", "svg"))
 
@@ -28,7 +29,10 @@ def run(options: SignificanceOptions) -> int:
     print(f"{scope(lines)}\n\n{aligned([list(grid), *grid.to_numpy().tolist()])}")
 
     def write(folder: Path) -> None:
-        from experiments.tables.figure import draw_differences, image  # matplotlib is slow to import
+        from attngraph.experiments.tables.figure import (  # matplotlib is slow to import
+            draw_differences,
+            image,
+        )
 
         pd.DataFrame(lines).to_csv(folder / TABLE, index=False)
         write_text(folder / TEXT, significance_markdown(lines, headings))

@@ -1,20 +1,20 @@
 """Choose the learning rate of each row of a table on validation data, with one seed.
 
-:mod:`experiments.tables.tune` says which rates are tried.
+:mod:`attngraph.experiments.tables.tune` says which rates are tried.
 """
 
 from __future__ import annotations
 
-from experiments.base.files import check_out
-from experiments.base.messages import check_known
-from experiments.commands.options import SweepOptions
-from experiments.methods import method_named
-from experiments.methods.method import canonical
-from experiments.runs.execution import execution_of
-from experiments.tables.grid import load_table
-from experiments.tables.make import check_named, folder_of
-from experiments.tables.plan import plan_table
-from experiments.tables.tune import Tuner, check_tuned, sweep
+from attngraph.experiments.base.files import check_out
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.commands.options import SweepOptions
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.methods.method import canonical
+from attngraph.experiments.runs.execution import execution_of
+from attngraph.experiments.tables.grid import load_table
+from attngraph.experiments.tables.make import check_named, folder_of
+from attngraph.experiments.tables.plan import plan_table
+from attngraph.experiments.tables.tune import Tuner, check_tuned, sweep
 
 STEM = "sweep"
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.base.shipped import DEFAULT
-from experiments.commands.options import TableOptions
-from experiments.tables.grid import load_table
-from experiments.tables.make import folder_of, make
+from attngraph.experiments.base.shipped import DEFAULT
+from attngraph.experiments.commands.options import TableOptions
+from attngraph.experiments.tables.grid import load_table
+from attngraph.experiments.tables.make import folder_of, make
 
 
 def run(options: TableOptions) -> int:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiments.base.files import check_out
-from experiments.commands.options import TrainOptions
-from experiments.methods.settings import chosen_settings
-from experiments.runs.device import agreed, processes
-from experiments.runs.execution import execution_of
-from experiments.runs.experiment import EXPERIMENT, load_experiment
-from experiments.runs.plan import decided
-from experiments.runs.runner import check_models, run_cells
-from experiments.runs.trackers import trackers_of
-from experiments.tables.render import aligned
-from experiments.tasks import TASKS
+from attngraph.experiments.base.files import check_out
+from attngraph.experiments.commands.options import TrainOptions
+from attngraph.experiments.methods.settings import chosen_settings
+from attngraph.experiments.runs.device import agreed, processes
+from attngraph.experiments.runs.execution import execution_of
+from attngraph.experiments.runs.experiment import EXPERIMENT, load_experiment
+from attngraph.experiments.runs.plan import decided
+from attngraph.experiments.runs.runner import check_models, run_cells
+from attngraph.experiments.runs.trackers import trackers_of
+from attngraph.experiments.tables.render import aligned
+from attngraph.experiments.tasks import TASKS
 
 
 def run(options: TrainOptions) -> int:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from analysis.embedding import METHODS
-from analysis.plots.embedding import draw
+from attngraph.analysis.embedding import METHODS
+from attngraph.analysis.plots.embedding import draw
 from attngraph.errors import UserError
-from experiments.base.outputs import Outputs
-from experiments.commands.options import TsneOptions
-from experiments.inspect.points import ADAPTED, FROZEN, check_clouds, embed, gather_points, notes
-from experiments.inspect.source import open_source, settings_of
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.commands.options import TsneOptions
+from attngraph.experiments.inspect.points import ADAPTED, FROZEN, check_clouds, embed, gather_points, notes
+from attngraph.experiments.inspect.source import open_source, settings_of
 
 TABLE, QUALITY = "coordinates.csv", "quality.csv"
 NAMES = (TABLE, QUALITY, *(f"{method}-*.{kind}" for method in METHODS for kind in ("png", "svg")))

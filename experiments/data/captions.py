@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from experiments.base.reading import Record, records
-from experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading, register
-from experiments.data.example import Example
-from experiments.data.hub import Hub
+from attngraph.experiments.base.reading import Record, records
+from attngraph.experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading, register
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.data.hub import Hub
 
 # ---- COCO -------------------------------------------------------------------------------------------------
 

@@ -14,9 +14,9 @@ import pandas as pd
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.base.progress import Progress
-from experiments.data.dataset import Counts, DataSet, Reader, Reading
-from experiments.data.layouts import SCENES
+from attngraph.experiments.base.progress import Progress
+from attngraph.experiments.data.dataset import Counts, DataSet, Reader, Reading
+from attngraph.experiments.data.layouts import SCENES
 
 SHOWN = 10  # faults of a split, and damaged pictures, that are printed
 

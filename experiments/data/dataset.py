@@ -1,8 +1,8 @@
 """What a data set is: its files, its splits, and how their records become examples.
 
 A data set is a :class:`DataSet` with one :class:`Reader` for each format that its annotations come in, made
-known by ``register``. ``attngraph data``, the tables (:mod:`experiments.data.tables`) and the tasks know of a
-data set only through this.
+known by ``register``. ``attngraph data``, the tables (:mod:`attngraph.experiments.data.tables`) and the tasks
+know of a data set only through this.
 
 A damaged record is an error, unless the list ``damaged.json`` in the data set's folder names it.
 ``attngraph data check NAME --root FOLDER --leave-out`` writes the list, an object ``{what: why}``. What is
@@ -23,11 +23,11 @@ from typing import Any, TypeVar
 import yaml
 
 from attngraph.errors import UserError
-from experiments.base.files import write_json
-from experiments.base.messages import check_known
-from experiments.base.progress import note
-from experiments.base.reading import REPLACE, Damaged, Pictures, Record, Unique, read_json
-from experiments.data.example import Example
+from attngraph.experiments.base.files import write_json
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.base.progress import note
+from attngraph.experiments.base.reading import REPLACE, Damaged, Pictures, Record, Unique, read_json
+from attngraph.experiments.data.example import Example
 
 DATA_SETS: dict[str, DataSet] = {}
 OFFICIAL = {"train": "train", "validation": "val", "test": "test"}  # what tasks and files call splits
@@ -208,7 +208,8 @@ def data_set_named(name: str) -> DataSet:
 
 
 def split_examples(data_set: DataSet, root: Path, split: str, reader: Reader | None = None) -> list[Example]:
-    """The examples of a split, read again; :func:`experiments.data.tables.table` keeps them on disk instead.
+    """The examples of a split, read again; :func:`attngraph.experiments.data.tables.table` keeps them on disk
+    instead.
 
     Raises:
         UserError: see :meth:`Reader.examples`; also if there is no example.

@@ -10,7 +10,7 @@
     karpathy/dataset_coco.json, karpathy/{train2014,val2014}/COCO_train2014_000000000001.png ...
     {vqa_v2,snli_ve,karpathy}/scenes.json    image name -> what the image shows
 
-and :func:`make_scenes` as the archives of six benchmarks unpack (:mod:`experiments.data.layouts`)::
+and :func:`make_scenes` as the archives of six benchmarks unpack (:mod:`attngraph.experiments.data.layouts`)::
 
     manifest.json                     seed, size, version
     vqa2, vizwiz_vqa, snli_ve, coco, textcaps, vizwiz_caps
@@ -28,11 +28,11 @@ from functools import cache
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.files import published, write_json
-from experiments.base.progress import Progress
-from experiments.base.reading import read_json, shown
-from experiments.data.layouts import LAYOUTS, SCENES, TASKS, Amounts, Folder, Layout
-from experiments.scenes.scene import Scene
+from attngraph.experiments.base.files import published, write_json
+from attngraph.experiments.base.progress import Progress
+from attngraph.experiments.base.reading import read_json, shown
+from attngraph.experiments.data.layouts import LAYOUTS, SCENES, TASKS, Amounts, Folder, Layout
+from attngraph.experiments.scenes.scene import Scene
 
 LEAST, MOST = 10, 1_000_000  # of `make_scenes`
 SIZE = 3000  # examples for training in each of the six data sets

@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 
 from attngraph.errors import UserError
-from experiments.base.messages import check_known
-from experiments.data.example import Example
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.data.example import Example
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_IMAGES = 400  # of the 4,000 official training images

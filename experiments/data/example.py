@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.scenes.scene import Scene
+from attngraph.experiments.scenes.scene import Scene
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from attngraph.errors import UserError
-from experiments.base.files import whole, write_bytes
-from experiments.base.messages import check_known, first_line
-from experiments.base.reading import Record, shown
-from experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading
-from experiments.data.example import Example
-from experiments.data.tables import cache_folder
+from attngraph.experiments.base.files import whole, write_bytes
+from attngraph.experiments.base.messages import check_known, first_line
+from attngraph.experiments.base.reading import Record, shown
+from attngraph.experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.data.tables import cache_folder
 
 FOLDER, IMAGE = "hub", "image"
 ROWS = 64  # with their pictures in memory at a time

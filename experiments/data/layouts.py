@@ -22,16 +22,31 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from experiments.base.files import write_json, write_text
-from experiments.data.dataset import OFFICIAL
-from experiments.scenes.balance import Sentence
-from experiments.scenes.captions import caption_scenes, captions, ordered
-from experiments.scenes.drawing import draw
-from experiments.scenes.facts import describe
-from experiments.scenes.hypotheses import hypotheses
-from experiments.scenes.noise import UNANSWERABLE, Quality, any_quality, most_common, taken, ten_answers
-from experiments.scenes.questions import questions
-from experiments.scenes.scene import CANVAS, COLORS, CURTAIN_WIDTH, SPLITS, Scene, generator, sample_scene
+from attngraph.experiments.base.files import write_json, write_text
+from attngraph.experiments.data.dataset import OFFICIAL
+from attngraph.experiments.scenes.balance import Sentence
+from attngraph.experiments.scenes.captions import caption_scenes, captions, ordered
+from attngraph.experiments.scenes.drawing import draw
+from attngraph.experiments.scenes.facts import describe
+from attngraph.experiments.scenes.hypotheses import hypotheses
+from attngraph.experiments.scenes.noise import (
+    UNANSWERABLE,
+    Quality,
+    any_quality,
+    most_common,
+    taken,
+    ten_answers,
+)
+from attngraph.experiments.scenes.questions import questions
+from attngraph.experiments.scenes.scene import (
+    CANVAS,
+    COLORS,
+    CURTAIN_WIDTH,
+    SPLITS,
+    Scene,
+    generator,
+    sample_scene,
+)
 
 SCENES = "scenes.json"  # what the pictures of a data set show
 QUALITY = 95  # of JPEG, with colours at full resolution: pixels differ by a few of 256 levels

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.base.reading import Damaged, Record, records
-from experiments.data.captions import KARPATHY_FILE, karpathy_split, vizwiz_file
-from experiments.data.dataset import ANNOTATORS, Counts, DataSet, Fields, Reader, Reading, register
-from experiments.data.example import Example
-from experiments.data.hub import Hub
+from attngraph.experiments.base.reading import Damaged, Record, records
+from attngraph.experiments.data.captions import KARPATHY_FILE, karpathy_split, vizwiz_file
+from attngraph.experiments.data.dataset import ANNOTATORS, Counts, DataSet, Fields, Reader, Reading, register
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.data.hub import Hub
 
 # ---- VQA v2 -----------------------------------------------------------------------------------------------
 

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from experiments.base.files import whole, write_json
-from experiments.base.progress import Progress
-from experiments.data.dataset import LIST, DataSet, Reader, Reading
-from experiments.data.example import Example
+from attngraph.experiments.base.files import whole, write_json
+from attngraph.experiments.base.progress import Progress
+from attngraph.experiments.data.dataset import LIST, DataSet, Reader, Reading
+from attngraph.experiments.data.example import Example
 
 VERSION = 3  # raise it whenever a reader gives other examples for the same files
 ROWS = 10_000  # written, and read while iterating, at a time
@@ -99,7 +99,8 @@ def table(data_set: DataSet, root: Path, split: str, form: str | None = None) ->
     that an earlier call made, or from the annotation files.
 
     Raises:
-        UserError: see :meth:`experiments.data.dataset.Reader.examples`; also if there is no example.
+        UserError: see :meth:`attngraph.experiments.data.dataset.Reader.examples`; also if there is no
+            example.
     """
     reader = data_set.reader(root, split, form)
     state = _state(reader, root, split)

@@ -13,9 +13,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.patches import map_table, mass_table, patch_grid
-from analysis.plots.overlays import draw_maps
-from analysis.relevance import (
+from attngraph import AttentionGraph
+from attngraph.analysis.patches import map_table, mass_table, patch_grid
+from attngraph.analysis.plots.overlays import draw_maps
+from attngraph.analysis.relevance import (
     Graphs,
     Route,
     capture_with_gradients,
@@ -26,15 +27,14 @@ from analysis.relevance import (
     route,
     valid_nodes,
 )
-from analysis.viewer import Nodes, ViewerExample, cells_of
-from attngraph import AttentionGraph
+from attngraph.analysis.viewer import Nodes, ViewerExample, cells_of
 from attngraph.errors import UserError
-from experiments.inspect.regions import region
-from experiments.inspect.source import Source
-from experiments.inspect.words import Words, in_decoder, words_of
-from experiments.models.batch import Batch, Sample
-from experiments.scenes.facts import unique
-from experiments.scenes.scene import Thing
+from attngraph.experiments.inspect.regions import region
+from attngraph.experiments.inspect.source import Source
+from attngraph.experiments.inspect.words import Words, in_decoder, words_of
+from attngraph.experiments.models.batch import Batch, Sample
+from attngraph.experiments.scenes.facts import unique
+from attngraph.experiments.scenes.scene import Thing
 
 PLAIN, ADAPTED = "M", "M\u0304"
 
@@ -76,7 +76,7 @@ class AttentionMaps:
     """Maps and masses. The mass is that of all samples; maps, regions and shown are of the first ones only.
 
     Args:
-        maps, mass: tables, see :mod:`analysis.patches`.
+        maps, mass: tables, see :mod:`attngraph.analysis.patches`.
         regions: ``{name: bool (patches,)}``, where the object is that was asked for.
         shown: ``{name: what the viewer gets}``.
         last: the layer that raw attention is read from.

@@ -11,17 +11,17 @@ import torch
 from pydantic import ConfigDict, Field, RootModel
 from torch import Tensor
 
-from analysis.bipartite import Bipartite
-from analysis.labels import Labels, SharedClusters, classes_of_tokens, modality
-from analysis.plots.heterophily import stack
 from attngraph import AttentionGraph
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.labels import Labels, SharedClusters, classes_of_tokens, modality
+from attngraph.analysis.plots.heterophily import stack
 from attngraph.errors import UserError
-from experiments.base.config import checked
-from experiments.base.messages import first_line
-from experiments.base.reading import read_json
-from experiments.inspect.regions import SHAPE_NAMES
-from experiments.inspect.source import Source
-from experiments.inspect.words import (
+from attngraph.experiments.base.config import checked
+from attngraph.experiments.base.messages import first_line
+from attngraph.experiments.base.reading import read_json
+from attngraph.experiments.inspect.regions import SHAPE_NAMES
+from attngraph.experiments.inspect.source import Source
+from attngraph.experiments.inspect.words import (
     PATCH_NAMES,
     ROTATED,
     Words,
@@ -30,8 +30,8 @@ from experiments.inspect.words import (
     word_spans,
     words_of,
 )
-from experiments.models.batch import Batch
-from experiments.scenes.words import parts_of_speech
+from attngraph.experiments.models.batch import Batch
+from attngraph.experiments.scenes.words import parts_of_speech
 
 MODALITY, SPECIAL, SPEECH = "modality", "special or word", "part of speech"
 BUILT_IN = (MODALITY, SPECIAL, "token", SPEECH, "patch", "named", "named shape", "cluster")

@@ -11,15 +11,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from analysis.embedding import least_points, maps, quality
-from analysis.plots.embedding import METHOD_NAMES
-from analysis.points import Cloud, Points, output_matrices
 from attngraph import AttentionGraph
+from attngraph.analysis.embedding import least_points, maps, quality
+from attngraph.analysis.plots.embedding import METHOD_NAMES
+from attngraph.analysis.points import Cloud, Points, output_matrices
 from attngraph.errors import UserError
-from experiments.base.progress import Progress
-from experiments.inspect.source import Source
-from experiments.inspect.words import PATCH_NAMES, ROTATED, patches_of, words_of
-from experiments.models.batch import Batch
+from attngraph.experiments.base.progress import Progress
+from attngraph.experiments.inspect.source import Source
+from attngraph.experiments.inspect.words import PATCH_NAMES, ROTATED, patches_of, words_of
+from attngraph.experiments.models.batch import Batch
 
 FROZEN, ADAPTED = "frozen", "adapted"
 UNKNOWN = ("", "unknown")  # labels that say nothing
@@ -113,7 +113,7 @@ def embed(
     Args:
         clouds: ``{state: clouds}``; the maps are those of the frozen state, the others' points are placed on
             them.
-        method: see :mod:`analysis.embedding`.
+        method: see :mod:`attngraph.analysis.embedding`.
         perplexities: a map for each.
         colours: labels by which the figures are coloured, and purity is measured.
         seed: of the maps, and of the points that are measured.

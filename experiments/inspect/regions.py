@@ -16,19 +16,19 @@ import torch
 from pydantic import Field, NonNegativeFloat, PositiveFloat, RootModel, StringConstraints
 from torch import Tensor
 
-from analysis.contrast import Region
-from analysis.plots.heterophily import stack
-from analysis.relevance import image_nodes
 from attngraph import AttentionGraph
+from attngraph.analysis.contrast import Region
+from attngraph.analysis.plots.heterophily import stack
+from attngraph.analysis.relevance import image_nodes
 from attngraph.errors import UserError
-from experiments.base.config import Config, checked
-from experiments.base.reading import read_json
-from experiments.inspect.words import grids_of, word_spans, words_of
-from experiments.models.batch import Batch, Sample
-from experiments.models.images import open_image
-from experiments.scenes.drawing import patch_targets
-from experiments.scenes.facts import Description, plural
-from experiments.scenes.scene import HUGE_COLORS, HUGE_SHAPES, SIZES, Scene, Thing
+from attngraph.experiments.base.config import Config, checked
+from attngraph.experiments.base.reading import read_json
+from attngraph.experiments.inspect.words import grids_of, word_spans, words_of
+from attngraph.experiments.models.batch import Batch, Sample
+from attngraph.experiments.models.images import open_image
+from attngraph.experiments.scenes.drawing import patch_targets
+from attngraph.experiments.scenes.facts import Description, plural
+from attngraph.experiments.scenes.scene import HUGE_COLORS, HUGE_SHAPES, SIZES, Scene, Thing
 
 NAMED, ASKED = "named region", "asked region"
 NO_GRID = (

@@ -22,25 +22,25 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from adapters.adapter import GraphAdapter
-from adapters.peft.loading import load_adapter, read_config
 from attngraph import AttentionGraph, capture
+from attngraph.adapters.adapter import GraphAdapter
+from attngraph.adapters.peft.loading import load_adapter, read_config
 from attngraph.errors import UserError
+from attngraph.experiments.base.messages import check_known, first_line
+from attngraph.experiments.base.options import LookOptions
+from attngraph.experiments.base.progress import Progress
+from attngraph.experiments.base.reading import read_text
+from attngraph.experiments.base.shipped import unless_default
+from attngraph.experiments.data.drawn import Sizes, scene_of, write_scenes
+from attngraph.experiments.models import load_family
+from attngraph.experiments.models.batch import Batch, Sample
+from attngraph.experiments.models.family import ModelFamily
+from attngraph.experiments.models.images import open_image
+from attngraph.experiments.models.weights import weights_digest
+from attngraph.experiments.runs.device import check_device, is_out_of_memory
+from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks.task import SPLITS
 from attngraph.reading.instrument import instrument
-from experiments.base.messages import check_known, first_line
-from experiments.base.options import LookOptions
-from experiments.base.progress import Progress
-from experiments.base.reading import read_text
-from experiments.base.shipped import unless_default
-from experiments.data.drawn import Sizes, scene_of, write_scenes
-from experiments.models import load_family
-from experiments.models.batch import Batch, Sample
-from experiments.models.family import ModelFamily
-from experiments.models.images import open_image
-from experiments.models.weights import weights_digest
-from experiments.runs.device import check_device, is_out_of_memory
-from experiments.tasks import TASKS
-from experiments.tasks.task import SPLITS
 
 TASK, SPLIT = "caption", "validation"  # where none is given
 NOT_SETTINGS = ("out", "download", "batch", "device")
@@ -51,8 +51,8 @@ IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"
 
 
 def settings_of(options: LookOptions, task: str = TASK) -> dict[str, Any]:
-    """What decides a command's results, for :class:`experiments.base.outputs.Outputs`: all options but those
-    that only say where and how it runs, and digests of the weights that are looked at.
+    """What decides a command's results, for :class:`attngraph.experiments.base.outputs.Outputs`: all options
+    but those that only say where and how it runs, and digests of the weights that are looked at.
 
     Args:
         options: of the command.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.heterophily import Heterophily
-from analysis.plots.heterophily import (
+from attngraph.analysis.heterophily import Heterophily
+from attngraph.analysis.plots.heterophily import (
     DIFFERENCE,
     curves,
     entries,
@@ -18,9 +18,9 @@ from analysis.plots.heterophily import (
     spectra,
     stacks,
 )
-from experiments.inspect.labels import Labeller
-from experiments.inspect.regions import Regions
-from experiments.inspect.source import Source
+from attngraph.experiments.inspect.labels import Labeller
+from attngraph.experiments.inspect.regions import Regions
+from attngraph.experiments.inspect.source import Source
 
 BEFORE, AFTER = "before", "after"  # training
 LABELLED = ("edge", "adjusted", "label_informativeness", "aggregation")

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from analysis.patches import patch_grid
-from analysis.relevance import image_nodes
 from attngraph import AttentionGraph
-from experiments.models.batch import BYTES, CLOSED, PIECE, START, Batch
-from experiments.scenes.drawing import patch_targets
-from experiments.scenes.scene import HUGE_SHAPES, Scene
+from attngraph.analysis.patches import patch_grid
+from attngraph.analysis.relevance import image_nodes
+from attngraph.experiments.models.batch import BYTES, CLOSED, PIECE, START, Batch
+from attngraph.experiments.scenes.drawing import patch_targets
+from attngraph.experiments.scenes.scene import HUGE_SHAPES, Scene
 
 ROTATED = (
     "queries could be read only with rotary positions in them: distances and angles to values depend on "
@@ -32,7 +32,7 @@ class Words:
     Args:
         is_token: which nodes are tokens of the text; others have ``""``, -1 and False in what follows.
         tokens: strings.
-        token_ids, special, padding, pieces: as in :class:`~experiments.models.batch.Text`.
+        token_ids, special, padding, pieces: as in :class:`~attngraph.experiments.models.batch.Text`.
         whole: whether every token of the text is a node, those that keep the images' places too.
     """
 
@@ -132,7 +132,7 @@ def word_spans(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list[
         line: the tokens.
         apart: which tokens belong to no word (special tokens, an image's places); blanks and newlines do
             neither.
-        pieces: see :class:`~experiments.models.batch.Text`.
+        pieces: see :class:`~attngraph.experiments.models.batch.Text`.
     """
     texts = [_raw(token, pieces) for token in line]
 

@@ -1,9 +1,9 @@
 """What a method is: a way to adapt a pre-trained model to a task, and a row of the table.
 
-It is a PEFT configuration (:mod:`experiments.methods.peft`), prefix tuning
-(:mod:`experiments.methods.prefix`), or a rule which of the model's own parameters train
-(:mod:`experiments.methods.own_weights`). Those of the tables are in :mod:`experiments.methods.rows`; a file
-of one's own ends with ``register(...)``.
+It is a PEFT configuration (:mod:`attngraph.experiments.methods.peft`), prefix tuning
+(:mod:`attngraph.experiments.methods.prefix`), or a rule which of the model's own parameters train
+(:mod:`attngraph.experiments.methods.own_weights`). Those of the tables are in
+:mod:`attngraph.experiments.methods.rows`; a file of one's own ends with ``register(...)``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from attngraph.errors import UserError
-from experiments.base.messages import check_known
-from experiments.methods.settings import Choice, Settings
-from experiments.models.batch import Sample
-from experiments.models.family import Answering, ModelFamily
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.methods.settings import Choice, Settings
+from attngraph.experiments.models.batch import Sample
+from attngraph.experiments.models.family import Answering, ModelFamily
 
 ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  # blocks of the table
 OTHERS = "Other small additions"  # LoRA and prefix tuning
@@ -145,7 +145,7 @@ class Tuned:
 
     def effects(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
         """What its graph adapters do to the attention of samples with answers, ``{layer: {name: number}}``,
-        see :class:`adapters.effects.Effect`; empty without such adapters.
+        see :class:`attngraph.adapters.effects.Effect`; empty without such adapters.
         """
         return {}
 

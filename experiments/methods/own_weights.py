@@ -14,14 +14,14 @@ from pydantic import Field, FiniteFloat
 from safetensors.torch import save_file
 from torch import nn
 
-from adapters.saved import read_tensors
+from attngraph.adapters.saved import read_tensors
 from attngraph.errors import UserError
-from experiments.base.config import Config, checked
-from experiments.base.files import whole
-from experiments.methods.method import REMEDY, Method, Tuned, Vision, check_fit
-from experiments.methods.settings import Settings
-from experiments.models.batch import Sample
-from experiments.models.family import Answering, ModelFamily
+from attngraph.experiments.base.config import Config, checked
+from attngraph.experiments.base.files import whole
+from attngraph.experiments.methods.method import REMEDY, Method, Tuned, Vision, check_fit
+from attngraph.experiments.methods.settings import Settings
+from attngraph.experiments.models.batch import Sample
+from attngraph.experiments.models.family import Answering, ModelFamily
 
 VISION_RATE = "vision_learning_rate"
 

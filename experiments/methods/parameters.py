@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-from adapters.peft.layer import ADAPTERS
-from experiments.methods.method import Tuned
-from experiments.methods.prefix import ATTRIBUTE
+from attngraph.adapters.peft.layer import ADAPTERS
+from attngraph.experiments.methods.method import Tuned
+from attngraph.experiments.methods.prefix import ATTRIBUTE
 
 ADDED = (ADAPTERS, "lora_A", "lora_B", ATTRIBUTE)  # parts of the names of parameters that methods add
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")

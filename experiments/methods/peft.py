@@ -26,25 +26,25 @@ from pydantic import Field, FiniteFloat, StrictInt
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from adapters import SCHEMES, GraphAdapterConfig
-from adapters.config import POSITIONS
-from adapters.joins import JOINS
-from adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
-from adapters.peft.places import language_sites
-from adapters.saved import read_tensors, upgraded
+from attngraph.adapters import SCHEMES, GraphAdapterConfig
+from attngraph.adapters.config import POSITIONS
+from attngraph.adapters.joins import JOINS
+from attngraph.adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
+from attngraph.adapters.peft.places import language_sites
+from attngraph.adapters.saved import read_tensors, upgraded
 from attngraph.errors import UserError
+from attngraph.experiments.base.config import Config, checked
+from attngraph.experiments.base.files import published
+from attngraph.experiments.methods.method import ADAPTERS, METHODS, REMEDY, Method, Tuned, check_fit
+from attngraph.experiments.methods.settings import Settings
+from attngraph.experiments.models.batch import Sample
+from attngraph.experiments.models.family import ModelFamily
 from attngraph.reading.instrument import instrument
-from experiments.base.config import Config, checked
-from experiments.base.files import published
-from experiments.methods.method import ADAPTERS, METHODS, REMEDY, Method, Tuned, check_fit
-from experiments.methods.settings import Settings
-from experiments.models.batch import Sample
-from experiments.models.family import ModelFamily
 
 WEIGHTS = "adapter_model.safetensors"
 Arguments = Mapping[str, Any]
 FURTHER = ("positions", "backend", "shared", "top_k", "rescale", "query_rows")
-"""Options of :class:`adapters.GraphAdapterConfig` that a run's settings may name."""
+"""Options of :class:`attngraph.adapters.GraphAdapterConfig` that a run's settings may name."""
 
 #: How the names of projections end (``query``, ``q``, ``q_proj``, ``to_q``, ``q_lin``, ``Wq``), and of those
 #: to queries, keys and values at once (in GPT-2's cross-attention: to keys and values).
@@ -112,14 +112,14 @@ class GraphAdapter(PeftMethod):
     """Adapters after self-attention, cross-attention and the feed-forward blocks of the language side.
 
     Args:
-        gnn: the scheme's name in ``adapters.SCHEMES``.
+        gnn: the scheme's name in ``attngraph.adapters.SCHEMES``.
         tried: arguments that ``attngraph search`` tries, with every join; the first ones are the scheme's
             where nothing was chosen. None for a method that takes those of the one that it follows.
         joins: ways to join the model that the search tries.
         fixed: arguments that set the row apart from the scheme's chosen ones.
         join: a way to join the model that sets the row apart.
-        rescale, positions, query_rows: see :class:`adapters.GraphAdapterConfig`. The settings of a run name
-            them where they are not its defaults.
+        rescale, positions, query_rows: see :class:`attngraph.adapters.GraphAdapterConfig`. The settings of a
+            run name them where they are not its defaults.
         reduction: the row's own; None as chosen.
     """
 

@@ -13,16 +13,16 @@ from pydantic import Field, StrictInt
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from adapters.peft.places import language_sites
+from attngraph.adapters.peft.places import language_sites
 from attngraph.errors import UserError
+from attngraph.experiments.base.config import Config, checked
+from attngraph.experiments.methods.method import REMEDY, Method
+from attngraph.experiments.methods.own_weights import TunedModel
+from attngraph.experiments.methods.settings import Settings
+from attngraph.experiments.models.family import ModelFamily
 from attngraph.reading.calls import Call
 from attngraph.reading.instrument import Instrument, Site, instrument
 from attngraph.reading.outputs import place, widths
-from experiments.base.config import Config, checked
-from experiments.methods.method import REMEDY, Method
-from experiments.methods.own_weights import TunedModel
-from experiments.methods.settings import Settings
-from experiments.models.family import ModelFamily
 
 ATTRIBUTE = "kv_prefix"
 """The attribute of an attention module that holds its prefix; part of the names of its parameters."""

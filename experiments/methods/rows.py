@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from adapters.scheme import SCHEMES
-from experiments.base.messages import check_known
-from experiments.methods.method import (
+from attngraph.adapters.scheme import SCHEMES
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.methods.method import (
     ATTRIBUTION,
     METHODS,
     OTHERS,
@@ -16,9 +16,9 @@ from experiments.methods.method import (
     canonical,
     register,
 )
-from experiments.methods.own_weights import Frozen, FullFineTuning, LanguageSide, Majority
-from experiments.methods.peft import GraphAdapter, Lora, OtherRate, ResidualAlone
-from experiments.methods.prefix import PrefixMethod
+from attngraph.experiments.methods.own_weights import Frozen, FullFineTuning, LanguageSide, Majority
+from attngraph.experiments.methods.peft import GraphAdapter, Lora, OtherRate, ResidualAlone
+from attngraph.experiments.methods.prefix import PrefixMethod
 
 RATES = (3e-3, 1e-2)  # with which the search of an adapter begins
 WIDTH = 768  # of the model in the paper

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, FiniteFloat
 
-from adapters.joins import JOINS
-from experiments.base.config import Config, read_config
-from experiments.base.files import write_text
+from attngraph.adapters.joins import JOINS
+from attngraph.experiments.base.config import Config, read_config
+from attngraph.experiments.base.files import write_text
 
 SETTINGS_FILE = Path(__file__).parents[1] / "configs" / "settings.yaml"
 REMEDY = "restore it, or run attngraph search and put the settings.yaml that it writes in its place"

@@ -18,8 +18,8 @@ from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
 from pycocoevalcap.cider.cider import Cider
 
 from attngraph.errors import UserError
-from experiments.metrics import ptb
-from experiments.metrics.statistics import aligned
+from attngraph.experiments.metrics import ptb
+from attngraph.experiments.metrics.statistics import aligned
 
 JAVA, PYTHON = "PTB tokenizer (Java)", "PTB tokenizer (Python)"
 NO_JAVA = (

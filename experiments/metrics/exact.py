@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments.metrics.statistics import aligned
+from attngraph.experiments.metrics.statistics import aligned
 
 #: Words that name a label. The first is the one that is trained on; a model that was not trained on the task
 #: judges a statement in words of its own, which mean the same.

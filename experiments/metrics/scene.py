@@ -22,8 +22,8 @@ wrong once.
 Precision is the share of a caption's tuples that are right. Recall is the share, of what a complete caption
 says, that is found among them: each thing with its shape, size and colour, and where it stands: a thing alone
 in the picture, any other in relation to the one before it, in the order of
-:func:`experiments.scenes.captions.ordered`. What else is said (the curtain, the number of things, a relation
-of things further apart) counts for precision alone: a caption need not say it.
+:func:`attngraph.experiments.scenes.captions.ordered`. What else is said (the curtain, the number of things, a
+relation of things further apart) counts for precision alone: a caption need not say it.
 
 .. math:: P = \frac{\text{right}}{\text{claimed}},\quad R = \frac{\text{found}}{\text{asked}},\quad
     F_1 = \frac{2 P R}{P + R}
@@ -56,10 +56,10 @@ from itertools import pairwise
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from experiments.metrics.statistics import aligned
-from experiments.scenes.captions import ordered
-from experiments.scenes.facts import NUMBERS, plural, related, short_place
-from experiments.scenes.scene import HUGE_COLORS, HUGE_SHAPES, SIZES, Scene, Thing
+from attngraph.experiments.metrics.statistics import aligned
+from attngraph.experiments.scenes.captions import ordered
+from attngraph.experiments.scenes.facts import NUMBERS, plural, related, short_place
+from attngraph.experiments.scenes.scene import HUGE_COLORS, HUGE_SHAPES, SIZES, Scene, Thing
 
 OBJECTS, ATTRIBUTES, RELATIONS = KINDS = ("objects", "attributes", "relations")
 COUNTS = ("right", "claimed", "found", "asked")

@@ -17,7 +17,7 @@ from functools import lru_cache
 import numpy as np
 
 from attngraph.errors import UserError
-from experiments.metrics.statistics import aligned
+from attngraph.experiments.metrics.statistics import aligned
 
 FEWEST_ANSWERS = 4  # with fewer, three matches besides the annotator left out can never happen
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
-from experiments.models.images import Pictures
-from experiments.scenes.scene import Scene
+from attngraph.experiments.models.images import Pictures
+from attngraph.experiments.scenes.scene import Scene
 
 IGNORED = -100  # label of tokens without a loss
 # How vocabularies mark the pieces of a word: what continues it (BERT), what begins it (SentencePiece), the

@@ -6,7 +6,7 @@ covers the answer and the end token. For questions there is an encoder: ``[ENC] 
 image by cross-attention, and the answer ``[DEC] answer [SEP]`` looks at the question's states. transformers
 (5.24) ignores the question's padding there; here it is masked, as in BLIP's own code, which masks it in its
 loss and in ranking. When BLIP writes answers it does not, and so it is here where a
-:class:`~experiments.models.family.Decoding` asks for that.
+:class:`~attngraph.experiments.models.family.Decoding` asks for that.
 """
 
 from __future__ import annotations
@@ -31,12 +31,10 @@ from transformers import (
 )
 
 from attngraph.errors import UserError
-from attngraph.reading.instrument import instrument
-from attngraph.reading.pictures import project_once, states_of_examples
-from experiments.base.shipped import CHECKPOINTS, DEFAULT
-from experiments.models.batch import Batch, Sample, Text
-from experiments.models.family import Checkpoint, Decoding, ModelFamily, register
-from experiments.models.generation import (
+from attngraph.experiments.base.shipped import CHECKPOINTS, DEFAULT
+from attngraph.experiments.models.batch import Batch, Sample, Text
+from attngraph.experiments.models.family import Checkpoint, Decoding, ModelFamily, register
+from attngraph.experiments.models.generation import (
     answer_ids,
     decoder_logits,
     encode_images,
@@ -47,7 +45,7 @@ from experiments.models.generation import (
     released_texts,
     sequence_batch,
 )
-from experiments.models.images import (
+from attngraph.experiments.models.images import (
     IMAGE_MEAN,
     IMAGE_STD,
     Pictures,
@@ -56,8 +54,10 @@ from experiments.models.images import (
     preprocess,
     rows_of,
 )
-from experiments.models.ranking import Opening, openings
-from experiments.models.weights import load_weights
+from attngraph.experiments.models.ranking import Opening, openings
+from attngraph.experiments.models.weights import load_weights
+from attngraph.reading.instrument import instrument
+from attngraph.reading.pictures import project_once, states_of_examples
 
 CHECKPOINT = CHECKPOINTS / DEFAULT
 DESCRIBE = "what does the image describe ?"  # the prompt of captions in pre-training

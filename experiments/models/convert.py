@@ -32,11 +32,17 @@ from transformers import (
 )
 
 from attngraph.errors import UserError
-from experiments.base.messages import first_line
-from experiments.models.blip import DECODER_START, ENCODER_START, BlipAnswerer, BlipCaptioner, BlipLike
-from experiments.models.mplug import MPlug
-from experiments.models.mplug.modeling import STRIDES, sizes
-from experiments.models.weights import VOCABULARY, in_folder, quiet_transformers
+from attngraph.experiments.base.messages import first_line
+from attngraph.experiments.models.blip import (
+    DECODER_START,
+    ENCODER_START,
+    BlipAnswerer,
+    BlipCaptioner,
+    BlipLike,
+)
+from attngraph.experiments.models.mplug import MPlug
+from attngraph.experiments.models.mplug.modeling import STRIDES, sizes
+from attngraph.experiments.models.weights import VOCABULARY, in_folder, quiet_transformers
 
 #: What can be made of a checkpoint, and in words.
 ARRANGEMENTS: dict[str, tuple[type[BlipLike], str]] = {

@@ -1,9 +1,9 @@
 """What a model family is.
 
 A family loads checkpoints of one kind and makes their inputs: for training (with labels), for generation, for
-ranking candidates, and for the analysis commands. Everything else in :mod:`experiments` sees a model only
-through this interface. A family is one file: subclass :class:`ModelFamily`, put :func:`register` above the
-class.
+ranking candidates, and for the analysis commands. Everything else in :mod:`attngraph.experiments` sees a
+model only through this interface. A family is one file: subclass :class:`ModelFamily`, put :func:`register`
+above the class.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from attngraph.errors import UserError
-from experiments.base.shipped import shipped_folder
-from experiments.models.batch import Batch, Picture, Sample
-from experiments.models.ranking import Opening, Ranked, Ranking, rank_from_cache, rank_one_by_one
+from attngraph.experiments.base.shipped import shipped_folder
+from attngraph.experiments.models.batch import Batch, Picture, Sample
+from attngraph.experiments.models.ranking import Opening, Ranked, Ranking, rank_from_cache, rank_one_by_one
 
 BLIP = "blip"
 LENGTH, GNMT = "length", "gnmt"
@@ -67,9 +67,9 @@ class Decoding:
         length_penalty: how beams of different lengths are compared: ``length`` or ``gnmt``.
         as_released: whose released code is followed, ``blip`` or ``p_adapter``: models of BLIP's
             type then search as under transformers 4.15, and both limits count the prompt (see
-            :func:`experiments.models.generation.released_texts`); captions have that code's prompt, in
-            training too; and an answer sees the padding of the questions that are answered together. None for
-            none.
+            :func:`attngraph.experiments.models.generation.released_texts`); captions have that code's prompt,
+            in training too; and an answer sees the padding of the questions that are answered together. None
+            for none.
     """
 
     max_new_tokens: int = 20
@@ -213,7 +213,8 @@ class ModelFamily(ABC):
 
     def rank(self, samples: Sequence[Sample], ranking: Ranking) -> Ranked:
         """The answers of a list that are the most likely for each sample; see
-        :mod:`experiments.models.ranking`. Without :meth:`openings` each answer has a pass of its own.
+        :mod:`attngraph.experiments.models.ranking`. Without :meth:`openings` each answer has a pass of its
+        own.
         """
         count, k = len(samples), ranking.k or self.shortlist
         with torch.no_grad():

@@ -18,9 +18,9 @@ from transformers import DynamicCache, EncoderDecoderCache, PreTrainedTokenizerB
 from transformers.cache_utils import DynamicLayer
 
 from attngraph.errors import UserError
-from experiments.models.batch import IGNORED
-from experiments.models.family import Decoding
-from experiments.models.ranking import Opening, cache_argument, cache_rows
+from attngraph.experiments.models.batch import IGNORED
+from attngraph.experiments.models.family import Decoding
+from attngraph.experiments.models.ranking import Opening, cache_argument, cache_rows
 
 
 def encode_images(model: nn.Module, pixels: Tensor) -> Tensor:

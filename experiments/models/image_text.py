@@ -30,14 +30,14 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from adapters.peft.places import OTHER_SIDES
+from attngraph.adapters.peft.places import OTHER_SIDES
 from attngraph.errors import UserError
+from attngraph.experiments.models.batch import BYTES, IGNORED, Batch, Sample, Text, pieces_of
+from attngraph.experiments.models.family import Checkpoint, Decoding, ModelFamily, register
+from attngraph.experiments.models.images import Pictures, open_image, seen
+from attngraph.experiments.models.ranking import Opening
+from attngraph.experiments.models.weights import load_weights
 from attngraph.reading.families.vilt_order import in_order
-from experiments.models.batch import BYTES, IGNORED, Batch, Sample, Text, pieces_of
-from experiments.models.family import Checkpoint, Decoding, ModelFamily, register
-from experiments.models.images import Pictures, open_image, seen
-from experiments.models.ranking import Opening
-from experiments.models.weights import load_weights
 
 UNLIMITED = 1_000_000  # tokenizers without a limit name a number above
 #: Types that are read alone: their answers need token types, or a row of tiles for each token.

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 from transformers import PretrainedConfig
 
-from analysis.patches import Grid
+from attngraph.analysis.patches import Grid
 from attngraph.errors import UserError
-from experiments.base.messages import first_line
+from attngraph.experiments.base.messages import first_line
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # BLIP's own image statistics
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)

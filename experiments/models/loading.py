@@ -8,13 +8,13 @@ import transformers
 from transformers import AutoConfig, GenerationConfig
 
 from attngraph.errors import UserError
-from experiments.base.messages import first_line
-from experiments.base.progress import note
-from experiments.base.reading import read_json
-from experiments.base.shipped import DEFAULT, SHIPPED, again, shipped_folder
-from experiments.models.convert import kind_of, load_original
-from experiments.models.family import FAMILIES, Checkpoint, ModelFamily
-from experiments.models.weights import quiet_transformers
+from attngraph.experiments.base.messages import first_line
+from attngraph.experiments.base.progress import note
+from attngraph.experiments.base.reading import read_json
+from attngraph.experiments.base.shipped import DEFAULT, SHIPPED, again, shipped_folder
+from attngraph.experiments.models.convert import kind_of, load_original
+from attngraph.experiments.models.family import FAMILIES, Checkpoint, ModelFamily
+from attngraph.experiments.models.weights import quiet_transformers
 
 FILES = "config.json, model.safetensors and the tokenizer's or processor's files"
 
@@ -26,8 +26,9 @@ def load_family(
 
     Args:
         name: folder or hub name of a transformers model, a checkpoint as its authors published it, see
-            :mod:`experiments.models.convert`, or a name of :mod:`experiments.base.shipped`; None for the
-            mini-BLIP that ships with the package. A ``Path`` is always a file or folder.
+            :mod:`attngraph.experiments.models.convert`, or a name of
+            :mod:`attngraph.experiments.base.shipped`; None for the mini-BLIP that ships with the package. A
+            ``Path`` is always a file or folder.
         download: look on the hub for what is not on this machine.
         side: of the pictures that it sees, in pixels; None as the checkpoint says.
 

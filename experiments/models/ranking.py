@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from transformers import Cache
 
 from attngraph.errors import UserError
-from experiments.models.batch import IGNORED, Sample, token_losses
+from attngraph.experiments.models.batch import IGNORED, Sample, token_losses
 
 PROMPTS = 32  # at most so many in one pass
 PAIRS = 64  # of prompt and answer in one pass; more are slower on processors

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from attngraph.errors import UserError
-from experiments.base.progress import is_quiet
-from experiments.base.shipped import shipped_folder
-from experiments.models.family import Checkpoint
+from attngraph.experiments.base.progress import is_quiet
+from attngraph.experiments.base.shipped import shipped_folder
+from attngraph.experiments.models.family import Checkpoint
 
 OLD_BUFFERS = {"inv_freq", "masked_bias", "position_ids"}  # former versions of transformers saved them
 VOCABULARY = ("vocab.txt", "tokenizer.json")  # BERT's, a word a line; transformers' own
@@ -117,8 +117,8 @@ def in_folder(folder: Path) -> Path | None:
 
 def weights_digest(path_or_name: str | Path | None = None) -> str:
     """A digest of a checkpoint folder's weights, configuration, tokenizer and processor (None or a name of
-    :mod:`experiments.base.shipped`: a shipped folder), or of an original checkpoint and the vocabulary next
-    to it; a hub name stands for itself.
+    :mod:`attngraph.experiments.base.shipped`: a shipped folder), or of an original checkpoint and the
+    vocabulary next to it; a hub name stands for itself.
     """
     folder = shipped_folder(path_or_name) or Path(str(path_or_name))
     if folder.is_file():

@@ -15,13 +15,13 @@ from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache
 
 from attngraph.errors import UserError
-from experiments.methods.method import Tuned
-from experiments.models.family import BLIP, LENGTH, Answering, Decoding, ModelFamily
-from experiments.models.loading import type_of
-from experiments.models.ranking import Ranking
-from experiments.runs.data import TaskData
-from experiments.runs.device import is_out_of_memory
-from experiments.tasks.task import Task
+from attngraph.experiments.methods.method import Tuned
+from attngraph.experiments.models.family import BLIP, LENGTH, Answering, Decoding, ModelFamily
+from attngraph.experiments.models.loading import type_of
+from attngraph.experiments.models.ranking import Ranking
+from attngraph.experiments.runs.data import TaskData
+from attngraph.experiments.runs.device import is_out_of_memory
+from attngraph.experiments.tasks.task import Task
 
 GENERATE, RANK = WAYS = ("generate", "rank")
 EVAL_BATCH = 200  # examples that are answered at a time

@@ -13,17 +13,17 @@ import numpy as np
 import torch
 
 from attngraph.errors import UserError
-from experiments.base.files import whole, write_json, write_text
-from experiments.data.example import Example
-from experiments.methods import method_named
-from experiments.methods.parameters import count_parameters
-from experiments.models import load_family
-from experiments.runs.answering import check_room, described, predict
-from experiments.runs.data import FeatureCache, TaskData, subset
-from experiments.runs.device import PeakMemory, agreed, cpu_threads, processes, training_precision
-from experiments.runs.execution import Execution
-from experiments.runs.experiment import EXPERIMENT, VALIDATED, Cell, Diverged
-from experiments.runs.saved import (
+from attngraph.experiments.base.files import whole, write_json, write_text
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.methods.parameters import count_parameters
+from attngraph.experiments.models import load_family
+from attngraph.experiments.runs.answering import check_room, described, predict
+from attngraph.experiments.runs.data import FeatureCache, TaskData, subset
+from attngraph.experiments.runs.device import PeakMemory, agreed, cpu_threads, processes, training_precision
+from attngraph.experiments.runs.execution import Execution
+from attngraph.experiments.runs.experiment import EXPERIMENT, VALIDATED, Cell, Diverged
+from attngraph.experiments.runs.saved import (
     CONFIG,
     DIVERGED,
     PREDICTIONS,
@@ -33,10 +33,10 @@ from experiments.runs.saved import (
     read_config,
     read_result,
 )
-from experiments.runs.trackers import tracked
-from experiments.runs.train import STATES, train
-from experiments.runs.validation import Validation
-from experiments.tasks import TASKS
+from attngraph.experiments.runs.trackers import tracked
+from attngraph.experiments.runs.train import STATES, train
+from attngraph.experiments.runs.validation import Validation
+from attngraph.experiments.tasks import TASKS
 
 IMAGE_STATES = "image-states"  # the folder that the runs of a table share
 WATCHED = 64  # examples on which is measured what adapters do

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.base.config import Read, checked, parsed
+from attngraph.experiments.base.config import Read, checked, parsed
 
 REMEDY = "give NAME=VALUE, such as recipe.learning_rate=1e-3"
 

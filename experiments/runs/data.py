@@ -30,16 +30,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from attngraph.errors import UserError
-from experiments.base.files import whole
-from experiments.base.messages import first_line
-from experiments.base.progress import Progress, note
-from experiments.data.example import Example
-from experiments.data.tables import Examples
-from experiments.methods.method import Vision
-from experiments.models.batch import Sample
-from experiments.models.family import ModelFamily
-from experiments.models.images import TrainingTransform, names_sides, open_image
-from experiments.tasks.task import Task
+from attngraph.experiments.base.files import whole
+from attngraph.experiments.base.messages import first_line
+from attngraph.experiments.base.progress import Progress, note
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.data.tables import Examples
+from attngraph.experiments.methods.method import Vision
+from attngraph.experiments.models.batch import Sample
+from attngraph.experiments.models.family import ModelFamily
+from attngraph.experiments.models.images import TrainingTransform, names_sides, open_image
+from attngraph.experiments.tasks.task import Task
 
 FORMAT = 4  # of cached states: raise it whenever the same pictures are read in another way
 CHUNK = 64  # pictures that are encoded at a time
@@ -129,8 +129,8 @@ class TaskData(Dataset):
             pictures, ``zero`` hides them.
         cache: of image states; without one each picture is encoded when it is asked about.
         augment: whether pictures are changed, each time otherwise; no image states are cached then.
-        released: whose released code's prompts are put, see :class:`experiments.models.family.Decoding`;
-            None for the family's.
+        released: whose released code's prompts are put, see
+            :class:`attngraph.experiments.models.family.Decoding`; None for the family's.
 
     Attributes:
         features: cached image states, if any.

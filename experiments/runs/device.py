@@ -19,7 +19,7 @@ from accelerate.utils import broadcast_object_list
 from accelerate.utils.memory import should_reduce_batch_size
 
 from attngraph.errors import UserError
-from experiments.base.messages import first_line
+from attngraph.experiments.base.messages import first_line
 
 PATIENCE = timedelta(hours=6)  # of processes for the first one, which alone reads, draws and encodes pictures
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
@@ -89,7 +89,7 @@ def half_precision(device: str, precision: str = "auto") -> bool:
 
     Args:
         device: where the run computes.
-        precision: of a :class:`~experiments.runs.experiment.Recipe`.
+        precision: of a :class:`~attngraph.experiments.runs.experiment.Recipe`.
 
     Raises:
         UserError: the device cannot train in this precision.

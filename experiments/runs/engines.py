@@ -35,15 +35,15 @@ import transformers
 from filelock import FileLock, Timeout
 
 from attngraph.errors import UserError
-from experiments.base.files import write_text
-from experiments.base.messages import first_line
-from experiments.base.progress import note
-from experiments.base.stopping import SIGNALS, end_with_parent
-from experiments.runs.cells import run_cell
-from experiments.runs.device import check_device, keep_freed_memory
-from experiments.runs.execution import LOCAL, RAY, SLURM, Execution
-from experiments.runs.experiment import Cell
-from experiments.runs.plugins import load_plugins
+from attngraph.experiments.base.files import write_text
+from attngraph.experiments.base.messages import first_line
+from attngraph.experiments.base.progress import note
+from attngraph.experiments.base.stopping import SIGNALS, end_with_parent
+from attngraph.experiments.runs.cells import run_cell
+from attngraph.experiments.runs.device import check_device, keep_freed_memory
+from attngraph.experiments.runs.execution import LOCAL, RAY, SLURM, Execution
+from attngraph.experiments.runs.experiment import Cell
+from attngraph.experiments.runs.plugins import load_plugins
 
 Outcome = dict[str, Any] | UserError  # the content of a cell's scores.json, or what went wrong
 Engine = Callable[[Sequence["Job"], Execution], AbstractContextManager[list[Future[Outcome]]]]

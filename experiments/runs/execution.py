@@ -15,12 +15,12 @@ import torch
 from pydantic import ConfigDict, Field, FiniteFloat
 
 from attngraph.errors import UserError
-from experiments.base.arguments import did_you_mean
-from experiments.base.config import Config, checked
-from experiments.base.lock import sole_use
-from experiments.base.options import RunOptions
-from experiments.runs.data import LIMIT_GB
-from experiments.runs.device import check_device, check_threads, processes
+from attngraph.experiments.base.arguments import did_you_mean
+from attngraph.experiments.base.config import Config, checked
+from attngraph.experiments.base.lock import sole_use
+from attngraph.experiments.base.options import RunOptions
+from attngraph.experiments.runs.data import LIMIT_GB
+from attngraph.experiments.runs.device import check_device, check_threads, processes
 
 LOCAL, SLURM, RAY = "local", "slurm", "ray"
 PACKAGES = {SLURM: "submitit", RAY: "ray"}  # what a launcher needs; an extra of its name brings it
@@ -63,7 +63,7 @@ class Execution:
         launcher: one of :data:`LAUNCHERS`.
         cluster: of Slurm: options of ``sbatch``; of Ray: ``address`` of the cluster, ``cpus`` and ``gpus``
             for each cell.
-        trackers: that show the curves of each run, see :mod:`experiments.runs.trackers`.
+        trackers: that show the curves of each run, see :mod:`attngraph.experiments.runs.trackers`.
     """
 
     out: Path

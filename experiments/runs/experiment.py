@@ -19,16 +19,16 @@ import yaml
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from attngraph.errors import UserError
-from experiments.base.config import Config, file_named, read_yaml
-from experiments.base.shipped import shipped_folder
-from experiments.data.drawn import LEAST, MOST, VERSION, Sizes, make_scenes, write_scenes
-from experiments.data.layouts import Amounts
-from experiments.models.family import Answering
-from experiments.models.weights import weights_digest
-from experiments.runs.answering import described, way_of
-from experiments.runs.changes import with_changes
-from experiments.tasks import TASKS
-from experiments.tasks.task import MANIFEST, Task, holds_scenes
+from attngraph.experiments.base.config import Config, file_named, read_yaml
+from attngraph.experiments.base.shipped import shipped_folder
+from attngraph.experiments.data.drawn import LEAST, MOST, VERSION, Sizes, make_scenes, write_scenes
+from attngraph.experiments.data.layouts import Amounts
+from attngraph.experiments.models.family import Answering
+from attngraph.experiments.models.weights import weights_digest
+from attngraph.experiments.runs.answering import described, way_of
+from attngraph.experiments.runs.changes import with_changes
+from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks.task import MANIFEST, Task, holds_scenes
 
 EXPERIMENT = "experiment.yaml"  # in a run's folder
 FOLDER = Path(__file__).parents[1] / "configs" / "experiments"
@@ -79,7 +79,7 @@ class Recipe(Config):
         group_pictures: how many examples of a picture come one after the other, and so into one batch, where
             it has so many: what depends on the picture alone is then computed once for them. 1 for examples
             in random order. See "Grouping examples by image" on the page "Experiment file" of the docs.
-        augment: whether pictures are changed in training, see :mod:`experiments.models.images`.
+        augment: whether pictures are changed in training, see :mod:`attngraph.experiments.models.images`.
         schedule: how the learning rate goes down.
         precision: of the forward and backward pass; weights stay float32. ``auto`` is bfloat16 where it pays.
         checkpointing: whether activations are computed again in the backward pass, to save memory.
@@ -149,7 +149,8 @@ class Recipe(Config):
 
 
 class TextDecoding(Config):
-    """How texts are generated, see :class:`experiments.models.family.Decoding`; null as the task says."""
+    """How texts are generated, see :class:`attngraph.experiments.models.family.Decoding`; null as the task
+    says."""
 
     max_new_tokens: Whole | None = None
     num_beams: Annotated[Whole, Field(le=MOST_BEAMS)] | None = None

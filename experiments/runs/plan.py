@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from adapters.scheme import SCHEMES
+from attngraph.adapters.scheme import SCHEMES
 from attngraph.errors import UserError
-from experiments.base.arguments import did_you_mean
-from experiments.base.messages import check_known
-from experiments.methods import METHODS, Method, method_named
-from experiments.methods.settings import Choice, Settings
-from experiments.runs.answering import check_answering
-from experiments.runs.experiment import Cell, Experiment, Recipe, Scenes
-from experiments.tasks import TASKS, Task
+from attngraph.experiments.base.arguments import did_you_mean
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.methods import METHODS, Method, method_named
+from attngraph.experiments.methods.settings import Choice, Settings
+from attngraph.experiments.runs.answering import check_answering
+from attngraph.experiments.runs.experiment import Cell, Experiment, Recipe, Scenes
+from attngraph.experiments.tasks import TASKS, Task
 
 
 def cell_of(
@@ -61,7 +61,7 @@ def _recipe(given: Recipe, rate: float, cell: Cell, counted: dict[str, int]) -> 
             drawn = None if cell.scenes is None else cell.scenes.count(task)
             counted[task.name] = len(task.examples(cell.data, "train")) if drawn is None else drawn
         examples = min(counted[task.name], cell.train_examples or counted[task.name])
-        # what does not fill a batch is left out of an epoch, see experiments.runs.data
+        # what does not fill a batch is left out of an epoch, see attngraph.experiments.runs.data
         steps = max(1, round(given.epochs * (examples // min(batch_size, examples))))
     augment = task.budget.augment if given.augment is None else given.augment
     if given.patience is not None and given.validate_every is None:

@@ -15,12 +15,12 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.scheme import SCHEMES, Scheme
+from attngraph.adapters.scheme import SCHEMES, Scheme
 from attngraph.errors import UserError
-from experiments.base.messages import first_line
-from experiments.methods.method import METHODS, Method
-from experiments.models.family import FAMILIES, ModelFamily
-from experiments.tasks.task import TASKS, Task
+from attngraph.experiments.base.messages import first_line
+from attngraph.experiments.methods.method import METHODS, Method
+from attngraph.experiments.models.family import FAMILIES, ModelFamily
+from attngraph.experiments.tasks.task import TASKS, Task
 
 _loaded: dict[Path, None] = {}
 

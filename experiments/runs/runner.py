@@ -18,13 +18,13 @@ from typing import Any
 import transformers
 
 from attngraph.errors import UserError
-from experiments.base.messages import first_line
-from experiments.base.progress import Progress, note
-from experiments.methods import method_named
-from experiments.models import load_family
-from experiments.runs.cells import check_folder_of, has_scores, read_scores, remove_states, run_cell
-from experiments.runs.device import agreed, half_precision, processes
-from experiments.runs.engines import (
+from attngraph.experiments.base.messages import first_line
+from attngraph.experiments.base.progress import Progress, note
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.models import load_family
+from attngraph.experiments.runs.cells import check_folder_of, has_scores, read_scores, remove_states, run_cell
+from attngraph.experiments.runs.device import agreed, half_precision, processes
+from attngraph.experiments.runs.engines import (
     ENGINES,
     EVERY,
     FOLDER,
@@ -34,10 +34,10 @@ from experiments.runs.engines import (
     cancel_earlier,
     prepare_process,
 )
-from experiments.runs.execution import Execution
-from experiments.runs.experiment import Cell, Diverged
-from experiments.runs.plugins import plugin_files
-from experiments.runs.saved import DIVERGED, read_config
+from attngraph.experiments.runs.execution import Execution
+from attngraph.experiments.runs.experiment import Cell, Diverged
+from attngraph.experiments.runs.plugins import plugin_files
+from attngraph.experiments.runs.saved import DIVERGED, read_config
 
 EVAL_STEPS = 60  # scoring a cell takes about as long as this many training steps
 LATE = 60.0  # seconds after which a file system shows what another machine has written

@@ -21,20 +21,20 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 import attngraph
-from adapters.scheme import RENAMED
+from attngraph.adapters.scheme import RENAMED
 from attngraph.errors import UserError
-from experiments.base.config import read_config as read_yaml
-from experiments.base.messages import check_known, first_line
-from experiments.data.example import Example
-from experiments.methods import METHODS, method_named
-from experiments.methods.method import Tuned
-from experiments.models import load_family
-from experiments.models.family import LENGTH, Answering, Decoding
-from experiments.models.weights import weights_digest
-from experiments.runs.answering import GENERATE, described, predict, way_of
-from experiments.runs.data import TaskData, subset
-from experiments.runs.experiment import EXPERIMENT, REMEDY, Experiment, Scenes
-from experiments.tasks import TASKS, Task
+from attngraph.experiments.base.config import read_config as read_yaml
+from attngraph.experiments.base.messages import check_known, first_line
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.methods import METHODS, method_named
+from attngraph.experiments.methods.method import Tuned
+from attngraph.experiments.models import load_family
+from attngraph.experiments.models.family import LENGTH, Answering, Decoding
+from attngraph.experiments.models.weights import weights_digest
+from attngraph.experiments.runs.answering import GENERATE, described, predict, way_of
+from attngraph.experiments.runs.data import TaskData, subset
+from attngraph.experiments.runs.experiment import EXPERIMENT, REMEDY, Experiment, Scenes
+from attngraph.experiments.tasks import TASKS, Task
 
 CONFIG, SCORES, STATISTICS, PREDICTIONS = "config.json", "scores.json", "statistics.npz", "predictions.json"
 DIVERGED = "diverged.json"  # of a run whose loss or weights were not finite, in the place of its scores

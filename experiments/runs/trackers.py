@@ -17,8 +17,8 @@ from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from attngraph.errors import UserError
-from experiments.runs.experiment import Cell
-from experiments.runs.train import last_step
+from attngraph.experiments.runs.experiment import Cell
+from attngraph.experiments.runs.train import last_step
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")  # names of accelerate's, and of the packages
 NONE = "none"

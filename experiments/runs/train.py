@@ -24,17 +24,17 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
-from adapters.peft import optimizer_groups
+from attngraph.adapters.peft import optimizer_groups
 from attngraph.errors import UserError
-from experiments.base.files import whole
-from experiments.base.messages import first_line
-from experiments.methods.method import Tuned
-from experiments.models.batch import IGNORED, Sample, token_losses
-from experiments.models.family import ModelFamily
-from experiments.runs.data import Place, TaskData, loader_options, picture_numbers, places_of
-from experiments.runs.device import agreed, is_out_of_memory, mixed_precision
-from experiments.runs.experiment import Diverged, Recipe
-from experiments.runs.validation import (
+from attngraph.experiments.base.files import whole
+from attngraph.experiments.base.messages import first_line
+from attngraph.experiments.methods.method import Tuned
+from attngraph.experiments.models.batch import IGNORED, Sample, token_losses
+from attngraph.experiments.models.family import ModelFamily
+from attngraph.experiments.runs.data import Place, TaskData, loader_options, picture_numbers, places_of
+from attngraph.experiments.runs.device import agreed, is_out_of_memory, mixed_precision
+from attngraph.experiments.runs.experiment import Diverged, Recipe
+from attngraph.experiments.runs.validation import (
     Validation,
     load_weights,
     random_state,

@@ -18,13 +18,13 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, nn
 
-from experiments.base.files import write_text
-from experiments.methods.method import Tuned
-from experiments.models.family import Answering
-from experiments.runs.answering import predict
-from experiments.runs.data import TaskData
-from experiments.runs.device import agreed
-from experiments.runs.experiment import Recipe
+from attngraph.experiments.base.files import write_text
+from attngraph.experiments.methods.method import Tuned
+from attngraph.experiments.models.family import Answering
+from attngraph.experiments.runs.answering import predict
+from attngraph.experiments.runs.data import TaskData
+from attngraph.experiments.runs.device import agreed
+from attngraph.experiments.runs.experiment import Recipe
 
 VALIDATION = "validation.csv"  # in a run's folder: a line for each validation
 

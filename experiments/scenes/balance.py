@@ -10,8 +10,8 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from experiments.scenes.facts import absent, describe
-from experiments.scenes.scene import DOMAINS, SPLITS, Scene, generator, sample_scene
+from attngraph.experiments.scenes.facts import absent, describe
+from attngraph.experiments.scenes.scene import DOMAINS, SPLITS, Scene, generator, sample_scene
 
 YES_NO = ("yes", "no")
 WAITING = 60  # of the oldest jobs are tried on each scene

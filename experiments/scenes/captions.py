@@ -6,8 +6,8 @@ on word sequences mean something.
 
 from itertools import pairwise
 
-from experiments.scenes.facts import BESIDE, NUMBERS, describe, related, short_place
-from experiments.scenes.scene import DOMAINS, SPLITS, Scene, Thing, generator, sample_scene
+from attngraph.experiments.scenes.facts import BESIDE, NUMBERS, describe, related, short_place
+from attngraph.experiments.scenes.scene import DOMAINS, SPLITS, Scene, Thing, generator, sample_scene
 
 _STREAM = 3
 _SEEN = "{all} can be seen"

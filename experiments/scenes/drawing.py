@@ -5,7 +5,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from experiments.scenes.scene import (
+from attngraph.experiments.scenes.scene import (
     CANVAS,
     CURTAIN_WIDTH,
     HUGE_COLORS,
@@ -119,8 +119,8 @@ def patch_targets(scene: Scene, side: int = CANVAS // PATCH) -> tuple[np.ndarray
 
     Returns:
         Two int64 arrays ``(patches,)``, row by row: number of the shape in
-        :data:`~experiments.scenes.scene.HUGE_SHAPES` and of the colour in
-        :data:`~experiments.scenes.scene.HUGE_COLORS`, counted from 1; 0 where there is nothing.
+        :data:`~attngraph.experiments.scenes.scene.HUGE_SHAPES` and of the colour in
+        :data:`~attngraph.experiments.scenes.scene.HUGE_COLORS`, counted from 1; 0 where there is nothing.
     """
     width = CANVAS / side
     starts = np.arange(side) * width

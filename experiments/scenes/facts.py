@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from experiments.scenes.scene import CANVAS, CLEAR, COLORS, SHAPES, SIZES, Scene, Thing
+from attngraph.experiments.scenes.scene import CANVAS, CLEAR, COLORS, SHAPES, SIZES, Scene, Thing
 
 PLURALS = {"cross": "crosses"}
 NUMBERS = ("no", "one", "two", "three", "four", "five")

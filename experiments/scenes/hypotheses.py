@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
 
-from experiments.scenes.balance import Job, Sentence, Template, jobs, one_of, place, shown
-from experiments.scenes.facts import (
+from attngraph.experiments.scenes.balance import Job, Sentence, Template, jobs, one_of, place, shown
+from attngraph.experiments.scenes.facts import (
     BESIDE,
     NUMBERS,
     OPPOSITE,
@@ -27,7 +27,7 @@ from experiments.scenes.facts import (
     related,
     unique,
 )
-from experiments.scenes.scene import COLORS, SHAPES, SPLITS, Scene, Thing, generator, hidden_places
+from attngraph.experiments.scenes.scene import COLORS, SHAPES, SPLITS, Scene, Thing, generator, hidden_places
 
 ENTAILMENT, CONTRADICTION, NEUTRAL = LABELS = ("entailment", "contradiction", "neutral")
 _STREAM = 2

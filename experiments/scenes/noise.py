@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageEnhance, ImageFilter
 
-from experiments.scenes.facts import COLUMNS, ROWS
-from experiments.scenes.scene import COLORS, SHAPES, SIZES
+from attngraph.experiments.scenes.facts import COLUMNS, ROWS
+from attngraph.experiments.scenes.scene import COLORS, SHAPES, SIZES
 
 UNANSWERABLE = "unanswerable"
 #: How many say the answer, say it in another word, say a wrong one, and give up; and how common that is. VQA

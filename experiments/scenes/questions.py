@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import permutations
 
-from experiments.scenes.balance import YES_NO, Sentence, Template, jobs, one_of, place, shown
-from experiments.scenes.facts import (
+from attngraph.experiments.scenes.balance import YES_NO, Sentence, Template, jobs, one_of, place, shown
+from attngraph.experiments.scenes.facts import (
     BESIDE,
     OPPOSITE,
     RELATIONS,
@@ -16,7 +16,7 @@ from experiments.scenes.facts import (
     related,
     unique,
 )
-from experiments.scenes.scene import COLORS, SHAPES, SPLITS, Scene, generator
+from attngraph.experiments.scenes.scene import COLORS, SHAPES, SPLITS, Scene, generator
 
 _STREAM = 1
 

@@ -1,9 +1,9 @@
 """Drawn scenes: a few coloured shapes on a background, sometimes partly behind a curtain.
 
-A scene is a description; :func:`experiments.scenes.drawing.draw` turns it into pixels, and the modules that
-write texts (:mod:`~experiments.scenes.questions`, :mod:`~experiments.scenes.hypotheses`,
-:mod:`~experiments.scenes.captions`, :mod:`experiments.studies.pretrain_texts`) say things about it that
-are true by construction.
+A scene is a description; :func:`attngraph.experiments.scenes.drawing.draw` turns it into pixels, and the
+modules that write texts (:mod:`~attngraph.experiments.scenes.questions`,
+:mod:`~attngraph.experiments.scenes.hypotheses`, :mod:`~attngraph.experiments.scenes.captions`,
+:mod:`attngraph.experiments.studies.pretrain_texts`) say things about it that are true by construction.
 
 Two domains share the same vocabulary of shapes, colours and sizes but differ in what a model may get used to:
 pre-training scenes have plain backgrounds and never show the pairs in :data:`HELD_OUT`; downstream scenes

@@ -1,8 +1,8 @@
 """Benchmarks: the time and memory of attention, message passing, training and writing, as ratios within one
 run.
 
-:mod:`~experiments.studies.bench_runs` has what is run. Everything runs in turn, so that ratios are taken
-between neighbours in time, with one thread and with all; memory is measured in a process of its own.
+:mod:`~attngraph.experiments.studies.bench_runs` has what is run. Everything runs in turn, so that ratios are
+taken between neighbours in time, with one thread and with all; memory is measured in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from multiprocessing import get_context
 
 import torch
 
-from experiments.runs.device import PeakMemory, cpu_threads
-from experiments.studies import bench_runs
-from experiments.studies.bench_runs import Run
+from attngraph.experiments.runs.device import PeakMemory, cpu_threads
+from attngraph.experiments.studies import bench_runs
+from attngraph.experiments.studies.bench_runs import Run
 
 LEAST, ENOUGH = 7, 30.0  # after so many seconds, runs end that have been repeated so often
 

@@ -18,11 +18,11 @@ from torch_geometric.nn import MessagePassing
 from transformers import BlipTextConfig, LlamaConfig, LlamaModel
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
-from adapters import PGNN, GraphAdapterConfig
-from adapters.peft import optimizer_groups
-from analysis.heterophily import Heterophily
-from analysis.labels import Labels
 from attngraph import AttentionGraph, AttentionScores, capture
+from attngraph.adapters import PGNN, GraphAdapterConfig
+from attngraph.adapters.peft import optimizer_groups
+from attngraph.analysis.heterophily import Heterophily
+from attngraph.analysis.labels import Labels
 from attngraph.reading.heads import split_heads
 from attngraph.reading.pictures import project_once, states_of_examples
 from attngraph.scores import HIDDEN

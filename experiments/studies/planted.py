@@ -3,7 +3,7 @@ scheme trained on them.
 
 A graph has :data:`GROUPS` groups of values. The values of a group share a topic, which is the same in all
 graphs, and a class, which is drawn anew for each graph. A query belongs to a group, and the answer is the
-class of that group. :mod:`experiments.studies.planted_theory` says what follows.
+class of that group. :mod:`attngraph.experiments.studies.planted_theory` says what follows.
 
 Runs that differ in the seed or in the contrast only are stacked (``torch.func.vmap`` over the module that one
 run trains), and Adam moves every number by its own gradients, so stacking changes no run.
@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy, layer_norm
 
-from adapters import SCHEMES, Scheme
-from adapters.joins import JOINS
-from analysis.contrast import Region
-from analysis.contrast import contrast as contrast_of_distances
 from attngraph import AttentionGraph
+from attngraph.adapters import SCHEMES, Scheme
+from attngraph.adapters.joins import JOINS
+from attngraph.analysis.contrast import Region
+from attngraph.analysis.contrast import contrast as contrast_of_distances
 
 GROUPS = 3
 CLASSES = 8
@@ -183,7 +183,8 @@ COLUMNS = ("ratio", "mass", "contrast", "row", "rate", "seed", "measured", "vali
 
 @dataclass(frozen=True)
 class Row:
-    """A scheme by its name in ``adapters.SCHEMES``, with the arguments that differ from its defaults."""
+    """A scheme by its name in ``attngraph.adapters.SCHEMES``, with the arguments that differ from its
+    defaults."""
 
     title: str
     scheme: str
@@ -222,7 +223,7 @@ class Study:
         steps: of Adam.
         batch: graphs of each step; no graph is seen twice.
         scored: graphs for validation, and as many for the test.
-        join: of the schemes' output to the attention output, of ``adapters.joins.JOINS``.
+        join: of the schemes' output to the attention output, of ``attngraph.adapters.joins.JOINS``.
     """
 
     ratios: Sequence[Fraction] = tuple(SHAPES)

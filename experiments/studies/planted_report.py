@@ -20,8 +20,8 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments.studies.planted import ROWS, WITHOUT
-from experiments.studies.planted_theory import predict
+from attngraph.experiments.studies.planted import ROWS, WITHOUT
+from attngraph.experiments.studies.planted_theory import predict
 
 CONDITION = ["ratio", "mass", "contrast"]
 COMPARED = ("pgnn", "pgnn_mu1", "placebo")  # rows whose gain over the best row without distances is reported

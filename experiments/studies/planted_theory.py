@@ -47,8 +47,8 @@ from itertools import product
 import numpy as np
 from scipy.special import log_ndtr
 
-from adapters.p_scheme import P_HIGH, P_LOW
-from experiments.studies.planted import CLASSES, CLEAN, EDGES, GROUPS, SPREAD, TOPIC
+from attngraph.adapters.p_scheme import P_HIGH, P_LOW
+from attngraph.experiments.studies.planted import CLASSES, CLEAN, EDGES, GROUPS, SPREAD, TOPIC
 
 _GRID = np.linspace(P_LOW, P_HIGH, 41)  # of p
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(61)
@@ -77,7 +77,7 @@ def square_distances(contrast: float, ratio: float) -> tuple[float, float]:
 
 
 def measured_contrast(contrast: float, ratio: float) -> float:
-    r"""What :func:`analysis.contrast.contrast` should measure:
+    r"""What :func:`attngraph.analysis.contrast.contrast` should measure:
     :math:`(R^2_{dis} - R^2_{rel})/(R^2_{dis} + R^2_{rel})`."""
     relevant, distractor = square_distances(contrast, ratio)
     return (distractor - relevant) / (distractor + relevant)

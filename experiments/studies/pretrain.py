@@ -1,7 +1,7 @@
 """Pre-training of the mini-BLIP and the mini-mPLUG from scratch on drawn scenes.
 
 Every step draws new scenes and writes several texts about each
-(:mod:`~experiments.studies.pretrain_texts`). :data:`MINIS` has all in which the two models differ,
+(:mod:`~attngraph.experiments.studies.pretrain_texts`). :data:`MINIS` has all in which the two models differ,
 :func:`pretrain` trains one into a folder, :func:`skill_scores` measures what a model can do.
 """
 
@@ -26,25 +26,25 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from transformers import BertTokenizerFast, PreTrainedModel, PreTrainedTokenizerBase
 
-from experiments.base.config import Config, read_config
-from experiments.base.files import write_json
-from experiments.base.outputs import Outputs
-from experiments.base.progress import Progress
-from experiments.base.shipped import CHECKPOINTS, DEFAULT
-from experiments.models.batch import Sample, token_losses
-from experiments.models.blip import build_model
-from experiments.models.family import Decoding, ModelFamily
-from experiments.models.generation import IGNORED, decoder_logits, encode_images, sequence_batch
-from experiments.models.images import normalise
-from experiments.models.loading import load_family
-from experiments.models.mplug import MPlug, question_batch
-from experiments.models.mplug.modeling import build_mini
-from experiments.models.weights import quiet_transformers
-from experiments.runs.device import mixed_precision, training_precision
-from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw, patch_targets
-from experiments.scenes.scene import generator, scenes
-from experiments.scenes.words import all_words
-from experiments.studies.pretrain_texts import CAPTION_PROMPTS, KINDS, Prompt, pretraining_texts
+from attngraph.experiments.base.config import Config, read_config
+from attngraph.experiments.base.files import write_json
+from attngraph.experiments.base.outputs import Outputs
+from attngraph.experiments.base.progress import Progress
+from attngraph.experiments.base.shipped import CHECKPOINTS, DEFAULT
+from attngraph.experiments.models.batch import Sample, token_losses
+from attngraph.experiments.models.blip import build_model
+from attngraph.experiments.models.family import Decoding, ModelFamily
+from attngraph.experiments.models.generation import IGNORED, decoder_logits, encode_images, sequence_batch
+from attngraph.experiments.models.images import normalise
+from attngraph.experiments.models.loading import load_family
+from attngraph.experiments.models.mplug import MPlug, question_batch
+from attngraph.experiments.models.mplug.modeling import build_mini
+from attngraph.experiments.models.weights import quiet_transformers
+from attngraph.experiments.runs.device import mixed_precision, training_precision
+from attngraph.experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw, patch_targets
+from attngraph.experiments.scenes.scene import generator, scenes
+from attngraph.experiments.scenes.words import all_words
+from attngraph.experiments.studies.pretrain_texts import CAPTION_PROMPTS, KINDS, Prompt, pretraining_texts
 
 Texts = list[list[Prompt]]  # of each image
 Read = list[tuple[Tensor, dict[str, Tensor]]]  # logits, and their labels and weights
@@ -103,9 +103,9 @@ def pack(tokenizer: PreTrainedTokenizerBase, texts: Texts, row_length: int = ROW
     Returns:
         ``input_ids``, ``position_ids``, ``labels`` and ``segments``, each ``(images, row_length)`` int64, and
         ``weights``, float32. Positions start again in each text; labels are as in
-        :func:`~experiments.models.generation.sequence_batch`; segments number the texts of a row from 1 and
-        are 0 on padding. An answer of :math:`n` tokens weighs :math:`n^{-1/2}` per token, else captions, of
-        mostly predictable wording, would drown the answers of one word.
+        :func:`~attngraph.experiments.models.generation.sequence_batch`; segments number the texts of a row
+        from 1 and are 0 on padding. An answer of :math:`n` tokens weighs :math:`n^{-1/2}` per token, else
+        captions, of mostly predictable wording, would drown the answers of one word.
     """
     pairs = [pair for row in texts for pair in row]
     prompts, answers = (
@@ -163,9 +163,9 @@ def rows(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> dict[str, Tensor]:
 
     Returns:
         For captions, and where there are any for questions: ``image`` ``(b,)``, the image that each text is
-        about; what :func:`~experiments.models.generation.sequence_batch` makes of the answers; and their
-        ``weights``, as in :func:`pack`. For questions also what
-        :func:`~experiments.models.mplug.question_batch` returns. Keys begin with ``caption.`` or
+        about; what :func:`~attngraph.experiments.models.generation.sequence_batch` makes of the answers; and
+        their ``weights``, as in :func:`pack`. For questions also what
+        :func:`~attngraph.experiments.models.mplug.question_batch` returns. Keys begin with ``caption.`` or
         ``question.``.
     """
     numbered = [(image, *text) for image, row in enumerate(texts) for text in row]
@@ -235,7 +235,7 @@ class Mini:
     """A small model and how it reads pre-training texts.
 
     Args:
-        name: of the shipped checkpoint, see :mod:`experiments.base.shipped`.
+        name: of the shipped checkpoint, see :mod:`attngraph.experiments.base.shipped`.
         recipe: by which the shipped checkpoint was trained.
         starts: the token that begins what the decoder writes.
         build: makes the model of a tokenizer, freshly initialised.
@@ -295,8 +295,8 @@ class Steps(Dataset):
 
         Returns:
             ``pixels`` uint8 ``(images, 64, 64, 3)``, ``patch_shapes`` and ``patch_colors`` int64
-            ``(images, 64)`` (see :func:`~experiments.scenes.drawing.patch_targets`), and what ``arrange``
-            returns.
+            ``(images, 64)`` (see :func:`~attngraph.experiments.scenes.drawing.patch_targets`), and what
+            ``arrange`` returns.
         """
         images = self.recipe.images
         drawn = list(scenes("train", images, self.seed, "pretrain", start=step * images))

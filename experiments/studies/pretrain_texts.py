@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from experiments.scenes.facts import (
+from attngraph.experiments.scenes.facts import (
     COLUMNS,
     FORMS,
     NUMBERS,
@@ -30,7 +30,7 @@ from experiments.scenes.facts import (
     related,
     unique,
 )
-from experiments.scenes.scene import COLORS, HUGE_COLORS, HUGE_SHAPES, SHAPES, Scene, Thing
+from attngraph.experiments.scenes.scene import COLORS, HUGE_COLORS, HUGE_SHAPES, SHAPES, Scene, Thing
 
 Prompt = tuple[str, str]  # the prompt, and its answer
 Claim = tuple[str, bool | None]  # a statement, and whether it is true; None behind a curtain

@@ -2,11 +2,11 @@
 
 Two methods A and B were trained with the same seeds :math:`s = 1..S` and scored on the same examples
 :math:`i = 1..N`. A score is a function of *summed* per-example statistics (see
-:mod:`experiments.metrics.statistics`), so the score without one example is the score of a difference of
-sums: nothing is scored again. Leaving out each example in turn, for every seed of both methods at once, gives
-the covariance of the seeds' differences over new examples (:func:`image_covariance`). What differs between
-seeds, and between the pre-trained checkpoints that seeds start from, is added as
-:mod:`experiments.tables.variance` says.
+:mod:`attngraph.experiments.metrics.statistics`), so the score without one example is the score of a
+difference of sums: nothing is scored again. Leaving out each example in turn, for every seed of both methods
+at once, gives the covariance of the seeds' differences over new examples (:func:`image_covariance`). What
+differs between seeds, and between the pre-trained checkpoints that seeds start from, is added as
+:mod:`attngraph.experiments.tables.variance` says.
 
 Efron and Stein, The jackknife estimate of variance (1981).
 """
@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from attngraph.errors import UserError
-from experiments.base.messages import check_known
-from experiments.base.progress import Progress
-from experiments.methods import method_named
-from experiments.methods.method import ADAPTERS
-from experiments.metrics.statistics import Score, mean_score
-from experiments.tables.frame import Scores, scores_of, task_of
-from experiments.tables.runs import Run
-from experiments.tables.variance import Variance, variances
-from experiments.tasks.task import Column
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.base.progress import Progress
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.methods.method import ADAPTERS
+from attngraph.experiments.metrics.statistics import Score, mean_score
+from attngraph.experiments.tables.frame import Scores, scores_of, task_of
+from attngraph.experiments.tables.runs import Run
+from attngraph.experiments.tables.variance import Variance, variances
+from attngraph.experiments.tasks.task import Column
 
 LEVEL = 0.95  # coverage of intervals
 
@@ -281,7 +281,7 @@ def recompute(
     """All comparisons with some baselines, and the heading of each column.
 
     Args:
-        runs: as :func:`experiments.tables.runs.saved_runs` reads them.
+        runs: as :func:`attngraph.experiments.tables.runs.saved_runs` reads them.
         baselines: names of rows.
         rows: names of the rows that are compared with each of them; None for :func:`contenders`.
         columns: keys of columns; None for all.

@@ -11,14 +11,14 @@ from typing import Any
 
 import pandas as pd
 
-from adapters.peft.effects import short_names
-from experiments.tables.frame import scores_of, summarise
-from experiments.tables.render import MISSING, markdown_grid, number, scope
-from experiments.tables.runs import Run, distinct
-from experiments.tables.table import Table
-from experiments.tasks.task import Task
+from attngraph.adapters.peft.effects import short_names
+from attngraph.experiments.tables.frame import scores_of, summarise
+from attngraph.experiments.tables.render import MISSING, markdown_grid, number, scope
+from attngraph.experiments.tables.runs import Run, distinct
+from attngraph.experiments.tables.table import Table
+from attngraph.experiments.tasks.task import Task
 
-#: Heading -> field of :class:`adapters.effects.Effect`.
+#: Heading -> field of :class:`attngraph.adapters.effects.Effect`.
 EFFECTS = {
     "κ": "kappa",
     "mass moved": "moved",
@@ -125,7 +125,7 @@ def significance(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str
     """The comparisons of a table.
 
     Args:
-        comparisons: as :func:`experiments.tables.compare.compare_pairs` returns them.
+        comparisons: as :func:`attngraph.experiments.tables.compare.compare_pairs` returns them.
         headings: column key -> heading.
     """
     lines = []

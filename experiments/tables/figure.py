@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.tables.table import LEVEL
+from attngraph.experiments.tables.table import LEVEL
 
 FORMATS = ("png", "svg")
 STYLE = {"font.family": "DejaVu Sans", "font.size": 8, "text.parse_math": False, "svg.hashsalt": "attngraph"}
@@ -28,7 +28,7 @@ def draw_differences(comparisons: Sequence[Mapping[str, Any]], headings: Mapping
     None where nothing is compared.
 
     Args:
-        comparisons: as :func:`experiments.tables.compare.compare_pairs` returns them.
+        comparisons: as :func:`attngraph.experiments.tables.compare.compare_pairs` returns them.
         headings: column key -> heading, in the order of the panels.
     """
     if not comparisons:

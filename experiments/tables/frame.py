@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from attngraph.errors import UserError
-from experiments.methods.method import METHODS
-from experiments.tables.runs import Run
-from experiments.tasks import TASKS
-from experiments.tasks.task import Column, Task
+from attngraph.experiments.methods.method import METHODS
+from attngraph.experiments.tables.runs import Run
+from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks.task import Column, Task
 
 if TYPE_CHECKING:
     import pandas as pd

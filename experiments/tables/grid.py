@@ -13,17 +13,17 @@ from typing import Annotated, Any
 
 from pydantic import Field, FiniteFloat, PlainValidator, model_validator
 
-from adapters.scheme import SCHEMES
+from attngraph.adapters.scheme import SCHEMES
 from attngraph.errors import UserError
-from experiments.base.config import Config, file_named, read_config, read_yaml
-from experiments.base.messages import check_known
-from experiments.base.shipped import CONFIGS, names_of
-from experiments.methods import METHODS, GraphAdapter, Method
-from experiments.methods.settings import Settings, chosen_settings
-from experiments.runs.changes import with_changes
-from experiments.runs.experiment import Experiment, Part, Scenes, laid_over
-from experiments.runs.plan import written_out
-from experiments.tasks import TASKS, Task
+from attngraph.experiments.base.config import Config, file_named, read_config, read_yaml
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.base.shipped import CONFIGS, names_of
+from attngraph.experiments.methods import METHODS, GraphAdapter, Method
+from attngraph.experiments.methods.settings import Settings, chosen_settings
+from attngraph.experiments.runs.changes import with_changes
+from attngraph.experiments.runs.experiment import Experiment, Part, Scenes, laid_over
+from attngraph.experiments.runs.plan import written_out
+from attngraph.experiments.tasks import TASKS, Task
 
 ADAPTERS = "adapters"  # in a grid's rates: all graph adapters
 MOST_SEEDS = 1000  # of a row

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.base.files import check_out, published, write_bytes, write_json, write_text
-from experiments.base.options import GridOptions, RowsOptions
-from experiments.base.shipped import DEFAULT
-from experiments.methods import method_named
-from experiments.runs.cells import has_scores
-from experiments.runs.device import processes
-from experiments.runs.execution import execution_of
-from experiments.runs.runner import run_cells
-from experiments.tables.details import details_markdown
-from experiments.tables.grid import Grid
-from experiments.tables.plan import Plan, check_checkpoints, plan_table
-from experiments.tables.render import render_latex, render_markdown, render_text, table_frame
-from experiments.tables.runs import RESULTS, Run, distinct, runs_of, versions_of
-from experiments.tables.table import Table, make_table, published_in
-from experiments.tasks.task import Task
+from attngraph.experiments.base.files import check_out, published, write_bytes, write_json, write_text
+from attngraph.experiments.base.options import GridOptions, RowsOptions
+from attngraph.experiments.base.shipped import DEFAULT
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.runs.cells import has_scores
+from attngraph.experiments.runs.device import processes
+from attngraph.experiments.runs.execution import execution_of
+from attngraph.experiments.runs.runner import run_cells
+from attngraph.experiments.tables.details import details_markdown
+from attngraph.experiments.tables.grid import Grid
+from attngraph.experiments.tables.plan import Plan, check_checkpoints, plan_table
+from attngraph.experiments.tables.render import render_latex, render_markdown, render_text, table_frame
+from attngraph.experiments.tables.runs import RESULTS, Run, distinct, runs_of, versions_of
+from attngraph.experiments.tables.table import Table, make_table, published_in
+from attngraph.experiments.tasks.task import Task
 
 SIGNIFICANCE, DETAILS = "significance.json", "details.md"
 STEM = "ablation"  # of the names of a table's files
@@ -105,7 +105,7 @@ def save_results(
     Args:
         runs: of the table.
         tasks: of the table.
-        table: as :func:`experiments.tables.table.make_table` makes it of them.
+        table: as :func:`attngraph.experiments.tables.table.make_table` makes it of them.
         out: folder; its other files stay.
         about: what else is written into ``results.json``, such as with what runs were made.
         stem: of the names of the table's own files.
@@ -127,7 +127,11 @@ def save_table(table: Table, folder: str | Path, stem: str = STEM) -> dict[str, 
     """Write a table as ``<stem>.txt``, ``.md``, ``.tex`` and ``.csv``, and its differences from the baseline
     as ``.png`` and ``.svg`` where there are any; returns suffix -> path.
     """
-    from experiments.tables.figure import FORMATS, draw_differences, image  # matplotlib is slow to import
+    from attngraph.experiments.tables.figure import (  # matplotlib is slow to import
+        FORMATS,
+        draw_differences,
+        image,
+    )
 
     folder = Path(folder)
     paths = {}

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import attngraph
-from experiments.base.messages import check_known
-from experiments.methods.method import METHODS, REFERENCE
-from experiments.runs.saved import SCORES
-from experiments.tables.compare import unlike
-from experiments.tables.details import details, significance
-from experiments.tables.render import content_of, rendered, scope
-from experiments.tables.runs import Run, saved_runs, versions_of
-from experiments.tables.table import ABLATION, make_table
-from experiments.tasks import TASKS
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.methods.method import METHODS, REFERENCE
+from attngraph.experiments.runs.saved import SCORES
+from attngraph.experiments.tables.compare import unlike
+from attngraph.experiments.tables.details import details, significance
+from attngraph.experiments.tables.render import content_of, rendered, scope
+from attngraph.experiments.tables.runs import Run, saved_runs, versions_of
+from attngraph.experiments.tables.table import ABLATION, make_table
+from attngraph.experiments.tasks import TASKS
 
 ALONE = "Single runs"
 
@@ -30,12 +30,12 @@ def page_of(folders: Sequence[Path], baseline: str | None = None) -> tuple[str, 
     in a sentence. All texts are escaped.
 
     Args:
-        folders: as :func:`experiments.tables.runs.saved_runs` takes them.
+        folders: as :func:`attngraph.experiments.tables.runs.saved_runs` takes them.
         baseline: method with which all rows that train are compared; None for the GNN ablation's, with which
             GNN adapters are.
 
     Raises:
-        UserError: no run is of the baseline, or see :func:`~experiments.tables.runs.saved_runs`.
+        UserError: no run is of the baseline, or see :func:`~attngraph.experiments.tables.runs.saved_runs`.
     """
     alone = [folder for folder in folders if (folder / SCORES).is_file()]
     sources = {str(folder): [folder] for folder in folders if folder not in alone}
@@ -53,7 +53,7 @@ def page_of(folders: Sequence[Path], baseline: str | None = None) -> tuple[str, 
 
 def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, Any]:
     """What the page shows of a table."""
-    from experiments.tables.figure import data_uri, draw_differences  # matplotlib is slow to import
+    from attngraph.experiments.tables.figure import data_uri, draw_differences  # matplotlib is slow to import
 
     order = [*METHODS, *(run.row for run in runs)]
     runs = sorted(runs, key=lambda run: (order.index(run.row), run.seed))

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.scheme import SCHEMES
+from attngraph.adapters.scheme import SCHEMES
 from attngraph.errors import UserError
-from experiments.base.messages import check_known
-from experiments.data.layouts import LAYOUTS
-from experiments.methods import METHODS, GraphAdapter, Method, method_named
-from experiments.methods.method import REFERENCE, canonical
-from experiments.models.ranking import Ranking
-from experiments.runs.answering import GENERATE, RANK, check_answering
-from experiments.runs.experiment import Cell, Experiment, ListRanking, Scenes, TextDecoding
-from experiments.runs.plan import cell_of, written_out
-from experiments.tables.grid import MOST_SEEDS, Grid
-from experiments.tasks import TASKS, Task, tasks_named
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.data.layouts import LAYOUTS
+from attngraph.experiments.methods import METHODS, GraphAdapter, Method, method_named
+from attngraph.experiments.methods.method import REFERENCE, canonical
+from attngraph.experiments.models.ranking import Ranking
+from attngraph.experiments.runs.answering import GENERATE, RANK, check_answering
+from attngraph.experiments.runs.experiment import Cell, Experiment, ListRanking, Scenes, TextDecoding
+from attngraph.experiments.runs.plan import cell_of, written_out
+from attngraph.experiments.tables.grid import MOST_SEEDS, Grid
+from attngraph.experiments.tasks import TASKS, Task, tasks_named
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from experiments.tables.frame import AVERAGE, Row, Summary, averaged_keys
-from experiments.tables.table import LEVEL, Table
+from attngraph.experiments.tables.frame import AVERAGE, Row, Summary, averaged_keys
+from attngraph.experiments.tables.table import LEVEL, Table
 
 if TYPE_CHECKING:
     import pandas as pd

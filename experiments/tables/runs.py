@@ -23,13 +23,13 @@ from typing import Any
 import numpy as np
 
 from attngraph.errors import UserError
-from experiments.base.config import Config, checked
-from experiments.base.messages import check_known, first_line
-from experiments.base.progress import Progress
-from experiments.methods import GraphAdapter, method_named
-from experiments.methods.method import Method
-from experiments.runs.saved import AT_RATE, CONFIG, SCORES, STATISTICS, read_config, read_result
-from experiments.tasks import TASKS
+from attngraph.experiments.base.config import Config, checked
+from attngraph.experiments.base.messages import check_known, first_line
+from attngraph.experiments.base.progress import Progress
+from attngraph.experiments.methods import GraphAdapter, method_named
+from attngraph.experiments.methods.method import Method
+from attngraph.experiments.runs.saved import AT_RATE, CONFIG, SCORES, STATISTICS, read_config, read_result
+from attngraph.experiments.tasks import TASKS
 
 RESULTS = "results.json"  # of a table
 PATTERN = "seed-*.tar.xz"

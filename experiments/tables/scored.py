@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import norm, t
 
-from experiments.data.example import Example
-from experiments.metrics.statistics import Score
-from experiments.tables.render import MISSING, aligned
-from experiments.tasks.task import Column, Task, TaskScores, kinds_of
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.metrics.statistics import Score
+from attngraph.experiments.tables.render import MISSING, aligned
+from attngraph.experiments.tasks.task import Column, Task, TaskScores, kinds_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,6 +1,6 @@
 """What a results table is, and how runs become one: rows, comparisons with a baseline, published numbers.
 
-:mod:`experiments.tables.render` and :mod:`experiments.tables.figure` print it.
+:mod:`attngraph.experiments.tables.render` and :mod:`attngraph.experiments.tables.figure` print it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 import yaml
 
-from experiments.base.messages import check_known
-from experiments.methods import method_named
-from experiments.methods.method import ADAPTERS
-from experiments.runs.answering import in_words
-from experiments.tables.compare import compare_pairs, contenders
-from experiments.tables.frame import AVERAGE, Row, averaged_keys, rows_from_frame, scores_of
-from experiments.tables.grid import Grid
-from experiments.tables.runs import Run, distinct
-from experiments.tasks.task import Column, Task
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.methods.method import ADAPTERS
+from attngraph.experiments.runs.answering import in_words
+from attngraph.experiments.tables.compare import compare_pairs, contenders
+from attngraph.experiments.tables.frame import AVERAGE, Row, averaged_keys, rows_from_frame, scores_of
+from attngraph.experiments.tables.grid import Grid
+from attngraph.experiments.tables.runs import Run, distinct
+from attngraph.experiments.tasks.task import Column, Task
 
 LEVEL = 0.05  # of Holm-adjusted p values
 FILE = Path(__file__).with_name("published.yaml")
@@ -67,7 +67,7 @@ class Table:
         columns: in order.
         baseline: name of the row that the others are compared with.
         comparisons: one dictionary for each row and column that was compared with the baseline, as
-            :func:`experiments.tables.compare.compare_pairs` returns them.
+            :func:`attngraph.experiments.tables.compare.compare_pairs` returns them.
         notes: sentences under the table.
         published: numbers from elsewhere, of a larger model on other data sets, in blocks below the others.
         contenders: names of the rows among which the best of a column is marked; None for the GNN adapters.

@@ -35,21 +35,21 @@ from typing import Any
 import pandas as pd
 
 from attngraph.errors import UserError
-from experiments.base.files import published, write_text
-from experiments.base.progress import note
-from experiments.base.reading import read_text
-from experiments.methods import GraphAdapter, Method, method_named
-from experiments.methods.settings import Choice, Settings, write_settings
-from experiments.runs.cells import has_scores
-from experiments.runs.device import processes
-from experiments.runs.execution import Execution
-from experiments.runs.experiment import Cell
-from experiments.runs.runner import run_cells
-from experiments.runs.saved import AT_RATE
-from experiments.tables.grid import Grid
-from experiments.tables.plan import Plan, check_checkpoints
-from experiments.tables.render import markdown_grid
-from experiments.tasks import TASKS
+from attngraph.experiments.base.files import published, write_text
+from attngraph.experiments.base.progress import note
+from attngraph.experiments.base.reading import read_text
+from attngraph.experiments.methods import GraphAdapter, Method, method_named
+from attngraph.experiments.methods.settings import Choice, Settings, write_settings
+from attngraph.experiments.runs.cells import has_scores
+from attngraph.experiments.runs.device import processes
+from attngraph.experiments.runs.execution import Execution
+from attngraph.experiments.runs.experiment import Cell
+from attngraph.experiments.runs.runner import run_cells
+from attngraph.experiments.runs.saved import AT_RATE
+from attngraph.experiments.tables.grid import Grid
+from attngraph.experiments.tables.plan import Plan, check_checkpoints
+from attngraph.experiments.tables.render import markdown_grid
+from attngraph.experiments.tasks import TASKS
 
 RATES = tuple(float(f"{digit}e{power}") for power in range(-6, 1) for digit in (1, 3))  # half powers of ten
 FURTHER = 2  # rates beyond those of a sweep; seeds for each finalist of a search that are kept for them

@@ -19,16 +19,16 @@ for new checkpoints, seeds and images; and for these checkpoints, new seeds and 
           \theta_0 = \sigma_s^2 + \frac{\sigma_n^2}{N} .
 
 **Estimates.** The covariance of two seeds over images
-(:func:`~experiments.tables.compare.image_covariance`) estimates :math:`(\sigma_e^2 + \sigma_f^2) / N`
-(same checkpoint) or :math:`\sigma_e^2 / N` (others); a seed's own variance exceeds it by
-:math:`\sigma_n^2 / N`. :math:`\theta_0` and :math:`\theta` are the expected mean squares within and between
-the checkpoints of a one-way analysis of variance (Searle, Casella and McCulloch, Variance Components, 1992,
-ch. 3) with :math:`S - C` and :math:`C - 1` degrees of freedom. Their sum with the images' part has no exact
-test, and plugging the estimates into a t distribution (Satterthwaite) fails at small levels: a mean square
-that comes out small by chance lowers the error and, because it then weighs little, raises the degrees of
-freedom too. So the p value is averaged over what the mean squares leave open (Behrens and Fisher's solution,
-known to be conservative: Robinson, Annals of Statistics 4, 1976): with :math:`\theta^*_j = \nu_j Q_j /
-\chi^2_{\nu_j}` and :math:`\theta^* = \max_j \theta^*_j`,
+(:func:`~attngraph.experiments.tables.compare.image_covariance`) estimates
+:math:`(\sigma_e^2 + \sigma_f^2) / N` (same checkpoint) or :math:`\sigma_e^2 / N` (others); a seed's own
+variance exceeds it by :math:`\sigma_n^2 / N`. :math:`\theta_0` and :math:`\theta` are the expected mean
+squares within and between the checkpoints of a one-way analysis of variance (Searle, Casella and McCulloch,
+Variance Components, 1992, ch. 3) with :math:`S - C` and :math:`C - 1` degrees of freedom. Their sum with the
+images' part has no exact test, and plugging the estimates into a t distribution (Satterthwaite) fails at
+small levels: a mean square that comes out small by chance lowers the error and, because it then weighs
+little, raises the degrees of freedom too. So the p value is averaged over what the mean squares leave open
+(Behrens and Fisher's solution, known to be conservative: Robinson, Annals of Statistics 4, 1976): with
+:math:`\theta^*_j = \nu_j Q_j / \chi^2_{\nu_j}` and :math:`\theta^* = \max_j \theta^*_j`,
 
 .. math:: p = \mathrm{E}\; 2\, \Phi\Big( -|\bar d| \Big/
           \sqrt{ \max(\theta^*, \theta_{\min}) / S + \text{images} } \Big) .

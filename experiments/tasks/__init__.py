@@ -1,8 +1,8 @@
-"""What a model is asked: the tasks of the tables (:mod:`experiments.tasks.catalogue`), behind
-:class:`experiments.tasks.task.Task`.
+"""What a model is asked: the tasks of the tables (:mod:`attngraph.experiments.tasks.catalogue`), behind
+:class:`attngraph.experiments.tasks.task.Task`.
 """
 
-from experiments.tasks import catalogue  # noqa: F401 (registers them)
-from experiments.tasks.task import TASKS, Column, Task, TaskScores, register, tasks_named
+from attngraph.experiments.tasks import catalogue  # noqa: F401 (registers them)
+from attngraph.experiments.tasks.task import TASKS, Column, Task, TaskScores, register, tasks_named
 
 __all__ = ["TASKS", "Column", "Task", "TaskScores", "register", "tasks_named"]

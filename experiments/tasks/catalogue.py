@@ -8,20 +8,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.data import easy_vqa
-from experiments.data.dataset import DATA_SETS, OFFICIAL, Reader, split_examples
-from experiments.data.drawn import scene_of
-from experiments.data.example import Example
-from experiments.data.questions import Drawn
-from experiments.metrics.exact import ENTAILMENT_WORDS, exact_scores
-from experiments.metrics.scene import scene_counts, scene_f1, scores_by_kind
-from experiments.metrics.vqa import vizwiz_scores, vqa_scores
-from experiments.models.family import Answering
-from experiments.models.ranking import Ranking
-from experiments.tasks.formats import TEXTCAPS, VIZWIZ, VQA_RESULTS
-from experiments.tasks.kinds import Captions, Entailment, OfficialCaptions, Questions, caption_columns
-from experiments.tasks.official import Official
-from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, references, register
+from attngraph.experiments.data import easy_vqa
+from attngraph.experiments.data.dataset import DATA_SETS, OFFICIAL, Reader, split_examples
+from attngraph.experiments.data.drawn import scene_of
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.data.questions import Drawn
+from attngraph.experiments.metrics.exact import ENTAILMENT_WORDS, exact_scores
+from attngraph.experiments.metrics.scene import scene_counts, scene_f1, scores_by_kind
+from attngraph.experiments.metrics.vqa import vizwiz_scores, vqa_scores
+from attngraph.experiments.models.family import Answering
+from attngraph.experiments.models.ranking import Ranking
+from attngraph.experiments.tasks.formats import TEXTCAPS, VIZWIZ, VQA_RESULTS
+from attngraph.experiments.tasks.kinds import (
+    Captions,
+    Entailment,
+    OfficialCaptions,
+    Questions,
+    caption_columns,
+)
+from attngraph.experiments.tasks.official import Official
+from attngraph.experiments.tasks.task import (
+    Budget,
+    Column,
+    Task,
+    TaskScores,
+    accuracy_scores,
+    references,
+    register,
+)
 
 SCENE = "caption.scene"
 WORDS = tuple(ENTAILMENT_WORDS.values())

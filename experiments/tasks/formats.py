@@ -1,7 +1,7 @@
 """Files of predictions in the formats that evaluation servers take, and files that ask about pictures.
 
 Predictions are written and read whole: each example of a split has exactly one, or there is an error. A task
-names its format (:attr:`experiments.tasks.Task.file_format`):
+names its format (:attr:`attngraph.experiments.tasks.Task.file_format`):
 
 - :data:`VQA_RESULTS`: ``[{"question_id": 1000, "answer": "yes"}]``, as VQA v2's server and its evaluator take
   them. The server wants an answer to every question of ``test2015`` (447,793), for ``test-dev`` too.
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from experiments.base.files import write_json
-from experiments.base.reading import Record, Unique, read_json, records, shown
-from experiments.metrics.exact import ENTAILMENT_WORDS, named_label
+from attngraph.experiments.base.files import write_json
+from attngraph.experiments.base.reading import Record, Unique, read_json, records, shown
+from attngraph.experiments.metrics.exact import ENTAILMENT_WORDS, named_label
 
 NO_LABEL = "-"
 IMAGE, TEXT, ANSWER = "image", "text", "answer"

@@ -12,16 +12,24 @@ from pathlib import Path
 import numpy as np
 
 from attngraph.errors import UserError
-from experiments.base.reading import Record, Unique, records
-from experiments.data.example import Example
-from experiments.metrics.captions import bleu4_from_counts, caption_scores
-from experiments.metrics.exact import ENTAILMENT_WORDS, entailment_scores
-from experiments.metrics.statistics import mean_statistics
-from experiments.models.blip import DESCRIBE
-from experiments.models.family import GNMT, Decoding
-from experiments.tasks.formats import CAPTIONS, SNLI_VE
-from experiments.tasks.official import Official
-from experiments.tasks.task import Budget, Column, Task, TaskScores, accuracy_scores, majority, references
+from attngraph.experiments.base.reading import Record, Unique, records
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.metrics.captions import bleu4_from_counts, caption_scores
+from attngraph.experiments.metrics.exact import ENTAILMENT_WORDS, entailment_scores
+from attngraph.experiments.metrics.statistics import mean_statistics
+from attngraph.experiments.models.blip import DESCRIBE
+from attngraph.experiments.models.family import GNMT, Decoding
+from attngraph.experiments.tasks.formats import CAPTIONS, SNLI_VE
+from attngraph.experiments.tasks.official import Official
+from attngraph.experiments.tasks.task import (
+    Budget,
+    Column,
+    Task,
+    TaskScores,
+    accuracy_scores,
+    majority,
+    references,
+)
 
 ANSWER_LIST = "answer_list.json"
 LISTED = 3128  # as many as BLIP's list for VQA v2 has
@@ -103,7 +111,7 @@ def plain_question(question: str) -> str:
 
 class Entailment(Task):
     """``Is it correct that <hypothesis> ?`` is answered by correct, incorrect or ambiguous. Synonyms count
-    (:data:`experiments.metrics.exact.SYNONYMS`): who was not trained on the task says yes or no.
+    (:data:`attngraph.experiments.metrics.exact.SYNONYMS`): who was not trained on the task says yes or no.
     """
 
     file_format = SNLI_VE

@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from attngraph.errors import UserError
-from experiments.data.dataset import DATA_SETS, OFFICIAL, DataSet, Reader
-from experiments.data.example import Example
-from experiments.data.tables import Examples, table
-from experiments.tasks.task import SPLITS, Task, holds_scenes
+from attngraph.experiments.data.dataset import DATA_SETS, OFFICIAL, DataSet, Reader
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.data.tables import Examples, table
+from attngraph.experiments.tasks.task import SPLITS, Task, holds_scenes
 
 HELD_OUT = 20
 

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from attngraph.errors import UserError
-from experiments.base.messages import check_known
-from experiments.data.example import Example
-from experiments.metrics.statistics import Score, mean_score, mean_statistics, scores_by_kind
-from experiments.models.batch import Sample
-from experiments.models.family import Answering, Decoding
-from experiments.tasks.formats import PLAIN, Format
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.metrics.statistics import Score, mean_score, mean_statistics, scores_by_kind
+from attngraph.experiments.models.batch import Sample
+from attngraph.experiments.models.family import Answering, Decoding
+from attngraph.experiments.tasks.formats import PLAIN, Format
 
 SPLITS = ("train", "validation", "test")
 DEFAULT = "default"  # names the prompt of every family without one of its own
@@ -65,7 +65,7 @@ class TaskScores:
             computed.
         kinds: kind of question, and each of the examples' further groups (:func:`kinds_of`) -> (score, number
             of examples); of captions what they say of the scene, see
-            :mod:`experiments.metrics.scene`.
+            :mod:`attngraph.experiments.metrics.scene`.
         evaluator: whose rules the scores follow, in words.
     """
 
@@ -82,7 +82,7 @@ class Budget:
     Args:
         steps, batch_size: optimiser steps, and examples of each.
         train_examples, eval_examples: how many to use at most (a fixed random subset); None for all.
-        augment: whether pictures are changed in training, see :mod:`experiments.models.images`.
+        augment: whether pictures are changed in training, see :mod:`attngraph.experiments.models.images`.
     """
 
     steps: int = 250
@@ -105,13 +105,13 @@ class Task(ABC):
         decodings: the same for types of models that do it in another way.
         budget: see there.
         prompts: model family -> template with ``{text}``; :data:`DEFAULT` for all others.
-        drawn: the field of :class:`experiments.data.drawn.Sizes` that says how many examples are drawn;
-            None for tasks whose data are not drawn.
+        drawn: the field of :class:`attngraph.experiments.data.drawn.Sizes` that says how many examples are
+            drawn; None for tasks whose data are not drawn.
         mirrors: whether a picture may be mirrored in training: not where it shows writing that is to be read.
             Pictures about which a text says left or right are never mirrored.
         packaged: whether the examples come with a package, so that no folder of data is read.
-        data_set: the data set in official files that it reads, see :mod:`experiments.tasks.official`; None
-            for all others.
+        data_set: the data set in official files that it reads, see
+            :mod:`attngraph.experiments.tasks.official`; None for all others.
         ranks: whether there is a list of answers to rank, see :meth:`answers`.
         like: the task whose chosen settings it takes until some are chosen for it.
         file_format: of files of predictions, as the data set's evaluation server takes them.

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from adapters.scalar import SPEED
-from adapters.scheme import SCHEMES, Scheme
 from attngraph import AttentionGraph
+from attngraph.adapters.scalar import SPEED
+from attngraph.adapters.scheme import SCHEMES, Scheme
 from attngraph.backends import edges_of
 
 Reference = Callable[..., Tensor]

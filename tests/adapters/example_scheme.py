@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from adapters.scalar import Scalar
-from adapters.scheme import Scheme, check_degree, check_range, register
+from attngraph.adapters.scalar import Scalar
+from attngraph.adapters.scheme import Scheme, check_degree, check_range, register
 from attngraph.edges import Edges
 
 

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from adapters import APPNP, GCN, PGNN
+from attngraph.adapters import APPNP, GCN, PGNN
 from attngraph.backends import chunks
 from tests.adapters.cases import TYPICAL
 from tests.attngraph.scores_cases import KINDS, attention_output, on_leaves, random_scores

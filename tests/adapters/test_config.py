@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from peft import PeftConfig
 
-import adapters.config
-from adapters import PGNN, SCHEMES, GraphAdapterConfig
-from adapters.config import SCHEME_ARGS
+import attngraph.adapters.config
+from attngraph.adapters import PGNN, SCHEMES, GraphAdapterConfig
+from attngraph.adapters.config import SCHEME_ARGS
 from attngraph.errors import UserError
 
 BAD = [
@@ -86,8 +86,8 @@ def test_old_names(tmp_path):
         config = GraphAdapterConfig(exclude=["b", "a"])
     assert config.exclude_modules == ["a", "b"]
     assert dataclasses.replace(config, gnn="gcn").exclude_modules == ["a", "b"]
-    with pytest.warns(FutureWarning, match="is adapters.GraphAdapterConfig now"):
-        assert adapters.config.AdapterConfig is GraphAdapterConfig
+    with pytest.warns(FutureWarning, match="is attngraph.adapters.GraphAdapterConfig now"):
+        assert attngraph.adapters.config.AdapterConfig is GraphAdapterConfig
     config.save_pretrained(tmp_path)
     path = tmp_path / "adapter_config.json"
     saved = json.loads(path.read_text())
@@ -129,7 +129,7 @@ def test_p_starts_where_it_should_and_stays_in_range():
 
 
 def test_every_argument_of_our_schemes_has_a_keyword_that_reaches_it():
-    ours = [scheme for scheme in SCHEMES.values() if scheme.__module__.startswith("adapters.")]
+    ours = [scheme for scheme in SCHEMES.values() if scheme.__module__.startswith("attngraph.adapters.")]
     assert {name for scheme in ours for name in inspect.signature(scheme).parameters} == set(SCHEME_ARGS)
     args = {"p": 1.25, "mu": 10, "steps": 2, "degree": "mean"}
     by_name, together = GraphAdapterConfig(**args), GraphAdapterConfig(gnn_args=args)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from adapters import SCHEMES
+from attngraph.adapters import SCHEMES
 from tests.adapters.cases import ARGUMENTS, TYPICAL, thorough
 from tests.adapters.contract import CHECKS
 from tests.pairwise import pairwise
@@ -15,7 +15,7 @@ def tiny_chunks(monkeypatch):
 
 
 def test_every_scheme_has_its_arguments_here():
-    ours = {name for name, scheme in SCHEMES.items() if scheme.__module__.startswith("adapters.")}
+    ours = {name for name, scheme in SCHEMES.items() if scheme.__module__.startswith("attngraph.adapters.")}
     assert ours == set(ARGUMENTS) == {case.name for case in TYPICAL}
 
 

@@ -11,9 +11,9 @@ from torch_geometric.nn import APPNP as PygAPPNP
 from torch_geometric.nn import HeteroConv, Sequential, to_hetero
 from torch_geometric.utils import erdos_renyi_graph, k_hop_subgraph, to_torch_coo_tensor
 
-from adapters import APPNP, GCN, PGNN, Residual, RotatedQueries
-from adapters.conv import PGNNConv, SchemeConv
 from attngraph import AttentionGraph
+from attngraph.adapters import APPNP, GCN, PGNN, Residual, RotatedQueries
+from attngraph.adapters.conv import PGNNConv, SchemeConv
 from attngraph.backends import edges_of
 from tests.adapters.cases import thorough
 from tests.adapters.contract import GRAPHS, leaves, random_graph

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adapters import APPNP, GCN, GCNII, PGNN, Residual, RotatedQueries, Tempering
-from adapters.effects import Effect, effect
-from adapters.p_scheme import PScheme
 from attngraph import AttentionGraph
+from attngraph.adapters import APPNP, GCN, GCNII, PGNN, Residual, RotatedQueries, Tempering
+from attngraph.adapters.effects import Effect, effect
+from attngraph.adapters.p_scheme import PScheme
 from tests.adapters import brute_force
 from tests.adapters.contract import GRAPHS, random_graph
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from adapters import GraphAdapterConfig
 from attngraph import capture
+from attngraph.adapters import GraphAdapterConfig
 from attngraph.reading.attend import Projected, attend
 from attngraph.reading.calls import Call
 from attngraph.reading.instrument import instrument

@@ -10,9 +10,9 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from adapters import SCHEMES, GraphAdapterConfig, register
-from adapters.conv import SchemeConv
-from adapters.peft import learned_scalars, load_adapter, optimizer_groups
+from attngraph.adapters import SCHEMES, GraphAdapterConfig, register
+from attngraph.adapters.conv import SchemeConv
+from attngraph.adapters.peft import learned_scalars, load_adapter, optimizer_groups
 from attngraph.errors import UserError
 from tests.adapters import brute_force
 from tests.adapters.contract import CHECKS, Case, random_graph
@@ -83,5 +83,5 @@ def test_it_goes_into_models_by_name(tmp_path):
 
 def test_a_name_is_given_once():
     for other in (type("Other", (), {}), type("GCN", (), {"__module__": "mine"})):
-        with pytest.raises(ValueError, match="'gcn' is taken by adapters.gcn.GCN"):
+        with pytest.raises(ValueError, match="'gcn' is taken by attngraph.adapters.gcn.GCN"):
             register("gcn")(other)

@@ -7,8 +7,8 @@ import torch
 from torch_geometric.nn import APPNP as PygAPPNP
 from torch_geometric.nn import GCN2Conv, GCNConv
 
-from adapters import APPNP, GCN, GCNII, PGNN, RotatedQueries
 from attngraph import AttentionGraph
+from attngraph.adapters import APPNP, GCN, GCNII, PGNN, RotatedQueries
 from attngraph.rotation import root_of, rotation
 from tests.adapters.contract import random_graph
 

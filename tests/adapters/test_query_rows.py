@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from adapters.query_rows import PLACES, _noise, with_query_rows
-from adapters.scheme import Scheme
+from attngraph.adapters.query_rows import PLACES, _noise, with_query_rows
+from attngraph.adapters.scheme import Scheme
 from tests.adapters.cases import REFERENCES
 from tests.adapters.contract import CHECKS, Case, check_residual_share, random_graph
 from tests.pairwise import pairwise

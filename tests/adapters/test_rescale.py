@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adapters.rescale import rescaled
+from attngraph.adapters.rescale import rescaled
 
 
 def pair(dtype=torch.float64):

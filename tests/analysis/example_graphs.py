@@ -4,8 +4,8 @@ them, and lines of tables."""
 import pandas as pd
 import torch
 
-from analysis.labels import Labels
 from attngraph import AttentionGraph
+from attngraph.analysis.labels import Labels
 
 
 def random_graph(

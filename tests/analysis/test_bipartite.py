@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch_geometric.data import Data, HeteroData
 
-from analysis.bipartite import Bipartite, factor
 from attngraph import PastDegree
+from attngraph.analysis.bipartite import Bipartite, factor
 from tests.analysis.example_graphs import random_graph
 
 

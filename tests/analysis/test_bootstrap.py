@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.bootstrap import Means, poisson
+from attngraph.analysis.bootstrap import Means, poisson
 
 
 def test_mean_leaves_nan_out():

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adapters.pgnn import PGNN
-from adapters.rotated_queries import RotatedQueries
-from analysis.closed_form import closed_form
-from analysis.contrast import square_distances
 from attngraph import AttentionGraph
+from attngraph.adapters.pgnn import PGNN
+from attngraph.adapters.rotated_queries import RotatedQueries
+from attngraph.analysis.closed_form import closed_form
+from attngraph.analysis.contrast import square_distances
 from attngraph.backends import edges_of
 from tests.analysis.example_graphs import random_graph
 

@@ -10,10 +10,10 @@ import torch
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import roc_auc_score
 
-from analysis.bipartite import Bipartite
-from analysis.clouds import cka, mmd, neighbour_cka, probe_auc
-from analysis.nulls import uniform
-from analysis.sums import EdgeSums
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.clouds import cka, mmd, neighbour_cka, probe_auc
+from attngraph.analysis.nulls import uniform
+from attngraph.analysis.sums import EdgeSums
 from tests.analysis.example_graphs import random_graph
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from adapters.pgnn import PGNN
-from analysis.bipartite import Bipartite
-from analysis.contrast import Contrast, Region, contrast, queries_per_value, square_distances
-from analysis.nulls import Draws
 from attngraph import AttentionGraph
+from attngraph.adapters.pgnn import PGNN
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.contrast import Contrast, Region, contrast, queries_per_value, square_distances
+from attngraph.analysis.nulls import Draws
 from tests.analysis.example_graphs import random_graph
 
 FIELDS = ("contrast", "raw", "auc", "distractor_mass")

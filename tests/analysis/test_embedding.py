@@ -9,7 +9,7 @@ from sklearn.manifold import trustworthiness
 from sklearn.model_selection import cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from analysis.embedding import ITERATIONS, chance_purity, least_points, maps, purity, quality
+from attngraph.analysis.embedding import ITERATIONS, chance_purity, least_points, maps, purity, quality
 
 
 def knn_accuracy(x, y):

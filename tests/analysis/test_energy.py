@@ -9,16 +9,16 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch_geometric.data import Data
 from torch_geometric.utils import erdos_renyi_graph, get_laplacian, to_dense_adj
 
-from analysis.bipartite import Bipartite
-from analysis.energy import (
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.energy import (
     decompose,
     energies,
     energies_and_nulls,
     spectral_density,
     spectral_energy,
 )
-from analysis.nulls import Draws, permutation, rearranged, uniform
-from analysis.sums import EdgeSums
+from attngraph.analysis.nulls import Draws, permutation, rearranged, uniform
+from attngraph.analysis.sums import EdgeSums
 from tests.analysis.example_graphs import random_graph
 
 

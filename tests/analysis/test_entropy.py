@@ -6,9 +6,9 @@ import pytest
 import scipy.stats
 import torch
 
-from analysis.bipartite import Bipartite
-from analysis.entropy import effective_degree, effective_degree_value, entropy, hubs, self_weight
-from analysis.sums import EdgeSums
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.entropy import effective_degree, effective_degree_value, entropy, hubs, self_weight
+from attngraph.analysis.sums import EdgeSums
 from tests.analysis.example_graphs import random_graph
 
 

@@ -15,8 +15,8 @@ from torch.nn.functional import pad
 from torch_geometric.data import Data
 from torch_geometric.utils import erdos_renyi_graph, homophily, to_undirected
 
-from analysis.bipartite import Bipartite
-from analysis.homophily import (
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.homophily import (
     ALL_DIFFER,
     ALL_PAIRS,
     EMPTY,
@@ -38,8 +38,8 @@ from analysis.homophily import (
     node_query,
     node_value,
 )
-from analysis.labels import Labels
-from analysis.nulls import Draws, uniform
+from attngraph.analysis.labels import Labels
+from attngraph.analysis.nulls import Draws, uniform
 from tests.analysis.example_graphs import block_model, random_graph
 
 

@@ -2,10 +2,18 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
-from analysis.bipartite import Bipartite
-from analysis.labels import IMAGE, SPECIAL, TEXT, Labels, SharedClusters, classes_of_tokens, modality
-from analysis.nulls import Draws
 from attngraph import AttentionGraph
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.labels import (
+    IMAGE,
+    SPECIAL,
+    TEXT,
+    Labels,
+    SharedClusters,
+    classes_of_tokens,
+    modality,
+)
+from attngraph.analysis.nulls import Draws
 from tests.analysis.example_graphs import random_graph
 
 

@@ -5,15 +5,15 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from analysis import sums
-from analysis.bipartite import Bipartite
-from analysis.closed_form import ClosedForm, closed_form
-from analysis.clouds import neighbour_cka
-from analysis.energy import Energies, energies, energies_and_nulls
-from analysis.heterophily import Heterophily
-from analysis.nulls import Draws, permutation
-from analysis.sums import EdgeSums
 from attngraph import AttentionGraph
+from attngraph.analysis import sums
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.closed_form import ClosedForm, closed_form
+from attngraph.analysis.clouds import neighbour_cka
+from attngraph.analysis.energy import Energies, energies, energies_and_nulls
+from attngraph.analysis.heterophily import Heterophily
+from attngraph.analysis.nulls import Draws, permutation
+from attngraph.analysis.sums import EdgeSums
 from attngraph.native import library as native
 from tests.analysis.example_graphs import labels_for, random_graph
 
@@ -47,7 +47,7 @@ def in_c(request, monkeypatch):
         return in_parts(function, *arrays)
 
     for module in ("sums", "closed_form"):
-        monkeypatch.setattr(f"analysis.{module}.in_parts", of_double)
+        monkeypatch.setattr(f"attngraph.analysis.{module}.in_parts", of_double)
 
 
 def cast(graph: AttentionGraph, dtype: torch.dtype) -> AttentionGraph:

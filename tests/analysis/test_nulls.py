@@ -1,7 +1,7 @@
 import torch
 
-from analysis.bipartite import Bipartite
-from analysis.nulls import Draws, permuted, shuffle, uniform
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.nulls import Draws, permuted, shuffle, uniform
 from tests.analysis.example_graphs import random_graph
 
 

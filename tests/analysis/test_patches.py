@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.patches import map_table, mass_summary, mass_table, patch_grid, shares
+from attngraph.analysis.patches import map_table, mass_summary, mass_table, patch_grid, shares
 
 NAMES = ["one", "two"]
 
@@ -109,6 +109,6 @@ def test_the_summary_is_of_examples_and_paired_with_the_uniform_map():
 
 def test_the_former_name_leads_here_and_warns():
     """Else what docs showed until now breaks without a word."""
-    with pytest.warns(DeprecationWarning, match="analysis.maps is now analysis.patches"):
-        from analysis.maps import shares as former
+    with pytest.warns(DeprecationWarning, match="attngraph.analysis.maps is now attngraph.analysis.patches"):
+        from attngraph.analysis.maps import shares as former
     assert former is shares

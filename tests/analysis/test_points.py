@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.points import COLUMNS, Points, output_matrices
 from attngraph import AttentionGraph, capture
+from attngraph.analysis.points import COLUMNS, Points, output_matrices
 from attngraph.reading.outputs import head_metric
 from tests.attngraph.reading.zoo import FAMILIES
 

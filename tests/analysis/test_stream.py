@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import bipartite
-from analysis.bipartite import Bipartite, Stream
-from analysis.heterophily import Heterophily, Settings
-from analysis.heterophily.measurement import CLOSED_FORM_STATISTICS
-from analysis.labels import Labels
 from attngraph import AttentionGraph, AttentionScores
 from attngraph import streaming as module
+from attngraph.analysis import bipartite
+from attngraph.analysis.bipartite import Bipartite, Stream
+from attngraph.analysis.heterophily import Heterophily, Settings
+from attngraph.analysis.heterophily.measurement import CLOSED_FORM_STATISTICS
+from attngraph.analysis.labels import Labels
 from attngraph.streaming import Streamed
 
 

@@ -5,11 +5,11 @@ from dataclasses import fields
 import pytest
 import torch
 
-from analysis import sums
-from analysis.bipartite import Bipartite
-from analysis.entropy import effective_degree_value
-from analysis.nulls import uniform
-from analysis.sums import EdgeSums
+from attngraph.analysis import sums
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.entropy import effective_degree_value
+from attngraph.analysis.nulls import uniform
+from attngraph.analysis.sums import EdgeSums
 from tests.analysis.example_graphs import random_graph
 
 GRAPHS = [

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapters import PGNN
-from adapters.kernels import covered, strip_step
-from adapters.p_scheme import p_steps
 from attngraph import AttentionScores, PastDegree
+from attngraph.adapters import PGNN
+from attngraph.adapters.kernels import covered, strip_step
+from attngraph.adapters.p_scheme import p_steps
 from attngraph.backends.chunks import in_chunks
 from attngraph.native.library import library
 

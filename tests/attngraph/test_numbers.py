@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adapters import APPNP, GCN, GCNII, PGNN, Residual
 from attngraph import AttentionGraph, AttentionScores
+from attngraph.adapters import APPNP, GCN, GCNII, PGNN, Residual
 from attngraph.backends import BACKENDS
 from tests.attngraph.scores_cases import on_leaves
 from tests.pairwise import pairwise_params

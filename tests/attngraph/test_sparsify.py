@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from adapters import APPNP
 from attngraph import AttentionGraph
+from attngraph.adapters import APPNP
 from attngraph.sparsify import keep
 
 

@@ -7,10 +7,10 @@ import torch
 from peft import get_peft_model
 from torch.nn.functional import cross_entropy
 
-from adapters import PGNN, GraphAdapterConfig
-from adapters.peft import optimizer_groups
-from adapters.scalar import SPEED
 from attngraph import AttentionGraph
+from attngraph.adapters import PGNN, GraphAdapterConfig
+from attngraph.adapters.peft import optimizer_groups
+from attngraph.adapters.scalar import SPEED
 from docs.examples.p_adapter import Config, TextDecoder, make_optimizer, p_laplacian_step
 from tests.conftest import IMAGE_WIDTH, VOCABULARY, WIDTH
 

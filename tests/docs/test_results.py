@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from attngraph.experiments import cli
+from attngraph.experiments.models import load_family
+from attngraph.experiments.models.weights import weights_digest
+from attngraph.experiments.tables.compare import holm
+from attngraph.experiments.tables.frame import table_columns
+from attngraph.experiments.tables.grid import load_preset
+from attngraph.experiments.tables.runs import unpack
 from docs.examples import post_hoc
-from experiments import cli
-from experiments.models import load_family
-from experiments.models.weights import weights_digest
-from experiments.tables.compare import holm
-from experiments.tables.frame import table_columns
-from experiments.tables.grid import load_preset
-from experiments.tables.runs import unpack
 from tests.docs.pages import README, ROOT, mentioned_commands, shell_commands
 from tests.experiments.drawn import DRAWN
 

@@ -12,15 +12,15 @@ import shutil
 import pytest
 from PIL import Image
 
-from adapters import SCHEMES
-from experiments import cli
-from experiments.data.drawn import make_scenes
-from experiments.methods import METHODS
-from experiments.models import FAMILIES
-from experiments.runs import plugins
-from experiments.runs.experiment import load_experiment
-from experiments.tables.grid import load_preset
-from experiments.tasks import TASKS
+from attngraph.adapters import SCHEMES
+from attngraph.experiments import cli
+from attngraph.experiments.data.drawn import make_scenes
+from attngraph.experiments.methods import METHODS
+from attngraph.experiments.models import FAMILIES
+from attngraph.experiments.runs import plugins
+from attngraph.experiments.runs.experiment import load_experiment
+from attngraph.experiments.tables.grid import load_preset
+from attngraph.experiments.tasks import TASKS
 from tests.docs.pages import (
     NOTEBOOKS,
     PAGES,
@@ -235,7 +235,7 @@ def test_every_room_is_in_the_api_reference():
                 named |= set(block.text.split())
     rooms = {"attngraph", "adapters", "analysis"}
     rooms |= {
-        f"experiments.{path.stem}"
+        f"attngraph.experiments.{path.stem}"
         for path in (ROOT / "experiments").iterdir()
         if path.name != "__init__.py" and (path.suffix == ".py" or any(path.glob("*.py")))
     }

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from experiments.base.stopping import SIGNALS
+from attngraph.experiments.base.stopping import SIGNALS
 
 
 @pytest.fixture(scope="module")

@@ -11,23 +11,23 @@ from typing import Annotated, Literal
 
 import pytest
 
-import experiments.commands
-from analysis.embedding import METHODS
-from analysis.plots.embedding import COLOURS
+import attngraph.experiments.commands
+from attngraph.analysis.embedding import METHODS
+from attngraph.analysis.plots.embedding import COLOURS
 from attngraph.errors import UserError
-from experiments import cli
-from experiments.base.arguments import HelpFormatter, Parser, add_options, argument, asked, option
-from experiments.base.types import Between, Names, Seeds
-from experiments.models.convert import ARRANGEMENTS, KINDS
-from experiments.runs.trackers import NONE, TRACKERS
-from experiments.studies.pretrain import MINIS
-from experiments.tasks.task import SPLITS
+from attngraph.experiments import cli
+from attngraph.experiments.base.arguments import HelpFormatter, Parser, add_options, argument, asked, option
+from attngraph.experiments.base.types import Between, Names, Seeds
+from attngraph.experiments.models.convert import ARRANGEMENTS, KINDS
+from attngraph.experiments.runs.trackers import NONE, TRACKERS
+from attngraph.experiments.studies.pretrain import MINIS
+from attngraph.experiments.tasks.task import SPLITS
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_every_module_of_the_folder_is_a_command():
-    folder = Path(experiments.commands.__file__).parent
+    folder = Path(attngraph.experiments.commands.__file__).parent
     assert {file.stem for file in folder.glob("*.py")} - {"__init__", "options"} == set(cli.COMMANDS)
 
 
@@ -35,7 +35,7 @@ def test_help_of_every_command_imports_nothing_but_the_standard_library():
     """Whoever asks for help waits for no PyTorch."""
     code = (
         "import sys\n"
-        "from experiments.cli import COMMANDS, main\n"
+        "from attngraph.experiments.cli import COMMANDS, main\n"
         "for words in ([], ['--help'], *([name, '--help'] for name in COMMANDS)):\n"
         "    try: main(words)\n"
         "    except SystemExit as end: assert end.code == 0\n"
@@ -153,7 +153,7 @@ def command(monkeypatch):
                 raise outcome
             return outcome
 
-        monkeypatch.setitem(sys.modules, "experiments.commands.scenes", SimpleNamespace(run=run))
+        monkeypatch.setitem(sys.modules, "attngraph.experiments.commands.scenes", SimpleNamespace(run=run))
 
     return put
 
@@ -185,8 +185,8 @@ def in_a_process(run: str, words: str = "scenes --out x", **options) -> subproce
         "import sys, os, signal\n"
         "from types import SimpleNamespace\n"
         f"def run(options):\n    {run}\n    return 0\n"
-        "sys.modules['experiments.commands.scenes'] = SimpleNamespace(run=run)\n"
-        "from experiments.cli import main\n"
+        "sys.modules['attngraph.experiments.commands.scenes'] = SimpleNamespace(run=run)\n"
+        "from attngraph.experiments.cli import main\n"
         f"sys.exit(main({words.split()}))"
     )
     return subprocess.run(
@@ -234,9 +234,9 @@ def test_ctrl_c_while_a_plugin_is_loaded_ends_without_a_word():
         "from types import SimpleNamespace\n"
         "def load(files):\n    try: os.kill(os.getpid(), signal.SIGINT); time.sleep(60)\n"
         "    except BaseException as error: raise ImportError('half imported') from error\n"
-        "sys.modules['experiments.runs.plugins'] = SimpleNamespace(load_plugins=load)\n"
+        "sys.modules['attngraph.experiments.runs.plugins'] = SimpleNamespace(load_plugins=load)\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from experiments.cli import main\n"
+        "from attngraph.experiments.cli import main\n"
         "main(['--plugin', 'slow.py', 'doctor'])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -245,13 +245,13 @@ def test_ctrl_c_while_a_plugin_is_loaded_ends_without_a_word():
 
 def test_quiet_turns_off_bars_and_notes_and_nothing_else(command, monkeypatch, capsys):
     def run(options):
-        from experiments.base.progress import Progress, note
+        from attngraph.experiments.base.progress import Progress, note
 
         print(sum(1 for _ in Progress(range(3), "counting")))
         note("by the way")
         return 0
 
-    monkeypatch.setitem(sys.modules, "experiments.commands.scenes", SimpleNamespace(run=run))
+    monkeypatch.setitem(sys.modules, "attngraph.experiments.commands.scenes", SimpleNamespace(run=run))
     shown = []
     for more in ([], ["-q"], ["--quiet"]):
         assert cli.main(["scenes", "--out", "x", *more]) == 0

@@ -7,10 +7,10 @@ import torch
 import transformers as hf
 from peft import PeftModel, get_peft_model
 
-from adapters.peft import GraphAdapterConfig
-from experiments.models import load_family
-from experiments.models.mplug import MPlugForConditionalGeneration
-from experiments.models.mplug.modeling import MPlugConfig, sizes
+from attngraph.adapters.peft import GraphAdapterConfig
+from attngraph.experiments.models import load_family
+from attngraph.experiments.models.mplug import MPlugForConditionalGeneration
+from attngraph.experiments.models.mplug.modeling import MPlugConfig, sizes
 from tests.attngraph.reading.zoo import FAMILIES, GQA, QWEN, TEXT, VISION, far_from_zero
 
 NAMES = "[PAD] [UNK] [CLS] [SEP] <image> a red ball star ##s <video> <global> <fake> <end>".split()

@@ -115,7 +115,7 @@ class Room:
         """Runs ``attngraph WORDS`` and notes what it prints on standard output."""
         self.lines += ["", f"$ attngraph {' '.join(words)}".replace(f"{ROOT}/", "")]
         place = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-        command = [sys.executable, "-m", "experiments.cli", *words, "--quiet"]
+        command = [sys.executable, "-m", "attngraph", *words, "--quiet"]
         done = subprocess.run(command, cwd=self.folder, env=place, capture_output=True, text=True)
         printed = done.stdout.replace(f"{self.folder}/", "").replace(f"{ROOT}/", "")
         printed = re.sub(r"Method +Peak MB\n.*?(?=Scores ×)", "", printed, flags=re.DOTALL)

@@ -1,5 +1,5 @@
 """mPLUG, which transformers does not have: questions about pictures, and captions. Its model is in
-:mod:`experiments.models.mplug.modeling`, laid out as transformers' are.
+:mod:`attngraph.experiments.models.mplug.modeling`, laid out as transformers' are.
 
 A question is ``[CLS] question``, without an end token, as mPLUG's own tokenizer has it; further parts, such
 as words that were read in the picture, follow after ``[SEP]`` in the text: "what is it [SEP] stop [SEP]
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from attngraph.errors import UserError
-from experiments.models.batch import Sample
-from experiments.models.blip import BlipLike
-from experiments.models.family import register
-from experiments.models.generation import padded
-from experiments.models.images import interpolate_positions
-from experiments.models.mplug.modeling import MPlugConfig, MPlugForConditionalGeneration
+from attngraph.experiments.models.batch import Sample
+from attngraph.experiments.models.blip import BlipLike
+from attngraph.experiments.models.family import register
+from attngraph.experiments.models.generation import padded
+from attngraph.experiments.models.images import interpolate_positions
+from attngraph.experiments.models.mplug.modeling import MPlugConfig, MPlugForConditionalGeneration
 
 __all__ = ["MPlug", "MPlugConfig", "MPlugForConditionalGeneration", "question_batch"]
 

@@ -51,7 +51,7 @@ from transformers.models.bert.modeling_bert import (
 from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel, CLIPVisionEmbeddings
 from transformers.utils import ModelOutput
 
-from experiments.models.blip import grid_positions, mini_text
+from attngraph.experiments.models.blip import grid_positions, mini_text
 
 DROPOUT = 0.1
 STRIDES = {"base": 3, "large": 6}
@@ -60,8 +60,8 @@ _HEAD = "text_decoder.cls.predictions"
 
 
 class MPlugConfig(PretrainedConfig):
-    """The configuration of :class:`experiments.models.mplug.MPlugForConditionalGeneration`: CLIP's of the
-    image encoder; BERT's of text encoder, fusion (transformers has another use for the name
+    """The configuration of :class:`attngraph.experiments.models.mplug.MPlugForConditionalGeneration`: CLIP's
+    of the image encoder; BERT's of text encoder, fusion (transformers has another use for the name
     ``fusion_config``) and decoder, which are of one width.
 
     Args:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.autograd.functional import hvp
 
-from adapters import APPNP, GCN, PGNN
 from attngraph import AttentionScores
+from attngraph.adapters import APPNP, GCN, PGNN
 from tests.adapters.kernels.test_step import ALL, EXACT, SMALL, STEPS, both, close, every_step, moved, number
 from tests.attngraph.scores_cases import (
     DROPPED,

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adapters import GCN, PGNN, SCHEMES
-from adapters.kernels import fused_step, strip_step
 from attngraph import AttentionScores
+from attngraph.adapters import GCN, PGNN, SCHEMES
+from attngraph.adapters.kernels import fused_step, strip_step
 from attngraph.native.library import library
 from tests.attngraph.scores_cases import on_leaves, random_scores, single, skip_without_library, tiled
 from tests.pairwise import pairwise_params

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from adapters import GCN, PGNN, GraphAdapterConfig
-from adapters.kernels import fused_step, native, native_step, step_of, strip_step
 from attngraph import AttentionScores, UserError
+from attngraph.adapters import GCN, PGNN, GraphAdapterConfig
+from attngraph.adapters.kernels import fused_step, native, native_step, step_of, strip_step
 from attngraph.native import library
 from attngraph.norms import KeptNorms
 from tests.adapters.kernels.test_step import ALL, single

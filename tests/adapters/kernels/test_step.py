@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adapters import PGNN
-from adapters.kernels import decoding_step, decoding_step_takes, fused_step, native_step
 from attngraph import AttentionScores, norms
+from attngraph.adapters import PGNN
+from attngraph.adapters.kernels import decoding_step, decoding_step_takes, fused_step, native_step
 from attngraph.norms import KeptNorms
 from tests.adapters import brute_force
 from tests.attngraph.scores_cases import (
@@ -115,7 +115,7 @@ def test_equals_the_dense_backend(step, kind, degree, numbers, context, scale):
 def test_a_step_of_known_weights(kind, degree, numbers, block, monkeypatch):
     """What decoding computes, also of a query that is padded, and with kept norms. Catches degrees without
     the past, a wrong clamp, heads in the wrong block, and weights or norms that are computed anew."""
-    monkeypatch.setattr("adapters.kernels.decoding.BLOCK", block)
+    monkeypatch.setattr("attngraph.adapters.kernels.decoding.BLOCK", block)
     scores, (p, mu) = random_scores(1, **KINDS[kind]), numbers
     for part in (scores, one_query(scores)):
         want, _ = dense(part, p, mu, degree)
@@ -218,7 +218,7 @@ def test_gradcheck(step, kind, degree, p):
 )
 def test_half_precision_accumulates_in_single(step, causal, dtype, rotated, monkeypatch):
     skip_without_library(step == "tiled")
-    monkeypatch.setattr("adapters.kernels.strips.ROWS", 16)
+    monkeypatch.setattr("attngraph.adapters.kernels.strips.ROWS", 16)
     scores = random_scores(4, n=40, m=300, d=8, causal=causal, dtype=dtype, metric=False, rotated=rotated)
     step, (scores, leaves) = STEPS[step], on_leaves(scores)
     wide, wide_leaves = on_leaves(scores.wide())

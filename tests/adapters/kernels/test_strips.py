@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adapters import PGNN
-from adapters.kernels import covered, strip_step
 from attngraph import AttentionScores
+from attngraph.adapters import PGNN
+from attngraph.adapters.kernels import covered, strip_step
 from attngraph.native.library import VARIABLE, library
 from tests.attngraph.scores_cases import KINDS, dense, on_leaves, random_scores, single
 from tests.pairwise import pairwise_params
@@ -67,7 +67,7 @@ def close(got: list, want: list, error: float) -> None:
 )
 def test_equals_the_dense_backend(kind, degree, numbers, context, rows, monkeypatch):
     """Also with the last strip shorter than the others, and with one strip for all."""
-    monkeypatch.setattr("adapters.kernels.strips.ROWS", rows)
+    monkeypatch.setattr("attngraph.adapters.kernels.strips.ROWS", rows)
     for more in ({}, dict(n=37, d=16)):
         scores = scores_of(kind, **more)
         assert covered(single(scores)) and not covered(scores)
@@ -113,7 +113,7 @@ def test_degrees_are_taken_back_in_double_precision():
 
 @pytest.mark.parametrize("h, causal", [(3, False), (3, True), (1, False), (1, True)])
 def test_threads_change_no_number(h, causal, monkeypatch):
-    monkeypatch.setattr("adapters.kernels.strips.ROWS", 64)
+    monkeypatch.setattr("attngraph.adapters.kernels.strips.ROWS", 64)
     scores = single(random_scores(4, b=1, h=h, n=150, m=170, d=32, causal=causal))
     found, threads = [], torch.get_num_threads()
     try:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adapters.kernels import gpu
 from attngraph import AttentionScores, PastDegree
+from attngraph.adapters.kernels import gpu
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]

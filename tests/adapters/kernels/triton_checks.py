@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adapters.kernels import _triton_launch, gpu
+from attngraph.adapters.kernels import _triton_launch, gpu
 from tests.adapters.kernels import test_step
 from tests.adapters.kernels.test_step import ROTATED, number
 from tests.attngraph.scores_cases import KINDS, dense, on_leaves, random_scores

@@ -6,7 +6,7 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from adapters.kernels import _triton_launch
+from attngraph.adapters.kernels import _triton_launch
 
 CAPABILITY = int(sys.argv[1])
 SHARED = 99 * 1024  # bytes that a block of threads may have at 8.6 and 8.9, the least of all from 8.0 on

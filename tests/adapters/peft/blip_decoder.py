@@ -6,8 +6,8 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from adapters import GraphAdapterConfig
-from adapters.peft.layer import GraphLayer
+from attngraph.adapters import GraphAdapterConfig
+from attngraph.adapters.peft.layer import GraphLayer
 from tests.adapters.peft.helpers import SCHEME_ARGS
 
 VARIANTS = [

@@ -38,9 +38,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adapters import GraphAdapterConfig
-from adapters.peft.layer import GraphLayer, OutputLayer
 from attngraph import UserError
+from attngraph.adapters import GraphAdapterConfig
+from attngraph.adapters.peft.layer import GraphLayer, OutputLayer
 from tests.adapters.peft.helpers import close, differ, run
 from tests.adapters.peft.helpers import config as random_config
 from tests.adapters.peft_models import FAMILIES

@@ -6,7 +6,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from adapters import GraphAdapterConfig
+from attngraph.adapters import GraphAdapterConfig
 from tests.adapters.peft_models import FAMILIES
 
 SCHEME_ARGS = {

@@ -11,8 +11,8 @@ import pytest
 import torch
 from peft import PeftModel, get_peft_model
 
-from adapters import SCHEMES
-from adapters.peft import load_adapter
+from attngraph.adapters import SCHEMES
+from attngraph.adapters.peft import load_adapter
 from tests.adapters.peft import helpers
 from tests.adapters.peft.helpers import GENERATORS, close, config, differ, run
 from tests.adapters.peft_models import FAMILIES, FEW
@@ -60,7 +60,7 @@ def put(family: str, gnn: str, settings: dict) -> PeftModel:
 
 
 def test_every_scheme_and_kind_of_family_is_in_the_table():
-    ours = {name for name, scheme in SCHEMES.items() if scheme.__module__.startswith("adapters.")}
+    ours = {name for name, scheme in SCHEMES.items() if scheme.__module__.startswith("attngraph.adapters.")}
     assert {gnn for _, gnn, _ in ROWS} == ours == set(helpers.SCHEME_ARGS)
     assert {family for family, _, _ in ROWS} == set(FEW)
 

@@ -5,10 +5,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
-from adapters.effects import effect
-from adapters.peft import adapter_effects, learned_scalars, watch_effects
-from adapters.peft.effects import short_names
 from attngraph import UserError, capture
+from attngraph.adapters.effects import effect
+from attngraph.adapters.peft import adapter_effects, learned_scalars, watch_effects
+from attngraph.adapters.peft.effects import short_names
 from tests.adapters.peft.helpers import config, put, run
 from tests.adapters.peft_models import FAMILIES
 

@@ -5,10 +5,10 @@ import torch
 from peft import get_peft_model
 from torch import nn
 
-from adapters.peft.layer import OutputLayer
-from adapters.query_rows import with_query_rows
-from adapters.scalar import SPEED
 from attngraph import UserError
+from attngraph.adapters.peft.layer import OutputLayer
+from attngraph.adapters.query_rows import with_query_rows
+from attngraph.adapters.scalar import SPEED
 from attngraph.reading.instrument import instrument
 from tests.adapters.peft import blip_decoder as blip
 from tests.adapters.peft.blip_decoder import adapters_of, logits

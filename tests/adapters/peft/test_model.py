@@ -10,9 +10,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import GenerationConfig
 
-from adapters import GraphAdapterConfig
-from adapters.peft.layer import FeedForwardLayer, GraphLayer, OutputLayer
 from attngraph import UserError, capture
+from attngraph.adapters import GraphAdapterConfig
+from attngraph.adapters.peft.layer import FeedForwardLayer, GraphLayer, OutputLayer
 from attngraph.reading.state import find_state
 from tests.adapters.peft.helpers import close, config, differ, put, run
 from tests.adapters.peft_models import FAMILIES

@@ -8,9 +8,9 @@ import torch
 import transformers as hf
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from adapters import GraphAdapterConfig
-from adapters.peft.layer import GraphLayer, OutputLayer
-from adapters.peft.places import find_places
+from attngraph.adapters import GraphAdapterConfig
+from attngraph.adapters.peft.layer import GraphLayer, OutputLayer
+from attngraph.adapters.peft.places import find_places
 from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
 from tests.adapters.peft.helpers import config

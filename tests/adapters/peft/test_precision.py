@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
-from adapters.peft import adapter_effects, optimizer_groups
+from attngraph.adapters.peft import adapter_effects, optimizer_groups
 from attngraph.errors import UserError
 from tests.adapters.peft.helpers import close, config, put, run
 from tests.adapters.peft_models import FAMILIES

@@ -9,8 +9,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from adapters.peft import learned_scalars, load_adapter
 from attngraph import UserError
+from attngraph.adapters.peft import learned_scalars, load_adapter
 from tests.adapters.peft.helpers import close, config, put, run
 from tests.adapters.peft_models import FAMILIES
 

@@ -12,9 +12,9 @@ import transformers as hf
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model, inject_adapter_in_model
 from torch import nn
 
-from adapters.peft import load_adapter
-from adapters.peft.layer import GraphLayer, OutputLayer
 from attngraph import UserError
+from attngraph.adapters.peft import load_adapter
+from attngraph.adapters.peft.layer import GraphLayer, OutputLayer
 from tests.adapters.peft.helpers import close, config, differ, put, run
 from tests.adapters.peft_models import FAMILIES
 from tests.attngraph.reading.zoo import IMAGE, TEXT, far_from_zero, words

@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
-from adapters.peft import learned_scalars, optimizer_groups
-from adapters.scalar import Scalar
+from attngraph.adapters.peft import learned_scalars, optimizer_groups
+from attngraph.adapters.scalar import Scalar
 from attngraph.errors import UserError
 from tests.adapters.peft.helpers import config
 from tests.adapters.peft_models import FAMILIES

@@ -12,8 +12,8 @@ import pytest
 from peft import PeftConfig, get_peft_model
 from peft.utils import PeftType
 
-from adapters import GraphAdapterConfig
-from adapters.config import PEFT_TYPE, SAVED_NAME, add_member
+from attngraph.adapters import GraphAdapterConfig
+from attngraph.adapters.config import PEFT_TYPE, SAVED_NAME, add_member
 from tests.adapters.peft_models import FAMILIES
 
 
@@ -47,9 +47,9 @@ def test_loading_with_and_without_our_package(saved):
         subprocess.run(
             [sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True
         )
-        for code in (f"import adapters\n{load}", load)
+        for code in (f"import attngraph.adapters\n{load}", load)
     )
     assert (with_us.returncode, with_us.stdout) == (0, "1.25\n"), with_us.stderr
     last = without.stderr.strip().splitlines()[-1]
     assert without.returncode == 1 and last.startswith("KeyError: ")
-    assert "attngraph" in last and "`import adapters` before loading" in last
+    assert "attngraph" in last and "`import attngraph.adapters` before loading" in last

@@ -9,8 +9,8 @@ from torch import nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
 
-from adapters import GraphAdapterConfig, Scalar
-from adapters.peft import optimizer_groups, trainer_optimizer
+from attngraph.adapters import GraphAdapterConfig, Scalar
+from attngraph.adapters.peft import optimizer_groups, trainer_optimizer
 from tests.adapters.peft.blip_decoder import JOINS
 from tests.adapters.peft.helpers import config, run
 from tests.adapters.peft_models import FAMILIES

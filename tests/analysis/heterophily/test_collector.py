@@ -7,18 +7,18 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from analysis.bipartite import Bipartite
-from analysis.bootstrap import Means
-from analysis.entropy import entropy
-from analysis.heterophily import (
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.bootstrap import Means
+from attngraph.analysis.entropy import entropy
+from attngraph.analysis.heterophily import (
     CLOSED_FORM_STATISTICS,
     WEIGHT_STATISTICS,
     Heterophily,
     Settings,
     heterophily,
 )
-from analysis.labels import Labels
-from analysis.sums import EdgeSums
+from attngraph.analysis.labels import Labels
+from attngraph.analysis.sums import EdgeSums
 from tests.analysis.example_graphs import labels_for, line, random_graph
 
 

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from analysis.bipartite import Bipartite
-from analysis.closed_form import closed_form
-from analysis.contrast import Distances, Region, contrast, square_distances
-from analysis.energy import energies
-from analysis.entropy import entropy
-from analysis.heterophily import (
+from attngraph import AttentionGraph
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.closed_form import closed_form
+from attngraph.analysis.contrast import Distances, Region, contrast, square_distances
+from attngraph.analysis.energy import energies
+from attngraph.analysis.entropy import entropy
+from attngraph.analysis.heterophily import (
     COLUMNS,
     LABEL_STATISTICS,
     REGION_STATISTICS,
@@ -20,11 +21,10 @@ from analysis.heterophily import (
     Settings,
     heterophily,
 )
-from analysis.homophily import Mixing, adjusted, aggregation, label_informativeness, node_value
-from analysis.labels import Labels
-from analysis.nulls import uniform
-from analysis.sums import EdgeSums
-from attngraph import AttentionGraph
+from attngraph.analysis.homophily import Mixing, adjusted, aggregation, label_informativeness, node_value
+from attngraph.analysis.labels import Labels
+from attngraph.analysis.nulls import uniform
+from attngraph.analysis.sums import EdgeSums
 from tests.analysis.example_graphs import block_model, labels_for, line, random_graph
 
 

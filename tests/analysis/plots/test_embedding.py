@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from analysis.embedding import quality
-from analysis.plots.embedding import draw
+from attngraph.analysis.embedding import quality
+from attngraph.analysis.plots.embedding import draw
 
 
 def tables(panels, points=12, **labels):

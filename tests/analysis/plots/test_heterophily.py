@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from analysis.heterophily import Heterophily, Settings
-from analysis.labels import Labels
-from analysis.plots import heterophily as plots
+from attngraph.analysis.heterophily import Heterophily, Settings
+from attngraph.analysis.labels import Labels
+from attngraph.analysis.plots import heterophily as plots
 from tests.analysis.example_graphs import random_graph
 
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.patches import map_table, mass_summary, mass_table
-from analysis.plots.overlays import draw_maps, draw_mass
+from attngraph.analysis.patches import map_table, mass_summary, mass_table
+from attngraph.analysis.plots.overlays import draw_maps, draw_mass
 
 NAMES = ["first", "second"]
 INSIDE = torch.tensor([[True, False, False, False], [False, True, False, True]])

@@ -4,8 +4,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from adapters import GraphAdapterConfig
-from analysis.relevance import capture_with_gradients, raw, relevance, rollout, route
+from attngraph.adapters import GraphAdapterConfig
+from attngraph.analysis.relevance import capture_with_gradients, raw, relevance, rollout, route
 from attngraph.reading.instrument import instrument
 
 CROSS = "text_decoder.bert.encoder.layer.{}.crossattention.self"

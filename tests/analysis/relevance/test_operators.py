@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from analysis.relevance import raw, relevance, rollout
 from attngraph import AttentionGraph
+from attngraph.analysis.relevance import raw, relevance, rollout
 from tests.analysis.relevance.made_up_graphs import encoder_and_decoder, graph, two_streams
 
 Matrix = list[list[float]]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from analysis.relevance import capture_with_gradients, image_nodes, raw, relevance, rollout, route
+from attngraph.analysis.relevance import capture_with_gradients, image_nodes, raw, relevance, rollout, route
 from tests.analysis.relevance.made_up_graphs import (
     graph,
     positive_parts,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.viewer import ViewerExample
 from attngraph import AttentionGraph
+from attngraph.analysis.viewer import ViewerExample
 
 TOKENS = ["[DEC]", "what", "<b>&</b>", "?"]
 TEXT = [*TOKENS, None]  # the last query is padding

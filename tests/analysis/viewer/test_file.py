@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from analysis.viewer import viewer_page
 from attngraph import UserError
+from attngraph.analysis.viewer import viewer_page
 from tests.analysis.viewer.page_reading import (
     CROSS,
     ENCODER,

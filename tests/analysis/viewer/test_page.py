@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from analysis.viewer import viewer_page
+from attngraph.analysis.viewer import viewer_page
 from tests.analysis.viewer.page_reading import (
     CROSS,
     ENCODER,

@@ -11,8 +11,8 @@ from peft import get_peft_model
 from PIL import Image
 from transformers import BertConfig, BertModel
 
-from adapters import GraphAdapterConfig
 from attngraph import UserError, capture, show
+from attngraph.adapters import GraphAdapterConfig
 from tests.analysis.viewer.page_reading import (
     CROSS,
     ENCODER,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adapters import PGNN
+from attngraph.adapters import PGNN
 from attngraph.backends import BACKENDS, edges_of
 from attngraph.backends.dense import DenseEdges
 from attngraph.backends.message_passing import WeightedSum

@@ -9,8 +9,8 @@ import torch
 import transformers as hf
 from peft import get_peft_model
 
-from adapters import GraphAdapterConfig
 from attngraph import UserError, capture
+from attngraph.adapters import GraphAdapterConfig
 from attngraph.reading.families.notes import HOOKS
 from tests.attngraph.reading.zoo import (
     FAMILIES,

@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers as hf
 
-from adapters import PGNN
 from attngraph import UserError, record
+from attngraph.adapters import PGNN
 from attngraph.backends import edges_of
 from attngraph.norms import KeptNorms
 from attngraph.reading.degree_cache import DegreeCache

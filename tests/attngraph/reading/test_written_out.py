@@ -9,8 +9,8 @@ import transformers as hf
 from peft import get_peft_model
 from torch import nn
 
-from adapters import GraphAdapterConfig
 from attngraph import UserError, capture, record
+from attngraph.adapters import GraphAdapterConfig
 from attngraph.reading.families import is_stand_in
 from attngraph.reading.instrument import instrument
 from tests.attngraph.reading.running import run

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.base.arguments import QUIET
-from experiments.cli import COMMANDS, main
+from attngraph.experiments.base.arguments import QUIET
+from attngraph.experiments.cli import COMMANDS, main
 from tests.experiments.bad_inputs import asking, reading, writing
 from tests.experiments.bad_inputs.damage import JSON_FILE
 from tests.experiments.bad_inputs.world import Case, World, listing, make_world

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from experiments.data.drawn import Sizes, make_scenes, write_scenes
-from experiments.models.weights import weights_digest
-from experiments.runs.experiment import EXPERIMENT
-from experiments.tasks import TASKS
-from experiments.tasks.formats import write_predictions
+from attngraph.experiments.data.drawn import Sizes, make_scenes, write_scenes
+from attngraph.experiments.models.weights import weights_digest
+from attngraph.experiments.runs.experiment import EXPERIMENT
+from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks.formats import write_predictions
 from tests.experiments.models.original.authors_blip import save_checkpoint
 from tests.experiments.tables.made import save_cells, write_archives
 from tests.experiments.tiny import save, save_adapter

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from attngraph.errors import UserError
-from experiments.base.files import (
+from attngraph.experiments.base.files import (
     HOST,
     PART,
     check_out,

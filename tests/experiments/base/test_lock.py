@@ -6,14 +6,14 @@ import signal
 import pytest
 
 from attngraph.errors import UserError
-from experiments.base.files import HOST, PART
-from experiments.base.lock import LOCK, sole_use
+from attngraph.experiments.base.files import HOST, PART
+from attngraph.experiments.base.lock import LOCK, sole_use
 from tests.experiments.holding import holding
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from experiments.base.lock import sole_use
+from attngraph.experiments.base.lock import sole_use
 with sole_use(Path(sys.argv[1])):
     print("locked", flush=True)
     time.sleep(600)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.base.outputs import MANIFEST, Outputs
+from attngraph.experiments.base.outputs import MANIFEST, Outputs
 
 NAMES = ("table.csv", "map_*.png")
 
@@ -121,7 +121,7 @@ def test_a_run_cut_off_while_its_files_move_can_be_run_again(tmp_path, monkeypat
     with pytest.raises(KeyboardInterrupt), outputs(tmp_path).writing() as part:
         for name in ("map_a.png", "map_b.png", "table.csv"):
             (part / name).write_text("new")
-        monkeypatch.setattr("experiments.base.files.os.replace", stops_at_the_second)
+        monkeypatch.setattr("attngraph.experiments.base.files.os.replace", stops_at_the_second)
     monkeypatch.undo()
     seen = {file.name: file.read_text() for pattern in NAMES for file in tmp_path.glob(pattern)}
     assert seen == {"map_a.png": "new", "map_old.png": "old", "table.csv": "old"}

@@ -6,7 +6,16 @@ import os
 import pytest
 
 from attngraph.errors import UserError
-from experiments.base.reading import Damaged, Pictures, Record, Unique, read_json, read_text, records, shown
+from attngraph.experiments.base.reading import (
+    Damaged,
+    Pictures,
+    Record,
+    Unique,
+    read_json,
+    read_text,
+    records,
+    shown,
+)
 
 
 def one_line(error: pytest.ExceptionInfo) -> str:

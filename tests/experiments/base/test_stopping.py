@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import cli
-from experiments.base.files import published
-from experiments.base.lock import LOCK, sole_use
-from experiments.base.stopping import SIGNALS, exit_code, stopped_by_signals
+from attngraph.experiments import cli
+from attngraph.experiments.base.files import published
+from attngraph.experiments.base.lock import LOCK, sole_use
+from attngraph.experiments.base.stopping import SIGNALS, exit_code, stopped_by_signals
 from tests.experiments.runs.commands import Command
 
 PRESET = """
@@ -23,7 +23,7 @@ scenes: {questions: [2, 2, 2], hypotheses: [2, 2, 2], captions: [2, 2, 2]}
 SLEEPER = '''
 import os, time
 from pathlib import Path
-from experiments.tasks import TASKS, Column, Task, register
+from attngraph.experiments.tasks import TASKS, Column, Task, register
 
 class Sleeper(Task):
     """Its scores take as long as they like."""

@@ -9,9 +9,9 @@ import shutil
 import pandas as pd
 import pytest
 
-from experiments.base.lock import sole_use
-from experiments.cli import main
-from experiments.models.blip import CHECKPOINT
+from attngraph.experiments.base.lock import sole_use
+from attngraph.experiments.cli import main
+from attngraph.experiments.models.blip import CHECKPOINT
 from tests.experiments.drawn import DRAWN
 
 SMALL = """

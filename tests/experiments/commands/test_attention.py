@@ -10,14 +10,14 @@ from transformers import VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from attngraph import capture
-from experiments.base.arguments import asked
-from experiments.commands import attention
-from experiments.commands.options import AttentionOptions
-from experiments.inspect import attention as views
-from experiments.inspect.attention import ask
-from experiments.inspect.regions import region
-from experiments.models import load_family
-from experiments.models.images import preprocess
+from attngraph.experiments.base.arguments import asked
+from attngraph.experiments.commands import attention
+from attngraph.experiments.commands.options import AttentionOptions
+from attngraph.experiments.inspect import attention as views
+from attngraph.experiments.inspect.attention import ask
+from attngraph.experiments.inspect.regions import region
+from attngraph.experiments.models import load_family
+from attngraph.experiments.models.images import preprocess
 from tests.experiments.inspect.looking import pictures, source
 from tests.experiments.tiny import save, save_adapter
 

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from adapters import PGNN
 from attngraph import AttentionScores
-from experiments.cli import main
-from experiments.runs.device import cpu_threads
-from experiments.studies import bench as study
-from experiments.studies import bench_runs as runs
+from attngraph.adapters import PGNN
+from attngraph.experiments.cli import main
+from attngraph.experiments.runs.device import cpu_threads
+from attngraph.experiments.studies import bench as study
+from attngraph.experiments.studies import bench_runs as runs
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.cli import main
-from experiments.data.drawn import make_scenes
-from experiments.tasks import TASKS
+from attngraph.experiments.cli import main
+from attngraph.experiments.data.drawn import make_scenes
+from attngraph.experiments.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 

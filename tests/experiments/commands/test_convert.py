@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from experiments.cli import main
+from attngraph.experiments.cli import main
 from tests.experiments.models.original.authors_blip import SIDE, WORDS, save_checkpoint
 
 
@@ -41,7 +41,7 @@ def test_a_failure_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiments.commands.convert.save_converted", full)
+    monkeypatch.setattr("attngraph.experiments.commands.convert.save_converted", full)
     assert "No space left" in refusal(capsys, checkpoint, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

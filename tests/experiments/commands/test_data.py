@@ -5,12 +5,12 @@ import shutil
 
 import pytest
 
-from experiments.base.arguments import QUIET
-from experiments.cli import main
-from experiments.commands import data
-from experiments.data.captions import COCO
-from experiments.data.dataset import DATA_SETS, split_examples
-from experiments.data.drawn import LAYOUTS, make_scenes
+from attngraph.experiments.base.arguments import QUIET
+from attngraph.experiments.cli import main
+from attngraph.experiments.commands import data
+from attngraph.experiments.data.captions import COCO
+from attngraph.experiments.data.dataset import DATA_SETS, split_examples
+from attngraph.experiments.data.drawn import LAYOUTS, make_scenes
 
 
 @pytest.fixture(scope="module")

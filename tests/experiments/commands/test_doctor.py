@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.commands import doctor
+from attngraph.experiments.commands import doctor
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_what_is_a_problem(monkeypatch):
 def test_report_where_torch_is_missing():
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from experiments.cli import main\n"
+        "from attngraph.experiments.cli import main\n"
         "main(['doctor'])\n"
         "main(['pretrain'])"
     )

@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from analysis.heterophily import REGION_STATISTICS
+from attngraph.analysis.heterophily import REGION_STATISTICS
 from attngraph.errors import UserError
-from experiments.base.arguments import asked
-from experiments.commands import heterophily
-from experiments.commands.options import HeterophilyOptions
-from experiments.inspect import source as sources
-from experiments.inspect import statistics
-from experiments.inspect.source import open_source
-from experiments.inspect.statistics import CLOSED_FORM, REGIONS, STREAMED, screen
-from experiments.scenes.words import all_words
+from attngraph.experiments.base.arguments import asked
+from attngraph.experiments.commands import heterophily
+from attngraph.experiments.commands.options import HeterophilyOptions
+from attngraph.experiments.inspect import source as sources
+from attngraph.experiments.inspect import statistics
+from attngraph.experiments.inspect.source import open_source
+from attngraph.experiments.inspect.statistics import CLOSED_FORM, REGIONS, STREAMED, screen
+from attngraph.experiments.scenes.words import all_words
 from tests.experiments.inspect.looking import pictures
 from tests.experiments.tiny import adapted, save
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from experiments.cli import main
-from experiments.data.drawn import make_scenes
-from experiments.tasks import TASKS
+from attngraph.experiments.cli import main
+from attngraph.experiments.data.drawn import make_scenes
+from attngraph.experiments.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.cli import main
-from experiments.models import load_family
-from experiments.studies import pretrain as study
-from experiments.studies.pretrain import MINIS
+from attngraph.experiments.cli import main
+from attngraph.experiments.models import load_family
+from attngraph.experiments.studies import pretrain as study
+from attngraph.experiments.studies.pretrain import MINIS
 from tests.experiments.studies.small import small_blip, small_mplug
 
 

@@ -5,10 +5,10 @@ import json
 import pandas as pd
 import pytest
 
-from experiments.cli import main
-from experiments.data.drawn import Sizes, write_scenes
-from experiments.tasks import TASKS
-from experiments.tasks.formats import read_predictions, write_predictions
+from attngraph.experiments.cli import main
+from attngraph.experiments.data.drawn import Sizes, write_scenes
+from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks.formats import read_predictions, write_predictions
 
 
 @pytest.fixture(scope="module")

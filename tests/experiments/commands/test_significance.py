@@ -3,9 +3,9 @@
 import pandas as pd
 import pytest
 
-from experiments.cli import main
-from experiments.tables.compare import recompute
-from experiments.tables.runs import saved_runs
+from attngraph.experiments.cli import main
+from attngraph.experiments.tables.compare import recompute
+from attngraph.experiments.tables.runs import saved_runs
 from tests.experiments.tables.made import save_cells, write_archives
 
 

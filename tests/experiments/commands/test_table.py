@@ -7,11 +7,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.cli import main
-from experiments.methods.settings import chosen_settings
-from experiments.runs.runner import run_cells
-from experiments.tables.grid import load_table
-from experiments.tables.runs import saved_runs
+from attngraph.experiments.cli import main
+from attngraph.experiments.methods.settings import chosen_settings
+from attngraph.experiments.runs.runner import run_cells
+from attngraph.experiments.tables.grid import load_table
+from attngraph.experiments.tables.runs import saved_runs
 from tests.experiments.bad_inputs.world import SIZE
 
 TABLE = """
@@ -59,7 +59,7 @@ def swept(files) -> Path:
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.tables.tune.run_cells", stopped)
+        patch.setattr("attngraph.experiments.tables.tune.run_cells", stopped)
         assert run("sweep", files, "first", "--tasks", "vqa2", "-q") == 130
     out = files / "out"
     before = times(out / "cells")

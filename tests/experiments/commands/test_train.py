@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 
-from experiments.cli import main
-from experiments.data.drawn import make_scenes
-from experiments.methods.settings import Settings
+from attngraph.experiments.cli import main
+from attngraph.experiments.data.drawn import make_scenes
+from attngraph.experiments.methods.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 
@@ -78,7 +78,7 @@ def predictions(folder: Path) -> dict:
 def test_a_run_leaves_the_file_that_runs_it_again(cell, tmp_path, capsys):
     """Equal to the bit, also where other settings have been chosen on validation data since."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("experiments.commands.train.chosen_settings", Settings)
+        patch.setattr("attngraph.experiments.commands.train.chosen_settings", Settings)
         assert run("train", cell / "experiment.yaml", "--out", tmp_path / "again") == 0
     said = capsys.readouterr()
     again = tmp_path / "again" / "cells" / "pgnn" / "vqa" / "seed3"

@@ -7,16 +7,16 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis import embedding
-from analysis.points import COLUMNS
-from experiments.base.arguments import asked
-from experiments.base.lock import sole_use
-from experiments.cli import main
-from experiments.commands import tsne
-from experiments.commands.options import TsneOptions
-from experiments.inspect.source import open_source
-from experiments.inspect.words import PATCH_NAMES
-from experiments.scenes.drawing import patch_targets
+from attngraph.analysis import embedding
+from attngraph.analysis.points import COLUMNS
+from attngraph.experiments.base.arguments import asked
+from attngraph.experiments.base.lock import sole_use
+from attngraph.experiments.cli import main
+from attngraph.experiments.commands import tsne
+from attngraph.experiments.commands.options import TsneOptions
+from attngraph.experiments.inspect.source import open_source
+from attngraph.experiments.inspect.words import PATCH_NAMES
+from attngraph.experiments.scenes.drawing import patch_targets
 from tests.experiments.tiny import save_adapter
 
 LAYER = "text_decoder.bert.encoder.layer.{}.{}.self"

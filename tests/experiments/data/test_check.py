@@ -3,8 +3,8 @@
 import pytest
 
 from attngraph.errors import UserError
-from experiments.data.check import check
-from experiments.data.dataset import DATA_SETS, Counts
+from attngraph.experiments.data.check import check
+from attngraph.experiments.data.dataset import DATA_SETS, Counts
 from tests.experiments.data.files import WRITERS
 
 VIZWIZ = DATA_SETS["vizwiz_vqa"]
@@ -69,7 +69,7 @@ def test_pictures(root, monkeypatch):
     assert said.count("is empty or no file; get it again") == 3 and said.count("cannot be decoded (") == 1
     assert report.faults == 4 == len(report.damaged) and report.decoded == 6
     assert check(VIZWIZ, root).faults == 3, "who does not look deep does not see what is cut off"
-    monkeypatch.setattr("experiments.data.check.SHOWN", 1)
+    monkeypatch.setattr("attngraph.experiments.data.check.SHOWN", 1)
     assert "pictures: 4 faults\n" in report.text() and "  and 3 more\n" in report.text()
     report.pictures = ["a"] * 3
     assert "  a (3 times)\n" in report.text()

@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from attngraph.errors import UserError
-from experiments.cli import main
-from experiments.data.dataset import DATA_SETS, LIST, split_examples
-from experiments.data.tables import table
+from attngraph.experiments.cli import main
+from attngraph.experiments.data.dataset import DATA_SETS, LIST, split_examples
+from attngraph.experiments.data.tables import table
 from tests.experiments.data.files import WRITERS, change, dump, load, save_image
 
 QUESTIONS = "vqa2", "v2_OpenEnded_mscoco_val2014_questions.json"

@@ -12,21 +12,21 @@ import pytest
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.data import layouts
-from experiments.data.dataset import DATA_SETS, split_examples
-from experiments.data.drawn import Sizes, make_scenes, scene_of, write_scenes
-from experiments.data.layouts import LAYOUTS, QUALITY, Amounts, own_seed
-from experiments.data.questions import Drawn
-from experiments.metrics.vqa import agreement
-from experiments.scenes import noise
-from experiments.scenes.captions import caption_scenes
-from experiments.scenes.captions import captions as describe
-from experiments.scenes.drawing import draw
-from experiments.scenes.facts import Description
-from experiments.scenes.hypotheses import hypotheses
-from experiments.scenes.questions import questions
-from experiments.scenes.scene import generator
-from experiments.scenes.words import all_words
+from attngraph.experiments.data import layouts
+from attngraph.experiments.data.dataset import DATA_SETS, split_examples
+from attngraph.experiments.data.drawn import Sizes, make_scenes, scene_of, write_scenes
+from attngraph.experiments.data.layouts import LAYOUTS, QUALITY, Amounts, own_seed
+from attngraph.experiments.data.questions import Drawn
+from attngraph.experiments.metrics.vqa import agreement
+from attngraph.experiments.scenes import noise
+from attngraph.experiments.scenes.captions import caption_scenes
+from attngraph.experiments.scenes.captions import captions as describe
+from attngraph.experiments.scenes.drawing import draw
+from attngraph.experiments.scenes.facts import Description
+from attngraph.experiments.scenes.hypotheses import hypotheses
+from attngraph.experiments.scenes.questions import questions
+from attngraph.experiments.scenes.scene import generator
+from attngraph.experiments.scenes.words import all_words
 
 SIZES = Sizes(questions=(30, 10, 20), hypotheses=(24, 9, 12), captions=(12, 4, 5))
 SIZE, SEED = 60, 3
@@ -69,7 +69,8 @@ def digest(folder: Path) -> str:
 
 
 def test_a_seed_writes_what_it_always_wrote(plain, folder):
-    """Whoever changes the scenes or texts of a seed raises ``experiments.data.drawn.VERSION``, and these."""
+    """Whoever changes the scenes or texts of a seed raises ``attngraph.experiments.data.drawn.VERSION``, and
+    these."""
     assert digest(plain) == "f0a88f229ade7c00210219588b298d78e2039fb5751aed14fb518fa8ededf1a9"
     assert digest(folder) == "a922ae481e40516a2bfd3374e5393a46edc853ca9a1cf53d9dcb4e79379a65e9"
 

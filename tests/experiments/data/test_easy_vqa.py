@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.data import easy_vqa
+from attngraph.experiments.data import easy_vqa
 
 HELD_OUT = [0, 4, 6, 50, 54]  # the first images for validation
 SHAPES, COLORS = "circle|rectangle|triangle", "black|gray|red|green|blue|yellow|teal|brown"

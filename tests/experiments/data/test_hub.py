@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.data import hub
-from experiments.data.check import check
-from experiments.data.dataset import DATA_SETS, LIST, DataSet, Fields, split_examples
-from experiments.data.hub import Hub, download
-from experiments.data.tables import table
+from attngraph.experiments.data import hub
+from attngraph.experiments.data.check import check
+from attngraph.experiments.data.dataset import DATA_SETS, LIST, DataSet, Fields, split_examples
+from attngraph.experiments.data.hub import Hub, download
+from attngraph.experiments.data.tables import table
 
 datasets = pytest.importorskip("datasets")
 datasets.disable_progress_bars()

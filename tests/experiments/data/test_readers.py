@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.data.dataset import DATA_SETS, Reading, split_examples
-from experiments.tasks import TASKS
+from attngraph.experiments.data.dataset import DATA_SETS, Reading, split_examples
+from attngraph.experiments.tasks import TASKS
 from tests.experiments.data.files import TEN, WRITERS, change
 from tests.experiments.examples.example_data import convert
 

@@ -10,9 +10,9 @@ import pyarrow as pa
 import pytest
 
 from attngraph.errors import UserError
-from experiments.data import tables
-from experiments.data.dataset import DATA_SETS, LIST, split_examples
-from experiments.data.tables import table
+from attngraph.experiments.data import tables
+from attngraph.experiments.data.dataset import DATA_SETS, LIST, split_examples
+from attngraph.experiments.data.tables import table
 from tests.experiments.data.files import WRITERS, change
 
 DATA = DATA_SETS["vizwiz_vqa"]

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attngraph.errors import UserError
-from experiments.models import (
+from attngraph.experiments.models import (
     IGNORED,
     Batch,
     Checkpoint,

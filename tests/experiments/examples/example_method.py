@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from peft import IA3Config
 
-from experiments.methods import PeftMethod, register
+from attngraph.experiments.methods import PeftMethod, register
 
 
 @dataclass(frozen=True, kw_only=True)

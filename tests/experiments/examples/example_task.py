@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments.data import easy_vqa
-from experiments.data.example import Example
-from experiments.metrics.exact import exact_scores
-from experiments.models import Decoding
-from experiments.tasks import Column, Task, TaskScores, register
-from experiments.tasks.task import Budget, accuracy_scores, references
+from attngraph.experiments.data import easy_vqa
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.metrics.exact import exact_scores
+from attngraph.experiments.models import Decoding
+from attngraph.experiments.tasks import Column, Task, TaskScores, register
+from attngraph.experiments.tasks.task import Budget, accuracy_scores, references
 
 
 class Colours(Task):

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from experiments.base.arguments import asked
-from experiments.base.options import LookOptions
-from experiments.inspect.source import Source, open_source
+from attngraph.experiments.base.arguments import asked
+from attngraph.experiments.base.options import LookOptions
+from attngraph.experiments.inspect.source import Source, open_source
 
 
 def parse(*words) -> LookOptions:

@@ -8,12 +8,12 @@ import torch
 
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
-from experiments.inspect import attention as views
-from experiments.inspect.attention import ask
-from experiments.inspect.words import words_of
-from experiments.models.batch import Batch, Sample, Text
-from experiments.scenes.drawing import draw
-from experiments.scenes.scene import scenes
+from attngraph.experiments.inspect import attention as views
+from attngraph.experiments.inspect.attention import ask
+from attngraph.experiments.inspect.words import words_of
+from attngraph.experiments.models.batch import Batch, Sample, Text
+from attngraph.experiments.scenes.drawing import draw
+from attngraph.experiments.scenes.scene import scenes
 
 
 def sequence(n: int, image: torch.Tensor | str = "text") -> AttentionGraph:

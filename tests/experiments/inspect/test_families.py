@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis.patches import patch_grid
-from analysis.relevance import image_nodes, route, valid_nodes
 from attngraph import capture
+from attngraph.analysis.patches import patch_grid
+from attngraph.analysis.relevance import image_nodes, route, valid_nodes
 from attngraph.errors import UserError
-from experiments.base.arguments import asked
-from experiments.cli import options_of
-from experiments.commands import attention, heterophily, tsne
-from experiments.inspect.words import words_of
+from attngraph.experiments.base.arguments import asked
+from attngraph.experiments.cli import options_of
+from attngraph.experiments.commands import attention, heterophily, tsne
+from attngraph.experiments.inspect.words import words_of
 from tests.experiments.inspect.looking import source
 from tests.experiments.tiny import ALL, IMAGE_ALONE, TEXT_ALONE
 

@@ -8,12 +8,12 @@ import torch
 
 from attngraph import AttentionGraph
 from attngraph.errors import UserError
-from experiments.inspect import labels
-from experiments.inspect.labels import UNIVERSAL, UNTAGGED, Labeller, load_tagger, read_own_classes
-from experiments.inspect.words import ROTATED, patches_of, whole_words, word_spans, words_of
-from experiments.models.batch import Batch, Sample, Text, pieces_of
-from experiments.scenes.drawing import patch_targets
-from experiments.scenes.scene import scenes
+from attngraph.experiments.inspect import labels
+from attngraph.experiments.inspect.labels import UNIVERSAL, UNTAGGED, Labeller, load_tagger, read_own_classes
+from attngraph.experiments.inspect.words import ROTATED, patches_of, whole_words, word_spans, words_of
+from attngraph.experiments.models.batch import Batch, Sample, Text, pieces_of
+from attngraph.experiments.scenes.drawing import patch_targets
+from attngraph.experiments.scenes.scene import scenes
 from tests.experiments.inspect.looking import source
 
 

@@ -3,8 +3,8 @@
 import torch
 
 from attngraph import AttentionGraph
-from experiments.inspect.points import node_labels
-from experiments.models.batch import Batch, Sample, Text
+from attngraph.experiments.inspect.points import node_labels
+from attngraph.experiments.models.batch import Batch, Sample, Text
 
 
 def graph_of(n, m, **more):

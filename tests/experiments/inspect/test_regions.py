@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.inspect.regions import ASKED, NAMED, NO_WORD, Regions, SceneParts, read_regions
-from experiments.models.batch import Sample
-from experiments.scenes.scene import Background, Scene, Thing
+from attngraph.experiments.inspect.regions import ASKED, NAMED, NO_WORD, Regions, SceneParts, read_regions
+from attngraph.experiments.models.batch import Sample
+from attngraph.experiments.scenes.scene import Background, Scene, Thing
 from tests.experiments.inspect.looking import pictures, source
 
 THINGS = (

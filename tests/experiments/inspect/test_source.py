@@ -6,8 +6,8 @@ from peft import LoraConfig, get_peft_model
 
 from attngraph import capture
 from attngraph.errors import UserError
-from experiments.inspect.source import own_samples, put_in, settings_of
-from experiments.models import load_family
+from attngraph.experiments.inspect.source import own_samples, put_in, settings_of
+from attngraph.experiments.models import load_family
 from tests.experiments.inspect.looking import parse, pictures, source
 from tests.experiments.tiny import adapted
 

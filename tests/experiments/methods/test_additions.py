@@ -8,10 +8,10 @@ from peft import PeftModel
 from torch import Tensor
 
 from attngraph.errors import UserError
-from experiments.methods import Tuned, method_named
-from experiments.methods.peft import attention_projections
-from experiments.models import Decoding, ModelFamily
-from experiments.models.batch import IGNORED
+from attngraph.experiments.methods import Tuned, method_named
+from attngraph.experiments.methods.peft import attention_projections
+from attngraph.experiments.models import Decoding, ModelFamily
+from attngraph.experiments.models.batch import IGNORED
 from tests.attngraph.reading.zoo import FAMILIES as ZOO
 from tests.experiments.models.test_contract import ANSWERS, check_ranking, check_words, inside, run
 from tests.experiments.models.writers import SAMPLES, WRITERS, load

@@ -8,16 +8,16 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from adapters.peft import optimizer_groups
-from adapters.scheme import SCHEMES
-from adapters.scheme import register as register_scheme
+from attngraph.adapters.peft import optimizer_groups
+from attngraph.adapters.scheme import SCHEMES
+from attngraph.adapters.scheme import register as register_scheme
 from attngraph.errors import UserError
-from experiments.methods import METHODS, GraphAdapter, method_named
-from experiments.methods.method import VARIANTS, Tuned
-from experiments.methods.peft import PeftTuned
-from experiments.methods.settings import Choice, Settings, chosen_settings
-from experiments.models import Decoding, Sample, load_family
-from experiments.runs.plugins import load_plugins
+from attngraph.experiments.methods import METHODS, GraphAdapter, method_named
+from attngraph.experiments.methods.method import VARIANTS, Tuned
+from attngraph.experiments.methods.peft import PeftTuned
+from attngraph.experiments.methods.settings import Choice, Settings, chosen_settings
+from attngraph.experiments.models import Decoding, Sample, load_family
+from attngraph.experiments.runs.plugins import load_plugins
 from tests.experiments.models.writers import load
 from tests.experiments.runs.small import small_family
 
@@ -73,7 +73,7 @@ def sizes():
 @pytest.fixture
 def example(monkeypatch):
     """The example of a method of one's own, which is forgotten after the test."""
-    monkeypatch.setattr("experiments.runs.plugins._loaded", {})
+    monkeypatch.setattr("attngraph.experiments.runs.plugins._loaded", {})
     load_plugins([EXAMPLE])
     yield
     del METHODS["ia3"]

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from experiments import cli
-from experiments.methods import method_named
-from experiments.methods.parameters import count_parameters
-from experiments.methods.settings import Settings
-from experiments.models.blip import blip_base_without_weights
+from attngraph.experiments import cli
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.methods.parameters import count_parameters
+from attngraph.experiments.methods.settings import Settings
+from attngraph.experiments.models.blip import blip_base_without_weights
 
 PAPER = Settings(reduction=8)
 LAYERS = "text_decoder.bert.encoder.layer.*."

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import attngraph
 from attngraph.errors import UserError
+from attngraph.experiments.methods import prefix as module
+from attngraph.experiments.methods.prefix import PrefixMethod, PrefixTuned, check_prepended, prepended
 from attngraph.reading.instrument import instrument
-from experiments.methods import prefix as module
-from experiments.methods.prefix import PrefixMethod, PrefixTuned, check_prepended, prepended
 from tests.adapters.peft.helpers import GENERATORS, close, differ, run
 from tests.adapters.peft.helpers import put as adapters_in
 from tests.adapters.peft_models import FAMILIES, by_family

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.methods.settings import Settings
+from attngraph.experiments.runs.train import LossModule
 from attngraph.reading.pictures import first_of_picture
-from experiments.methods import method_named
-from experiments.methods.settings import Settings
-from experiments.runs.train import LossModule
 from tests.experiments.methods.test_additions import SETTINGS, tuned
 from tests.experiments.models.writers import SAMPLES, load, picture
 

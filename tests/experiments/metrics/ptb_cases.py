@@ -10,8 +10,8 @@ import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from experiments.scenes.captions import caption_scenes
-from experiments.scenes.captions import captions as wordings
+from attngraph.experiments.scenes.captions import caption_scenes
+from attngraph.experiments.scenes.captions import captions as wordings
 
 FIXTURE = Path(__file__).with_name("ptb_pairs.json.gz")
 
@@ -144,7 +144,7 @@ def _word(rng: random.Random) -> str:
 
 
 def main() -> None:
-    from experiments.metrics.ptb import tokenize_java
+    from attngraph.experiments.metrics.ptb import tokenize_java
 
     chosen = list(dict.fromkeys([*captions(3500, seed=1), *scene_captions(50)]))
     pairs = list(zip(chosen, tokenize_java(chosen), strict=True))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pycocoevalcap.tokenizer import ptbtokenizer
 
-from experiments.metrics import ptb
+from attngraph.experiments.metrics import ptb
 
 OBSERVED = Path(ptb.__file__).with_name("ptb_observed.json")
 APART = "\" ' ,"  # between two strings, so that none is read in view of the next

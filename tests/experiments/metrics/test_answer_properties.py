@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from experiments.metrics.vqa import (
+from attngraph.experiments.metrics.vqa import (
     CONTRACTIONS,
     VIZWIZ_CONTRACTIONS,
     normalise_answer,

@@ -9,8 +9,8 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 
 from attngraph.errors import UserError
-from experiments.metrics import captions
-from experiments.metrics.captions import bleu4_from_counts, caption_scores
+from attngraph.experiments.metrics import captions
+from attngraph.experiments.metrics.captions import bleu4_from_counts, caption_scores
 
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="Java not found")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.metrics.vqa import (
+from attngraph.experiments.metrics.vqa import (
     CONTRACTIONS,
     VIZWIZ_CONTRACTIONS,
     normalise_answer,

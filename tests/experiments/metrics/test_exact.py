@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from attngraph.errors import UserError
-from experiments.metrics.captions import caption_scores
-from experiments.metrics.exact import ENTAILMENT_WORDS, SYNONYMS, entailment_scores, exact_scores
-from experiments.metrics.statistics import mean_score, mean_statistics, scores_by_kind
-from experiments.metrics.vqa import vizwiz_scores, vqa_scores
+from attngraph.experiments.metrics.captions import caption_scores
+from attngraph.experiments.metrics.exact import ENTAILMENT_WORDS, SYNONYMS, entailment_scores, exact_scores
+from attngraph.experiments.metrics.statistics import mean_score, mean_statistics, scores_by_kind
+from attngraph.experiments.metrics.vqa import vizwiz_scores, vqa_scores
 
 
 def test_exact_match():

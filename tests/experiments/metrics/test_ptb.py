@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from attngraph.errors import UserError
-from experiments.metrics.ptb import one_line, scan, tokenize, tokenize_java
+from attngraph.experiments.metrics.ptb import one_line, scan, tokenize, tokenize_java
 from tests.experiments.metrics import ptb_probe
 from tests.experiments.metrics.ptb_cases import BREAKS, FIXTURE, captions, scene_captions
 

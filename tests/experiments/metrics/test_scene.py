@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from attngraph.errors import UserError
-from experiments.metrics.scene import (
+from attngraph.experiments.metrics.scene import (
     Named,
     caption_counts,
     matched,
@@ -19,9 +19,9 @@ from experiments.metrics.scene import (
     scene_f1,
     scores_by_kind,
 )
-from experiments.scenes.captions import caption_scenes, captions, ordered
-from experiments.scenes.scene import COLORS, SHAPES, SIZES, Background, Scene, Thing
-from experiments.scenes.words import all_words
+from attngraph.experiments.scenes.captions import caption_scenes, captions, ordered
+from attngraph.experiments.scenes.scene import COLORS, SHAPES, SIZES, Background, Scene, Thing
+from attngraph.experiments.scenes.words import all_words
 
 GROUND = Background("plain", (250, 250, 250), (250, 250, 250), 0)
 # left to right: a large red circle, and under it a small blue star; a small green circle at the right

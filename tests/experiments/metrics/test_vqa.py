@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.metrics.vqa import (
+from attngraph.experiments.metrics.vqa import (
     CONTRACTIONS,
     VIZWIZ_CONTRACTIONS,
     normalise_answer,

@@ -10,10 +10,10 @@ from PIL import Image
 from transformers import BertTokenizerFast, BlipImageProcessor
 
 from attngraph.errors import UserError
-from experiments.models import Decoding, Ranking, Sample, load_family
-from experiments.models.blip import CHECKPOINT, BlipAnswerer, build_model
-from experiments.models.images import IMAGE_MEAN
-from experiments.studies.pretrain import build_tokenizer
+from attngraph.experiments.models import Decoding, Ranking, Sample, load_family
+from attngraph.experiments.models.blip import CHECKPOINT, BlipAnswerer, build_model
+from attngraph.experiments.models.images import IMAGE_MEAN
+from attngraph.experiments.studies.pretrain import build_tokenizer
 from tests.experiments.models.test_contract import loss
 from tests.experiments.models.writers import SAMPLES, load
 from tests.experiments.tiny import save

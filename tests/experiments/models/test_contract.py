@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from experiments.models import IGNORED, Decoding, ModelFamily, Ranking
-from experiments.models.batch import token_losses
+from attngraph.experiments.models import IGNORED, Decoding, ModelFamily, Ranking
+from attngraph.experiments.models.batch import token_losses
 from tests.experiments.models.writers import MODELS, SAMPLES, WORDS, WRITERS, by_hand, end_of, load, writer
 
 LENGTH = 5  # tokens, the end included

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.cli import main
-from experiments.models import FAMILIES, Decoding, load_family
-from experiments.runs.plugins import load_plugins
+from attngraph.experiments.cli import main
+from attngraph.experiments.models import FAMILIES, Decoding, load_family
+from attngraph.experiments.runs.plugins import load_plugins
 from tests.experiments.models.writers import SAMPLES, load
 from tests.experiments.tiny import save
 

@@ -8,10 +8,10 @@ import torch
 from torch.nn import functional as F
 
 from attngraph.errors import UserError
-from experiments.models import IGNORED, Decoding, generation
-from experiments.models.family import GNMT, LENGTH, Gnmt
-from experiments.models.generation import best_texts, sequence_batch
-from experiments.studies.pretrain import build_tokenizer
+from attngraph.experiments.models import IGNORED, Decoding, generation
+from attngraph.experiments.models.family import GNMT, LENGTH, Gnmt
+from attngraph.experiments.models.generation import best_texts, sequence_batch
+from attngraph.experiments.studies.pretrain import build_tokenizer
 from tests.experiments.models.test_ranking import PGNN, adapted
 from tests.experiments.models.writers import SAMPLES, load
 

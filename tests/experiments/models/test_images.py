@@ -12,7 +12,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from attngraph.errors import UserError
-from experiments.models.images import (
+from attngraph.experiments.models.images import (
     KINDS,
     TrainingTransform,
     interpolate_positions,

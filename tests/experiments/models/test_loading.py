@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import hub, logging
 
 from attngraph.errors import UserError
-from experiments.base import shipped
-from experiments.base.shipped import DEFAULT
-from experiments.models import Decoding, Ranking, Sample, load_family
-from experiments.models.blip import CHECKPOINT, MINI
-from experiments.models.loading import type_of
-from experiments.models.weights import weights_digest
+from attngraph.experiments.base import shipped
+from attngraph.experiments.base.shipped import DEFAULT
+from attngraph.experiments.models import Decoding, Ranking, Sample, load_family
+from attngraph.experiments.models.blip import CHECKPOINT, MINI
+from attngraph.experiments.models.loading import type_of
+from attngraph.experiments.models.weights import weights_digest
 from tests.attngraph.reading.zoo import TEXT
 from tests.experiments.tiny import save
 

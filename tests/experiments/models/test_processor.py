@@ -8,8 +8,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipProcessor
 
-from experiments.models import Decoding, Sample, load_family
-from experiments.models.image_text import ProcessorFamily
+from attngraph.experiments.models import Decoding, Sample, load_family
+from attngraph.experiments.models.image_text import ProcessorFamily
 from tests.experiments.models.writers import CHAT, end_of, load
 from tests.experiments.models.writers import SAMPLES as WRITTEN
 from tests.experiments.tiny import PROCESSORS, save, tokenizer

@@ -9,10 +9,10 @@ import torch
 from peft import get_peft_model
 from torch.nn import functional as F
 
-from adapters import GraphAdapterConfig
+from attngraph.adapters import GraphAdapterConfig
 from attngraph.errors import UserError
-from experiments.models import IGNORED, Ranking, ranking
-from experiments.models.ranking import openings, rank_one_by_one, shortlist
+from attngraph.experiments.models import IGNORED, Ranking, ranking
+from attngraph.experiments.models.ranking import openings, rank_one_by_one, shortlist
 from tests.experiments.models.test_contract import ANSWERS, check_ranking
 from tests.experiments.models.writers import SAMPLES, by_hand, load
 

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, BlipImageProcessor
 
-from experiments.models import FAMILIES, Checkpoint, ModelFamily, Sample, load_family
-from experiments.models.images import open_image
+from attngraph.experiments.models import FAMILIES, Checkpoint, ModelFamily, Sample, load_family
+from attngraph.experiments.models.images import open_image
 from tests.attngraph.reading.zoo import far_from_zero
 from tests.experiments.examples.example_family import Blind
 from tests.experiments.tiny import save

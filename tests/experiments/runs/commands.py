@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from experiments.base.files import is_running
-from experiments.cli import main
-from experiments.commands import ablation, pretrain
+from attngraph.experiments.base.files import is_running
+from attngraph.experiments.cli import main
+from attngraph.experiments.commands import ablation, pretrain
 
 IMPORTED = (ablation, pretrain)  # before the processes start
 PATIENCE = 240  # seconds for a command on a busy machine

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from accelerate import PartialState
 
-from experiments.runs import device
-from experiments.runs import train as training
+from attngraph.experiments.runs import device
+from attngraph.experiments.runs import train as training
 from tests.experiments.runs.small import recipe_of, small_mplug, train_small
 
 IN_PASSES = recipe_of(batch_size=8, accumulation=2, validate_every=3)

@@ -10,23 +10,23 @@ from accelerate import PartialState
 from PIL import Image
 from torch import Tensor, nn
 
-from experiments.data.example import Example
-from experiments.methods import Tuned, method_named
-from experiments.methods.settings import Settings
-from experiments.metrics.exact import exact_scores
-from experiments.models.blip import BlipCaptioner, build_model
-from experiments.models.family import ModelFamily
-from experiments.models.mplug import MPlug
-from experiments.models.mplug.modeling import build_mini
-from experiments.runs import cells
-from experiments.runs.answering import predict
-from experiments.runs.data import FeatureCache, TaskData
-from experiments.runs.experiment import Cell, Recipe
-from experiments.runs.train import Trained, train
-from experiments.runs.validation import Validation
-from experiments.studies.pretrain import build_tokenizer
-from experiments.tasks import TASKS
-from experiments.tasks.task import Column, Task, accuracy_scores
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.methods import Tuned, method_named
+from attngraph.experiments.methods.settings import Settings
+from attngraph.experiments.metrics.exact import exact_scores
+from attngraph.experiments.models.blip import BlipCaptioner, build_model
+from attngraph.experiments.models.family import ModelFamily
+from attngraph.experiments.models.mplug import MPlug
+from attngraph.experiments.models.mplug.modeling import build_mini
+from attngraph.experiments.runs import cells
+from attngraph.experiments.runs.answering import predict
+from attngraph.experiments.runs.data import FeatureCache, TaskData
+from attngraph.experiments.runs.experiment import Cell, Recipe
+from attngraph.experiments.runs.train import Trained, train
+from attngraph.experiments.runs.validation import Validation
+from attngraph.experiments.studies.pretrain import build_tokenizer
+from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks.task import Column, Task, accuracy_scores
 
 WORDS = ("red", "blue", "green", "a", "the", "yellow", "of", "black")
 RECIPE = Recipe(learning_rate=1e-2, steps=8, batch_size=3)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments.data.drawn import Sizes, write_scenes
-from experiments.runs.engines import FOLDER, Job
-from experiments.runs.execution import Execution
-from experiments.runs.experiment import Cell
+from attngraph.experiments.data.drawn import Sizes, write_scenes
+from attngraph.experiments.runs.engines import FOLDER, Job
+from attngraph.experiments.runs.execution import Execution
+from attngraph.experiments.runs.experiment import Cell
 from tests.experiments.runs.small import cell
 
 STAND_IN = """
 import os, signal, time
 from attngraph.errors import UserError
-from experiments.runs import engines
+from attngraph.experiments.runs import engines
 
 def run_cell(cell, run, on_step):
     folder = cell.folder(run.out)

@@ -8,14 +8,14 @@ from types import SimpleNamespace
 import pytest
 
 from attngraph.errors import UserError
-from experiments.methods import Tuned
-from experiments.models import Decoding, Ranking
-from experiments.models.blip import BlipCaptioner
-from experiments.runs import answering
-from experiments.runs.answering import described, in_words, predict, way_of
-from experiments.runs.data import TaskData
-from experiments.runs.saved import Finished
-from experiments.tasks import TASKS
+from attngraph.experiments.methods import Tuned
+from attngraph.experiments.models import Decoding, Ranking
+from attngraph.experiments.models.blip import BlipCaptioner
+from attngraph.experiments.runs import answering
+from attngraph.experiments.runs.answering import described, in_words, predict, way_of
+from attngraph.experiments.runs.data import TaskData
+from attngraph.experiments.runs.saved import Finished
+from attngraph.experiments.tasks import TASKS
 from tests.experiments.runs.small import SmallTask, small_examples, small_family, small_run
 
 ANSWER, CAPTION = Decoding(10, 5, 1, "gnmt"), Decoding(25, 5, 8, "gnmt")  # benchmarks of mPLUG's authors

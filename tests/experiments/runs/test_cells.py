@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from attngraph.errors import UserError
-from experiments.models import Ranking
-from experiments.models.weights import weights_digest
-from experiments.runs import cells, saved
-from experiments.runs.cells import check_folder_of, read_scores, run_cell
-from experiments.runs.execution import Execution
-from experiments.runs.experiment import Recipe, TextDecoding
-from experiments.runs.saved import made_with
-from experiments.tasks import TASKS
+from attngraph.experiments.models import Ranking
+from attngraph.experiments.models.weights import weights_digest
+from attngraph.experiments.runs import cells, saved
+from attngraph.experiments.runs.cells import check_folder_of, read_scores, run_cell
+from attngraph.experiments.runs.execution import Execution
+from attngraph.experiments.runs.experiment import Recipe, TextDecoding
+from attngraph.experiments.runs.saved import made_with
+from attngraph.experiments.tasks import TASKS
 from tests.experiments.runs import small
 from tests.experiments.runs.small import SmallTask, recipe_of, small_cell, small_examples
 

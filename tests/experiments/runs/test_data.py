@@ -11,15 +11,15 @@ import torch
 from PIL import Image
 
 from attngraph.errors import UserError
-from experiments.data.example import Example
-from experiments.data.tables import SCHEMA, Examples
-from experiments.methods import method_named
-from experiments.models.images import TrainingTransform
-from experiments.runs import data as module
-from experiments.runs import train as training
-from experiments.runs.answering import predict
-from experiments.runs.cells import run_cell
-from experiments.runs.data import (
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.data.tables import SCHEMA, Examples
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.models.images import TrainingTransform
+from attngraph.experiments.runs import data as module
+from attngraph.experiments.runs import train as training
+from attngraph.experiments.runs.answering import predict
+from attngraph.experiments.runs.cells import run_cell
+from attngraph.experiments.runs.data import (
     FeatureCache,
     Place,
     TaskData,
@@ -30,8 +30,8 @@ from experiments.runs.data import (
     places_of,
     subset,
 )
-from experiments.runs.execution import Execution
-from experiments.runs.train import last_state, train
+from attngraph.experiments.runs.execution import Execution
+from attngraph.experiments.runs.train import last_state, train
 from tests.experiments.runs.small import SmallTask, recipe_of, small_cell, small_examples, small_family
 
 CPU = torch.device("cpu")

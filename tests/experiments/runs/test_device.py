@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attngraph.errors import UserError
-from experiments.runs.device import (
+from attngraph.experiments.runs.device import (
     bfloat16_pays,
     check_device,
     check_threads,

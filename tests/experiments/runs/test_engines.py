@@ -19,12 +19,12 @@ import pytest
 from filelock import FileLock
 
 from attngraph.errors import UserError
-from experiments.base.files import is_running
-from experiments.runs import engines
-from experiments.runs.engines import ENGINES, FOLDER, SLURM_JOBS, Job, cancel_earlier
-from experiments.runs.execution import Execution
-from experiments.runs.experiment import Diverged
-from experiments.runs.runner import _outcome, run_cells
+from attngraph.experiments.base.files import is_running
+from attngraph.experiments.runs import engines
+from attngraph.experiments.runs.engines import ENGINES, FOLDER, SLURM_JOBS, Job, cancel_earlier
+from attngraph.experiments.runs.execution import Execution
+from attngraph.experiments.runs.experiment import Diverged
+from attngraph.experiments.runs.runner import _outcome, run_cells
 from tests.experiments.runs.standins import begun, jobs_of, untrained, write_data
 
 ROOT = Path(__file__).parents[3]

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.base.options import RunOptions
-from experiments.runs import execution
-from experiments.runs.execution import CLUSTER_JOBS, Execution, execution_of, jobs_for
+from attngraph.experiments.base.options import RunOptions
+from attngraph.experiments.runs import execution
+from attngraph.experiments.runs.execution import CLUSTER_JOBS, Execution, execution_of, jobs_for
 
 
 def asked(*on, device="cpu"):

@@ -7,16 +7,16 @@ import pytest
 import yaml
 
 from attngraph.errors import UserError
-from experiments.base.config import parsed
-from experiments.data.drawn import Sizes, make_scenes, write_scenes
-from experiments.methods import METHODS, method_named
-from experiments.methods.settings import Settings, chosen_settings
-from experiments.runs.answering import described
-from experiments.runs.experiment import Experiment, Recipe, experiment_names, load_experiment
-from experiments.runs.plan import decided, settings_of
-from experiments.tables.grid import Grid, load_table
-from experiments.tables.plan import plan_table
-from experiments.tasks import TASKS
+from attngraph.experiments.base.config import parsed
+from attngraph.experiments.data.drawn import Sizes, make_scenes, write_scenes
+from attngraph.experiments.methods import METHODS, method_named
+from attngraph.experiments.methods.settings import Settings, chosen_settings
+from attngraph.experiments.runs.answering import described
+from attngraph.experiments.runs.experiment import Experiment, Recipe, experiment_names, load_experiment
+from attngraph.experiments.runs.plan import decided, settings_of
+from attngraph.experiments.tables.grid import Grid, load_table
+from attngraph.experiments.tables.plan import plan_table
+from attngraph.experiments.tasks import TASKS
 from tests.experiments.runs.small import recipe_of
 
 pytestmark = pytest.mark.usefixtures("own_tables")

@@ -6,15 +6,15 @@ import statistics
 import pytest
 import torch
 
-from experiments.methods import Tuned, method_named
-from experiments.methods.settings import chosen_settings
-from experiments.models.batch import IGNORED
-from experiments.models.loading import load_family
-from experiments.runs.answering import predict
-from experiments.runs.data import FeatureCache, Place, TaskData, order_of, picture_numbers, pictures
-from experiments.runs.experiment import Recipe
-from experiments.runs.train import LossModule, train
-from experiments.tasks import TASKS
+from attngraph.experiments.methods import Tuned, method_named
+from attngraph.experiments.methods.settings import chosen_settings
+from attngraph.experiments.models.batch import IGNORED
+from attngraph.experiments.models.loading import load_family
+from attngraph.experiments.runs.answering import predict
+from attngraph.experiments.runs.data import FeatureCache, Place, TaskData, order_of, picture_numbers, pictures
+from attngraph.experiments.runs.experiment import Recipe
+from attngraph.experiments.runs.train import LossModule, train
+from attngraph.experiments.tasks import TASKS
 
 TASK = TASKS["easy_vqa"]  # ten questions about a picture
 SEEDS = 3

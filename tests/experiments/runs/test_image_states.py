@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from attngraph.errors import UserError
-from experiments.base.files import write_bytes
-from experiments.runs import data as module
-from experiments.runs import train as training
-from experiments.runs.data import FeatureCache, TaskData
-from experiments.runs.train import train
+from attngraph.experiments.base.files import write_bytes
+from attngraph.experiments.runs import data as module
+from attngraph.experiments.runs import train as training
+from attngraph.experiments.runs.data import FeatureCache, TaskData
+from attngraph.experiments.runs.train import train
 from tests.experiments.runs.small import SmallTask, recipe_of, small_examples, small_family, small_run
 
 ROOT = Path(__file__).parents[3]

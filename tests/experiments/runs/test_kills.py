@@ -31,7 +31,7 @@ runs: {recipe: {steps: 8, validate_every: 3}, train_examples: 16, eval_examples:
 scenes: {questions: [24, 4, 12], hypotheses: [3, 3, 3], captions: [2, 2, 2]}
 """
 OFTEN = """
-from experiments.runs import train as training
+from attngraph.experiments.runs import train as training
 training.SAVE_EVERY = 1
 """
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from adapters.scheme import SCHEMES
-from experiments.cli import main
-from experiments.methods import METHODS
-from experiments.runs import plugins
-from experiments.runs.plugins import load_plugins, plugin_files
-from experiments.tasks import TASKS
+from attngraph.adapters.scheme import SCHEMES
+from attngraph.experiments.cli import main
+from attngraph.experiments.methods import METHODS
+from attngraph.experiments.runs import plugins
+from attngraph.experiments.runs.plugins import load_plugins, plugin_files
+from attngraph.experiments.tasks import TASKS
 from tests.experiments.tiny import save
 
 ROOT = Path(__file__).parents[3]
@@ -58,7 +58,7 @@ def test_a_table_with_a_task_and_a_method_of_ones_own(preset, tmp_path):
     """The real command, in worker processes; both tasks have a metric named accuracy."""
     out = tmp_path / "out"
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.cli", *WORDS, "--preset", str(preset), "--out", str(out)],
+        [sys.executable, "-m", "attngraph", *WORDS, "--preset", str(preset), "--out", str(out)],
         cwd=ROOT,
         text=True,
         capture_output=True,
@@ -94,9 +94,15 @@ def test_estimates_know_them(preset, tmp_path, capsys):
         ("x = 1\n1 / 0", ", line 2: ZeroDivisionError: division by zero; correct the file"),
         ("x = 1\ndef (", ", line 2: SyntaxError"),
         ("raise ValueError('one\\ntwo')", ", line 1: ValueError: one; correct the file"),
-        ("from experiments.tasks import *\nregister(5)", ", line 2: UserError: 5 is no task with a name"),
-        ("from experiments.methods import register\nregister(5)", ", line 2: UserError: 5 is no method with"),
-        ("from experiments.tasks import TASKS\nTASKS['vqa'] = 5", "TypeError: vqa is 5, no Task"),
+        (
+            "from attngraph.experiments.tasks import *\nregister(5)",
+            ", line 2: UserError: 5 is no task with a name",
+        ),
+        (
+            "from attngraph.experiments.methods import register\nregister(5)",
+            ", line 2: UserError: 5 is no method with",
+        ),
+        ("from attngraph.experiments.tasks import TASKS\nTASKS['vqa'] = 5", "TypeError: vqa is 5, no Task"),
     ],
 )
 def test_a_plugin_that_fails_is_named_in_one_line(content, said, tmp_path, capsys):

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from attngraph.errors import UserError
-from experiments.runs import device
-from experiments.runs import train as training
-from experiments.runs.train import STATES, last_state
-from experiments.runs.validation import Validation
+from attngraph.experiments.runs import device
+from attngraph.experiments.runs import train as training
+from attngraph.experiments.runs.train import STATES, last_state
+from attngraph.experiments.runs.validation import Validation
 from tests.experiments.runs.small import recipe_of, train_small
 
 ROOT = Path(__file__).parents[3]

@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import pytest
 
 from attngraph.errors import UserError
-from experiments.runs import runner
-from experiments.runs.cells import run_cell
-from experiments.runs.engines import ENGINES, FOLDER
-from experiments.runs.execution import Execution
-from experiments.runs.experiment import Diverged, TextDecoding
-from experiments.runs.runner import EVAL_STEPS, longest_first, run_cells, weight
+from attngraph.experiments.runs import runner
+from attngraph.experiments.runs.cells import run_cell
+from attngraph.experiments.runs.engines import ENGINES, FOLDER
+from attngraph.experiments.runs.execution import Execution
+from attngraph.experiments.runs.experiment import Diverged, TextDecoding
+from attngraph.experiments.runs.runner import EVAL_STEPS, longest_first, run_cells, weight
 from tests.experiments.runs.small import cell, recipe_of, small_cell, small_family
 from tests.experiments.runs.standins import untrained, write_data
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.runs import device
-from experiments.runs.cells import check_folder_of, run_cell
-from experiments.runs.execution import Execution
-from experiments.tables.grid import load_preset
-from experiments.tables.plan import plan_table
+from attngraph.experiments.runs import device
+from attngraph.experiments.runs.cells import check_folder_of, run_cell
+from attngraph.experiments.runs.execution import Execution
+from attngraph.experiments.tables.grid import load_preset
+from attngraph.experiments.tables.plan import plan_table
 from tests.experiments.runs.runs_together import RUNS, run_all
 from tests.experiments.runs.small import small_examples
 

@@ -9,11 +9,11 @@ import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from attngraph.errors import UserError
-from experiments.runs import device
-from experiments.runs import train as training
-from experiments.runs.cells import run_cell
-from experiments.runs.execution import Execution
-from experiments.runs.trackers import UNLESS_SET, tracked, trackers_of
+from attngraph.experiments.runs import device
+from attngraph.experiments.runs import train as training
+from attngraph.experiments.runs.cells import run_cell
+from attngraph.experiments.runs.execution import Execution
+from attngraph.experiments.runs.trackers import UNLESS_SET, tracked, trackers_of
 from tests.experiments.runs.small import cell, recipe_of, small_cell
 
 EventAccumulator = pytest.importorskip(

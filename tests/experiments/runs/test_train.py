@@ -9,13 +9,13 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from attngraph.errors import UserError
-from experiments.models.batch import IGNORED
-from experiments.models.blip import BlipCaptioner
-from experiments.runs import device
-from experiments.runs import train as training
-from experiments.runs.data import places_of
-from experiments.runs.experiment import Diverged
-from experiments.runs.train import STATES, LossModule, compute_again, last_state, train
+from attngraph.experiments.models.batch import IGNORED
+from attngraph.experiments.models.blip import BlipCaptioner
+from attngraph.experiments.runs import device
+from attngraph.experiments.runs import train as training
+from attngraph.experiments.runs.data import places_of
+from attngraph.experiments.runs.experiment import Diverged
+from attngraph.experiments.runs.train import STATES, LossModule, compute_again, last_state, train
 from tests.experiments.runs.small import RECIPE, recipe_of, small_family, small_run, train_small
 
 

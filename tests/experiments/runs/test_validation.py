@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from experiments.runs import device
-from experiments.runs import train as training
-from experiments.runs.train import STATES
-from experiments.runs.validation import Validation, undisturbed
+from attngraph.experiments.runs import device
+from attngraph.experiments.runs import train as training
+from attngraph.experiments.runs.train import STATES
+from attngraph.experiments.runs.validation import Validation, undisturbed
 from tests.experiments.runs.small import recipe_of, small_run, train_small
 
 COLUMN = "small.accuracy"

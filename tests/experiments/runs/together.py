@@ -8,9 +8,9 @@ import os
 import sys
 from pathlib import Path
 
-from experiments.cli import main
-from experiments.methods.method import Tuned
-from experiments.runs import device
+from attngraph.experiments.cli import main
+from attngraph.experiments.methods.method import Tuned
+from attngraph.experiments.runs import device
 
 if __name__ == "__main__":
     notes = Path(sys.argv[1]) / f"{os.environ['RANK']}.txt"

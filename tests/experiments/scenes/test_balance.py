@@ -8,10 +8,10 @@ from itertools import pairwise
 
 import pytest
 
-from experiments.scenes.hypotheses import TEMPLATES as CLAIMS
-from experiments.scenes.hypotheses import hypotheses
-from experiments.scenes.questions import TEMPLATES as ASKED
-from experiments.scenes.questions import questions
+from attngraph.experiments.scenes.hypotheses import TEMPLATES as CLAIMS
+from attngraph.experiments.scenes.hypotheses import hypotheses
+from attngraph.experiments.scenes.questions import TEMPLATES as ASKED
+from attngraph.experiments.scenes.questions import questions
 
 WORDS = {
     "COLOR": "red green blue yellow purple orange cyan brown",

@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from experiments.scenes.drawing import COLOR_CLASSES, PATCH, SHAPE_CLASSES, draw, patch_targets
-from experiments.scenes.scene import CANVAS, HUGE_COLORS, HUGE_SHAPES, Background, Scene, Thing, scenes
+from attngraph.experiments.scenes.drawing import COLOR_CLASSES, PATCH, SHAPE_CLASSES, draw, patch_targets
+from attngraph.experiments.scenes.scene import (
+    CANVAS,
+    HUGE_COLORS,
+    HUGE_SHAPES,
+    Background,
+    Scene,
+    Thing,
+    scenes,
+)
 
 SIDE = CANVAS // PATCH
 

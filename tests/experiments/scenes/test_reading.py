@@ -3,9 +3,9 @@
 import re
 from itertools import pairwise
 
-from experiments.scenes.captions import caption_scenes, captions
-from experiments.scenes.hypotheses import hypotheses
-from experiments.scenes.questions import questions
+from attngraph.experiments.scenes.captions import caption_scenes, captions
+from attngraph.experiments.scenes.hypotheses import hypotheses
+from attngraph.experiments.scenes.questions import questions
 from tests.experiments.scenes.reading import (
     AN,
     BESIDE,

@@ -9,13 +9,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from experiments.scenes.captions import caption_scenes, captions
-from experiments.scenes.drawing import draw
-from experiments.scenes.hypotheses import hypotheses
-from experiments.scenes.questions import questions
-from experiments.scenes.scene import COLORS, HELD_OUT, SHAPES, Scene, scenes
-from experiments.scenes.words import all_words
-from experiments.studies.pretrain_texts import pretraining_texts
+from attngraph.experiments.scenes.captions import caption_scenes, captions
+from attngraph.experiments.scenes.drawing import draw
+from attngraph.experiments.scenes.hypotheses import hypotheses
+from attngraph.experiments.scenes.questions import questions
+from attngraph.experiments.scenes.scene import COLORS, HELD_OUT, SHAPES, Scene, scenes
+from attngraph.experiments.scenes.words import all_words
+from attngraph.experiments.studies.pretrain_texts import pretraining_texts
 
 DOMAINS = ("pretrain", "downstream")
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from scipy import stats
 
-from adapters import GCN, PGNN, Tempering
-from analysis.contrast import contrast, square_distances
-from experiments.cli import main
-from experiments.commands import planted as command
-from experiments.studies import planted, planted_theory
-from experiments.studies.planted import (
+from attngraph.adapters import GCN, PGNN, Tempering
+from attngraph.analysis.contrast import contrast, square_distances
+from attngraph.experiments.cli import main
+from attngraph.experiments.commands import planted as command
+from attngraph.experiments.studies import planted, planted_theory
+from attngraph.experiments.studies.planted import (
     CLASSES,
     CLEAN,
     COLUMNS,
@@ -30,7 +30,7 @@ from experiments.studies.planted import (
     drawn,
     train,
 )
-from experiments.studies.planted_report import chosen, conditions, interval, text
+from attngraph.experiments.studies.planted_report import chosen, conditions, interval, text
 
 # ---- graphs ------------------------------------------------------------------------------------------------
 

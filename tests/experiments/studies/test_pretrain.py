@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer
 
-from experiments.models import Sample
-from experiments.models.batch import token_losses
-from experiments.models.blip import build_model
-from experiments.models.generation import IGNORED, decoder_logits, encode_images, sequence_batch
-from experiments.models.images import normalise
-from experiments.models.mplug import MPlug
-from experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw
-from experiments.scenes.scene import generator, scenes
-from experiments.scenes.words import all_words
-from experiments.studies.pretrain import (
+from attngraph.experiments.models import Sample
+from attngraph.experiments.models.batch import token_losses
+from attngraph.experiments.models.blip import build_model
+from attngraph.experiments.models.generation import IGNORED, decoder_logits, encode_images, sequence_batch
+from attngraph.experiments.models.images import normalise
+from attngraph.experiments.models.mplug import MPlug
+from attngraph.experiments.scenes.drawing import COLOR_CLASSES, SHAPE_CLASSES, draw
+from attngraph.experiments.scenes.scene import generator, scenes
+from attngraph.experiments.scenes.words import all_words
+from attngraph.experiments.studies.pretrain import (
     EASY_VQA_WORDS,
     MINIS,
     Recipe,
@@ -31,7 +31,7 @@ from experiments.studies.pretrain import (
     rows,
     text_loss,
 )
-from experiments.studies.pretrain_texts import CAPTION_PROMPTS, KINDS
+from attngraph.experiments.studies.pretrain_texts import CAPTION_PROMPTS, KINDS
 from tests.experiments.studies.small import small_mplug
 
 

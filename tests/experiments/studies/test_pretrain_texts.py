@@ -4,8 +4,8 @@ import hashlib
 import random
 import re
 
-from experiments.scenes.scene import generator, scenes
-from experiments.studies.pretrain_texts import pretraining_texts
+from attngraph.experiments.scenes.scene import generator, scenes
+from attngraph.experiments.studies.pretrain_texts import pretraining_texts
 from tests.experiments.scenes.reading import AN, NOUN, all_are, counted, find, the, worlds, yes
 
 EXISTS = (

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.metrics.captions import bleu4_from_counts
-from experiments.metrics.scene import scene_f1
-from experiments.metrics.statistics import mean_statistics
-from experiments.tables.frame import rows_from_frame, table_columns
-from experiments.tables.runs import Run
-from experiments.tables.table import ADAPTERS, Table
-from experiments.tasks import TASKS
-from experiments.tasks.task import Column, Task, TaskScores
+from attngraph.experiments.metrics.captions import bleu4_from_counts
+from attngraph.experiments.metrics.scene import scene_f1
+from attngraph.experiments.metrics.statistics import mean_statistics
+from attngraph.experiments.tables.frame import rows_from_frame, table_columns
+from attngraph.experiments.tables.runs import Run
+from attngraph.experiments.tables.table import ADAPTERS, Table
+from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks.task import Column, Task, TaskScores
 from tests.experiments.drawn import DRAWN
 
 COLUMNS = table_columns(DRAWN)

@@ -1,9 +1,9 @@
 """Made-up studies in which the truth is known: how often are the tests of a table wrong?
 
 *Normal* studies draw each seed's difference, and the covariance over images that would be estimated
-(Wishart), straight from the model of :mod:`experiments.tables.variance`: quick, so that small levels can be
-seen. *Scored* studies draw every image's answer and go through
-:func:`~experiments.tables.compare.paired_comparison` with the scores of real columns.
+(Wishart), straight from the model of :mod:`attngraph.experiments.tables.variance`: quick, so that small
+levels can be seen. *Scored* studies draw every image's answer and go through
+:func:`~attngraph.experiments.tables.compare.paired_comparison` with the scores of real columns.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
-from experiments.metrics.captions import bleu4_from_counts
-from experiments.metrics.statistics import mean_score, mean_statistics
-from experiments.tables.compare import paired_comparison
+from attngraph.experiments.metrics.captions import bleu4_from_counts
+from attngraph.experiments.metrics.statistics import mean_score, mean_statistics
+from attngraph.experiments.tables.compare import paired_comparison
 
 PICTURES = 300  # of scored studies
 

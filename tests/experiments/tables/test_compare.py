@@ -7,9 +7,9 @@ import pytest
 from scipy import stats
 
 from attngraph.errors import UserError
-from experiments.metrics.captions import bleu4_from_counts
-from experiments.metrics.statistics import mean_score, mean_statistics
-from experiments.tables.compare import (
+from attngraph.experiments.metrics.captions import bleu4_from_counts
+from attngraph.experiments.metrics.statistics import mean_score, mean_statistics
+from attngraph.experiments.tables.compare import (
     compare_pairs,
     contenders,
     holm,
@@ -17,8 +17,8 @@ from experiments.tables.compare import (
     paired_comparison,
     recompute,
 )
-from experiments.tables.frame import scores_of
-from experiments.tasks.task import Column
+from attngraph.experiments.tables.frame import scores_of
+from attngraph.experiments.tasks.task import Column
 from tests.experiments.tables.made import SmallTask, change, runs_on, save_run
 
 

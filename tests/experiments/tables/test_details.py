@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from experiments.tables.details import EFFECTS, by_kind, details, effects, every_seed, trained
-from experiments.tables.runs import Run
-from experiments.tasks import TASKS
+from attngraph.experiments.tables.details import EFFECTS, by_kind, details, effects, every_seed, trained
+from attngraph.experiments.tables.runs import Run
+from attngraph.experiments.tasks import TASKS
 from tests.experiments.tables.made import change, runs_on
 
 LAYER = "text_decoder.bert.encoder.layer.{}.{}.self"

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from attngraph.errors import UserError
-from experiments.methods import METHODS
-from experiments.tables.frame import MARGIN, rows_from_frame, scores_of, table_columns, way_between
-from experiments.tasks import TASKS
-from experiments.tasks.task import Column
+from attngraph.experiments.methods import METHODS
+from attngraph.experiments.tables.frame import MARGIN, rows_from_frame, scores_of, table_columns, way_between
+from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks.task import Column
 from tests.experiments.tables.made import COLUMNS, SmallTask, captioning, runs_on
 
 

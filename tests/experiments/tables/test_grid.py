@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.base import shipped
-from experiments.methods import METHODS
-from experiments.methods.settings import chosen_settings
-from experiments.runs.experiment import Part, Recipe, Scenes, laid_over
-from experiments.tables import grid as grids
-from experiments.tables.grid import Grid, load_preset, load_table, names_of
-from experiments.tables.plan import Plan, plan_table
-from experiments.tasks import TASKS
+from attngraph.experiments.base import shipped
+from attngraph.experiments.methods import METHODS
+from attngraph.experiments.methods.settings import chosen_settings
+from attngraph.experiments.runs.experiment import Part, Recipe, Scenes, laid_over
+from attngraph.experiments.tables import grid as grids
+from attngraph.experiments.tables.grid import Grid, load_preset, load_table, names_of
+from attngraph.experiments.tables.plan import Plan, plan_table
+from attngraph.experiments.tasks import TASKS
 
 RESULTS = Path(__file__).parents[3] / "experiments" / "results"
 SIX = ("vqa2", "vizwiz_vqa", "snli_ve", "coco", "textcaps", "vizwiz_caps")

@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import pytest
 
 from attngraph.errors import UserError
-from experiments.methods import METHODS
-from experiments.tables.page import page_of
+from attngraph.experiments.methods import METHODS
+from attngraph.experiments.tables.page import page_of
 from tests.experiments.tables.made import change, save_cells, write_archives
 
 

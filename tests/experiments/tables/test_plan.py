@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from experiments.data.drawn import make_scenes
-from experiments.methods import METHODS
-from experiments.methods.settings import Choice, Settings, chosen_settings
-from experiments.runs.experiment import Part, Recipe, Scenes
-from experiments.tables.grid import Grid, load_table
-from experiments.tables.plan import check_checkpoints, plan_table, tasks_of
-from experiments.tasks import TASKS
+from attngraph.experiments.data.drawn import make_scenes
+from attngraph.experiments.methods import METHODS
+from attngraph.experiments.methods.settings import Choice, Settings, chosen_settings
+from attngraph.experiments.runs.experiment import Part, Recipe, Scenes
+from attngraph.experiments.tables.grid import Grid, load_table
+from attngraph.experiments.tables.plan import check_checkpoints, plan_table, tasks_of
+from attngraph.experiments.tasks import TASKS
 from tests.experiments.drawn import DRAWN as DRAWN_TASKS
 
 PRESET = Grid(

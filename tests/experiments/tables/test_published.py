@@ -5,9 +5,9 @@ from statistics import fmean
 import pytest
 
 from attngraph.errors import UserError
-from experiments.tables.frame import AVERAGE, table_columns
-from experiments.tables.table import ABLATION, published_in
-from experiments.tasks import tasks_named
+from attngraph.experiments.tables.frame import AVERAGE, table_columns
+from attngraph.experiments.tables.table import ABLATION, published_in
+from attngraph.experiments.tasks import tasks_named
 
 SIX = ("vqa2", "vizwiz_vqa", "snli_ve", "coco", "textcaps", "vizwiz_caps")
 THREE = ("vqa2", "snli_ve", "coco")

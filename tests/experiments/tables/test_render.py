@@ -5,12 +5,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.tables.figure import draw_differences
-from experiments.tables.frame import Row, Summary
-from experiments.tables.make import save_table
-from experiments.tables.render import escape, latex, markdown_grid, number, render_text, scope
-from experiments.tables.table import Table, make_table
-from experiments.tasks import TASKS
+from attngraph.experiments.tables.figure import draw_differences
+from attngraph.experiments.tables.frame import Row, Summary
+from attngraph.experiments.tables.make import save_table
+from attngraph.experiments.tables.render import escape, latex, markdown_grid, number, render_text, scope
+from attngraph.experiments.tables.table import Table, make_table
+from attngraph.experiments.tasks import TASKS
 from tests.experiments.tables.made import COLUMNS, runs_on, table
 
 EXPECTED = Path(__file__).with_name("expected")

@@ -7,10 +7,10 @@ import tarfile
 import pytest
 
 from attngraph.errors import UserError
-from experiments.runs.saved import read_result
-from experiments.tables.compare import recompute
-from experiments.tables.runs import saved_runs, versions_of
-from experiments.tasks import TASKS
+from attngraph.experiments.runs.saved import read_result
+from attngraph.experiments.tables.compare import recompute
+from attngraph.experiments.tables.runs import saved_runs, versions_of
+from attngraph.experiments.tasks import TASKS
 from tests.experiments.tables.made import change, runs_on, save_cells, write_archive, write_archives
 
 CELL = "cells/gcn/vqa/seed0"

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t
 
-from experiments.data.example import Example
-from experiments.metrics.captions import bleu4_from_counts
-from experiments.metrics.statistics import mean_score, mean_statistics
-from experiments.tables.scored import bootstrap_interval, score_predictions
-from experiments.tasks import TASKS, Column, Task, TaskScores
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.metrics.captions import bleu4_from_counts
+from attngraph.experiments.metrics.statistics import mean_score, mean_statistics
+from attngraph.experiments.tables.scored import bootstrap_interval, score_predictions
+from attngraph.experiments.tasks import TASKS, Column, Task, TaskScores
 
 EXAMPLES = [
     Example(str(k), Path(f"{k // 2}.png"), "?", ("yes",) * 10, "color" if k % 3 else "count")

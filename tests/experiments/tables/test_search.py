@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.cli import main
+from attngraph.experiments.cli import main
 
 
 @pytest.mark.parametrize("name", ["search.csv", "search.md", "settings.yaml"])

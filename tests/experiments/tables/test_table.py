@@ -6,10 +6,10 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from experiments.tables.frame import Row, Summary
-from experiments.tables.make import save_results
-from experiments.tables.table import ABLATION, Table, below_frozen, make_table
-from experiments.tasks import TASKS
+from attngraph.experiments.tables.frame import Row, Summary
+from attngraph.experiments.tables.make import save_results
+from attngraph.experiments.tables.table import ABLATION, Table, below_frozen, make_table
+from attngraph.experiments.tasks import TASKS
 from tests.experiments.tables.made import COLUMNS, NAMES, captioning, runs_on, save_run, table
 
 

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 
 from attngraph.errors import UserError
-from experiments.methods import METHODS
-from experiments.methods.settings import Choice, chosen_settings
-from experiments.runs.execution import Execution
-from experiments.tables import tune
-from experiments.tables.grid import Grid, load_preset
-from experiments.tables.plan import plan_table
-from experiments.tables.tune import (
+from attngraph.experiments.methods import METHODS
+from attngraph.experiments.methods.settings import Choice, chosen_settings
+from attngraph.experiments.runs.execution import Execution
+from attngraph.experiments.tables import tune
+from attngraph.experiments.tables.grid import Grid, load_preset
+from attngraph.experiments.tables.plan import plan_table
+from attngraph.experiments.tables.tune import (
     DIVERGED,
     JOINT,
     OTHERS,
@@ -29,7 +29,7 @@ from experiments.tables.tune import (
     search,
     sweep,
 )
-from experiments.tasks import TASKS
+from attngraph.experiments.tasks import TASKS
 from tests.experiments.drawn import DRAWN
 
 GNNS = ("gcn", "appnp", "gcnii", "pgnn")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from experiments.tables.compare import holm
-from experiments.tables.variance import variances
+from attngraph.experiments.tables.compare import holm
+from attngraph.experiments.tables.variance import variances
 from tests.experiments.tables.studies import Study, normal_studies, scored_p_values, studies
 
 NONE = np.zeros((6, 6))

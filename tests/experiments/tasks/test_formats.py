@@ -7,7 +7,7 @@ import json
 import pytest
 
 from attngraph.errors import UserError
-from experiments.tasks.formats import (
+from attngraph.experiments.tasks.formats import (
     CAPTIONS,
     PLAIN,
     SNLI_VE,

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from attngraph.errors import UserError
-from experiments.data.dataset import DATA_SETS
-from experiments.data.drawn import make_scenes
-from experiments.data.example import Example
-from experiments.data.tables import table
-from experiments.models import Decoding, Ranking
-from experiments.tasks import TASKS
-from experiments.tasks.kinds import plain_caption, plain_question
-from experiments.tasks.official import HELD_OUT, held_out_hash
-from experiments.tasks.task import SPLITS, kinds_of
+from attngraph.experiments.data.dataset import DATA_SETS
+from attngraph.experiments.data.drawn import make_scenes
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.data.tables import table
+from attngraph.experiments.models import Decoding, Ranking
+from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks.kinds import plain_caption, plain_question
+from attngraph.experiments.tasks.official import HELD_OUT, held_out_hash
+from attngraph.experiments.tasks.task import SPLITS, kinds_of
 
 OFFICIAL = {name: task for name, task in TASKS.items() if task.data_set}
 WITHOUT_TEST = ("vizwiz_vqa", "textcaps", "vizwiz_caps")  # whose test annotations are not public

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from attngraph.errors import UserError
-from experiments.data.drawn import Sizes, write_scenes
-from experiments.data.example import Example
-from experiments.runs.plugins import load_plugins
-from experiments.scenes.captions import caption_scenes, captions
-from experiments.tasks import TASKS, Column, Task, register, tasks_named
-from experiments.tasks.formats import CAPTIONS, PLAIN, SNLI_VE, TEXTCAPS, VIZWIZ, VQA_RESULTS
-from experiments.tasks.kinds import frequent_answers, read_answers
-from experiments.tasks.task import majority
+from attngraph.experiments.data.drawn import Sizes, write_scenes
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.runs.plugins import load_plugins
+from attngraph.experiments.scenes.captions import caption_scenes, captions
+from attngraph.experiments.tasks import TASKS, Column, Task, register, tasks_named
+from attngraph.experiments.tasks.formats import CAPTIONS, PLAIN, SNLI_VE, TEXTCAPS, VIZWIZ, VQA_RESULTS
+from attngraph.experiments.tasks.kinds import frequent_answers, read_answers
+from attngraph.experiments.tasks.task import majority
 
 TABLE = Path(__file__).resolve().parents[3] / "docs" / "table.md"
 PLUGIN = Path(__file__).parents[1] / "examples" / "example_task.py"
@@ -58,8 +58,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Java not found")
 @pytest.fixture(autouse=True)
 def registry(monkeypatch):
     """What a test registers is forgotten; captions are split in Python, without starting Java."""
-    monkeypatch.setattr("experiments.metrics.captions.java_found", lambda: False)
-    monkeypatch.setattr("experiments.runs.plugins._loaded", {})
+    monkeypatch.setattr("attngraph.experiments.metrics.captions.java_found", lambda: False)
+    monkeypatch.setattr("attngraph.experiments.runs.plugins._loaded", {})
     before = dict(TASKS)
     yield
     TASKS.clear()

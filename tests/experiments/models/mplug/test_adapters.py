@@ -8,7 +8,7 @@ import torch
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 
-from adapters import GraphAdapterConfig
+from attngraph.adapters import GraphAdapterConfig
 from tests.adapters.peft.blip_decoder import JOINS, VARIANTS, adapters_of
 from tests.adapters.peft.helpers import differ
 from tests.experiments.models.mplug.inputs import inputs

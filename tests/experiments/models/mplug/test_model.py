@@ -9,16 +9,16 @@ from transformers import AutoConfig
 from transformers.models.bert.modeling_bert import BertCrossAttention
 
 from attngraph.errors import UserError
-from experiments.models import Decoding, Sample
-from experiments.models.blip import grid_positions
-from experiments.models.mplug import (
+from attngraph.experiments.models import Decoding, Sample
+from attngraph.experiments.models.blip import grid_positions
+from attngraph.experiments.models.mplug import (
     QUESTION,
     QUESTION_IN_PARTS,
     MPlugConfig,
     MPlugForConditionalGeneration,
 )
-from experiments.models.mplug.modeling import FusionLayer, JoinedLayer, build_mini
-from experiments.studies.pretrain import MINIS
+from attngraph.experiments.models.mplug.modeling import FusionLayer, JoinedLayer, build_mini
+from attngraph.experiments.studies.pretrain import MINIS
 from tests.experiments.models.mplug.inputs import inputs
 from tests.experiments.models.writers import SAMPLES, load
 

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 from transformers import BertConfig, PreTrainedModel, modeling_utils, pytorch_utils
 
-from experiments.models import load_family
-from experiments.models.images import interpolate_positions
+from attngraph.experiments.models import load_family
+from attngraph.experiments.models.images import interpolate_positions
 from tests.experiments.models.original import authors_blip as blip
 from tests.experiments.models.original import authors_mplug as mplug
 from tests.experiments.models.original.test_checkpoints import USED, logits_of

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from experiments.cli import main
-from experiments.models import Decoding, ModelFamily, Ranking, Sample, load_family
-from experiments.models.loading import type_of
-from experiments.models.weights import weights_digest
+from attngraph.experiments.cli import main
+from attngraph.experiments.models import Decoding, ModelFamily, Ranking, Sample, load_family
+from attngraph.experiments.models.loading import type_of
+from attngraph.experiments.models.weights import weights_digest
 from tests.experiments.models.original import authors_blip, authors_mplug
 from tests.experiments.models.original.authors_blip import DEC, ENC, MASK, PATCH, SIDE, WORDS
 from tests.experiments.models.original.authors_mplug import BUILT, CLS, SEP

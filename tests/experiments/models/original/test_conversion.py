@@ -8,8 +8,8 @@ import torch
 from transformers import AutoTokenizer, BertTokenizerFast
 
 from attngraph.errors import UserError
-from experiments.models import load_family
-from experiments.models.convert import make_tokenizer, read_original, read_tensors
+from attngraph.experiments.models import load_family
+from attngraph.experiments.models.convert import make_tokenizer, read_original, read_tensors
 from tests.experiments.models.original import authors_blip, authors_mplug
 from tests.experiments.models.original.authors_blip import WORDS
 
