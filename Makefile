@@ -1,5 +1,5 @@
 # `make ablation` and `make test` do all the set-up themselves; `make help` lists the rest.
-.PHONY: help ablation test test-slow test-lowest golden mutants lint docs setup clean
+.PHONY: help ablation test test-slow test-lowest golden mutants lint types docs setup clean
 .DEFAULT_GOAL := help
 
 PYTHON   ?=
@@ -29,6 +29,7 @@ help:
 	@echo "                more options: make mutants ARGS='--under experiments/metrics --out runs/metrics'"
 	@echo "make golden     what commands print and write, against transcripts of before a change: about 20 minutes"
 	@echo "make lint       ruff check, ruff format --check, mypy and the word list"
+	@echo "make types      mypy alone"
 	@echo "make docs       the documentation, into $(SITE); needs no network, fails on warnings and broken links"
 	@echo "make setup      only the set-up; also repairs an environment that broke"
 	@echo "make clean      removes the environment and build leftovers (results stay)"
@@ -62,11 +63,16 @@ test-lowest:
 mutants: $(READY)
 	$(RUN) tests/mutants.py --out runs/mutants $(ARGS)
 
-lint: $(READY)
+lint: $(READY) types
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy attngraph adapters analysis
 	$(RUN) -m tests.docs.words
+
+# mypy reads the folders as a wheel has them: it does not know that those next to attngraph are its packages.
+types: $(READY)
+	rm -rf build/types
+	$(RUN) setup.py -q build_py --build-lib build/types
+	cd build/types && $(abspath $(VENV))/bin/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir ../mypy -p attngraph
 
 docs: $(READY)
 	rm -rf $(SITE)

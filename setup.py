@@ -7,7 +7,12 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
-PACKAGES = ["attngraph", "adapters", "analysis", "experiments"]
+# One package is installed. These three of its packages are folders next to it (attngraph/_siblings.py).
+FOLDERS = ["adapters", "analysis", "experiments"]
+PACKAGES = find_packages(include=["attngraph", "attngraph.*"])
+PACKAGES += [
+    f"attngraph.{name}" for name in find_packages(include=[*FOLDERS, *(f"{name}.*" for name in FOLDERS)])
+]
 
 TEST = [
     "pytest>=8.0",
@@ -91,21 +96,21 @@ setup(
         for name, flags in VARIANTS.items()
     ],
     cmdclass={"build_ext": BuildKernels},
-    packages=find_packages(include=PACKAGES + [f"{name}.*" for name in PACKAGES]),
+    packages=PACKAGES,
+    package_dir={f"attngraph.{name}": name for name in FOLDERS},
     package_data={
         "attngraph": ["py.typed", "native/*.c", "native/*.h"],
-        "adapters": ["py.typed"],
-        "analysis": ["viewer.html", "py.typed"],
-        "experiments": [
+        "attngraph.analysis": ["viewer.html"],
+        "attngraph.experiments": [
             "**/*.json",
             "**/*.yaml",
             "**/*.css",
             "**/*.jinja",
-            "checkpoints/**/*",
-            "results/**/*",
+            "checkpoints/mini-blip/*",
         ],
     },
-    exclude_package_data={"experiments": ["*.pt"]},  # the state of an unfinished pre-training
+    # Results and the second model are in the repository; states are those of unfinished pre-trainings.
+    exclude_package_data={"attngraph.experiments": ["results/*", "checkpoints/mini-mplug/*", "*.pt"]},
     install_requires=[  # `make test-lowest` tests the lower bounds; the next major versions are untested
         "torch>=2.13,<3",
         "torchvision>=0.28",
@@ -149,5 +154,5 @@ setup(
         "browser": BROWSER,
         "dev": TEST + LINT + DOCS + BROWSER + ["pre-commit>=3.7"],
     },
-    entry_points={"console_scripts": ["attngraph = experiments.cli:main"]},
+    entry_points={"console_scripts": ["attngraph = attngraph.experiments.cli:main"]},
 )

@@ -5,6 +5,12 @@ A scheme is one file. :data:`SCHEMES` maps names to classes; a scheme registers 
 Importing this package also makes graph adapters known to PEFT (:mod:`attngraph.adapters.peft`).
 """
 
+if __name__ == "adapters":  # by its bare name, from a checkout
+    from attngraph._siblings import use_full_name
+
+    use_full_name(__name__)
+
+
 from attngraph.adapters.scheme import SCHEMES, Scheme, register  # isort: skip
 from attngraph.adapters.appnp import APPNP
 from attngraph.adapters.gcn import GCN

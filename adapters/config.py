@@ -24,7 +24,9 @@ from attngraph.backends import BACKENDS, DENSE_WAYS
 from attngraph.errors import UserError
 
 NAME = "graph_adapter"
-SAVED_NAME = "GRAPH_ADAPTER (of the Python package attngraph: install it and `import attngraph.adapters` before loading)"
+_SAID = "GRAPH_ADAPTER (of the Python package attngraph: install it and `import {}` before loading)"
+SAVED_NAME = _SAID.format("attngraph.adapters")
+EARLIER_SAVED_NAME = _SAID.format("adapters")
 POSITIONS = ("self", "cross", "ffn")
 ALL_LINEAR = "all-linear"
 SCHEME_ARGS = ("p", "mu", "steps", "alpha", "theta", "degree", "learn_p", "learn_mu", "normalize", "seed")

@@ -4,19 +4,27 @@
   before they are computed;
 - :class:`Edges`: how messages move on it, whichever way its edges are stored (:mod:`attngraph.backends`);
 - :func:`capture` and :func:`record`: the graphs of a running model (:mod:`attngraph.reading`);
-- :func:`show`: the graphs in a notebook (:mod:`attngraph.analysis.show`).
+- :func:`show`: the graphs in a notebook (:mod:`attngraph.analysis.show`);
+- its packages: :mod:`attngraph.adapters` (graph neural networks on these graphs, for PEFT),
+  :mod:`attngraph.analysis` (statistics and figures), :mod:`attngraph.experiments` (training and comparing).
 
 Axis legend of shape comments: b batch, h heads, n query nodes, m value nodes, d features per head, e edges.
 """
 
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from attngraph.degrees import PastDegree
-from attngraph.edges import Edges
-from attngraph.errors import UserError
-from attngraph.graph import AttentionGraph
-from attngraph.scores import AttentionScores
+from attngraph import _siblings
 
+if TYPE_CHECKING:
+    from attngraph.degrees import PastDegree
+    from attngraph.edges import Edges
+    from attngraph.errors import UserError
+    from attngraph.graph import AttentionGraph
+    from attngraph.reading.reader import capture, record
+    from attngraph.scores import AttentionScores
+
+_siblings.install()
 __version__ = "0.1.0"
 __all__ = [
     "AttentionGraph",
@@ -29,13 +37,29 @@ __all__ = [
     "record",
     "show",
 ]
+_MODULES = {
+    "AttentionGraph": "attngraph.graph",
+    "AttentionScores": "attngraph.scores",
+    "Edges": "attngraph.edges",
+    "PastDegree": "attngraph.degrees",
+    "UserError": "attngraph.errors",
+    "capture": "attngraph.reading.reader",
+    "record": "attngraph.reading.reader",
+    "show": "attngraph.analysis.show",
+}
 
 
-def __getattr__(name: str):
-    if name in ("capture", "record"):  # on first use: transformers takes seconds to import
-        from attngraph.reading import reader
+def __getattr__(name: str) -> Any:
+    """Imports on first use: torch and transformers take seconds, which ``attngraph --help`` need not wait."""
+    if name in _MODULES:
+        value = getattr(import_module(_MODULES[name]), name)
+    elif name in _siblings.FOLDERS:
+        value = import_module(f"attngraph.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
 
-        return getattr(reader, name)
-    if name == "show":
-        return import_module("attngraph.analysis.show").show
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_siblings.FOLDERS})

@@ -3,3 +3,8 @@
 :mod:`attngraph.experiments.cli` is the command ``attngraph``; each command is a module in
 :mod:`attngraph.experiments.commands`. Results are written by :mod:`attngraph.experiments.base.files` alone.
 """
+
+if __name__ == "experiments":  # by its bare name, from a checkout
+    from attngraph._siblings import use_full_name
+
+    use_full_name(__name__)

@@ -1,5 +1,4 @@
-"""The command ``attngraph``: finds the module of a command in :mod:`attngraph.experiments.commands` and runs
-it.
+"""The command ``attngraph``: finds a command's module in :mod:`attngraph.experiments.commands` and runs it.
 
 A command is a module with ``run(options)``, which returns the process's exit code, and a dataclass of options
 in :mod:`attngraph.experiments.commands.options`. It is imported when it runs, so that help and wrong words
@@ -30,7 +29,6 @@ COMMANDS = {
     if isinstance(kind, type) and kind.__module__ == options.__name__
 }
 
-OURS = ("attngraph", "adapters", "analysis", "experiments")
 SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
 #: What happens to an output that is not buffered; errors of files have the file's name.
 NO_OUTPUT = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -47,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     with warnings.catch_warnings():
         if not sys.warnoptions:  # those of other packages are about their own next versions
             warnings.simplefilter("ignore")
-            warnings.filterwarnings("default", category=UserWarning, module="|".join(OURS))
+            warnings.filterwarnings("default", category=UserWarning, module="attngraph")
         try:
             return _run(argv)
         except KeyboardInterrupt as stop:
@@ -78,9 +76,8 @@ def _run(argv: Sequence[str]) -> int:
             commands.get(args.command, parser).refuse(unknown)
         if args.plugin:
             _imported("attngraph.experiments.runs.plugins").load_plugins(args.plugin)
-        run = (
-            None if args.command is None else _imported(f"attngraph.experiments.commands.{args.command}").run
-        )
+        module = f"attngraph.experiments.commands.{args.command}"
+        run = None if args.command is None else _imported(module).run
     if args.version:
         import attngraph
 
@@ -168,7 +165,7 @@ def _imported(module: str) -> ModuleType:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
         package = (getattr(error, "name", None) or "").partition(".")[0]
-        if package in OURS:
+        if package == "attngraph":
             raise
         what = f"the package {package}" if package else "a package"
         why = "is missing" if isinstance(error, ModuleNotFoundError) else f"does not import ({error})"

@@ -13,17 +13,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-PACKAGES = ("attngraph", "adapters", "analysis", "experiments")
+FOLDERS = ("adapters", "analysis", "experiments")
+PACKAGES = ("attngraph", *FOLDERS)
 FLOORS = (
     {"attngraph"},
-    {"adapters", "analysis"},
-    {"experiments.base", "experiments.scenes"},
-    {"experiments.data", "experiments.models", "experiments.metrics"},
-    {"experiments.tasks", "experiments.methods"},
-    {"experiments.runs"},
-    {"experiments.tables", "experiments.inspect", "experiments.studies"},
-    {"experiments.commands"},
-    {"experiments.cli"},
+    {"attngraph.adapters", "attngraph.analysis"},
+    {"attngraph.experiments", "attngraph.experiments.base", "attngraph.experiments.scenes"},
+    {"attngraph.experiments.data", "attngraph.experiments.models", "attngraph.experiments.metrics"},
+    {"attngraph.experiments.tasks", "attngraph.experiments.methods"},
+    {"attngraph.experiments.runs"},
+    {"attngraph.experiments.tables", "attngraph.experiments.inspect", "attngraph.experiments.studies"},
+    {"attngraph.experiments.commands"},
+    {"attngraph.experiments.cli"},
+    {"attngraph.__main__"},
 )
 """The packages, and the rooms of ``experiments``, from the ground up: each imports those of lower floors."""
 
@@ -41,17 +43,18 @@ class Import(NamedTuple):
 
 
 def modules_of(root: Path, packages: Iterable[str]) -> dict[str, Path]:
-    """``{module: file}`` of the packages in a folder."""
+    """``{module: file}`` of the packages in a folder; those next to ``attngraph`` are in it."""
     modules = {}
     for file in sorted(file for package in packages for file in (root / package).rglob("*.py")):
         parts = file.relative_to(root).with_suffix("").parts
-        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        modules[".".join(parts if parts[0] == "attngraph" else ("attngraph", *parts))] = file
     return modules
 
 
 def imports_of(module: str, file: Path, root: Path, modules: dict[str, Path]) -> Iterator[Import]:
     """A module's imports of modules in the dictionary and of anything else in the packages around it."""
-    first_party = {name.partition(".")[0] for name in modules} | {"tests"}
+    first_party = {"attngraph", "tests", *FOLDERS}
 
     def resolve(name: str) -> str:
         """The module that an absolute name is or lies in."""
@@ -90,7 +93,9 @@ def arrows_up(imports: Iterable[Import]) -> list[str]:
     floor = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
     def room(module: str) -> str:
-        return ".".join(module.split(".")[: 2 if module.startswith("experiments.") else 1])
+        parts = module.split(".")[: 3 if module.startswith("attngraph.experiments.") else 2]
+        inside = parts[1:2] and parts[1] in (*FOLDERS, "__main__")
+        return ".".join(parts) if inside else parts[0]
 
     wrong = []
     for each in imports:

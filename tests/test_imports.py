@@ -31,24 +31,30 @@ CLEAN = {
     "attngraph/__init__.py": "from attngraph.graph import Graph\n",
     "attngraph/graph.py": "import torch\n",
     "adapters/__init__.py": "",
+    "attngraph/__main__.py": "from attngraph.experiments import cli\n",
     "adapters/gcn.py": "from attngraph import Graph, graph\nimport attngraph.graph\n",
     "analysis/__init__.py": "",
     "experiments/__init__.py": "",
-    "experiments/cli.py": "import importlib\nimportlib.import_module('experiments.runs')\nimport analysis\n",
-    "experiments/runs/__init__.py": "from adapters import gcn\nfrom . import cells\n",
+    "experiments/cli.py": "import importlib\nimportlib.import_module('x.runs')\nimport attngraph.analysis\n",
+    "experiments/runs/__init__.py": "from attngraph.adapters import gcn\nfrom . import cells\n",
     "experiments/runs/cells.py": "",
 }
 TYPED = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    "
 UP = {
-    "at the top": ("attngraph/bad.py", "import adapters\n", "1 imports adapters"),
+    "at the top": ("attngraph/bad.py", "import attngraph.adapters\n", "1 imports attngraph.adapters"),
     "in a function": (
         "analysis/bad.py",
-        "def f():\n    from adapters import gcn\n",
-        "2 imports adapters.gcn",
+        "def f():\n    from attngraph.adapters import gcn\n",
+        "2 imports attngraph.adapters.gcn",
     ),
-    "for a type": ("adapters/bad.py", f"{TYPED}import analysis\n", "3 imports analysis"),
+    "for a type": ("adapters/bad.py", f"{TYPED}import attngraph.analysis\n", "3 imports attngraph.analysis"),
     "of tests": ("experiments/cli.py", "import tests.tiny\n", "1 imports tests"),
-    "of a room": ("experiments/base/a.py", "import experiments.runs\n", "1 imports experiments.runs"),
+    "of a room": (
+        "experiments/base/a.py",
+        "import attngraph.experiments.runs\n",
+        "1 imports attngraph.experiments.runs",
+    ),
+    "by a bare name": ("experiments/runs/bad.py", "import adapters.gcn\n", "1 imports adapters"),
 }
 CIRCLES = {  # files, and how many imports the circle has
     "in a function": (
@@ -87,7 +93,7 @@ def tree(tmp_path):
 def test_a_clean_tree_passes(tree):
     root = tree(CLEAN)
     imports = all_imports(root, PACKAGES)
-    assert len(imports) == 7  # without importlib's, nor torch and importlib themselves
+    assert len(imports) == 8  # without importlib's, nor torch and importlib themselves
     assert arrows_up(imports) == circles(imports) == long_files(root, PACKAGES) == []
 
 

@@ -1,11 +1,13 @@
 """The package description, the wheel that comes of it, and the set-up tools."""
 
 import hashlib
+import os
 import platform
 import runpy
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -14,14 +16,32 @@ import pytest
 setuptools = pytest.importorskip("setuptools")
 
 ROOT = Path(__file__).resolve().parent.parent
-TOP_LEVEL = ["attngraph", "adapters", "analysis", "experiments"]
+FOLDERS = ["adapters", "analysis", "experiments"]
+NOT_IN_WHEEL = ("experiments/results/", "experiments/checkpoints/mini-mplug/")
+BUILT_WITH = [Path(name) for name in ("setup.py", "pyproject.toml", "LICENSE", "MANIFEST.in", "README.md")]
 
 
 def package_files() -> list[Path]:
-    """Every file under the four packages that belongs to them, relative to the root."""
-    found = (path for name in TOP_LEVEL for path in (ROOT / name).rglob("*") if path.is_file())
+    """Every file of the packages that a wheel holds, relative to the root."""
+    found = (path for name in ("attngraph", *FOLDERS) for path in (ROOT / name).rglob("*") if path.is_file())
     built = (".pyc", ".pt", ".so", ".sha256")
-    return [path.relative_to(ROOT) for path in found if path.suffix not in built]
+    files = [path.relative_to(ROOT) for path in found if path.suffix not in built]
+    return [path for path in files if not path.as_posix().startswith(NOT_IN_WHEEL)]
+
+
+def installed(path: Path) -> Path:
+    """Where a file of a package is in a wheel."""
+    return path if path.parts[0] == "attngraph" else Path("attngraph", path)
+
+
+def copy_source(source: Path) -> None:
+    """The packages, and files that belong into no wheel."""
+    for path in [*package_files(), *BUILT_WITH]:
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, source / path)
+    for name in ("checkpoints/mini-blip/state.pt", "checkpoints/mini-mplug/config.json", "results/a/b.json"):
+        (source / "experiments" / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / "experiments" / name).touch()
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +56,11 @@ def description() -> dict:
 
 
 def test_what_is_described(description):
-    folders = {".".join(path.parent.parts) for path in package_files() if path.suffix == ".py"}
+    folders = {".".join(installed(path).parent.parts) for path in package_files() if path.suffix == ".py"}
     assert set(description["packages"]) == folders
-    assert {name.split(".")[0] for name in folders} == set(TOP_LEVEL)
-    assert description["entry_points"] == {"console_scripts": ["attngraph = experiments.cli:main"]}
+    assert {name.split(".")[0] for name in folders} == {"attngraph"}
+    entry = "attngraph = attngraph.experiments.cli:main"
+    assert description["entry_points"] == {"console_scripts": [entry]}
     required, extras = description["install_requires"], description["extras_require"]
     assert any(line.startswith("torch-scatter") for line in extras["scatter"])
     assert not any(line.startswith("torch-scatter") for line in required)
@@ -47,17 +68,18 @@ def test_what_is_described(description):
     assert not any("==" in line.partition(";")[0] for line in everything), "nothing is pinned"
 
 
-def test_wheel_holds_every_file_of_the_packages(tmp_path):
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
     pytest.importorskip("wheel")
-    source = tmp_path / "source"
-    (source / "experiments" / "checkpoints" / "mini").mkdir(parents=True)
-    (source / "experiments" / "checkpoints" / "mini" / "state.pt").touch()
-    for path in [*package_files(), *map(Path, ("setup.py", "pyproject.toml", "LICENSE", "MANIFEST.in"))]:
-        (source / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / path, source / path)
-    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=source, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    folder = tmp_path_factory.mktemp("wheel")
+    copy_source(folder / "source")
+    command = [sys.executable, "setup.py", "-q", "bdist_wheel", "-d", str(folder)]
+    subprocess.run(command, cwd=folder / "source", check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def test_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         digests = {
@@ -67,10 +89,88 @@ def test_wheel_holds_every_file_of_the_packages(tmp_path):
         }
     assert len(digests) == (2 if platform.machine() == "x86_64" else 1) or not shutil.which("cc")
     assert all(found == told for found, told in digests.values())
-    assert {path.as_posix() for path in package_files()} <= names
-    assert not any(name.startswith(("tests/", ".ci/")) for name in names)
-    assert not any(name.endswith(".pt") for name in names)
-    assert any(name.endswith("LICENSE") for name in names)
+    metadata = {name for name in names if name.startswith("attngraph-0.1.0.dist-info/")}
+    built = {*digests, *(f"{name}.sha256" for name in digests)}
+    assert names - metadata - built == {installed(path).as_posix() for path in package_files()}
+    assert any(name.endswith("LICENSE") for name in metadata)
+    assert wheel.stat().st_size < 12e6
+
+
+def make_adapterhub(site: Path) -> None:
+    """What AdapterHub's distribution ``adapters`` puts beside us."""
+    (site / "adapters").mkdir()
+    (site / "adapters" / "__init__.py").write_text("whose = 'AdapterHub'\n")
+
+
+CHECK = """
+import sys, warnings
+warnings.simplefilter("error", DeprecationWarning)
+import adapters, experiments
+import attngraph.analysis, attngraph.experiments.cli
+from attngraph.experiments.base.shipped import names_of, shipped_folder
+assert (shipped_folder(None) / "model.safetensors").is_file() and "quick" in names_of("preset")
+print(adapters.whose, experiments.whose, sep="\\n")
+print(attngraph.analysis.__file__, attngraph.experiments.cli.__file__, sep="\\n")
+"""
+
+
+def make_project(folder: Path) -> None:
+    """Somebody's project, with a package that is named as one of our folders."""
+    (folder / "experiments").mkdir(parents=True)
+    (folder / "experiments" / "__init__.py").write_text("whose = 'mine'\n")
+    (folder / "run.py").write_text(CHECK)
+
+
+def test_an_unpacked_wheel_next_to_adapterhub(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    make_adapterhub(tmp_path / "site")
+    make_project(tmp_path / "project")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "run.py"], cwd=tmp_path / "project", env=env, capture_output=True, text=True
+    )
+    ours = tmp_path / "site" / "attngraph"
+    expected = ["AdapterHub", "mine", f"{ours / 'analysis/__init__.py'}", f"{ours / 'experiments/cli.py'}"]
+    assert done.stdout.splitlines() == expected, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["editable", "wheel", "sdist"])
+def test_installed_by_pip_into_a_new_environment(kind, tmp_path):
+    """Our package, its command and its model, in a project with names like ours, next to AdapterHub's."""
+    pytest.importorskip("pip")
+    copy_source(source := tmp_path / "source")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site / "others.pth").write_text(f"{sysconfig.get_path('purelib')}\n")  # what we need; not us: no finder
+    make_adapterhub(site)
+    make_project(project := tmp_path / "project")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"CC": "false"}
+
+    def run(*command: str | Path, cwd: Path = project) -> str:
+        done = subprocess.run([*map(str, command)], cwd=cwd, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    what: list[str | Path] = [source]
+    if kind == "editable":
+        what = ["-e", source]
+    elif kind == "sdist":
+        run(sys.executable, "setup.py", "-q", "sdist", "-d", tmp_path / "dist", cwd=source)
+        what = list((tmp_path / "dist").glob("*.tar.gz"))
+    pip = (sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-index")
+    run(*pip, "--no-deps", "--no-build-isolation", *what)
+    ours = source if kind == "editable" else site / "attngraph"
+    files = [f"{ours / 'analysis/__init__.py'}", f"{ours / 'experiments/cli.py'}"]
+    assert run(python, "run.py").splitlines() == ["AdapterHub", "mine", *files]
+    version = "attngraph 0.1.0\n"
+    assert (
+        run(python.with_name("attngraph"), "--version")
+        == run(python, "-m", "attngraph", "--version")
+        == version
+    )
 
 
 def find_python(argument: str) -> subprocess.CompletedProcess:

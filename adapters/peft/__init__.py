@@ -7,7 +7,7 @@ from typing import Any
 from peft import mapping
 from peft.utils import register_peft_method
 
-from attngraph.adapters.config import NAME, PEFT_TYPE, SAVED_NAME, GraphAdapterConfig
+from attngraph.adapters.config import EARLIER_SAVED_NAME, NAME, PEFT_TYPE, SAVED_NAME, GraphAdapterConfig
 from attngraph.adapters.peft.effects import adapter_effects, learned_scalars, watch_effects
 from attngraph.adapters.peft.loading import load_adapter
 from attngraph.adapters.peft.model import GraphAdapterModel
@@ -37,7 +37,7 @@ def _register() -> None:
     register_peft_method(
         name=NAME, config_cls=GraphAdapterConfig, model_cls=GraphAdapterModel, prefix=GraphAdapterModel.prefix
     )
-    known[0][SAVED_NAME] = GraphAdapterConfig
+    known[0][SAVED_NAME] = known[0][EARLIER_SAVED_NAME] = GraphAdapterConfig
 
 
 _register()

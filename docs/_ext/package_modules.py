@@ -24,7 +24,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.docutils import SphinxDirective
 
-PACKAGES = ("attngraph", "adapters", "analysis", "experiments")
+PACKAGES = ("attngraph", "attngraph.adapters", "attngraph.analysis", "attngraph.experiments")
 
 
 def modules_of(package: str) -> list[str]:
@@ -36,6 +36,11 @@ def modules_of(package: str) -> list[str]:
         if not module.name.rpartition(".")[2].startswith("_"):
             names += modules_of(module.name) if module.ispkg else [module.name]
     return names
+
+
+def package_of(module: str) -> str:
+    """The one of :data:`PACKAGES` that a module is in."""
+    return max((name for name in PACKAGES if f"{module}.".startswith(f"{name}.")), key=len)
 
 
 def is_package(module: str) -> bool:
@@ -53,7 +58,7 @@ def shortest_names() -> dict[str, str]:
         exporting = importlib.import_module(module)
         for name in getattr(exporting, "__all__", ()):
             home = getattr(getattr(exporting, name), "__module__", None)
-            if home is not None and home.partition(".")[0] in PACKAGES:
+            if home is not None and home.partition(".")[0] == "attngraph":
                 shortest.setdefault(f"{home}.{name}", f"{module}.{name}")
                 if f"{module}.{name}" != shortest[f"{home}.{name}"]:
                     shortest[f"{module}.{name}"] = shortest[f"{home}.{name}"]
@@ -109,7 +114,7 @@ def resolve(
     places = [target]
     if module:
         places = [f"{module}.{node.get('py:class')}.{target}", f"{module}.{target}", target]
-        places += [f"{other}.{target}" for other in modules_of(module.partition(".")[0])]
+        places += [f"{other}.{target}" for other in modules_of(package_of(module))]
     for place in places:
         name = described_name(place)
         if name is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from attngraph.experiments.base.arguments import option
-from attngraph.experiments.base.shipped import DEFAULT, SHIPPED
+from attngraph.experiments.base.shipped import DEFAULT
 from attngraph.experiments.base.types import Names, Positive, Seed
 
 HUB = "hub:"  # before a name: it may be fetched
@@ -38,9 +38,9 @@ class ModelOptions:
     """The model; ``download`` says whether it may be fetched."""
 
     model: str | None = option(
-        f"Take this transformers model: {' or '.join(SHIPPED)}, which come with the package, a folder, a "
-        f"name of the Hugging Face hub ({HUB}NAME fetches what is not on this machine yet), or BLIP's own "
-        f"file. Default: {DEFAULT}, or the run's own."
+        f"Take this transformers model: {DEFAULT}, which comes with the package, mini-mplug, which is in the "
+        f"repository, a folder, a name of the Hugging Face hub ({HUB}NAME fetches what is not on this "
+        f"machine yet), or BLIP's own file. Default: {DEFAULT}, or the run's own."
     )
     download: bool = field(default=False, init=False)
 

@@ -30,7 +30,12 @@ def unless_default(name: str | None) -> str | None:
 
 def again(name: str) -> str:
     """What to do where a shipped model is missing or damaged."""
-    return f"reinstall the package, or make it again with `attngraph pretrain{option(name)}`"
+    where = (
+        "reinstall the package"
+        if name == DEFAULT
+        else f"take experiments/checkpoints/{name} of the repository"
+    )
+    return f"{where}, or make it again with `attngraph pretrain{option(name)}`"
 
 
 def option(name: str) -> str:

@@ -1,25 +1,19 @@
-"""Print what is installed, what it runs on, and what is missing or in the way.
+"""Print what is installed, what it runs on, and what is missing.
 
-attngraph brings a top-level package ``adapters``, and so does AdapterHub's distribution of that name.
-Installed together they write into one folder, and whichever came last wins file by file: imports can't tell
-whether there is a clash, the metadata of the installed distributions can. Nothing but the standard library is
-imported at the top, so that this runs whatever is missing.
+Nothing but the standard library is imported at the top, so that this runs whatever is missing.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import re
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
+from attngraph._siblings import ROOT
 from attngraph.experiments.commands.options import DoctorOptions
-
-HOME = Path(__file__).resolve().parents[2]  # the folder that holds our ``adapters``
 
 
 def run(options: DoctorOptions) -> int:
@@ -33,11 +27,11 @@ def report() -> tuple[str, list[str]]:
     """The report, and the problems in it."""
     problems = []
     lines = ["versions", f"  {'python':<16}{platform.python_version()}  ({sys.executable})"]
-    lines.append(f"  {'attngraph':<16}{version_of('attngraph') or 'MISSING'}  ({HOME})")
+    lines.append(f"  {'attngraph':<16}{version_of('attngraph') or 'MISSING'}  ({ROOT})")
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
         problems.append("attngraph is tested with Python 3.11 to 3.13: make a virtual environment of one")
     if version_of("attngraph") is None:
-        problems.append(f"attngraph is not installed, only used from its folder: pip install -e {HOME}")
+        problems.append(f"attngraph is not installed, only used from its folder: pip install -e {ROOT}")
     for name, wanted in required().items():
         version = version_of(name)
         lines.append(f"  {name:<16}{version or 'MISSING'}")
@@ -47,33 +41,8 @@ def report() -> tuple[str, list[str]]:
     problems += problem
     lines += ["devices", *(f"  {device}" for device in devices())]
     lines += [f"kernels   {state}", f"java      {java()}"]
-
-    spec = importlib.util.find_spec("adapters")
-    origin = str(Path(spec.origin).resolve().parent) if spec and spec.origin else "not found"
-    is_ours = origin == str(HOME / "adapters")
-    lines.append(f"adapters  {origin}{'' if is_ours else '  NOT OURS'}")
-    if clash := adapters_clash():
-        problems.append(clash)
-    elif not is_ours:
-        problems.append(
-            f"`import attngraph.adapters` leads to {origin} and not to {HOME / 'adapters'}: "
-            "start Python elsewhere, or take that folder off PYTHONPATH"
-        )
     lines += ["", "no problems found" if not problems else f"{len(problems)} problem(s)"]
     return "\n".join(lines + [f"  - {problem}" for problem in problems]), problems
-
-
-def adapters_clash() -> str | None:
-    """One line on another distribution that brings a package ``adapters``; else ``None``."""
-    known = metadata.packages_distributions().get("adapters", ())
-    others = sorted({name for name in known if name and name.lower() != "attngraph"})
-    if not others:
-        return None
-    return (
-        f"{' and '.join(others)} brings a package `adapters` too: keep it in another virtual environment, or "
-        f"`pip uninstall {' '.join(others)}` and then install attngraph again (pip install --force-reinstall "
-        "--no-deps, from where it came)"
-    )
 
 
 def version_of(distribution: str) -> str | None:

@@ -367,4 +367,4 @@ class BenchOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Print versions and devices, and look for what is missing or in the way."""
+    """Print versions and devices, and look for what is missing."""

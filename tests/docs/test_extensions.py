@@ -41,7 +41,7 @@ def test_names_of_the_api(extension):
         ("attngraph.analysis.energy.energies", "attngraph.analysis.energy.energies"),
         ("attngraph.adapters.scheme.Scheme.name", "attngraph.adapters.Scheme.name"),  # only annotated
         ("attngraph.adapters.scheme.Scheme.attends", None),
-        ("adapters.schemes", None),
+        ("attngraph.adapters.schemes", None),
     ):
         assert extension("package_modules").described_name(place) == name
 

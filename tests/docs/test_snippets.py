@@ -233,7 +233,7 @@ def test_every_room_is_in_the_api_reference():
         for block in blocks(page):
             if block.language == "{package-modules}":
                 named |= set(block.text.split())
-    rooms = {"attngraph", "adapters", "analysis"}
+    rooms = {"attngraph", "attngraph.adapters", "attngraph.analysis"}
     rooms |= {
         f"attngraph.experiments.{path.stem}"
         for path in (ROOT / "experiments").iterdir()

@@ -40,6 +40,13 @@ def test_the_saved_type_says_what_to_import(saved):
     assert type(PeftConfig.from_pretrained(saved)) is GraphAdapterConfig
 
 
+def test_an_earlier_saved_type_is_read(saved, tmp_path):
+    text = (saved / "adapter_config.json").read_text()
+    earlier = text.replace("attngraph.adapters` before", "adapters` before")
+    (tmp_path / "adapter_config.json").write_text(earlier)
+    assert earlier != text and PeftConfig.from_pretrained(tmp_path) == PeftConfig.from_pretrained(saved)
+
+
 @pytest.mark.slow
 def test_loading_with_and_without_our_package(saved):
     load = f"from peft import PeftConfig\nprint(PeftConfig.from_pretrained({str(saved)!r}).p)"
