@@ -11,7 +11,7 @@ from attngraph.experiments.tables.make import make
 
 def run(options: AblationOptions) -> int:
     """Run what is missing, then print and save the table."""
-    grid = load_preset(options.preset, options.changes)
+    grid = load_preset(options.preset, options.changes).with_settings(options.settings)
     name = Path(options.preset).stem
     out = options.out or Path("runs") / f"ablation-{name}"
     return make(options, options.seeds, grid, f"GNN ablation, preset {name}", out, out)

@@ -25,6 +25,7 @@ from attngraph.experiments.base.shipped import described
 from attngraph.experiments.base.types import LARGEST, Between, Names, Positive, Seed, Seeds
 
 RUN = "Take the trained model of this folder, a run's."
+SETTINGS = "Take the settings of this file, as `attngraph search` and `sweep` write it, before all others."
 SEVERAL = "Run every row with this many seeds, or with those of FIRST-LAST. Default: as the file says."
 
 
@@ -53,6 +54,7 @@ class AblationOptions(RowsOptions):
 
     preset: str = option(f"Run this preset: a YAML file, or one of these: {described('preset')}.", "quick")
     seeds: Seeds | None = option(SEVERAL, metavar="N")
+    settings: Path | None = option(SETTINGS, metavar="FILE")
     out: Path | None = option("Write the runs and tables into this folder. Default: runs/ablation-PRESET.")
 
 
@@ -63,10 +65,7 @@ class TableOptions(RowsOptions):
     name: str = argument(f"Make this table: a YAML file, or one of these: {described('table')}.", "TABLE")
     size: str = option(f"Run this much of it: a YAML file, or one of these: {described('size')}.", "scenes")
     seeds: Seeds | None = option(SEVERAL, metavar="N")
-    settings: Path | None = option(
-        "Take the settings of this file, as `attngraph search` and `sweep` write it, before all others.",
-        metavar="FILE",
-    )
+    settings: Path | None = option(SETTINGS, metavar="FILE")
     out: Path | None = option(
         "Write the runs, and the table in a folder of its name, into this folder. Default: runs/tables-SIZE."
     )

@@ -9,14 +9,14 @@ from attngraph.experiments.commands.options import SearchOptions
 from attngraph.experiments.runs.execution import execution_of
 from attngraph.experiments.tables.grid import load_preset
 from attngraph.experiments.tables.plan import plan_table
-from attngraph.experiments.tables.tune import Tuner, check_tuned, search
+from attngraph.experiments.tables.tune import Tuner, check_tuned, search, search_grid
 
 STEM = "search"
 VALIDATION_EXAMPLES = 1000
 
 
 def run(options: SearchOptions) -> int:
-    """Run the races; a second call continues."""
+    """Run the races, or the rates that the preset names; a second call continues."""
     grid = load_preset(options.preset, options.changes)
     plan = plan_table(
         grid,
@@ -31,6 +31,6 @@ def run(options: SearchOptions) -> int:
     check_out(options.out)
     check_tuned(options.out, STEM, tuner.cells)
     with execution.alone():
-        search(tuner)
+        (search_grid if grid.rates else search)(tuner)
         tuner.save(STEM)
     return 0

@@ -21,7 +21,7 @@ from attngraph.experiments.base.shipped import CONFIGS, names_of
 from attngraph.experiments.methods import METHODS, GraphAdapter, Method
 from attngraph.experiments.methods.settings import Settings, chosen_settings
 from attngraph.experiments.runs.changes import with_changes
-from attngraph.experiments.runs.experiment import Experiment, Part, Scenes, laid_over
+from attngraph.experiments.runs.experiment import Experiment, Part, Scenes, Seed, laid_over
 from attngraph.experiments.runs.plan import written_out
 from attngraph.experiments.tasks import TASKS, Task
 
@@ -29,7 +29,11 @@ ADAPTERS = "adapters"  # in a grid's rates: all graph adapters
 MOST_SEEDS = 1000  # of a row
 REMEDY = "give a file as attngraph search and attngraph sweep write it"
 
-CHECKPOINTS = Path("runs/checkpoints")  # those beside the shipped one
+#: Where checkpoints of pre-training seeds are looked for, those beside the shipped one.
+CHECKPOINTS = (
+    Path("runs/checkpoints"),
+    Path(__file__).parents[1] / "results" / "distances" / "checkpoints",
+)
 
 
 def _seeds(value: Any) -> Any:
@@ -56,12 +60,13 @@ class Grid(Config):
         runs: what is said of all runs.
         by_task: task -> what is said of its runs; null leaves the task out unless it is asked for.
         scenes: the data that are drawn.
-        checkpoints: pre-trained checkpoints that the seeds are dealt over in turn: the shipped one and those
-            of the next pre-training seeds.
+        checkpoints: pre-trained checkpoints that the seeds are dealt over in turn: how many, the shipped one
+            and those of the next pre-training seeds; or a list of pre-training seeds, of which 0 is that of
+            the shipped one.
         settings: chosen on validation data, of methods on tasks or on the tasks that these are like; null for
             those that ship with the package; a table's size without any has none.
-        rates: method -> learning rates with which ``attngraph sweep`` begins; :data:`ADAPTERS` for all graph
-            adapters that have none of their own.
+        rates: method -> learning rates with which ``attngraph sweep`` begins, and which ``attngraph search``
+            tries with all seeds; :data:`ADAPTERS` for all graph adapters that have none of their own.
         baseline: the method with which the others are compared.
         contenders: the methods that are compared, and among which the best is marked; null for the GNN
             adapters.
@@ -78,7 +83,7 @@ class Grid(Config):
     runs: Part = Part()
     by_task: dict[str, Part | None] = Field(default_factory=dict)
     scenes: Scenes = Scenes()
-    checkpoints: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 1
+    checkpoints: Annotated[int, Field(ge=1, le=MOST_SEEDS)] | Annotated[list[Seed], Field(min_length=1)] = 1
     settings: Settings | None = None
     rates: dict[str, Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=2)]] = Field(
         default_factory=dict
@@ -116,16 +121,25 @@ class Grid(Config):
         return dict(self.seeds)
 
     @property
+    def pretrained(self) -> Sequence[int]:
+        """The pre-training seeds of its checkpoints."""
+        return range(self.checkpoints) if isinstance(self.checkpoints, int) else self.checkpoints
+
+    @property
     def own_settings(self) -> Settings:
         """The settings that were chosen for its runs, as a file has them."""
         return chosen_settings() if self.settings is None else self.settings
 
     def model_of(self, seed: int) -> str | None:
-        """The model that a seed's runs start from: seeds are dealt over the checkpoints in turn. The first is
-        the shipped one (None), checkpoint k that of pre-training seed k.
+        """The model that a seed's runs start from: seeds are dealt over the checkpoints in turn. That of
+        pre-training seed 0 is the shipped one (None).
         """
-        number = seed % self.checkpoints
-        return str(CHECKPOINTS / f"seed{number}") if number else None
+        pretrained = self.pretrained
+        number = pretrained[seed % len(pretrained)]
+        if number == 0:
+            return None
+        places = [folder / f"seed{number}" for folder in CHECKPOINTS]
+        return str(next((place for place in places if place.is_dir()), places[0]))
 
     def part(self, task: Task) -> dict[str, Any]:
         """What is said of a task's runs."""

@@ -151,7 +151,7 @@ class _Planner:
     def row(self, method: Method, count: int, tasks: dict[str, Task]) -> list[Cell]:
         """The cells of a row. Without training there is one run for each checkpoint at most."""
         trained = method if method.repeats is None else method_named(method.repeats)
-        checkpoints = 1 if self.model is not None else self.grid.checkpoints
+        checkpoints = 1 if self.model is not None else len(self.grid.pretrained)
         seeds = range(count)
         if not method.trains:
             seeds = range(min(count, checkpoints))

@@ -19,6 +19,9 @@ attribution with fewer seeds in the table than the others are judged on one. The
 one are searched after it, with what was chosen for it; those that join the model in a way of their own, with
 the arguments that were best with that way.
 
+Where the grid names rates, ``attngraph search`` runs no races: every row is tried at each of these rates with
+all of its seeds (:func:`search_grid`).
+
 Test data are never touched. Finished trials are not run again.
 """
 
@@ -270,13 +273,14 @@ class Tuner:
         if "join" in choice.model_fields_set:
             chosen = Settings(reduction=self.reduction, methods={trial.method: {trial.task: choice}})
             settings = method_named(trial.method).settings(chosen, trial.task)
-        dealt = None if planned.model is not None else self.grid.model_of(trial.seed)
+        named = None if planned.checkpoint else planned.model  # by the user, for all seeds
+        dealt = None if named is not None else self.grid.model_of(trial.seed)
         changes = {
             "label": trial.label,
             "settings": settings,
             "seed": trial.seed,
             "recipe": planned.recipe.model_copy(update={"learning_rate": choice.learning_rate}),
-            "model": dealt or planned.model,
+            "model": named or dealt,
             "checkpoint": dealt is not None,
             "split": "validation",
             "eval_examples": self.examples or planned.eval_examples,
@@ -285,7 +289,7 @@ class Tuner:
 
     def finish(self, races: Sequence[Race]) -> None:
         """Races side by side to their ends."""
-        seeds = min(max(race.limits.seeds for race in races), self.grid.checkpoints)
+        seeds = min(max(race.limits.seeds for race in races), len(self.grid.pretrained))
         first = Trial(races[0].method, races[0].task, races[0].screened[0])
         dealt = [self.cell(replace(first, seed=seed)) for seed in range(seeds)]
         check_checkpoints([cell for cell in dealt if not has_scores(cell, self.execution.out)])
@@ -390,6 +394,45 @@ def sweep(tuner: Tuner) -> None:
         begun = [Choice(learning_rate=rate) for rate in tuner.grid.rates_of(method_named(method))]
         races.append(Race(method, task, begun, RaceLimits(len(begun) + FURTHER)))
     tuner.finish(races)
+
+
+def search_grid(tuner: Tuner) -> None:
+    """Try each rate that the grid names for a row with all of the row's seeds; the best mean wins.
+
+    Where the best rate of any row lies at an edge, the next rate beyond that edge is tried with every row on
+    that task, once for each edge: so rows with the same rates to begin with share them in the end.
+    """
+    rates = {key: tuner.grid.rates_of(method_named(key[0])) for key in tuner.cells}
+    tuner.races = {key: Race(*key, [], RaceLimits(0)) for key in rates}
+    counts = tuner.grid.counts
+
+    def run(tried: Mapping[Key, Sequence[float]]) -> None:
+        trials = []
+        for key, race in tuner.races.items():
+            choices = [Choice(learning_rate=rate) for rate in tried[key]]
+            new = [Trial(*key, choice, seed) for choice in choices for seed in range(counts[key[0]])]
+            race.tried += new
+            trials += new
+        check_checkpoints(
+            [cell for cell in map(tuner.cell, trials) if not has_scores(cell, tuner.execution.out)]
+        )
+        tuner.score(trials)
+
+    run(rates)
+    best = {key: race.best(tuner.scores)[0].learning_rate for key, race in tuner.races.items()}
+    edges = {
+        (key[1], place) for key, tried in rates.items() for place in (0, -1) if best[key] == tried[place]
+    }
+    beyond = {
+        key: [
+            rate
+            for place in (0, -1)
+            if (key[1], place) in edges and (rate := rate_beyond(tried, tried[place])) is not None
+        ]
+        for key, tried in rates.items()
+    }
+    if any(beyond.values()):
+        run(beyond)
 
 
 def search(tuner: Tuner) -> None:

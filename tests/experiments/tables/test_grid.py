@@ -108,6 +108,18 @@ def test_what_a_file_leaves_open_is_what_the_row_would_have_had(tmp_path):
     assert (mine["join"], mine["gnn_args"]) == ("gated", {"p": 1.25, "mu": 0.1})
 
 
+def test_checkpoints_are_taken_from_the_first_folder_that_has_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(grids, "CHECKPOINTS", (tmp_path / "a", tmp_path / "b"))
+    (tmp_path / "b" / "seed105").mkdir(parents=True)
+    grid = Grid(about="", seeds={"gcn": 1}, checkpoints=[104, 105, 0])
+    assert [grid.model_of(seed) for seed in range(4)] == [
+        str(tmp_path / "a" / "seed104"),
+        str(tmp_path / "b" / "seed105"),
+        None,
+        str(tmp_path / "a" / "seed104"),
+    ]
+
+
 # ---- files of one's own ---------------------------------------------------------------------------------
 
 
