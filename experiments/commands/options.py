@@ -21,7 +21,7 @@ from attngraph.experiments.base.options import (
     RunOptions,
     Split,
 )
-from attngraph.experiments.base.shipped import described
+from attngraph.experiments.base.shipped import DEFAULT, described
 from attngraph.experiments.base.types import LARGEST, Between, Names, Positive, Seed, Seeds
 
 RUN = "Take the trained model of this folder, a run's."
@@ -353,6 +353,30 @@ class PlantedOptions:
     )
     quick: bool = option("Run few conditions with short training, to see whether everything runs.", False)
     out: Path = option("Write the results into this folder.", Path("runs/planted"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectOptions:
+    """Detect wrong answers by attention graphs, and compare with answer probability and permuted edges."""
+
+    models: tuple[str, ...] = option(
+        "Models: shipped names, folders, or names of the Hugging Face hub (hub:NAME fetches). Their text "
+        "decoders must have cross-attention.",
+        (DEFAULT,),
+        "MODEL",
+    )
+    tasks: Names = option("Tasks, separated by commas. Default: vqa,ve.", ("vqa", "ve"))
+    examples: Annotated[int, Between(40, 1_000_000)] = option(
+        "Number of examples of each task: half to fit detectors, a quarter to choose hyperparameters, a "
+        "quarter to test.",
+        4000,
+    )
+    seeds: Seeds = option(
+        "Number of seeds of permutations and detectors, or FIRST-LAST. Default: 2.", range(2), "N"
+    )
+    seed: Seed = option("Seed of the synthetic data.", 0)
+    out: Path = option("Folder of the results.", Path("runs/detect"))
+    dry_run: bool = option("List the runs, and which of them have scores already; run nothing.", False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from attngraph.experiments.base.shipped import CHECKPOINTS
 from tests.experiments.bad_inputs.world import Case, World
 
 LOOKED_AT = ("attention", "tsne", "heterophily")
@@ -27,6 +28,7 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
         "scenes": ["scenes", *out],
         "bench": ["bench", "--quick", "--only", "step", *out],
         "planted": ["planted", "--quick", *out],
+        "detect": ["detect", "--examples", "40", *out],
         "train": ["train", *SMALL, *out],
         "evaluate": ["evaluate", str(world.cell), "--data", str(world.data), *out],
         "ablation": ["ablation", "--preset", str(world.preset), *out],
@@ -64,6 +66,8 @@ ASKED = (
     ("attention", "--device", "é"),
     ("bench", "--out", "/dev/null"),
     ("planted", "--quick=yes"),
+    ("detect", "--tasks", "vqa,caption"),
+    ("detect", "--models", "mini-blip", str(CHECKPOINTS / "mini-blip")),
     ("scenes", "--size", "x", "1", "1"),
     ("sweep", "--set", "sedes=3"),
     ("search", "--on", "lokal"),

@@ -17,6 +17,7 @@ RESULTS = {
     "heterophily": "heterophily.csv",
     "bench": "bench.md",
     "planted": "planted.csv",
+    "detect": "detect.md",
     "ablation": "ablation.md",
     "table": "two/results.json",
     "search": "search.csv",
