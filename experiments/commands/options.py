@@ -104,6 +104,11 @@ class SignificanceOptions:
         "Compare these rows; Holm's correction is over them. Default: the GNN adapters and pGNN's controls."
     )
     columns: Names | None = option("Compare in these columns, such as vqa.accuracy. Default: all.")
+    margin: float | None = option(
+        "Also test whether rows are equivalent: whether they differ by fewer points than this (two one-sided "
+        "tests).",
+        metavar="POINTS",
+    )
     out: Path | None = option("Write the comparisons into this folder. Default: they are printed only.")
 
 

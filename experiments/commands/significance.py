@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from attngraph.errors import UserError
 from attngraph.experiments.base.files import write_bytes, write_text
 from attngraph.experiments.base.outputs import Outputs
 from attngraph.experiments.commands.options import SignificanceOptions
@@ -20,11 +21,14 @@ TABLE, TEXT, *FIGURES = NAMES = tuple(f"significance.{kind}" for kind in ("csv",
 
 def run(options: SignificanceOptions) -> int:
     """Read the runs, compare them, print and write what was found."""
-    asked = {name: getattr(options, name) for name in ("baseline", "rows", "columns")}
+    if options.margin is not None and options.margin <= 0:
+        raise UserError(f"--margin must be above 0, got {options.margin:g}")
+    asked = {name: getattr(options, name) for name in ("baseline", "rows", "columns", "margin")}
     outputs = Outputs(options.out, "significance", {"folder": str(options.source), **asked}, NAMES)
     outputs.check()
     with saved_runs(options.source) as runs:
-        lines, headings = recompute(runs, options.baseline, options.rows, options.columns)
+        margin = None if options.margin is None else options.margin / 100
+        lines, headings = recompute(runs, options.baseline, options.rows, options.columns, margin)
     grid = significance(lines, headings)
     print(f"{scope(lines)}\n\n{aligned([list(grid), *grid.to_numpy().tolist()])}")
 

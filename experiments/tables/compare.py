@@ -31,6 +31,7 @@ from attngraph.experiments.tables.variance import Variance, variances
 from attngraph.experiments.tasks.task import Column
 
 LEVEL = 0.95  # coverage of intervals
+EQUIVALENCE = ("equivalent_p", "new_equivalent_p")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Comparison:
         speaks_for: "seeds and images", or with one seed "images"; always with these checkpoints.
         by_checkpoint: the mean difference with each checkpoint, in the order in which they occur.
         new_low, new_high, new_p: the same for new checkpoints too; None with one checkpoint.
+        equivalent_p, new_equivalent_p: of "beyond the margin", for these and for new checkpoints; None
+            without a margin.
     """
 
     difference: float
@@ -60,6 +63,8 @@ class Comparison:
     new_low: float | None = None
     new_high: float | None = None
     new_p: float | None = None
+    equivalent_p: float | None = None
+    new_equivalent_p: float | None = None
 
 
 def paired_comparison(
@@ -68,6 +73,7 @@ def paired_comparison(
     score: Score = mean_score,
     *,
     checkpoints: Sequence[object] | None = None,
+    margin: float | None = None,
 ) -> Comparison:
     """Compare two methods on the same seeds and examples.
 
@@ -77,6 +83,8 @@ def paired_comparison(
             they share the seeds, and their examples are independent.
         score: from summed statistics ``(..., K)``, one argument per test set, to scores ``(...)``.
         checkpoints: which pre-trained weights each seed started from; None for one and the same.
+        margin: also test that the methods differ by less, in the unit of the score
+            (:meth:`attngraph.experiments.tables.variance.Variance.equivalence_p`).
 
     Example:
         >>> a, b = np.array([[1., 1., 0., 1.]]), np.array([[1., 0., 0., 1.]])
@@ -93,6 +101,10 @@ def paired_comparison(
     these, new = variances(per_seed, image_covariance(parts, score), checkpoints, examples)
     difference = float(per_seed.mean())
     groups = [[one == label for one in checkpoints] for label in dict.fromkeys(checkpoints)]
+    equivalent = [
+        None if margin is None or variance is None else variance.equivalence_p(difference, margin)
+        for variance in (these, new)
+    ]
     return Comparison(
         difference,
         *_interval(difference, these),
@@ -101,7 +113,8 @@ def paired_comparison(
         len(groups),
         "seeds and images" if seeds > 1 else "images",
         [float(per_seed[group].mean()) for group in groups],
-        *(() if new is None else _interval(difference, new)),
+        *((None, None, None) if new is None else _interval(difference, new)),
+        *equivalent,
     )
 
 
@@ -157,7 +170,10 @@ def contenders(runs: Sequence[Run]) -> list[str]:
 
 
 def compare_pairs(
-    scores: Scores, pairs: Sequence[tuple[str, str]], columns: Sequence[str] | None = None
+    scores: Scores,
+    pairs: Sequence[tuple[str, str]],
+    columns: Sequence[str] | None = None,
+    margin: float | None = None,
 ) -> list[dict[str, Any]]:
     """Paired comparisons over seeds and images, Holm-corrected over all of them. Columns in which two rows
     differ in nothing but their names are left out: a difference would be one of machines or code, and no
@@ -170,10 +186,13 @@ def compare_pairs(
             compared.
         pairs: names of a method and of the one that is subtracted.
         columns: keys of the columns to compare; None for all.
+        margin: see :func:`paired_comparison`.
 
     Returns:
         One dictionary for each pair and column: ``row`` and ``baseline`` (titles), ``column`` (key), the
-        fields of :class:`Comparison`, and ``p_holm`` and ``new_p_holm``, corrected over all comparisons.
+        fields of :class:`Comparison`, and ``p_holm`` and ``new_p_holm``, corrected over all comparisons. With
+        a margin also ``margin``, ``equivalent_p_holm`` and ``new_equivalent_p_holm``; without one no p value
+        of equivalence.
 
     Raises:
         UserError: runs of one seed start from different checkpoints, runs were scored on different examples,
@@ -186,10 +205,18 @@ def compare_pairs(
     lines: list[dict[str, Any]] = []
     for row, baseline, key in Progress(asked, desc="comparisons", unit="", leave=False, delay=5):
         members = [(every[one], weight) for one, weight in scores.weights[key].items()]
-        if found := _compared(places, row, baseline, members):
+        if found := _compared(places, row, baseline, members, margin):
             titles = {"row": method_named(row).title, "baseline": method_named(baseline).title}
-            lines.append({**titles, "column": key, **asdict(found), "p_holm": None, "new_p_holm": None})
-    for name in ("p", "new_p"):
+            lines.append({**titles, "column": key, **asdict(found)})
+    tests = ("p", "new_p") if margin is None else ("p", "new_p", *EQUIVALENCE)
+    for line in lines:
+        line |= dict.fromkeys(f"{name}_holm" for name in tests)
+        if margin is not None:
+            line["margin"] = margin
+        else:
+            for name in EQUIVALENCE:
+                del line[name]
+    for name in tests:
         held = [line for line in lines if line[name] is not None]
         for line, p in zip(held, holm([line[name] for line in held]), strict=True):
             line[f"{name}_holm"] = float(p)
@@ -201,6 +228,7 @@ def _compared(
     row: str,
     baseline: str,
     members: Sequence[tuple[Column, float]],
+    margin: float | None = None,
 ) -> Comparison | None:
     """The comparison of a weighted sum of columns; None where the two methods share no seed, or differ in
     nothing but their names.
@@ -249,7 +277,7 @@ def _compared(
         return sum(scores[1:], scores[0])
 
     checkpoints = [one.checkpoint for one, _ in pairs[: len(seeds)]]
-    return paired_comparison(*sides, score, checkpoints=checkpoints)
+    return paired_comparison(*sides, score, checkpoints=checkpoints, margin=margin)
 
 
 def unlike(runs: Sequence[Run]) -> str:
@@ -277,6 +305,7 @@ def recompute(
     baselines: Sequence[str],
     rows: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
+    margin: float | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """All comparisons with some baselines, and the heading of each column.
 
@@ -285,6 +314,7 @@ def recompute(
         baselines: names of rows.
         rows: names of the rows that are compared with each of them; None for :func:`contenders`.
         columns: keys of columns; None for all.
+        margin: see :func:`paired_comparison`.
 
     Raises:
         UserError: a row or column is not among the runs, or nothing can be compared.
@@ -297,7 +327,7 @@ def recompute(
     if columns is not None:
         check_known(columns, list(headings), "column")
     pairs = [(row, baseline) for baseline in baselines for row in rows if row != baseline]
-    lines = compare_pairs(scores, pairs, columns)
+    lines = compare_pairs(scores, pairs, columns, margin)
     if not lines:
         raise UserError(
             f"no row can be compared with {', '.join(baselines)}: they share no seed, differ in nothing but "

@@ -129,6 +129,7 @@ def significance(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str
         headings: column key -> heading.
     """
     lines = []
+    margin = comparisons[0].get("margin") if comparisons else None
     for line in comparisons:
         new = [MISSING] * 4
         if line["new_p"] is not None:
@@ -137,12 +138,25 @@ def significance(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str
         difference = f"{100 * line['difference']:+.2f}"
         names = [f"{line['row']} − {line['baseline']}", headings[line["column"]]]
         lines.append([*names, difference, *_interval_and_p(line, ""), str(line["seeds"]), *new])
-    return pd.DataFrame(lines, columns=SIGNIFICANCE_HEAD)
+        if margin is not None:
+            lines[-1] += [*_p_values(line, "equivalent_p"), *_p_values(line, "new_equivalent_p")]
+    if margin is None:
+        return pd.DataFrame(lines, columns=SIGNIFICANCE_HEAD)
+    within = f"within ± {100 * margin:g}: p"
+    more = (f"Equivalent {within}", "p (Holm)", f"New checkpoints: equivalent {within}", "p (Holm)")
+    return pd.DataFrame(lines, columns=[*SIGNIFICANCE_HEAD, *more])
 
 
 def _interval_and_p(line: Mapping[str, Any], new: str) -> list[str]:
     interval = f"{100 * line[f'{new}low']:+.2f} to {100 * line[f'{new}high']:+.2f}"
-    return [interval, f"{line[f'{new}p']:.4f}", f"{line[f'{new}p_holm']:.3f}"]
+    return [interval, *_p_values(line, f"{new}p")]
+
+
+def _p_values(line: Mapping[str, Any], name: str) -> list[str]:
+    """As they are and corrected."""
+    if line[name] is None:
+        return [MISSING] * 2
+    return [f"{line[name]:.4f}", f"{line[f'{name}_holm']:.3f}"]
 
 
 def significance_markdown(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> str:

@@ -98,6 +98,13 @@ class Variance:
             high *= 2
         return float(optimize.brentq(lambda width: float(self.p_values(width)) - 1 + level, 0, high))
 
+    def equivalence_p(self, difference: float, margin: float) -> float:
+        """p value of two one-sided tests that the truth is within ± ``margin`` of 0: the larger one, which is
+        that of the nearer end (Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15, 1987)."""
+        gap = margin - abs(difference)
+        p = float(self.p_values(np.asarray(gap)))
+        return p / 2 if gap >= 0 else 1 - p / 2
+
     def _nodes(self) -> tuple[np.ndarray, np.ndarray]:
         """Values ``(..., NODES)`` of the part of seeds and checkpoints, evenly apart on a logarithmic scale,
         and their probabilities.

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from attngraph.experiments.cli import main
-from attngraph.experiments.tables.compare import recompute
+from attngraph.experiments.tables.compare import holm, recompute
 from attngraph.experiments.tables.runs import saved_runs
 from tests.experiments.tables.made import save_cells, write_archives
 
@@ -36,6 +36,22 @@ def test_every_comparison_of_the_table_also_from_archives(run, tmp_path, capsys)
     write_archives(run, tmp_path / "archives")
     assert main(["significance", str(tmp_path / "archives")]) == 0
     assert capsys.readouterr().out == text
+
+
+def test_a_margin_adds_tests_of_equivalence(run, tmp_path, capsys):
+    assert main(["significance", str(run), "--margin", "30", "--out", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    with saved_runs(run) as runs:
+        lines, _ = recompute(runs, ["gcn"], margin=0.3)
+        plain, _ = recompute(runs, ["gcn"])
+    for name in ("equivalent_p", "new_equivalent_p"):
+        corrected = holm([line[name] for line in lines])
+        assert [line[f"{name}_holm"] for line in lines] == pytest.approx(corrected)
+        assert all(f"{line[name]:.4f}" in text for line in lines)
+    assert "New checkpoints: equivalent within ± 30: p" in text
+    assert all(line.items() <= more.items() for line, more in zip(plain, lines)), "nothing else changes"
+    assert main(["significance", str(run), "--margin", "0"]) == 2
+    assert "--margin must be above 0" in capsys.readouterr().err
 
 
 def test_pairs_of_rows(run, capsys):

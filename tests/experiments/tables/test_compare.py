@@ -54,6 +54,20 @@ def test_same_examples_every_seed_apart_is_the_t_test_over_seeds():
     assert (result.low, result.high) == pytest.approx(tuple(expected.confidence_interval()), abs=1e-4)
 
 
+@pytest.mark.parametrize("margin", [0.05, 0.16, 0.3, 0.6])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_equivalence_is_the_larger_of_two_one_sided_t_tests(margin, sign):
+    shifts = sign * np.array([0.1, 0.3, 0.25, -0.05, 0.2])
+    b = np.random.default_rng(0).random((5, 50))
+    sides = mean_statistics(b + shifts[:, None]), mean_statistics(b)
+    result = paired_comparison(*sides, checkpoints=range(5), margin=margin)
+    above = stats.ttest_1samp(shifts, -margin, alternative="greater").pvalue
+    below = stats.ttest_1samp(shifts, margin, alternative="less").pvalue
+    assert result.equivalent_p == pytest.approx(max(above, below), rel=2e-3, abs=1e-6)
+    assert result.new_equivalent_p == result.equivalent_p, "each seed has its own checkpoint"
+    assert paired_comparison(*sides).equivalent_p is None
+
+
 def test_what_a_comparison_speaks_for():
     rng = np.random.default_rng(0)
     a, b = (mean_statistics(rng.random((6, 40))) for _ in range(2))
