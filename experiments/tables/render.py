@@ -214,7 +214,8 @@ def render_markdown(table: Table) -> str:
 _SPECIAL = str.maketrans(
     {mark: f"\\{mark}" for mark in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    | {"<": r"\textless{}", ">": r"\textgreater{}", "–": "--", "†": r"\textdagger{}", "−": "$-$"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "†": r"\textdagger{}"}
+    | {"–": "--", "−": "$-$"}
     | {"±": r"$\pm$", "×": r"$\times$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$", "√": r"$\surd$"}
     | {"α": r"$\alpha$", "λ": r"$\lambda$", "μ": r"$\mu$"}
 )

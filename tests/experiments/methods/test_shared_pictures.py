@@ -75,7 +75,7 @@ def test_losses_and_gradients_are_those_of_pictures_of_their_own(method, kind):
     largest = max(float(gradient.abs().max()) for gradient in want.values())
     assert want.keys() == got.keys() and largest > 0
     for name, gradient in want.items():
-        slack = 1e-5 * float(gradient.abs().max()) + 1e-8 * largest  # keys' biases have none
+        slack = 1e-5 * float(gradient.abs().max()) + 1e-7 * largest  # the loss is in single precision
         torch.testing.assert_close(got[name], gradient, rtol=0, atol=slack)
 
 
