@@ -82,10 +82,8 @@ docs/mutants.md
 docs/protocol-distances.md
 docs/protocol-tables.md
 docs/reproduce.md
-docs/scoring.md
 docs/six-benchmarks.md
 docs/statistics.md
-docs/table.md
 """.split()
 
 _PATTERNS = {  # a space matches line ends too

@@ -1,7 +1,7 @@
 """VQA accuracy against the evaluators of VQA v2 and VizWiz themselves, on random texts.
 
 Runs only where the environment variables ``VQA_EVALUATOR`` and ``VIZWIZ_EVALUATOR`` name their files
-``vqaEval.py`` (see docs/table.md and docs/scoring.md), which are not part of this project.
+``vqaEval.py`` (see docs/scoring.md), which are not part of this project.
 """
 
 import os

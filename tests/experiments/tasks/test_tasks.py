@@ -18,7 +18,7 @@ from attngraph.experiments.tasks.formats import CAPTIONS, PLAIN, SNLI_VE, TEXTCA
 from attngraph.experiments.tasks.kinds import frequent_answers, read_answers
 from attngraph.experiments.tasks.task import majority
 
-TABLE = Path(__file__).resolve().parents[3] / "docs" / "table.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "columns.md"
 PLUGIN = Path(__file__).parents[1] / "examples" / "example_task.py"
 TEN = ("yes", "no", "no", "yes", *["blue"] * 6)
 QUESTIONS = (
@@ -187,7 +187,7 @@ def test_the_docs_say_what_one_reference_gets_by_the_others():
     first = {example.id: example.references[0] for example in examples}
     others = [replace(example, references=example.references[1:]) for example in examples]
     scores = TASKS["caption"].score(first, others)
-    printed = re.search(r"^# (\{'caption\.bleu4'.*\})$", TABLE.read_text(encoding="utf-8"), re.MULTILINE)[1]
+    printed = re.search(r"^# (\{'caption\.bleu4'.*\})$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)[1]
     assert {key: round(100 * value, 1) for key, value in scores.columns.items()} == ast.literal_eval(printed)
     assert scores.kinds["objects: F1"][0] == scores.kinds["attributes: precision"][0] == 1
 
