@@ -2,8 +2,8 @@ r"""Attention and one p-Laplacian step on a GPU, forward and backward, from tens
 autograd: launches the kernels of ``_triton_kernels.py``.
 
 Triton must be there when this is imported. This file and the kernels need nothing but PyTorch and Triton, and
-can be published on their own (``docs/benchmarks.md``). No number of a tensor is read on the host, so nothing
-waits for the GPU.
+can be published on their own (``experiments/results/bench/README.md``). No number of a tensor is read on the
+host, so nothing waits for the GPU.
 
 Axes in comments: ``g = b·h`` heads of all examples, ``n`` queries, ``m`` values, ``d`` features per head.
 """
