@@ -12,6 +12,12 @@ from tests.docs.words import found
         ("b.md", "[x](beside.md) $beside$\n```text\nbeside\n```\nthe p\nvalue\n", [(5, "p value")]),
         ("c.md", "There is no such file, and it is no longer there. This is no file.\n", [(1, "is no")]),
         ("d.py", 'def f():\n    """What is."""\n    beside = "beside"  # beside\n', [(2, "What")]),
+        (
+            "f.ipynb",
+            '{"cells": [{"cell_type": "code", "source": ["a picture"]}, '
+            '{"cell_type": "markdown", "source": ["# x\\n", "\\n", "a picture"]}]}',
+            [(2, "picture")],
+        ),
         ("e.py", 'raise ValueError(f"{1} lies in\\nthe way of it", "a  file of its own")\n', None),
     ],
 )

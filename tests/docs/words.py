@@ -2,21 +2,22 @@
 
     python -m tests.docs.words [--tally] [PATH ...]
 
-Without paths, all pages except ``LATER`` are checked. In Markdown, prose and headings are read, without code,
-targets of links and formulas; in Python files, docstrings and all other strings (error messages, help texts),
+Without paths, all pages except ``LATER`` are checked. In Markdown and notebooks, prose and headings are read,
+without code, targets of links and formulas; in Python files, docstrings and all other strings (error messages, help texts),
 through ``ast``. Exit code 1 if a phrase is found. A phrase that is right on one page goes into ``ALLOWED``.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.docs.pages import PAGES, ROOT
+from tests.docs.pages import NOTEBOOKS, PAGES, ROOT
 
 #: Regular expression -> what to write instead. Matched in running text, across line ends, in any case.
 WORDS = {
@@ -111,13 +112,23 @@ def python(text: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, _HIDDEN.sub(blanked, node.value)
 
 
+def notebook(text: str) -> Iterator[tuple[int, str]]:
+    """The Markdown cells of a notebook, numbered from 1 among all cells."""
+    for number, cell in enumerate(json.loads(text)["cells"], 1):
+        if cell["cell_type"] == "markdown":
+            yield from ((number, prose.replace("\n", " ")) for _, prose in markdown("".join(cell["source"])))
+
+
+READERS = {".py": python, ".ipynb": notebook}
+
+
 def found(path: Path) -> Iterator[tuple[int, str, str]]:
     """Line, phrase and remedy of each phrase that a file should not use."""
     text, is_python = path.read_text(encoding="utf-8"), path.suffix == ".py"
     name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
     for phrase in ALLOWED.get(name, ()):
         text = text.replace(phrase, "·" * len(phrase))
-    for first, prose in (python if is_python else markdown)(text):
+    for first, prose in READERS.get(path.suffix, markdown)(text):
         for pattern, right in _PATTERNS.items():
             for match in pattern.finditer(prose):
                 line = first + prose.count("\n", 0, match.start())
@@ -128,8 +139,8 @@ def found(path: Path) -> Iterator[tuple[int, str, str]]:
 
 
 def pages() -> Iterable[Path]:
-    """README, changelog, contributing, and the pages of docs and appendices that are checked."""
-    named = [ROOT / "CHANGELOG.md", *PAGES]
+    """README, changelog, contributing, and the pages, notebooks and appendices that are checked."""
+    named = [ROOT / "CHANGELOG.md", *PAGES, *NOTEBOOKS]
     return sorted(page for page in named if page.relative_to(ROOT).as_posix() not in LATER)
 
 
