@@ -3,8 +3,9 @@
     python -m tests.docs.words [--tally] [PATH ...]
 
 Without paths, all pages except ``LATER`` are checked. In Markdown and notebooks, prose and headings are read,
-without code, targets of links and formulas; in Python files, docstrings and all other strings (error messages, help texts),
-through ``ast``. Exit code 1 if a phrase is found. A phrase that is right on one page goes into ``ALLOWED``.
+without code, targets of links and formulas; in Python files, docstrings and all other strings (such as error
+messages and help texts), through ``ast``. Exit code 1 if a phrase is found. A phrase that is right on one
+page goes into ``ALLOWED``.
 """
 
 from __future__ import annotations
