@@ -18,22 +18,26 @@ from importlib.util import find_spec, spec_from_file_location
 from pathlib import Path
 from types import CodeType, ModuleType
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 FOLDERS = ("adapters", "analysis", "experiments")
 
 
 class Siblings:
-    """Finds ``attngraph.FOLDER`` next to ``attngraph``; asked last, after a folder inside of it."""
+    """Finds ``attngraph.FOLDER`` next to ``attngraph``, unless it is inside of it.
+
+    Asked first: an editable install of another checkout knows these names too.
+    """
 
     @staticmethod
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         package, _, folder = name.partition(".")
+        if package != "attngraph" or folder not in FOLDERS or (HERE / folder).is_dir():
+            return None
         file = ROOT / folder / "__init__.py"
-        if package == "attngraph" and folder in FOLDERS and file.is_file():
-            return spec_from_file_location(name, file)
-        return None
+        return spec_from_file_location(name, file) if file.is_file() else None
 
 
 class BareNames:
@@ -71,7 +75,7 @@ class SameModule(InspectLoader):
 def install() -> None:
     """Makes the folders next to ``attngraph`` importable as its packages."""
     if Siblings not in sys.meta_path:
-        sys.meta_path.append(Siblings)
+        sys.meta_path.insert(0, Siblings)
 
 
 def use_full_name(folder: str) -> None:

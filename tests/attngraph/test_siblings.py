@@ -54,6 +54,22 @@ except ModuleNotFoundError: print("not found")
         assert sum("DeprecationWarning" in line for line in lines) == 2
 
 
+def test_the_folders_of_a_checkout_are_its_own(tmp_path):
+    """Another checkout may be installed as editable, and its finder knows the same names."""
+    (tmp_path / "__init__.py").write_text("")
+    code = f"""
+import sys
+from importlib.util import spec_from_file_location
+class Editable:
+    def find_spec(name, path=None, target=None):
+        return spec_from_file_location(name, {str(tmp_path / "__init__.py")!r}) if "." in name else None
+sys.meta_path.append(Editable)
+import attngraph.analysis
+print(attngraph.analysis.__file__)
+"""
+    assert python("-c", code, cwd=tmp_path) == f"{ROOT / 'analysis' / '__init__.py'}\n"
+
+
 def test_the_earlier_command_still_runs():
     assert python("-m", "experiments.cli", "--version", cwd=ROOT).startswith("attngraph ")
 
