@@ -40,8 +40,8 @@ def show(
         image: the image that the model saw, after the processor's crop: patches are drawn over it in equal
             parts. Default: image nodes are shown as words.
         tokens: the words of the text nodes. A list names each side that has as many text nodes, or as many
-            nodes, as it has words; several lists of different lengths name the sides of a model with several
-            texts. Default: numbers.
+            nodes, as it has words. Several lists of one length are those of the batch's examples; several of
+            different lengths name the sides of a model with several texts. Default: numbers.
         model: a PEFT model with graph adapters: a switch then changes between the weights :math:`M` and those
             that the adapters use, :math:`\bar M`.
         example: which example of the batch.
@@ -68,7 +68,7 @@ def show(
         kinds["M\u0304"] = _reweighted(model, kinds["M"])
     picture = _opened(image)
     named: set[int] = set()
-    texts = _texts(tokens)
+    texts = _texts(tokens, example, next(iter(layers.values())).shape[0])
     nodes = {
         name: (
             _nodes(graph, 0, texts, picture is not None, named),
@@ -89,16 +89,19 @@ def show(
     return replace(viewer_page([shown], title), height=height)
 
 
-def _texts(tokens: Words | Sequence[Words] | None) -> list[list[str]]:
-    """The lists of words."""
-    if not tokens:
+def _texts(tokens: Words | Sequence[Words] | None, example: int, batch: int) -> list[list[str]]:
+    """The lists of words that name nodes of the example."""
+    if tokens is None or len(tokens) == 0:
         return []
     texts: Any = [tokens] if isinstance(tokens[0], str) else tokens
     texts = [list(words) for words in texts]
-    if len({len(words) for words in texts}) < len(texts):
+    lengths = {len(words) for words in texts}
+    if len(lengths) == 1 and len(texts) == batch:
+        return [texts[example]]
+    if len(lengths) < len(texts):
         raise UserError(
-            "tokens has two lists of one length, and nodes are found by the number of words: show the layers "
-            "of each text separately"
+            "tokens has lists of one length, and nodes are found by the number of words: show the layers of "
+            "each text separately"
         )
     return texts
 

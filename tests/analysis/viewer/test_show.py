@@ -5,6 +5,7 @@ import json
 import re
 from io import BytesIO
 
+import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
@@ -68,12 +69,13 @@ def test_a_sequence_of_words_and_patches(words):
     assert sides(show({"lm": one}, image=PICTURE, tokens=words)) == [(expected, expected)]
 
 
-def test_two_texts_by_their_lengths():
-    page = show(
-        graph(softmax(2, 2, 3, 4, seed=1), kind="cross"), tokens=[list("abcd"), list("xyz")], example=1
-    )
+def test_two_texts_by_their_lengths_and_a_text_for_each_example():
+    two = graph(softmax(2, 2, 3, 4, seed=1), kind="cross")
+    page = show(two, tokens=[list("abcd"), list("xyz")], example=1)
     assert sides(page) == [(list("xyz"), list("abcd"))]
     assert data(page)["examples"][0]["name"] == "example 1"
+    of_examples = np.array([list("abcd"), list("wxyz")])
+    assert sides(show(two, tokens=of_examples, example=1))[0][1] == list("wxyz")
 
 
 def adapted():
@@ -106,7 +108,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
         (dict(graphs={}), "there are no graphs to show"),
         (dict(example=1), "example must be 0 to 0 for attention, got 1"),
         (dict(tokens=["a", "b"]), "tokens has 2 words, but the graphs have 3 or 7 text nodes a side"),
-        (dict(tokens=[["a"], ["b"]]), "tokens has two lists of one length"),
+        (dict(tokens=[["a"], ["b"]]), "tokens has lists of one length"),
         (dict(image=tmp_path / "no.png"), f"{tmp_path / 'no.png'} is not a readable image"),
         (dict(image=PICTURE), r"7 image nodes form no square: give grid=\(rows, columns\)"),
         (dict(image=PICTURE, grid=(5, 5)), "7 image nodes form no grid of 5 x 5"),
