@@ -48,6 +48,9 @@ class Model:
         return out / CELLS / f"{Path(self.name).name}-{self.weights[:8]}" / task / f"seed{seed}.json"
 
 
+Key = tuple[Model, str, int]  # model, task and seed of a run
+
+
 def run(options: DetectOptions) -> int:
     """``attngraph detect``."""
     check_known(options.tasks, list(JUDGED), "task")
@@ -105,30 +108,32 @@ def _models(names: tuple[str, ...]) -> list[Model]:
     return list(models.values())
 
 
-def _finished(cells: Mapping[tuple, Path], settings: Mapping[str, Any]) -> dict[tuple, dict[str, Any]]:
+def _finished(cells: Mapping[Key, Path], settings: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
     """The records of runs that are there.
 
     Raises:
         UserError: a file cannot be read, or is of other settings.
     """
     records = {}
-    for key, file in cells.items():
+    for (model, task, seed), file in cells.items():
         if file.exists():
-            record = records[key] = read_json(file)
-            wrong = [name for name, value in settings.items() if record.get(name) != value]
-            if wrong:
+            record = read_json(file)
+            expected = {"weights": model.weights, "task": task, "seed": seed, **settings}
+            found = record if isinstance(record, dict) else {}
+            if wrong := [name for name, value in expected.items() if found.get(name) != value]:
                 raise UserError(
                     f"{file} is of other settings ({', '.join(wrong)}): give another --out, or move it away"
                 )
+            records[model, task, seed] = found
     return records
 
 
 def _run(
     options: DetectOptions,
     models: list[Model],
-    cells: Mapping[tuple, Path],
+    cells: Mapping[Key, Path],
     settings: Mapping[str, Any],
-    records: dict[tuple, dict[str, Any]],
+    records: dict[Key, dict[str, Any]],
     data: Path,
 ) -> None:
     """Run what is missing; the graphs of a model and task are read once for all seeds."""

@@ -40,6 +40,7 @@ STATES = {
     "scenes": "manifest.json",
     "bench": "run.json",
     "planted": "run.json",
+    "detect": "run.json",
     "score": "run.json",
 }
 

@@ -11,11 +11,17 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from attngraph import capture
+from attngraph.errors import UserError
 from attngraph.experiments.base.arguments import asked
 from attngraph.experiments.base.shipped import CHECKPOINTS
 from attngraph.experiments.commands import detect as command
 from attngraph.experiments.commands.options import DetectOptions
 from attngraph.experiments.data.example import Example
+from attngraph.experiments.inspect.source import task_samples
+from attngraph.experiments.models import load_family
+from attngraph.experiments.models.family import Decoding
+from attngraph.experiments.models.ranking import Ranking
 from attngraph.experiments.studies import detect as studies
 from attngraph.experiments.studies import detect_report
 from attngraph.experiments.studies.detect import (
@@ -30,6 +36,7 @@ from attngraph.experiments.studies.detect import (
     Graphs,
     Part,
     View,
+    answer,
     detect,
     heuristics,
     laplacian_eigenvalues,
@@ -58,6 +65,33 @@ def graphs() -> Graphs:
         return logits.masked_fill(~mask[:, None], -torch.inf).softmax(-1).nan_to_num()
 
     return Graphs(weights(visible), weights(rows[:, :, None] & seen[:, None]), queries, begins, seen)
+
+
+# ---- a model's graphs --------------------------------------------------------------------------------------
+
+
+def test_answers_with_their_probabilities_and_graphs():
+    """The probability is that of ranking; the graphs are those of prompt and answer without the end token."""
+    family = load_family()
+    samples = [
+        replace(one, answer=None) for one in task_samples("vqa", family.name, "validation", limit=3, seed=3)
+    ]
+    texts, likelihood, graphs = answer(family, samples, Decoding(max_new_tokens=4))
+    assert texts == family.generate(samples, Decoding(max_new_tokens=4))
+    for number, (sample, text) in enumerate(zip(samples, texts)):
+        scores = family.rank([sample], Ranking((text,))).scores
+        torch.testing.assert_close(likelihood[number], scores[0, 0], atol=1e-4, rtol=0)
+        prompt, words = (family.tokenizer.tokenize(part) for part in (sample.prompt, text))
+        assert graphs.begins[number] == len(prompt)
+        assert graphs.queries[number] == 1 + len(prompt) + len(words)
+        read = capture(family.model, family.batch([replace(sample, answer=text)]).inputs, "text_decoder*")
+        one = graphs.example(number)
+        own, cross = (
+            torch.cat([graph.weight for graph in read.values() if graph.kind == kind], 1)
+            for kind in ("self", "cross")
+        )
+        torch.testing.assert_close(one.own, own[:, :, :-1, :-1], atol=1e-5, rtol=0)
+        torch.testing.assert_close(one.cross, cross[:, :, :-1], atol=1e-5, rtol=0)
 
 
 # ---- the null ----------------------------------------------------------------------------------------------
@@ -340,11 +374,15 @@ def test_a_run_that_was_stopped_continues_to_the_same_bytes(tmp_path, monkeypatc
     assert "seed 0, has scores\nmini-blip  vqa  seed 1\n" in capsys.readouterr().out
     assert run(tmp_path / "a", *words) == whole
     assert seen == [("vqa", [0, 1]), ("vqa", [1])]
+    with pytest.raises(UserError, match=r"seed0\.json is of other settings \(data_seed\)"):
+        run(tmp_path / "a", *words, "--seed", "1", "--dry-run")
 
 
 @pytest.mark.slow
-def test_the_shipped_model_from_beginning_to_end(tmp_path, capsys):
+def test_the_shipped_models_from_beginning_to_end(tmp_path, monkeypatch, capsys):
     """Two checkpoints on both tasks; again in one more call for each seed."""
+    monkeypatch.setattr(studies, "EPOCHS", 2)
+    monkeypatch.setattr(detect_report, "REPLICATES", 100)
     other = tmp_path / "other"
     other.mkdir()
     for file in (CHECKPOINTS / "mini-mplug").iterdir():
