@@ -1,9 +1,7 @@
 """The arms of the study of distances: what their weights are, and what the oracle knows."""
 
 import functools
-import importlib
 import math
-import sys
 from dataclasses import replace
 
 import pytest
@@ -29,20 +27,7 @@ from tests.adapters.contract import random_graph
 from tests.experiments.inspect.looking import source
 from tests.experiments.runs.small import small_family
 
-MODULE = "attngraph.experiments.studies.distances"
 VALUES = 10  # [CLS] and nine patches
-
-
-@pytest.fixture(scope="module", autouse=True)
-def study():
-    """The plugin; afterwards what it registered is forgotten."""
-    registries = (SCHEMES, METHODS, TASKS)
-    before = [dict(registry) for registry in registries]
-    yield importlib.import_module(MODULE)
-    for registry, held in zip(registries, before):
-        registry.clear()
-        registry.update(held)
-    del sys.modules[MODULE]
 
 
 class Told:
@@ -113,8 +98,8 @@ def test_arms_that_must_equal_others(study):
     torch.testing.assert_close(only_m(graph), plain)
 
 
-def test_another_patch_is_another_one():
-    order = importlib.import_module(MODULE).other_patches(65)
+def test_another_patch_is_another_one(study):
+    order = study.other_patches(65)
     assert order[0] == 0, "[CLS] keeps its distance"
     place, seen = 1, set()
     while place not in seen:
