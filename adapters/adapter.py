@@ -47,6 +47,9 @@ class GraphAdapter(nn.Module):
         self.rescale = config.rescale
         self.query_rows = config.query_rows
         self._warned = False
+        self._decodes = (
+            self.top_k is None and self.query_rows == "query" and self.backend in ("dense", "native")
+        )
         self.register_load_state_dict_pre_hook(_upgrade)
 
     @torch.no_grad()
@@ -74,7 +77,7 @@ class GraphAdapter(nn.Module):
             call: what the attention layer computed. Its ``context`` is set where the scheme computes it
                 anyway.
             seen: graphs or scores of the same call, by what keeps their degrees, where several adapters look
-                at it: made by the first one.
+                at it: made by the first one. None where one adapter does.
 
         Returns:
             Aggregated features with merged heads, ``(b, n, h·d)``.
@@ -83,8 +86,12 @@ class GraphAdapter(nn.Module):
         if self.scheme.is_attention and all_edges and not tiled:
             call.check_graph()
             return merge_heads(call.without_padded(call.context))
-        seen = {} if seen is None else seen
         metric = call.site.metric(call.query)
+        if call.leaves_degrees and seen is None and self._decodes and not self.training:
+            decoded = self.scheme.decode(call, metric, ALL_EDGES)
+            if decoded is not None:
+                return decoded
+        seen = {} if seen is None else seen
         faster = self.training or (self.scheme.fused and not torch.is_grad_enabled())
         from_scores = all_edges and (tiled or (faster and self.backend != "sparse"))
         scores = call.scores(metric, dropped=not tiled, remembered=not tiled) if from_scores else None

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from attngraph.adapters.kernels import step_of
+from attngraph.adapters.kernels.decoding import decode
 from attngraph.adapters.p_scheme import PScheme, p_weight
 from attngraph.adapters.scheme import register
+from attngraph.reading.calls import Call
 from attngraph.scores import AttentionScores
 
 
@@ -66,3 +68,10 @@ class PGNN(PScheme):
             return super().aggregate_and_context(scores, backend, context)
         p, mu = (self.p, self.mu) if torch.is_grad_enabled() else self.numbers()
         return step(scores, p, 2 * mu / p, self.degree, context)
+
+    def decode(self, call: Call, metric: Tensor | None, owner: str) -> Tensor | None:
+        """See :meth:`adapters.scheme.Scheme.decode`: a single step has one in C."""
+        if not self.fused:
+            return None
+        p, mu = self.numbers()
+        return decode(call, metric, p, 2 * mu / p, self.degree, owner)

@@ -19,6 +19,7 @@ from attngraph.checks import unchecked
 from attngraph.edges import Edges
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
+from attngraph.reading.calls import Call
 from attngraph.scores import AttentionScores
 
 SCHEMES: dict[str, type[Scheme]] = {}
@@ -112,6 +113,20 @@ class Scheme(nn.Module):
             scores = unchecked(scores, value=scores.value.contiguous())
         graph, output = scores.graph_and_context() if context else (scores.graph(), None)
         return self(graph, backend), output
+
+    def decode(self, call: Call, metric: Tensor | None, owner: str) -> Tensor | None:
+        """:meth:`forward` in a step of decoding with a key/value cache, if the scheme has a faster way there
+        than from a graph or from scores.
+
+        Args:
+            call: what the attention layer computed.
+            metric: see :meth:`attngraph.reading.calls.Site.metric`.
+            owner: who keeps degrees in the cache.
+
+        Returns:
+            Aggregated query features with merged heads, ``(b, 1, h·d)``; None where there is no such way.
+        """
+        return None
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)

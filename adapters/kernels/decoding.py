@@ -3,10 +3,15 @@ key/value cache takes.
 
 Degrees of earlier queries and squared norms of values come from the cache, so that what is left for all edges
 is a product with the values, :math:`q \cdot v`, and one more for the message.
+
+:func:`decode` takes the step of a single query in one call of C (``attngraph/native/decode.c``), from what
+the cache keeps to what it keeps next, without a graph on the way. :func:`decoding_step` is the same in
+PyTorch operations.
 """
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import torch
@@ -15,11 +20,77 @@ from torch import Tensor
 from attngraph.adapters.kernels.distances import least_share
 from attngraph.edges import smallest_weight
 from attngraph.functorch import transformed
+from attngraph.native import library
+from attngraph.native.library import pointer
 from attngraph.norms import KeptNorms, square_norm, with_metric
 from attngraph.precision import widen
+from attngraph.reading.calls import Call
+from attngraph.reading.degree_cache import Kept
 from attngraph.scores import AttentionScores
 
 BLOCK = 2**17  # edges that are computed together: 0.5 MB per array in float32
+
+_DECODE = struct.Struct("5q2d8q7q5q5qqq4qqq")
+"""The struct ``Decode`` of ``decode.c``."""
+
+
+def decode(
+    call: Call, metric: Tensor | None, p: float, residual: float, degree: str, owner: str
+) -> Tensor | None:
+    r"""A step of decoding, of one query, in C.
+
+    Args:
+        call: what the attention layer computed.
+        metric: see :meth:`attngraph.reading.calls.Site.metric`.
+        p: exponent.
+        residual: :math:`2\mu/p`.
+        degree: value degree, ``"sum"`` or ``"mean"``.
+        owner: who keeps degrees in the key/value cache.
+
+    Returns:
+        :math:`\bar U` with merged heads, ``(b, 1, h·d)``. None where the step has to be taken from a graph or
+        from scores: of several queries, of the first one, in another precision than single, without the
+        library of C kernels.
+    """
+    value, single = call.value, torch.float32
+    if not (value.is_cpu and value.dtype == single and library.library() is not None):
+        return None
+    if transformed() or torch.compiler.is_compiling():
+        return None
+    step = call.decoding_step(owner)
+    if step is None:
+        return None
+    degrees, start = step
+    b, h, m, d = value.shape
+    found, node, weight = degrees.found(m, start, metric), call.feature, call.weight
+    if found is None or not (node.dtype == weight.dtype == single and weight.is_contiguous()):
+        return None
+    if any(x is not None and x.stride(-1) != 1 for x in (node, value, found.totals, found.norms)):
+        return None
+    mean, new, place = degree == "mean", value.new_empty, m // 2
+    seen = call.visible[:, 0].sum(-1) if mean and call.visible is not None else None
+    totals, queries, norms = new(b, h, 1, m), new(b, 1, dtype=torch.int64), new(b, h, m)
+    probe, out = new(b, h, d), new(b, 1, h * d)
+    fields = (
+        *(b, h, m, d, torch.get_num_threads(), p, residual),
+        *(node.data_ptr(), *node.stride()[:3]),
+        *(value.data_ptr(), *value.stride()[:3]),
+        *(pointer(x) or 0 for x in (metric, weight, found.examples, found.queries)),
+        *(found.queries.stride(0), mean, pointer(seen) or 0),
+        *(found.totals.data_ptr(), *found.totals.stride()[:3], found.totals.shape[3]),
+        *_rows(found.norms),
+        *(found.place, pointer(found.probe) or 0),
+        *(queries.data_ptr(), totals.data_ptr(), norms.data_ptr(), probe.data_ptr(), place),
+        out.data_ptr(),
+    )
+    library.call("attngraph_decode", _DECODE.pack(*fields))
+    degrees.leave(Kept(totals, queries, norms, probe, place), start, metric)
+    return out
+
+
+def _rows(norms: Tensor | None) -> tuple[int, ...]:
+    """The struct ``Rows`` of ``step.h``, and how long the rows are."""
+    return (0, 0, 0, 0, 0) if norms is None else (norms.data_ptr(), *norms.stride(), norms.shape[2])
 
 
 def decoding_step_takes(scores: AttentionScores) -> bool:

@@ -398,7 +398,7 @@ class OutputLayer(GraphLayer):
         self._check_learning()
         parts = self._parts(call.query.shape[0])
         if parts:
-            graphs: dict = {}
+            graphs: dict | None = {} if len(parts) > 1 else None
             results = [(part, part.adapter.aggregate(call, graphs)) for part in parts]
             checked = self._checked == tuple(self.around())
             self._own.get().result = None if checked else merge_heads(call.context), results

@@ -79,7 +79,7 @@ static void forward_head(void *argument, int item) {
     int first = (int)a->norms_known;
     long ld;
     if (first < m) {
-        if (first) memcpy(norm_v, a->first_norms + (size_t)item * first, sizeof(float) * first);
+        if (first && a->first_norms != a->norm_v) memcpy(norm_v, a->first_norms + (size_t)item * first, sizeof(float) * first);
         const float *rest = t.value + (size_t)first * a->value.row;
         with_metric(&t, m - first, rest, a->value.row, room, &ld, norm_v + first);
     }
@@ -99,8 +99,8 @@ static void forward_head(void *argument, int item) {
         degrees_row(&t, eights(seen_by(&t, i)), degree_scale_of(&t, i));
         log_sum[i] = send_row(&t, i, log_total[i] - log_growth, weight + i * next);
     }
+    if (a->degree) memcpy(a->degree + (size_t)item * m, t.degree, sizeof(float) * m);
     if (!a->causal) {
-        memcpy(a->degree + (size_t)item * m, t.degree, sizeof(float) * m);
         degrees_row(&t, width, degree_scale_of(&t, 0));
         for (int i = 0; i < n; i++)
             log_sum[i] = send_row(&t, i, log_total[i] - log_growth, weight + i * next);

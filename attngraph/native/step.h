@@ -49,8 +49,12 @@ typedef struct {
     int64_t norms_known;          /* if m, norm_v is input */
     Rows out, context;            /* context.at may be NULL */
     float *log_total, *log_sum;   /* (b, h, n): log sum_j 2^score, log S */
-    float *degree, *norm_v;       /* (b, h, m): e (not used in causal graphs), |v|2 */
+    float *degree, *norm_v;       /* (b, h, m): sums of weights at the values, in causal graphs all of them, where
+                                     degree may be NULL; |v|2 */
 } Step;
+
+/* The forward pass. Returns 0, or 1 if there is no memory. */
+EXPORT int attngraph_step(const Step *call);
 
 /* A call for all heads. */
 typedef struct {

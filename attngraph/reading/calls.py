@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
-from attngraph.reading.degree_cache import NO_PLACE, check_grows, degree_cache_of
+from attngraph.reading.degree_cache import NO_PLACE, DegreeCache, check_grows, degree_cache_of
 from attngraph.reading.heads import repeat_heads
 from attngraph.reading.outputs import Metric, widths
 from attngraph.reading.pictures import first_of_picture
@@ -433,16 +433,42 @@ class Call:
             if self.cache.get_seq_length() > self.query.shape[2]:
                 raise UserError(f"{self.site.name}: {NO_PLACE}")
             return graph
-        name = f"{owner} {self.kind} {self.site.name}"
-        queries = self.query.shape[2] if self.stored else 0
-        degrees = degree_cache_of(self.cache, self.layer_idx, name, queries)
-        start = self.tokens - graph.shape[3] if self.kind == "self" else 0
+        degrees, start = self._degrees(owner, self.layer_idx)
         norms = None
         if not torch.is_grad_enabled():  # kept norms have no gradient
-            norms = degrees.norms_of(graph.value, start if self.kind == "self" else None, graph.metric)
-        graph = graph.following(degrees.past(graph.shape[3], start), norms)
-        degrees.append(graph, start)
+            norms = degrees.norms_of(graph.value, start, graph.metric)
+        graph = graph.following(degrees.past(graph.shape[3], start or 0), norms)
+        degrees.append(graph, start or 0)
         return graph
+
+    def decoding_step(self, owner: str) -> tuple[DegreeCache, int | None] | None:
+        """Where the degrees of earlier queries are kept, and how many values have left a sliding window (None
+        for cross-attention), if the call is a step of decoding: a single valid query, whose weights are those
+        of a softmax and whose degrees :meth:`remember` would keep. None if it is not.
+
+        Raises:
+            UserError: degrees of earlier queries were not kept.
+        """
+        if (
+            self.query.shape[2] != 1
+            or not (self.leaves_degrees and self.valid and self.every_query_sees)
+            or self.layer_idx is None
+            or self.is_softmax is None
+            or self.held
+            or self.span is not None
+            or self.no_graph
+            or self.dropout
+            or self.query.shape[-1] != self.value.shape[-1]
+            or not self.is_softmax()
+        ):
+            return None
+        return self._degrees(owner, self.layer_idx)
+
+    def _degrees(self, owner: str, layer: int) -> tuple[DegreeCache, int | None]:
+        """As :meth:`decoding_step` gives them."""
+        name = f"{owner} {self.kind} {self.site.name}"
+        degrees = degree_cache_of(self.cache, layer, name, self.query.shape[2] if self.stored else 0)
+        return degrees, self.tokens - self.value.shape[2] if self.kind == "self" else None
 
     @property
     def tokens(self) -> int:

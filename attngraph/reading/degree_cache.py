@@ -9,8 +9,8 @@ cropping and batch changes: the cache layer is replaced by one of its class exte
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class _Call:
         length: how many queries it stands for.
         start: how many of the first values had left a sliding window by then.
         end: whether the cache may be cropped to its end for good.
+        examples: where the batch changed since, which of these examples those of now were, int64 ``(b,)``,
+            until :meth:`settle`; else None.
     """
 
     totals: Tensor
@@ -47,10 +49,37 @@ class _Call:
     length: int
     start: int
     end: bool
+    examples: Tensor | None = None
+
+    def settle(self) -> None:
+        """Bring it into the order of the examples of now."""
+        self.totals, self.queries = (_picked(x, self.examples) for x in (self.totals, self.queries))
+        self.examples = None
 
     def cut(self, rows: slice) -> None:
         """Keep only some of the rows, and no memory of the others."""
         self.totals, self.queries = self.totals[:, :, rows].clone(), self.queries[:, rows].clone()
+
+
+class Kept(NamedTuple):
+    """What a step of decoding, of one query, finds in a :class:`DegreeCache`, and what it leaves there.
+
+    Attributes:
+        totals: the degrees before or after the query, ``(k, h, 1, .)``, those of the first values; of further
+            ones they are 0.
+        queries: how many valid queries there were by then, ``(k, 1)``.
+        norms: of the first values, ``(k, h, .)``; None where they are not known.
+        probe: the features of a value, ``(k, h, d)``: while it has them, the norms are those of the values.
+        place: which value.
+        examples: which of the ``k`` examples each of the batch was, int64 ``(b,)``; None if they are those.
+    """
+
+    totals: Tensor
+    queries: Tensor
+    norms: Tensor | None
+    probe: Tensor | None
+    place: int
+    examples: Tensor | None = None
 
 
 class DegreeCache:
@@ -78,6 +107,7 @@ class DegreeCache:
         self.start: int | None = None  # as for norms_of, when these were kept
         self.metric: Tensor | None = None  # likewise
         self._old = 0  # how many of the calls lie before the last ROWS queries
+        self._examples: Tensor | None = None  # for norms and probe, as in a call
 
     @property
     def length(self) -> int:
@@ -90,6 +120,7 @@ class DegreeCache:
         if not self.calls:
             return None
         last = self.calls[-1]
+        last.settle()
         total = last.totals[:, :, -1, start - last.start :]  # without those that a sliding window dropped
         if total.shape[-1] != values:
             total = torch.nn.functional.pad(total, (0, values - total.shape[-1]))
@@ -120,7 +151,10 @@ class DegreeCache:
         else:
             rows = torch.ones(b, n, dtype=torch.bool, device=graph.value.device) if valid is None else valid
             queries = queries_counted(rows, True, past, span)[:, early:]
-        self.calls.append(_Call(totals, queries, n, start, n > 1))
+        self._append(_Call(totals, queries, n, start, n > 1))
+
+    def _append(self, call: _Call) -> None:
+        self.calls.append(call)
         while sum(call.length for call in self.calls[self._old + 1 :]) >= self.ROWS - 1:
             self._forget(self._old)
 
@@ -133,6 +167,7 @@ class DegreeCache:
             start: for self-attention, whose values are the tokens', how many have left a sliding window.
             metric: what they are measured in; norms in another are forgotten.
         """
+        self._settle_norms()
         m = value.shape[2]
         left = 0 if start is None or self.start is None else start - self.start
         norms = [x[..., left : left + m] for x in self.norms]
@@ -143,8 +178,45 @@ class DegreeCache:
         if not _same(metric, self.metric):
             norms = []
         self.norms, self.start, self.values, self.metric = norms, start, m, metric
-        self.probe = (m // 2, value[:, :, m // 2].clone()) if m else None
+        self.probe = (m // 2, value[:, :, m // 2].clone(memory_format=torch.contiguous_format)) if m else None
         return KeptNorms(value, self.norms)
+
+    def found(self, values: int, start: int | None, metric: Tensor | None) -> Kept | None:
+        """What a step of decoding finds, on its values and the metric that they are measured in; None before
+        the first query. Arguments as for :meth:`norms_of`."""
+        if not self.calls:
+            return None
+        last, norms, place, probe = self.calls[-1], None, 0, None
+        if last.examples is not self._examples:
+            last.settle()
+            self._settle_norms()
+        totals, queries, gone = last.totals, last.queries, max(0, (start or 0) - last.start)
+        if totals.shape[2] > 1 or gone or totals.shape[3] > values:  # else no view: layers are many
+            totals, queries = totals[:, :, -1:, gone : gone + values], queries[:, -1:]
+        if self.probe is not None and self.norms and metric is self.metric:
+            left = 0 if start is None or self.start is None else start - self.start
+            place, probe, norms = self.probe[0] - left, self.probe[1], self.norms[0]
+            if not 0 <= place < values:
+                norms = None
+            elif left or norms.shape[2] > values:
+                norms = norms[..., left : left + values]
+        return Kept(totals, queries, norms, probe, place, last.examples)
+
+    def leave(self, kept: Kept, start: int | None, metric: Tensor | None) -> None:
+        """Keep what a step of decoding leaves. Arguments as for :meth:`found`."""
+        self._append(_Call(kept.totals, kept.queries, 1, start or 0, False))
+        self.norms = [] if kept.norms is None else [kept.norms]
+        self.probe = None if kept.probe is None else (kept.place, kept.probe)
+        self._examples = None
+        self.values, self.start, self.metric = kept.totals.shape[3], start, metric
+
+    def _settle_norms(self) -> None:
+        """As :meth:`_Call.settle`."""
+        if self._examples is not None:
+            self.norms = [_picked(x, self._examples) for x in self.norms]
+            if self.probe is not None:
+                self.probe = self.probe[0], _picked(self.probe[1], self._examples)
+            self._examples = None
 
     def crop(self, removed: int) -> None:
         """Forget the last ``removed`` queries.
@@ -190,16 +262,35 @@ class DegreeCache:
             call.length += before.length
             del self.calls[k - 1]
 
-    def change_batch(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Apply ``change`` (a function of a tensor) to the batch dimension of what the next query needs, and
-        forget the rest."""
+    def numbers(self) -> Tensor:
+        """The number of each example, int64 ``(b,)``."""
+        last = self.calls[-1]
+        held = last.totals if last.examples is None else last.examples
+        return torch.arange(len(held), device=held.device)
+
+    def change_batch(self, examples: Tensor) -> None:
+        """Pick examples of what the next query needs, as soon as that is asked for, and forget the rest.
+
+        Args:
+            examples: their numbers, int64 ``(b,)``.
+        """
+        before = self._examples
+        self._examples = _picked_again(before, examples)
         if self.calls:
-            last = self.calls[-1]
-            totals, queries = change(last.totals[:, :, -1:]), change(last.queries[:, -1:])
-            self.calls, self._old = [_Call(totals, queries, self.length, last.start, last.end)], 0
-        self.norms = [change(x) for x in self.norms]
-        if self.probe is not None:
-            self.probe = self.probe[0], change(self.probe[1])
+            last, length = self.calls[-1], self.length
+            if last.totals.shape[2] > 1:
+                last.cut(slice(-1, None))
+            picked = self._examples if last.examples is before else _picked_again(last.examples, examples)
+            self.calls, self._old = [replace(last, length=length, examples=picked)], 0
+
+
+def _picked(x: Tensor, examples: Tensor | None) -> Tensor:
+    return x if examples is None else x.index_select(0, examples)
+
+
+def _picked_again(before: Tensor | None, examples: Tensor) -> Tensor:
+    """The numbers of examples that are picked twice."""
+    return examples if before is None else before.index_select(0, examples)
 
 
 def _same(x: Tensor | None, y: Tensor | None) -> bool:
@@ -216,15 +307,16 @@ class _KeepsDegrees(_Base):
 
     def reorder_cache(self, beam_idx):
         super().reorder_cache(beam_idx)
-        self._change(lambda x: x.index_select(0, beam_idx.to(x.device)))
+        examples = beam_idx.to(torch.int64, copy=True).contiguous()
+        self._change(lambda cache: examples.to(cache.calls[-1].totals.device))
 
     def batch_repeat_interleave(self, repeats):
         super().batch_repeat_interleave(repeats)
-        self._change(lambda x: x.repeat_interleave(repeats, dim=0))
+        self._change(lambda cache: cache.numbers().repeat_interleave(repeats))
 
     def batch_select_indices(self, indices):
         super().batch_select_indices(indices)
-        self._change(lambda x: x[indices, ...])
+        self._change(lambda cache: cache.numbers()[indices])
 
     def crop(self, tokens_to_remove):
         before = self.get_seq_length()
@@ -239,9 +331,10 @@ class _KeepsDegrees(_Base):
     def __reduce__(self):  # the class is made at run time, so pickle cannot find it by its name
         return _blank, (type(self).__mro__[2],), vars(self)
 
-    def _change(self, change: Callable[[Tensor], Tensor]) -> None:
+    def _change(self, examples: Callable[[DegreeCache], Tensor]) -> None:
         for cache in self.degrees.values():
-            cache.change_batch(change)
+            if cache.calls:
+                cache.change_batch(examples(cache))
 
 
 _extended: dict[type, type[_KeepsDegrees]] = {}

@@ -97,7 +97,7 @@ def test_norms_of_other_values_are_computed_again():
     kept = cache.norms_of(value)
     assert kept.square is None and kept.get(lambda x: x.square().sum(-1)) is kept.square
     assert torch.equal(cache.norms_of(value.clone()).square, kept.square)
-    cache.change_batch(lambda x: x.flip(0))
+    cache.change_batch(torch.tensor([1, 0]))
     assert torch.equal(cache.norms_of(value.flip(0)).square, kept.square.flip(0))
     assert cache.norms_of(value).square is None
     value[..., 0] += 1  # in place, as a cache of fixed length is filled
@@ -129,9 +129,9 @@ def test_norms_of_new_values_are_added():
     cache.crop(3)
     value[:, :, 4:, 1:] += 1
     check(value)
-    cache.change_batch(lambda x: x[[1, 0]])
+    cache.change_batch(torch.tensor([1, 0]))
     check(value[[1, 0]])
-    cache.change_batch(lambda x: x[:1])
+    cache.change_batch(torch.tensor([0]))
     check(value[[1]])
     check(value[[1], :, 2:], start=2)  # two values have left a sliding window
     assert computed == [5, 2, 5]
