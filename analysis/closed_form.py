@@ -20,16 +20,14 @@ fails where :math:`|\hat V_i|^2/d_i` is not small beside :math:`|\hat V_j|^2/e_{
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
-import torch
 from torch import Tensor
 
 from attngraph import AttentionGraph
-from attngraph.analysis.bipartite import divide, positive
-from attngraph.analysis.sums import in_c, in_parts
-from attngraph.backends import edges_of
-from attngraph.edges import rsqrt, smallest_weight, square_distance
+from attngraph.analysis.along import along_edges
+from attngraph.analysis.bipartite import Bipartite, divide
+from attngraph.analysis.sums import EdgeSums
+from attngraph.edges import rsqrt
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,85 +51,41 @@ class ClosedForm:
     without_product: Tensor
     from_attention: Tensor
 
+    @staticmethod
+    def of(form: Tensor) -> ClosedForm:
+        """From sums along edges, :attr:`attngraph.analysis.along.Along.form`."""
+        xy, xx, yy, own, lengths, weight, queries = form.unbind(-1)
+        variations = (divide(x, 2 * queries) for x in (own, lengths, weight))
+        return ClosedForm(divide(xy, (xx * yy).sqrt()), *variations)
+
 
 def closed_form(graph: AttentionGraph, p: float = 1.5, degree: str = "sum") -> ClosedForm:
     """pGNN's message weights beside their closed form.
 
     Args:
-        graph: an attention graph; degrees are as the scheme sees them, in causal graphs those so far.
-        p: exponent.
+        graph: an attention graph with all its weights; degrees are as the scheme sees them, in causal graphs
+            those so far.
+        p: exponent, at least 1.
         degree: of the values, ``"sum"`` or ``"mean"``, see :meth:`attngraph.AttentionGraph.value_degree`.
 
     Raises:
-        ValueError: another name for ``degree``.
+        ValueError: another name for ``degree``, p below 1, or a step of cached decoding.
     """
-    edges = edges_of(graph)
-    query, value = edges.with_metric(edges.query), edges.value
-    norms = (query * edges.query).sum(-1)[..., None], edges.square_norm(value)[..., None, :]
-    roots = rsqrt(edges.query_degree()), rsqrt(edges.value_degree(degree))
-    (b, h, n, m), d = edges.weight.shape, query.shape[-1]
-    views = roots[1].shape[2]  # of the values' degrees: one, or in a causal graph one for each query
-    sizes = (n, m), (n, d), (m, d), (n, 1), (1, m), (n, 1), (views, m)
-    inputs = [x.expand(b, h, *size) for x, size in zip((edges.weight, query, value, *norms, *roots), sizes)]
-    options = b * h, n, m, d, views == n, float(p)
-    found = torch.empty(b, h, 7, dtype=torch.float64, device=query.device)
-    if not in_c("attngraph_closed_form", options, inputs, [found]):
-        found = torch.stack(in_parts(partial(_sums, p=p), *inputs), -1)
-    xy, xx, yy, form, lengths, weight, queries = found.unbind(-1)
-    variations = (divide(x, 2 * queries) for x in (form, lengths, weight))
-    return ClosedForm(divide(xy, (xx * yy).sqrt()), *variations)
+    view = Bipartite.of(graph)
+    form = along_edges(view, p, view, roots=degree_roots(graph, degree)).form
+    assert form is not None
+    return ClosedForm.of(form)
 
 
-def _sums(
-    weight: Tensor,
-    query: Tensor,
-    value: Tensor,
-    norm_q: Tensor,
-    norm_v: Tensor,
-    rsqrt_d: Tensor,
-    rsqrt_e: Tensor,
-    p: float,
-) -> tuple[Tensor, ...]:
-    r"""The sums over edges of x y, x x and y y, where x is :math:`\log(w_{ij}/M_{ij})` of pGNN and y of the
-    closed form, each minus its mean over the query's edges; of :math:`|\bar w_{ij} - \bar w'_{ij}|` for the
-    three variations; and the number of queries with edges. In C: ``edges.c``.
+def degree_roots(graph: AttentionGraph, degree: str, sums: EdgeSums | None = None) -> tuple[Tensor, Tensor]:
+    r""":math:`1/\sqrt{d_i}`, ``(b, h, n)``, and :math:`1/\sqrt{e_{ij}}`, ``(b, h, 1, m)`` or, in a causal
+    graph, ``(b, h, n, m)``.
 
-    ``query`` is in the metric of the output projection, norms and roots broadcast to ``(b, h, n, m)``.
+    Args:
+        graph, degree: as for :func:`closed_form`.
+        sums: the graph's, where they are known: they hold the sums of its weights.
     """
-    least, exponent = smallest_weight(weight.dtype), 0.5 * p - 1
-    gone = None if weight.numel() and weight.amin() > least else weight <= least
-    edges = (
-        torch.full_like(weight[..., :1], weight.shape[-1]) if gone is None else (~gone).sum(-1, keepdim=True)
-    )
-    log_m, log_e = weight.clamp(min=least).log_(), rsqrt_e.clamp_min(least).log()
-
-    def centred(factor: Tensor) -> Tensor:
-        """Minus its mean over the query's edges; 0 elsewhere."""
-        factor = factor if gone is None else factor.masked_fill_(gone, 0)
-        factor.sub_(factor.sum(-1, keepdim=True) / edges)
-        return factor if gone is None else factor.masked_fill_(gone, 0)
-
-    def share(factor: Tensor) -> Tensor:
-        factor.add_(log_m)
-        return (factor if gone is None else factor.masked_fill_(gone, -torch.inf)).softmax(-1)
-
-    def distance(other: Tensor) -> Tensor:
-        """0 at queries without edges, whose shares are no numbers."""
-        apart = other.sub_(own).abs_().sum(-1)
-        return torch.where(edges[..., 0] > 0, apart, 0).sum(-1, dtype=torch.float64)
-
-    # log(w/M), up to the query's factor: of pGNN, of lengths and degrees alone, and of the closed form
-    square = square_distance(norm_q, norm_v, query @ value.mT, rsqrt_d, rsqrt_e)
-    found = centred(square.log_().add_(log_m).mul_(exponent).add_(log_e))
-    lengths = (norm_q * rsqrt_d.square() + norm_v * rsqrt_e.square()).clamp_(min=least)
-    of_lengths = lengths.log_().add_(log_m).mul_(exponent).add_(log_e)
-    of_value = (norm_v.clamp_min(least) * rsqrt_e.square()).clamp_min_(least).log_()
-    form = centred((log_m * exponent).add_(of_value.mul_(exponent).add_(log_e)))
-    correlation = [
-        torch.linalg.vecdot(*pair).sum(-1, dtype=torch.float64)
-        for pair in ((found, form), (found, found), (form, form))
-    ]
-    own = share(found)
-    attention = weight / positive(weight.sum(-1, keepdim=True))
-    distances = map(distance, (share(form), share(of_lengths), attention))
-    return *correlation, *distances, (edges[..., 0] > 0).sum(-1, dtype=torch.float64)
+    if sums is None or graph.causal or not isinstance(graph.stored, Tensor):
+        return rsqrt(graph.query_degree()[..., 0]), rsqrt(graph.value_degree(degree))
+    scale, total = graph.degree_scale(degree), sums.value_degree[:, :, None]
+    return rsqrt(sums.query_degree), rsqrt(total if scale is None else total * scale)

@@ -7,19 +7,14 @@ in norms. Value degrees are sums over all queries, in causal graphs too. A graph
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from attngraph.analysis.bipartite import Bipartite, Stream, divide, joined
-from attngraph.analysis.nulls import even_weight, rearranged, uniform
-from attngraph.analysis.sums import EdgeSums, in_c, over_edges
-from attngraph.edges import rsqrt
-
-_SHORTEST = 1e-12  # a shorter feature has no direction
+from attngraph.analysis.along import SHORTEST, Along, along_edges
+from attngraph.analysis.bipartite import Bipartite, divide, joined
+from attngraph.analysis.sums import EdgeSums
 
 
 class Energies(NamedTuple):
@@ -65,106 +60,31 @@ def energies(graph: Bipartite, p: float = 1.5, sums: EdgeSums | None = None) -> 
     Raises:
         ValueError: p below 1.
     """
-    return _energies(graph, p, graph if sums is None else sums)[0]
+    found = along_edges(graph, p, graph if sums is None else sums)
+    return energies_of_graphs(graph, p, found)[0]
 
 
-def energies_and_nulls(
-    graph: Bipartite, p: float, sums: EdgeSums, even: EdgeSums, orders: Sequence[Tensor]
-) -> list[Energies]:
-    """The energies of a graph, of uniform attention (:func:`attngraph.analysis.nulls.uniform`), and of
-    permuted graphs (:func:`attngraph.analysis.nulls.rearranged`), from the same products of features.
+def energies_of_graphs(graph: Bipartite, p: float, along: Along) -> list[Energies]:
+    """The energies of a graph and of its null models.
 
     Args:
         graph, p: as for :func:`energies`.
-        sums: the graph's.
-        even: those of uniform attention, :meth:`attngraph.analysis.sums.EdgeSums.uniform`.
-        orders: of the nodes in the permuted graphs, each ``(b, m)``.
-
-    Raises:
-        ValueError: p below 1.
+        along: their sums along edges, :func:`attngraph.analysis.along.along_edges`.
     """
-    return _energies(graph, p, sums, even, orders)
-
-
-def _energies(
-    graph: Bipartite,
-    p: float,
-    sums: Bipartite | EdgeSums,
-    even: EdgeSums | None = None,
-    orders: Sequence[Tensor] = (),
-) -> list[Energies]:
-    """To permute features is to permute edges the other way: all graphs have the same features, which meet
-    the degrees of other nodes."""
-    if p < 1:
-        raise ValueError(f"p must be at least 1, got {p}")
-    backs = [order.argsort(-1) for order in orders]
-    of_cosines, dirichlet, p_dirichlet = _sums_along(graph, p, sums, even, orders, backs).unbind(-1)
-    known, total = [sums] if even is None else [sums, even], sums.query_degree.sum(-1, dtype=torch.float64)
     directions, norms = [], []
-    for x, name, moves in zip(graph.features, ("query_degree", "value_degree"), (graph.paired, True)):
-        first, *more = (getattr(of, name) for of in known)
-        more += [first.gather(-1, back[:, None].expand_as(first)) if moves else first for back in backs]
-        degree = torch.stack([first, *more], 2)  # (b, h, graphs, nodes)
+    for x, degree in zip(graph.features, along.degrees):
         length = torch.linalg.vector_norm(x, dim=-1)[..., None, :]
         # the mean direction, each node by its degree
-        directions.append(((degree / length.clamp(min=_SHORTEST)) @ x).double())
-        powers = (length.pow(power) * joined(degree) for power in (2, p))
-        norms.append([power.sum(-1, dtype=torch.float64) for power in powers])
-    cosine = divide(of_cosines, total[..., None])
-    chance = divide(torch.linalg.vecdot(*directions), total.square()[..., None])
+        directions.append(((degree / length.clamp(min=SHORTEST)) @ x).double())
+        norms.append([(length.pow(power) * joined(degree)).sum(-1, dtype=torch.float64) for power in (2, p)])
+    total = along.degrees[0].sum(-1, dtype=torch.float64)
+    of_cosines, dirichlet, p_dirichlet = along.energies.unbind(-1)
+    cosine = divide(of_cosines, total)
+    chance = divide(torch.linalg.vecdot(*directions), total.square())
     norm, p_norm = (query + value for query, value in zip(*norms))
     normalised = divide(dirichlet, norm), divide(p_dirichlet, p_norm)
     found = cosine, cosine - chance, dirichlet, normalised[0], p_dirichlet, normalised[1]
-    return [Energies(*of) for of in zip(*(x.unbind(-1) for x in found))]
-
-
-def _sums_along(
-    graph: Bipartite,
-    p: float,
-    sums: Bipartite | EdgeSums,
-    even: EdgeSums | None,
-    orders: Sequence[Tensor],
-    backs: Sequence[Tensor],
-) -> Tensor:
-    """The sums of :func:`_along` over the edges of the graph, of uniform attention where its sums are given,
-    and of permuted graphs, ``(b, h, graphs, 3)``."""
-    (b, h, n, m), d = graph.weight.shape, graph.features[0].shape[-1]
-    features = [x.expand(b, h, nodes, d) for x, nodes in zip(graph.features, (n, m))]
-    if not isinstance(graph, Stream):
-        each = every = visible = None
-        if even is not None:
-            each, every = even_weight(graph, even.query_degree), even.value_degree
-            visible = None if (graph.seen == m).all() else graph.visible.expand(b, n, m)
-        inverse = torch.stack([*backs], 1).int() if backs else None
-        options = b * h, h, n, m, d, len(orders), graph.paired, float(p)
-        inputs = graph.weight, *features, sums.query_degree, sums.value_degree, each, every, visible, inverse
-        shape = b, h, 2 + len(orders), 3
-        found = torch.empty(shape, dtype=torch.float64, device=graph.weight.device)
-        if in_c("attngraph_energies", options, inputs, [found]):
-            return found[:, :, :1] if even is None else found
-
-    def along(view: Bipartite, of: Bipartite | EdgeSums) -> Tensor:
-        sides = zip(view.features, (of.query_degree, of.value_degree))
-        scaled = ((x * rsqrt(degree)[..., None]).expand(b, h, -1, -1) for x, degree in sides)
-        return torch.stack(over_edges(partial(_along, p=p), view, *scaled), -1)
-
-    views = [along(graph, sums)] + ([] if even is None else [along(uniform(graph), even)])
-    return torch.stack([*views, *(along(rearranged(graph, order), sums) for order in orders)], 2)
-
-
-def _along(weight: Tensor, q: Tensor, v: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:
-    r""":math:`\sum A \cos(q, v)`, :math:`\sum A R^2` and :math:`\sum (A R^2)^{p/2}` with
-    :math:`R = \lVert q - v \rVert`, of features that are divided by the roots of the degrees."""
-    length_q, length_v = (torch.linalg.vector_norm(x, dim=-1) for x in (q, v))
-    square = q @ v.mT
-    product = square * weight
-    inverse_q, inverse_v = (1 / length.clamp(min=_SHORTEST) for length in (length_q, length_v))
-    cosine = ((product @ inverse_v[..., None])[..., 0] * inverse_q).sum(-1, dtype=torch.float64)
-    torch.add(length_q.square()[..., None], length_v.square()[..., None, :], out=square)
-    square.mul_(weight).sub_(product, alpha=2).clamp_(min=0)
-    dirichlet = square.sum(-1).sum(-1, dtype=torch.float64)
-    power = square.log2_().mul_(p / 2).exp2_()
-    return cosine, dirichlet, power.sum(-1).sum(-1, dtype=torch.float64)
+    return [Energies(*one) for one in zip(*(x.unbind(-1) for x in found))]
 
 
 def decompose(graph: Bipartite) -> tuple[Tensor, Tensor]:

@@ -194,23 +194,6 @@ def _even_sums(
     )
 
 
-def over_edges(
-    function: Callable[..., Sequence[Tensor]], graph: Bipartite, query: Tensor, value: Tensor
-) -> list[Tensor]:
-    """Sums over all edges, ``(b, h)``, for which no array of all edges is made.
-
-    Args:
-        function: gives such sums from the weights of some queries' edges, and from what belongs to these
-            queries and to all values.
-        graph: the graph.
-        query, value: ``(b, h, n, .)`` and ``(b, h, m, .)``.
-    """
-    if not isinstance(graph, Stream):
-        return in_parts(function, graph.weight, query, value)
-    found = (function(weight, query[:, :, rows], value) for rows, weight in graph.strips())
-    return [torch.stack(parts).sum(0) for parts in zip(*found)]
-
-
 def in_c(
     name: str, options: Sequence[float], inputs: Sequence[Tensor | None], outputs: Sequence[Tensor]
 ) -> bool:

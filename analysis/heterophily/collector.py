@@ -24,7 +24,6 @@ from attngraph.analysis.heterophily.measurement import (
     Key,
     Settings,
     measure,
-    measure_closed_form,
     measure_regions,
     to_arrays,
 )
@@ -148,10 +147,10 @@ class Heterophily:
             return Draws(self.settings.seed, f"{name}/{purpose}", first)
 
         with torch.no_grad():
-            measured = measure(view, labels or {}, self.settings, new_draws, self_loops=kind != "self")
-            if isinstance(graph, AttentionGraph) and not isinstance(view, Stream):
-                measured |= measure_closed_form(graph, self.settings)
-                measured |= measure_regions(graph, regions or {}, self.settings, new_draws)
+            scheme = graph if isinstance(graph, AttentionGraph) and not isinstance(view, Stream) else None
+            measured = measure(view, labels or {}, self.settings, new_draws, kind != "self", scheme)
+            if scheme is not None:
+                measured |= measure_regions(scheme, regions or {}, self.settings, new_draws)
         if record is None:
             record = _LayerRecord(kind, list(measured), view.heads, self.settings)
             self._layers[name, weights] = record

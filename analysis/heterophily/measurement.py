@@ -13,8 +13,9 @@ from torch import Tensor
 
 from attngraph import AttentionGraph
 from attngraph.analysis import clouds, energy, entropy, homophily
+from attngraph.analysis.along import Along, along_edges
 from attngraph.analysis.bipartite import Bipartite
-from attngraph.analysis.closed_form import closed_form
+from attngraph.analysis.closed_form import ClosedForm, degree_roots
 from attngraph.analysis.contrast import Contrast, Distances, Region, queries_per_value, square_distances
 from attngraph.analysis.homophily import codes, mixings
 from attngraph.analysis.labels import Labels
@@ -122,7 +123,12 @@ class Measured:
 
 
 def measure(
-    graph: Bipartite, labels: Mapping[str, Labels], settings: Settings, new_draws: NewDraws, self_loops: bool
+    graph: Bipartite,
+    labels: Mapping[str, Labels],
+    settings: Settings,
+    new_draws: NewDraws,
+    self_loops: bool,
+    scheme: AttentionGraph | None = None,
 ) -> dict[Key, Measured]:
     """All statistics that are defined for a batch of graphs.
 
@@ -132,6 +138,8 @@ def measure(
         settings: how to measure.
         new_draws: the random numbers of each purpose (a labelling's name, "features", "clouds", "spectra").
         self_loops: keep the diagonal of a paired graph in label statistics.
+        scheme: the same batch as an attention graph with all its weights, whose messages in pGNN are compared
+            with their closed form; None leaves that out.
     """
     views, orders = [graph], []
     if graph.query is not None:
@@ -149,11 +157,15 @@ def measure(
     if labels:
         measured |= _by_labels(graph, labels, settings, new_draws, self_loops or not graph.paired)
     if graph.query is not None:
-        by_feature = _by_features(views, orders, sums, even, settings.p)
+        roots = None if scheme is None else degree_roots(scheme, settings.degree, sums)
+        along = along_edges(graph, settings.p, sums, orders, even, roots)
+        by_feature = _by_features(views, along, sums, even, settings.p)
         by_feature |= _by_clouds(graph, settings, new_draws("clouds"))
         measured |= {(statistic, ""): result for statistic, result in by_feature.items()}
         if settings.bins:
             measured |= _by_frequency(graph, uniform(graph), settings.bins, new_draws("spectra"))
+        if along.form is not None:
+            measured |= _by_closed_form(ClosedForm.of(along.form))
     return measured
 
 
@@ -187,16 +199,15 @@ def _by_labels(
 
 
 def _by_features(
-    views: list[Bipartite], orders: list[Tensor], sums: EdgeSums, even: EdgeSums, p: float
+    views: list[Bipartite], along: Along, sums: EdgeSums, even: EdgeSums, p: float
 ) -> dict[str, Measured]:
-    """The first view is the graph, the others have features in other orders."""
-    graph, *others = views
-    found = energy.energies_and_nulls(graph, p, sums, even, orders)
-    first, *rest = sums.at_queries
-    received = [(first, sums), (even.at_queries[0], even), *((x, sums) for x in rest)]
-    value, flat, *nulls = (
+    """The first view is the graph, the others are permuted graphs."""
+    received = [*((x, sums) for x in sums.at_queries), (even.at_queries[0], even)]
+    value, *nulls, flat = (
         energies._asdict() | {"neighbour_cka": clouds.neighbour_cka(view.features[0], *of)}
-        for view, energies, of in zip((graph, graph, *others), found, received)
+        for view, energies, of in zip(
+            (*views, views[0]), energy.energies_of_graphs(views[0], p, along), received
+        )
     )
     return {name: Measured(value[name], flat[name], _mean([null[name] for null in nulls])) for name in value}
 
@@ -231,9 +242,8 @@ def _by_frequency(graph: Bipartite, even: Bipartite, bins: int, draws: Draws) ->
     return measured
 
 
-def measure_closed_form(graph: AttentionGraph, settings: Settings) -> dict[Key, Measured]:
+def _by_closed_form(found: ClosedForm) -> dict[Key, Measured]:
     """How near pGNN's message weights are to a form without the query; there is no null."""
-    found = closed_form(graph, settings.p, settings.degree)
     values = (found.r, found.variation, found.without_product, found.from_attention)
     return {(name, ""): Measured(value) for name, value in zip(CLOSED_FORM_STATISTICS, values)}
 

@@ -102,25 +102,43 @@ EXPORT int attngraph_edge_sums(int items, int n, int m, int columns, int rows, i
     return job.failed;
 }
 
-/* ---- energies ----------------------------------------------------------------------------------------------- */
+/* ---- energies, and pGNN's closed form ----------------------------------------------------------------------- */
 
-/* Of the graph, of uniform attention with the same degrees of queries, and of permuted graphs, with
+/* Sums along edges that need the products q.v, which are computed once. Energies, of the graph, of uniform attention
+ * with the same degrees of queries, and of permuted graphs, with
  *
  *   R2 = |q|2/d + |v|2/e - 2 q.v / sqrt(d e):   sum A cos(q, v),   sum A R2,   sum (A R2)^(p/2) .
  *
- * All share the products q.v: in a permuted graph node i has the features of node order[i], so the features of node j
- * meet the edges of node back[j], where back is the inverse of order. */
+ * In a permuted graph node i has the features of node order[i], so the features of node j meet the edges of node
+ * back[j], where back is the inverse of order.
+ *
+ * For the closed form, in logarithms to base 2 and up to a factor of the query, the weights of pGNN's messages over A,
+ * the same without the product q.v, and the closed form:
+ *
+ *   x = (p/2 - 1) log (A R2)              - 1/2 log e,   R2 at least SHARE of the lengths, and LEAST
+ *   z = (p/2 - 1) log (A (|q|2/d + |v|2/e)) - 1/2 log e
+ *   y = (p/2 - 1) log (A |v|2/e)            - 1/2 log e
+ *
+ * and of these, less their means over the edges of a query, the sums x y, x x and y y; then of each query's
+ * weights A 2^x, A 2^y, A 2^z and A, each over its sum, the distances sum |A 2^x - .| to the others. */
+enum { XY, XX, YY, TO_FORM, TO_LENGTHS, TO_WEIGHT, QUERIES, FOUND };
+
 typedef struct {
-    int heads, n, m, d, nulls, paired; /* number of permuted graphs; paired: 1 if their queries move as values do */
+    int heads, n, m, d;
     float p_half;
-    const float *weight, *query, *value, *query_degree, *value_degree;
-    const float *even, *even_degree; /* uniform attention: the weight of each query's edges (n) and the degrees of
-                                        values; or NULL */
-    const uint8_t *visible;          /* (b, n, m): where uniform attention has edges; NULL: everywhere */
-    const int32_t *back;             /* (b, nulls, m), or NULL */
-    double *out;                     /* (items, 2 + nulls, 3): the graph, uniform attention, permuted graphs */
+    const float *weight, *query, *value;
+    int nulls, paired; /* number of permuted graphs; paired: 1 if queries move as values do */
+    const float *query_degree, *value_degree; /* (graphs, n) and (graphs, m): of the graph, of permuted graphs, where
+                                                 they meet the features, and of uniform attention if there is `even` */
+    const float *even;            /* the weight of each query's edges in uniform attention (n), or NULL */
+    const uint8_t *visible;       /* (b, n, m): where uniform attention has edges; NULL: everywhere */
+    const int32_t *back;          /* (b, nulls, m), or NULL */
+    int by_query;                 /* 1 if root_e is (n, m), else it is (m) */
+    const float *root_d, *root_e; /* 1/sqrt(d) and 1/sqrt(e) for the closed form, or NULL */
+    double *energies;             /* (items, graphs, 3) */
+    double *form;                 /* (items, FOUND): the sums, and the number of queries with edges */
     int failed;
-} Energies;
+} Along;
 
 static inline float root_of(float degree) { return degree <= LEAST ? 0.f : 1 / sqrtf(degree); }
 
@@ -136,9 +154,9 @@ typedef struct {
 } Row;
 
 /* x^(p/2); of what is no normal number, 0. For p = 1.5 from two roots, which take a quarter of the time. */
-static inline float power_of(int roots, float p_half, float x) {
+static inline float power_of(int by_roots, float p_half, float x) {
     float root = sqrtf(larger(x, 0));
-    return roots ? root * sqrtf(root) : where(x > FLT_MIN, exp2_of(p_half * log2_of(larger(x, FLT_MIN))));
+    return by_roots ? root * sqrtf(root) : where(x > FLT_MIN, exp2_of(p_half * log2_of(larger(x, FLT_MIN))));
 }
 
 /* Of all values: 1/|v|, and with their degrees in a graph 1/sqrt(e) and |v|2/e. */
@@ -174,8 +192,8 @@ static Row row_energy(int m, float p_half, float norm, float two_root, const flo
 
 /* Add the sums of a query with this squared length and degree, whose edges all count `each` times. A cosine that is
  * infinite or NaN makes all three NaN, which comparisons in the loop have hidden. */
-static void add_query(double *out, int m, float p_half, float square, float degree, float each, const float *a,
-                      const uint8_t *visible, const float *dot, Scaled values) {
+static void add_energy(double *out, int m, float p_half, float square, float degree, float each, const float *a,
+                       const uint8_t *visible, const float *dot, Scaled values) {
     float root = root_of(degree), inverse = 1 / larger(sqrtf(square), SHORTEST);
     Row row = row_energy(m, p_half, square * root * root, 2 * root, a, visible, dot, values);
     float bad = row.cosine - row.cosine;
@@ -183,104 +201,6 @@ static void add_query(double *out, int m, float p_half, float square, float degr
     out[1] += (double)row.square * each + bad;
     out[2] += (double)row.power * (each == 1 ? 1 : pow(each, p_half)) + bad;
 }
-
-/* Fill `roots` and `lengths`: value j has degree[back[j]], or degree[j] where that is NULL. */
-static void scale_values(int m, const float *square, const float *degree, const int32_t *back, Scaled values) {
-    for (int j = 0; j < m; j++) {
-        float root = root_of(degree[back ? back[j] : j]);
-        values.roots[j] = root;
-        values.lengths[j] = square[j] * root * root;
-    }
-}
-
-/* Room for m numbers each: 1/|v| for all views, then roots and lengths of each. */
-static Scaled view_of(float *room, int m, int view) {
-    size_t wide = (m + 15) / 16 * 16;
-    return (Scaled){room, room + (2 * view + 1) * wide, room + (2 * view + 2) * wide};
-}
-
-/* The row's numbers in another order. Rows come in no order themselves, so the next one is fetched meanwhile. */
-static void move_row(int m, const float *restrict row, const float *next, const int32_t *restrict from,
-                     float *restrict to) {
-    for (int j = 0; j < m; j += 16) __builtin_prefetch(next + j);
-    _Pragma("GCC unroll 8") for (int j = 0; j < m; j++) to[j] = row[from[j]];
-}
-
-static void energies_of_item(void *argument, int item) {
-    Energies *job = argument;
-    int n = job->n, m = job->m, d = job->d, nulls = job->nulls, views = 2 + nulls, strip = strip_of(m);
-    size_t queries = (size_t)item * n, values = (size_t)item * m, example = item / job->heads;
-    float *room = scratch((size_t)strip * m + 16 + (3 + 2 * (size_t)views) * (m + 16)), p_half = job->p_half;
-    if (!room) {
-        job->failed = 1;
-        return;
-    }
-    float *dot = take(&room, (size_t)strip * m), *square = take(&room, m), *moved = take(&room, m);
-    const float *value = job->value + values * d, *degree = job->value_degree + values;
-    const float *weight = job->weight + queries * m;
-    const int32_t *back = nulls ? job->back + example * nulls * m : NULL;
-    Scaled own = view_of(room, m, 0), even = view_of(room, m, 1);
-    for (int j = 0; j < m; j++) {
-        square[j] = square_of(d, value + (size_t)j * d);
-        own.inverse[j] = 1 / larger(sqrtf(square[j]), SHORTEST);
-    }
-    scale_values(m, square, degree, NULL, own);
-    if (job->even) scale_values(m, square, job->even_degree + values, NULL, even);
-    for (int k = 0; k < nulls; k++) scale_values(m, square, degree, back + (size_t)k * m, view_of(room, m, 2 + k));
-    double *out = job->out + 3 * (size_t)item * views;
-    memset(out, 0, sizeof(double) * 3 * views);
-    for (int first = 0; first < n; first += strip) {
-        int count = least_of(strip, n - first);
-        product_nt(count, m, d, 1.f, job->query + (queries + first) * d, d, value, d, 0.f, dot, m);
-        for (int i = first; i < first + count; i++) {
-            const float *of = dot + (size_t)(i - first) * m, *degrees = job->query_degree + queries;
-            float length = square_of(d, job->query + (queries + i) * d);
-            add_query(out, m, p_half, length, degrees[i], 1, weight + (size_t)i * m, NULL, of, own);
-            if (job->even) {
-                const uint8_t *visible = job->visible ? job->visible + (example * n + i) * m : NULL;
-                add_query(out + 3, m, p_half, length, degrees[i], job->even[queries + i], NULL, visible, of, even);
-            }
-            for (int k = 0; k < nulls; k++) {
-                const int32_t *from = back + (size_t)k * m;
-                int row = job->paired ? from[i] : i, next = job->paired ? from[least_of(i + 1, n - 1)] : i;
-                move_row(m, weight + (size_t)row * m, weight + (size_t)next * m, from, moved);
-                add_query(out + 6 + 3 * k, m, p_half, length, degrees[row], 1, moved, NULL, of, view_of(room, m, 2 + k));
-            }
-        }
-    }
-}
-
-/* Returns 0, or 1 if there is no memory. */
-EXPORT int attngraph_energies(int items, int heads, int n, int m, int d, int nulls, int paired, float p,
-                              const float *weight, const float *query, const float *value, const float *query_degree,
-                              const float *value_degree, const float *even, const float *even_degree,
-                              const uint8_t *visible, const int32_t *back, double *out, int threads) {
-    Energies job = {heads, n, m, d, nulls, paired, .5f * p, weight, query, value, query_degree, value_degree,
-                    even, even_degree, visible, back, out, 0};
-    for_each(energies_of_item, &job, items, threads);
-    return job.failed;
-}
-
-/* ---- pGNN's closed form ------------------------------------------------------------------------------------- */
-
-/* Of each edge, in logarithms to base 2 and up to a factor of its query, the weights of pGNN's messages over A, the
- * same without the product q.v, and the closed form:
- *
- *   x = (p/2 - 1) log (A R2)              - 1/2 log e,   R2 as above, at least SHARE of the lengths, and LEAST
- *   z = (p/2 - 1) log (A (|q|2/d + |v|2/e)) - 1/2 log e
- *   y = (p/2 - 1) log (A |v|2/e)            - 1/2 log e
- *
- * and of these, less their means over the edges of a query, the sums x y, x x and y y; then of each query's
- * weights A 2^x, A 2^y, A 2^z and A, each over its sum, the distances sum |A 2^x - .| to the others. */
-enum { XY, XX, YY, TO_FORM, TO_LENGTHS, TO_WEIGHT, QUERIES, FOUND };
-
-typedef struct {
-    int n, m, d, by_query; /* by_query: 1 if rsqrt_e is (n, m), else it is (m) */
-    float exponent;
-    const float *weight, *query, *value, *norm_q, *norm_v, *rsqrt_d, *rsqrt_e;
-    double *out; /* (items, FOUND): the sums, and the number of queries with edges */
-    int failed;
-} Form;
 
 /* Of each value, as a query sees it: |v|2/e, -1/2 log e, (p/2 - 1) log |v|2/e, and 2 to its power. */
 typedef struct {
@@ -292,11 +212,10 @@ typedef struct {
     float *x, *y, *message, *form, *lengths;
 } Terms;
 
-static void value_terms(const Form *job, const float *restrict norm_v, const float *restrict root, Values v) {
-    float exponent = job->exponent, *restrict length = v.length, *restrict log_e = v.log_e;
-    float *restrict own = v.own, *restrict power = v.power;
-    SIMD for (int j = 0; j < job->m; j++) {
-        float x = norm_v[j] * root[j] * root[j], log = exponent * log2_of(larger(x, LEAST));
+static void value_terms(int m, float exponent, const float *restrict square, const float *restrict root, Values v) {
+    float *restrict length = v.length, *restrict log_e = v.log_e, *restrict own = v.own, *restrict power = v.power;
+    SIMD for (int j = 0; j < m; j++) {
+        float x = square[j] * root[j] * root[j], log = exponent * log2_of(larger(x, LEAST));
         length[j] = x;
         log_e[j] = log2_of(larger(root[j], LEAST));
         own[j] = log;
@@ -311,18 +230,17 @@ static void powers_of_row(int m, float *restrict x) {
     SIMD for (int j = 0; j < m; j++) x[j] = exp2_of(x[j] - top);
 }
 
-/* One query's part of the sums. For p = 1.5 the weights come from roots, which take half the time of logarithms
- * and powers; otherwise from the logarithms. */
-static inline __attribute__((always_inline)) void form_row(int by_roots, const Form *job, float norm, float two_root,
-                                                           const float *restrict a, const float *restrict dot,
-                                                           const float *restrict roots, Values v, Terms t,
-                                                           double *out) {
-    int m = job->m;
+/* One query's part of the sums. For p = 1.5 the weights come from roots, which take half the time of logarithms and
+ * powers. */
+static inline __attribute__((always_inline)) void form_row(int by_roots, int m, float exponent, float norm,
+                                                           float two_root, const float *restrict a,
+                                                           const float *restrict dot, const float *restrict roots,
+                                                           Values v, Terms t, double *out) {
     const float *restrict length = v.length, *restrict log_e = v.log_e, *restrict own = v.own;
     const float *restrict own_power = v.power;
     float *restrict x = t.x, *restrict y = t.y, *restrict message = t.message, *restrict form = t.form;
     float *restrict lengths = t.lengths;
-    float exponent = job->exponent, edges = 0, mean_x = 0, mean_y = 0, degree = 0, products = 0;
+    float edges = 0, mean_x = 0, mean_y = 0, degree = 0, products = 0;
     SUM(edges, mean_x, mean_y, degree, products) for (int j = 0; j < m; j++) {
         int counts = a[j] > LEAST;
         float weight = larger(a[j], LEAST), log = log2_of(weight), sum = norm + length[j];
@@ -388,44 +306,116 @@ static inline __attribute__((always_inline)) void form_row(int by_roots, const F
     out[QUERIES] += 1;
 }
 
-static void form_of_item(void *argument, int item) {
-    Form *job = argument;
-    int n = job->n, m = job->m, d = job->d, strip = strip_of(m);
-    size_t queries = (size_t)item * n, values = (size_t)item * m;
-    float *room = scratch((size_t)strip * m + 9 * (size_t)(m + 16) + 16);
+static int graphs_of(const Along *job) { return 1 + job->nulls + (job->even != NULL); }
+
+/* The values' numbers in a graph, in a room for those of all graphs. */
+static Scaled scaled_in(float *room, int m, int graph, float *inverse) {
+    size_t wide = (m + 15) / 16 * 16;
+    float *first = room + 2 * graph * wide;
+    return (Scaled){inverse, first, first + wide};
+}
+
+/* The row's numbers in another order. Rows come in no order themselves, so the next one is fetched meanwhile. */
+static void move_row(int m, const float *restrict row, const float *next, const int32_t *restrict from,
+                     float *restrict to) {
+    for (int j = 0; j < m; j += 16) __builtin_prefetch(next + j);
+    _Pragma("GCC unroll 8") for (int j = 0; j < m; j++) to[j] = row[from[j]];
+}
+
+/* Some queries of an item, and the products of their features with those of the values. */
+typedef struct {
+    int item, first, count;
+    const float *square, *dot;
+} Strip;
+
+/* Of the graph (0), a permuted graph, or uniform attention, which is the last. */
+static void energies_of_strip(const Along *job, Strip strip, int graph, Scaled values, float *moved) {
+    int n = job->n, m = job->m, permuted = graph > 0 && graph <= job->nulls, even = graph > job->nulls;
+    size_t queries = (size_t)strip.item * n, example = strip.item / job->heads;
+    size_t place = (size_t)strip.item * graphs_of(job) + graph;
+    const float *weights = job->weight + queries * m, *degree = job->query_degree + place * n;
+    double *out = job->energies + 3 * place;
+    const int32_t *back = permuted ? job->back + (example * job->nulls + graph - 1) * m : NULL;
+    for (int k = 0; k < strip.count; k++) {
+        int i = strip.first + k;
+        const float *a = weights + (size_t)i * m, *dot = strip.dot + (size_t)k * m;
+        const uint8_t *visible = NULL;
+        float each = 1;
+        if (permuted) {
+            int row = job->paired ? back[i] : i, next = job->paired ? back[least_of(i + 1, n - 1)] : i;
+            move_row(m, weights + (size_t)row * m, weights + (size_t)next * m, back, moved);
+            a = moved;
+        } else if (even) {
+            a = NULL;
+            visible = job->visible ? job->visible + (example * n + i) * m : NULL;
+            each = job->even[queries + i];
+        }
+        add_energy(out, m, job->p_half, strip.square[k], degree[i], each, a, visible, dot, values);
+    }
+}
+
+static void form_of_strip(const Along *job, Strip strip, const float *square, Values values, Terms terms) {
+    int m = job->m, by_roots = job->p_half == .75f;
+    size_t queries = (size_t)strip.item * job->n;
+    float exponent = job->p_half - 1;
+    double *out = job->form + FOUND * (size_t)strip.item;
+    for (int k = 0; k < strip.count; k++) {
+        size_t row = queries + strip.first + k;
+        const float *weight = job->weight + row * m, *dot = strip.dot + (size_t)k * m;
+        const float *roots = job->root_e + (job->by_query ? row : (size_t)strip.item) * m;
+        float root = job->root_d[row], norm = strip.square[k] * root * root;
+        if (job->by_query || row == queries) value_terms(m, exponent, square, roots, values);
+        if (by_roots)
+            form_row(1, m, exponent, norm, 2 * root, weight, dot, roots, values, terms, out);
+        else
+            form_row(0, m, exponent, norm, 2 * root, weight, dot, roots, values, terms, out);
+    }
+}
+
+static void along_item(void *argument, int item) {
+    Along *job = argument;
+    int n = job->n, m = job->m, d = job->d, graphs = graphs_of(job), size = strip_of(m);
+    const float *query = job->query + (size_t)item * n * d, *value = job->value + (size_t)item * m * d;
+    float *room = scratch((size_t)size * m + 80 + (12 + 2 * (size_t)graphs) * (m + 16));
     if (!room) {
         job->failed = 1;
         return;
     }
-    float *dot = take(&room, (size_t)strip * m);
-    Values v = {take(&room, m), take(&room, m), take(&room, m), take(&room, m)};
-    Terms t = {take(&room, m), take(&room, m), take(&room, m), take(&room, m), take(&room, m)};
-    const float *value = job->value + values * d, *norm_v = job->norm_v + values;
-    double *out = job->out + FOUND * (size_t)item;
-    memset(out, 0, sizeof(double) * FOUND);
-    for (int i = 0; i < n; i += strip) {
-        int count = least_of(strip, n - i);
-        product_nt(count, m, d, 1.f, job->query + (queries + i) * d, d, value, d, 0.f, dot, m);
-        for (int k = 0; k < count; k++) {
-            size_t row = queries + i + k;
-            const float *roots = job->rsqrt_e + (job->by_query ? row * m : values);
-            if (job->by_query || row == queries) value_terms(job, norm_v, roots, v);
-            float root = job->rsqrt_d[row], norm = job->norm_q[row] * root * root;
-            const float *a = job->weight + row * m, *of = dot + (size_t)k * m;
-            if (job->exponent == -.25f)
-                form_row(1, job, norm, 2 * root, a, of, roots, v, t, out);
-            else
-                form_row(0, job, norm, 2 * root, a, of, roots, v, t, out);
+    float *dot = take(&room, (size_t)size * m), *squares = take(&room, size), *square = take(&room, m);
+    float *inverse = take(&room, m), *moved = take(&room, m);
+    Values values = {take(&room, m), take(&room, m), take(&room, m), take(&room, m)};
+    Terms terms = {take(&room, m), take(&room, m), take(&room, m), take(&room, m), take(&room, m)};
+    for (int j = 0; j < m; j++) {
+        square[j] = square_of(d, value + (size_t)j * d);
+        inverse[j] = 1 / larger(sqrtf(square[j]), SHORTEST);
+    }
+    for (int k = 0; k < graphs; k++) {
+        const float *degree = job->value_degree + ((size_t)item * graphs + k) * m;
+        Scaled scaled = scaled_in(room, m, k, inverse);
+        for (int j = 0; j < m; j++) {
+            scaled.roots[j] = root_of(degree[j]);
+            scaled.lengths[j] = square[j] * scaled.roots[j] * scaled.roots[j];
         }
+    }
+    for (int first = 0; first < n; first += size) {
+        Strip strip = {item, first, least_of(size, n - first), squares, dot};
+        const float *queries = query + (size_t)first * d;
+        product_nt(strip.count, m, d, 1.f, queries, d, value, d, 0.f, dot, m);
+        for (int k = 0; k < strip.count; k++) squares[k] = square_of(d, queries + (size_t)k * d);
+        for (int k = 0; k < graphs; k++) energies_of_strip(job, strip, k, scaled_in(room, m, k, inverse), moved);
+        if (job->root_d) form_of_strip(job, strip, square, values, terms);
     }
 }
 
-/* Returns 0, or 1 if there is no memory. */
-EXPORT int attngraph_closed_form(int items, int n, int m, int d, int by_query, float p, const float *weight,
-                                 const float *query, const float *value, const float *norm_q, const float *norm_v,
-                                 const float *rsqrt_d, const float *rsqrt_e, double *out, int threads) {
-    Form job = {n, m, d, by_query, .5f * p - 1, weight, query, value, norm_q, norm_v, rsqrt_d, rsqrt_e, out, 0};
-    for_each(form_of_item, &job, items, threads);
+/* `energies` and `form` come as zeros; returns 0, or 1 if there is no memory. */
+EXPORT int attngraph_along_edges(int items, int heads, int n, int m, int d, int nulls, int paired, int by_query,
+                                 float p, const float *weight, const float *query, const float *value,
+                                 const float *query_degree, const float *value_degree, const float *even,
+                                 const uint8_t *visible, const int32_t *back, const float *root_d,
+                                 const float *root_e, double *energies, double *form, int threads) {
+    Along job = {heads, n, m, d, .5f * p, weight, query, value, nulls, paired, query_degree, value_degree, even,
+                 visible, back, by_query, root_d, root_e, energies, form, 0};
+    for_each(along_item, &job, items, threads);
     return job.failed;
 }
 

@@ -9,11 +9,12 @@ from sklearn.metrics.pairwise import cosine_similarity
 from torch_geometric.data import Data
 from torch_geometric.utils import erdos_renyi_graph, get_laplacian, to_dense_adj
 
+from attngraph.analysis.along import along_edges
 from attngraph.analysis.bipartite import Bipartite
 from attngraph.analysis.energy import (
     decompose,
     energies,
-    energies_and_nulls,
+    energies_of_graphs,
     spectral_density,
     spectral_energy,
 )
@@ -76,8 +77,9 @@ def test_nulls_are_graphs(options):
     graph = Bipartite.of(random_graph(b=3, n=6, **options))
     draws = Draws(4)
     orders = [permutation(graph, draws) for _ in range(2)]
-    found = energies_and_nulls(graph, 1.25, EdgeSums.of(graph), EdgeSums.uniform(graph), orders)
-    graphs = [graph, uniform(graph), *(rearranged(graph, order) for order in orders)]
+    along = along_edges(graph, 1.25, EdgeSums.of(graph), orders, EdgeSums.uniform(graph))
+    found = energies_of_graphs(graph, 1.25, along)
+    graphs = [graph, *(rearranged(graph, order) for order in orders), uniform(graph)]
     for one, null in zip(found, graphs, strict=True):
         torch.testing.assert_close(torch.stack(one), torch.stack(energies(null, 1.25)))
 

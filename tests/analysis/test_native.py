@@ -7,10 +7,11 @@ import torch
 
 from attngraph import AttentionGraph
 from attngraph.analysis import sums
+from attngraph.analysis.along import along_edges
 from attngraph.analysis.bipartite import Bipartite
 from attngraph.analysis.closed_form import ClosedForm, closed_form
 from attngraph.analysis.clouds import neighbour_cka
-from attngraph.analysis.energy import Energies, energies, energies_and_nulls
+from attngraph.analysis.energy import Energies, energies, energies_of_graphs
 from attngraph.analysis.heterophily import Heterophily
 from attngraph.analysis.nulls import Draws, permutation
 from attngraph.analysis.sums import EdgeSums
@@ -46,7 +47,7 @@ def in_c(request, monkeypatch):
         assert all(x.dtype != torch.float32 for x in arrays)
         return in_parts(function, *arrays)
 
-    for module in ("sums", "closed_form"):
+    for module in ("sums", "along"):
         monkeypatch.setattr(f"attngraph.analysis.{module}.in_parts", of_double)
 
 
@@ -80,10 +81,11 @@ def asked(graph: Bipartite) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
 
 
 def with_nulls(graph: Bipartite, p: float) -> list[Energies]:
-    """Of the graph, of uniform attention, and of two permuted graphs."""
+    """Of the graph, of two permuted graphs, and of uniform attention."""
     draws = Draws()
     orders = [permutation(graph, draws) for _ in range(2)]
-    return energies_and_nulls(graph, p, EdgeSums.of(graph), EdgeSums.uniform(graph), orders)
+    along = along_edges(graph, p, EdgeSums.of(graph), orders, EdgeSums.uniform(graph))
+    return energies_of_graphs(graph, p, along)
 
 
 def assert_sums(found: EdgeSums, expected: EdgeSums) -> None:
