@@ -48,6 +48,17 @@ TYPICAL = [
 ]
 """For what hardly depends on a scheme's arguments."""
 
+ONE_STEP = [
+    case_of("pgnn", **p, **mu, **degree)
+    for p, mu, degree in (
+        case.values()
+        for case in pairwise(
+            p=[FIXED, {"p": 1.25}, {"p": 2.6}, {"p": 8.0, "learn_p": False}], mu=MU, degree=DEGREES
+        )
+    )
+]
+"""pGNN's single step, which has kernels."""
+
 
 def thorough(**parameters) -> list[dict]:
     """For every scheme, cases with every pair of values of any two of its arguments and the parameters."""

@@ -399,12 +399,19 @@ def check_residual_share(case: Case, kind: str) -> None:
 
 
 class Check(NamedTuple):
-    """One part of the contract, and the values of its parameters; ``thorough`` where a scheme's arguments
-    matter too, so that every pair of two values is tried."""
+    """One part of the contract.
+
+    Attributes:
+        run: the check.
+        values: of its parameters.
+        thorough: a scheme's arguments matter too, so that every pair of two values is tried.
+        kernels: the values of ``path`` for the schemes that have kernels.
+    """
 
     run: Callable[..., None]
     values: dict[str, list]
     thorough: bool = False
+    kernels: list[str] | None = None
 
 
 HALF = [torch.bfloat16, torch.float16]

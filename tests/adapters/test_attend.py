@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 from attngraph.adapters import APPNP, GCN, PGNN
 from attngraph.backends import chunks
 from tests.adapters.cases import TYPICAL
-from tests.attngraph.scores_cases import KINDS, attention_output, on_leaves, random_scores
+from tests.attngraph.scores_cases import on_leaves, random_scores
 from tests.pairwise import pairwise_params
 
 
@@ -29,36 +29,6 @@ class LargestTensor(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize(
-    "case, kind, backend",
-    pairwise_params(
-        case=TYPICAL,
-        kind=[
-            "encoder, bool mask",
-            "decoder self, padded",
-            "encoder, rotated",
-            "decoder, cached and rotated",
-        ],
-        backend=["dense", "tiled", "sparse"],
-    ),
-)
-def test_attend_equals_the_graph(case, kind, backend, monkeypatch):
-    monkeypatch.setattr("attngraph.backends.chunks.MOST", 3)
-    scheme = case.make(torch.float64)
-    scores, leaves = on_leaves(random_scores(1, **KINDS[kind]))
-    want = scheme(scores.graph()), attention_output(scores)
-    got = scheme.aggregate_and_context(scores, backend)
-    leaves += scheme.parameters()
-    for g, w in zip(got, want):
-        torch.testing.assert_close(g, w, rtol=1e-9, atol=1e-10)
-        probe = torch.randn_like(w)
-        grads = (torch.autograd.grad(x, leaves, probe, retain_graph=True, allow_unused=True) for x in (g, w))
-        for a, b in zip(*grads):
-            if b is not None:
-                torch.testing.assert_close(torch.zeros_like(b) if a is None else a, b, rtol=1e-8, atol=1e-9)
-    assert scheme.aggregate_and_context(scores, backend, context=False)[1] is None
-
-
 def test_steps_and_a_trained_metric_take_the_dense_backend():
     scores = random_scores(3)
     several = PGNN(steps=2).double()
@@ -69,21 +39,6 @@ def test_steps_and_a_trained_metric_take_the_dense_backend():
     trained = replace(scores, metric=scores.metric.clone().requires_grad_())
     PGNN().double().aggregate_and_context(trained)[0].sum().backward()
     assert trained.metric.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize(
-    "case, backend, dropped",
-    pairwise_params(case=TYPICAL, backend=["dense", "tiled", "sparse"], dropped=[False, True]),
-)
-def test_padded_queries_attend_as_in_the_model(case, backend, dropped):
-    """They have no edges, but the model goes on with their attention output."""
-    scheme = case.make(torch.float64)
-    scores = random_scores(4, padded=True, dropped=dropped and backend != "tiled")
-    aggregated, output = scheme.aggregate_and_context(scores, backend)
-    rows = scores.query_mask[:, None, :, None].expand_as(output)
-    torch.testing.assert_close(output, attention_output(scores))
-    assert (output[~rows].abs() > 1e-3).all() and not rows.all()
-    torch.testing.assert_close(aggregated, scheme(scores.graph()))
 
 
 @pytest.mark.parametrize(

@@ -3,15 +3,17 @@
 import pytest
 
 from attngraph.adapters import SCHEMES
-from tests.adapters.cases import ARGUMENTS, TYPICAL, thorough
-from tests.adapters.contract import CHECKS
+from tests.adapters import contract, contract_on_scores
+from tests.adapters.cases import ARGUMENTS, ONE_STEP, TYPICAL, thorough
 from tests.pairwise import pairwise
 
 
 @pytest.fixture(autouse=True)
 def tiny_chunks(monkeypatch):
-    """Chunks of 3 queries, so that these small graphs have several."""
+    """Chunks of 3 queries, strips of 2 and blocks of few edges, so that these small graphs have several."""
     monkeypatch.setattr("attngraph.backends.chunks.MOST", 3)
+    monkeypatch.setattr("attngraph.adapters.kernels.strips.ROWS", 2)
+    monkeypatch.setattr("attngraph.adapters.kernels.fused.BLOCK", 100)
 
 
 def test_every_scheme_has_its_arguments_here():
@@ -21,12 +23,20 @@ def test_every_scheme_has_its_arguments_here():
 
 def table() -> list:
     params = []
-    for check in CHECKS:
-        cases = thorough(**check.values) if check.thorough else pairwise(case=TYPICAL, **check.values)
-        for settings in cases:
-            label = "-".join(map(str, [check.run.__name__.removeprefix("check_"), *settings.values()]))
-            params.append(pytest.param(check.run, settings, id=label))
+    for module in (contract, contract_on_scores):
+        for check in module.CHECKS:
+            cases = thorough(**check.values) if check.thorough else covering(TYPICAL, check.values)
+            if check.kernels:
+                cases += covering(ONE_STEP, check.values | {"path": check.kernels})
+            for settings in cases:
+                words = [module.__name__.rpartition(".")[-1], check.run.__name__, *settings.values()]
+                params.append(pytest.param(check.run, settings, id="-".join(map(str, words))))
     return params
+
+
+def covering(cases: list, values: dict[str, list]) -> list[dict]:
+    """Every pair of two values; nothing where a parameter has none."""
+    return pairwise(case=cases, **values) if all(values.values()) else []
 
 
 @pytest.mark.parametrize("check, settings", table())

@@ -8,47 +8,20 @@ import torch
 from torch.autograd.functional import hvp
 
 from attngraph import AttentionScores
-from attngraph.adapters import APPNP, GCN, PGNN
-from tests.adapters.kernels.test_step import ALL, EXACT, SMALL, STEPS, both, close, every_step, moved, number
+from attngraph.adapters import GCN, PGNN
+from tests.adapters.kernels.test_step import SMALL, STEPS, close, every_step
 from tests.attngraph.scores_cases import (
-    DROPPED,
-    KINDS,
     dense,
-    on_leaves,
     random_scores,
     skip_without_library,
 )
 from tests.pairwise import pairwise_params
-
-SCHEMES = {
-    "gcn, normalised": partial(GCN, normalize=True),
-    "appnp": partial(APPNP, steps=2),
-    "pgnn": lambda: PGNN(steps=2).double(),
-}
 
 
 def plain(scores, p, residual, degree="sum", context=False):
     """The dense backend's answer."""
     out, attention = dense(scores, p, residual * p / 2, degree)
     return out, attention if context else None
-
-
-@pytest.mark.parametrize(
-    "step, kind, degree",
-    both(
-        ["encoder", "decoder self, padded", "decoder, cached", "encoder, rotated"],
-        list(DROPPED)[-2:],
-        steps=EXACT,
-        degree=["sum", "mean"],
-    ),
-)
-def test_gradgradcheck(step, kind, degree):
-    scores, leaves = on_leaves(random_scores(2, **SMALL, **ALL[kind]))
-
-    def run(p, mu, *leaves):
-        return STEPS[step](moved(scores, leaves), p, 2 * mu / p, degree, True)
-
-    assert torch.autograd.gradgradcheck(run, [number(1.6), number(0.3), *leaves], fast_mode=True)
 
 
 @every_step
@@ -70,19 +43,6 @@ def test_one_tensor_in_two_places(step):
     for got, single, want in zip(gradient(run, torch.float64), gradient(run, torch.float32), expected):
         close(step, got, want, 1e-7, 1e-7)
         torch.testing.assert_close(single.double(), want, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "scheme, kind", pairwise_params(scheme=SCHEMES, kind=["encoder", "decoder self, padded"])
-)
-def test_the_tiled_backend_of_every_scheme(scheme, kind, monkeypatch):
-    monkeypatch.setattr("attngraph.backends.chunks.MOST", 2)
-    scores, leaves = on_leaves(random_scores(6, **SMALL, **KINDS[kind]))
-
-    def run(*leaves):
-        return SCHEMES[scheme]().aggregate_and_context(moved(scores, leaves), "tiled")
-
-    assert torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
 
 
 TRANSFORMS = {

@@ -105,19 +105,22 @@ def test_what_an_earlier_call_left_in_memory_does_not_matter(kind):
     "kind, p", pairwise_params(kind=["encoder", "decoder self", "decoder, cached"], p=[1.2, 2.0, 5.0])
 )
 @pytest.mark.parametrize("size", SIZES)
-def test_shapes_of_models(kind, p, size):
-    """Rows that end within a vector, or that would lie a power of two apart; one query, one feature."""
+def test_shapes_of_models(kind, p, size, monkeypatch):
+    """Rows that end within a vector, or that would lie a power of two apart; one query, one feature; a last
+    strip that is shorter."""
+    monkeypatch.setattr("attngraph.adapters.kernels.strips.ROWS", 16)
     exact = random_scores(5, b=1, **size, **ALL[kind])
     found = []
-    for step, scores in ((fused_step, exact), (native_step, single(exact))):
+    for step, scores in ((fused_step, exact), (native_step, single(exact)), (strip_step, single(exact))):
         scores, leaves = on_leaves(scores)
         outputs = step(scores, p, 0.2, context=True)
         draw = torch.Generator().manual_seed(0)
         probes = [torch.randn(x.shape, generator=draw).to(x.dtype) for x in outputs]
         found.append([*outputs, *torch.autograd.grad(outputs, leaves, probes)])
-    for want, got in zip(*found, strict=True):
+    for want, *others in zip(*found, strict=True):
         most = max(1.0, float(want.detach().abs().max()))
-        torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-5 * most)
+        for got in others:
+            torch.testing.assert_close(got.double(), want, rtol=0, atol=2e-5 * most)
 
 
 @needs_library

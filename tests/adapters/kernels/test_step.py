@@ -1,6 +1,6 @@
-"""The kernels of a p-Laplacian step, and the tiled backend's, equal the dense backend in values and
-gradients, which keeps the contract: with masks, padding, a cache, dropout; in any precision. The one in C
-computes in single precision."""
+"""What the contract of schemes (``contract_on_scores.py``) does not ask of the kernels of a p-Laplacian step:
+weights that count as none, clamped distances, what is computed once. The one in C computes in single precision.
+"""
 
 from dataclasses import replace
 from itertools import product
@@ -11,7 +11,7 @@ import torch
 
 from attngraph import AttentionScores, norms
 from attngraph.adapters import PGNN
-from attngraph.adapters.kernels import decoding_step, decoding_step_takes, fused_step, native_step
+from attngraph.adapters.kernels import fused_step, native_step
 from attngraph.norms import KeptNorms
 from tests.adapters import brute_force
 from tests.attngraph.scores_cases import (
@@ -62,77 +62,6 @@ def number(x: float, learned: bool = True) -> torch.Tensor:
 
 def moved(scores: AttentionScores, leaves) -> AttentionScores:
     return replace(scores, **dict(zip(("query", "key", "value", "feature"), leaves)))
-
-
-@pytest.mark.parametrize(
-    "step, kind, degree, numbers, context, scale",
-    both(
-        [kind for kind in KINDS if kind not in ("decoder cross", "decoder self")],
-        degree=["sum", "mean"],
-        numbers=[(1.5, 0.1), (2.6, 0.5), (1.2, 0.0)],
-        context=[False, True],
-        scale=[None, "a number", "a tensor", "of each head", "trained", "trained, of each head"],
-    ),
-)
-def test_equals_the_dense_backend(step, kind, degree, numbers, context, scale):
-    scores, leaves = on_leaves(random_scores(1, **ALL[kind]))
-    if scale is not None:
-        factor = torch.linspace(0.3, 0.8, 2, dtype=torch.float64)
-        factor = factor.view(2, 1, 1) if "of each head" in scale else factor[0]
-        leaves += [factor.requires_grad_()] if "trained" in scale else []
-        scores = replace(scores, scale=0.3 if scale == "a number" else factor)
-    p, mu = map(number, numbers)
-    aggregated, plain = STEPS[step](scores, p, 2 * mu / p, degree, context)
-    want, want_plain = dense(scores, p, mu, degree)
-    close(step, aggregated, want, 1e-11, 1e-12, single=3e-6)
-    probe, probe_plain = torch.randn(2, *want.shape, generator=torch.Generator().manual_seed(0)).double()
-    loss, want_loss = (aggregated * probe).sum(), (want * probe).sum()
-    if context:
-        close(step, plain, want_plain, 1e-11, 1e-12, single=3e-6)
-        loss, want_loss = loss + (plain * probe_plain).sum(), want_loss + (want_plain * probe_plain).sum()
-    else:
-        assert plain is None
-    inputs = [*leaves, p, mu]
-    for got, expected in zip(torch.autograd.grad(loss, inputs), torch.autograd.grad(want_loss, inputs)):
-        close(step, got, expected, 1e-8, 1e-9, single=3e-4 if expected.numel() <= 2 else 5e-5)
-    if kind in DROPPED:
-        sums = scores.graph().weight.sum(-1)
-        assert sums.max() > 1.1 and (sums == 0).any()
-        with pytest.raises(ValueError, match="tiled backend takes no scores with kept="):
-            tiled(scores, 1.5, 0.2)
-
-
-@pytest.mark.parametrize(
-    "kind, degree, numbers, block",
-    pairwise_params(
-        kind=[kind for kind in KINDS if "decoder" in kind],
-        degree=["sum", "mean"],
-        numbers=[(1.5, 0.1), (2.6, 0.5), (1.2, 0.0), (8.0, 0.1)],
-        block=[1, 2**17],
-    ),
-)
-@torch.no_grad()
-def test_a_step_of_known_weights(kind, degree, numbers, block, monkeypatch):
-    """What decoding computes, also of a query that is padded, and with kept norms. Catches degrees without
-    the past, a wrong clamp, heads in the wrong block, and weights or norms that are computed anew."""
-    monkeypatch.setattr("attngraph.adapters.kernels.decoding.BLOCK", block)
-    scores, (p, mu) = random_scores(1, **KINDS[kind]), numbers
-    for part in (scores, one_query(scores)):
-        want, _ = dense(part, p, mu, degree)
-        known = part.without_query_mask().weight()
-        for kept in (None, KeptNorms(part.value)):
-            ready = replace(part, known_weight=known, kept_norms=kept)
-            assert decoding_step_takes(ready) and not decoding_step_takes(part)
-            out, none = decoding_step(ready, p, 2 * mu / p, degree)
-            torch.testing.assert_close(out, want, rtol=1e-11, atol=1e-12)
-            assert none is None
-        for wrong in (
-            dict(known_weight=known.flip(1)),
-            dict(kept_norms=KeptNorms(part.value, [9 + 0 * known[:, :, 0]])),
-        ):
-            assert not torch.allclose(decoding_step(replace(ready, **wrong), p, 2 * mu / p, degree)[0], want)
-    with torch.enable_grad():
-        assert not decoding_step_takes(ready)
 
 
 @pytest.mark.parametrize(
@@ -193,80 +122,6 @@ def test_dropout_may_leave_weights_that_count_as_none(step, gap, dtype):
             assert got.isfinite().all()
             if gap > 44:
                 torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "step, kind, degree, p",
-    both(["encoder, bool mask", *ROTATED], steps=EXACT, degree=["sum", "mean"], p=[1.6, 2.3]),
-)
-def test_gradcheck(step, kind, degree, p):
-    """With respect to queries and to the features of their nodes separately, where they differ."""
-    scores, leaves = on_leaves(random_scores(2, **SMALL, **ALL[kind]))
-    assert len(leaves) == (4 if "rotated" in kind else 3)
-
-    def run(p, mu, *leaves):
-        return STEPS[step](moved(scores, leaves), p, 2 * mu / p, degree, True)
-
-    assert torch.autograd.gradcheck(run, [number(p), number(0.3), *leaves], fast_mode=True)
-
-
-@pytest.mark.parametrize(
-    "step, causal, dtype, rotated",
-    pairwise_params(
-        step=STEPS, causal=[False, True], dtype=[torch.bfloat16, torch.float16], rotated=[False, True]
-    ),
-)
-def test_half_precision_accumulates_in_single(step, causal, dtype, rotated, monkeypatch):
-    skip_without_library(step == "tiled")
-    monkeypatch.setattr("attngraph.adapters.kernels.strips.ROWS", 16)
-    scores = random_scores(4, n=40, m=300, d=8, causal=causal, dtype=dtype, metric=False, rotated=rotated)
-    step, (scores, leaves) = STEPS[step], on_leaves(scores)
-    wide, wide_leaves = on_leaves(scores.wide())
-    got, want = step(scores, 1.5, 0.2, context=True), step(wide, 1.5, 0.2, context=True)
-    for g, w in zip(got, want):
-        assert g.dtype == dtype
-        assert torch.equal(g, w.to(dtype))  # rounded once, at the end
-    probe = torch.randn_like(want[0]).to(dtype)
-    grads = (
-        torch.autograd.grad(got[0], leaves, probe),
-        torch.autograd.grad(want[0], wide_leaves, probe.float()),
-    )
-    for g, w in zip(*grads):
-        assert g.dtype == dtype and torch.equal(g, w.to(dtype))
-
-
-@pytest.mark.parametrize(
-    "step, causal, dtype, mu",
-    pairwise_params(
-        step=STEPS, causal=[False, True], dtype=[torch.float64, torch.float32, torch.bfloat16], mu=[0.0, 0.1]
-    ),
-)
-@pytest.mark.parametrize("p", [1.2, 6.0])
-def test_finite_where_careless_formulas_are_not(step, causal, dtype, mu, p):
-    ones = torch.ones(1, 2, 4, 3, dtype=dtype)
-    blind = torch.ones(1, 1, 4, 4, dtype=torch.bool)
-    blind[:, :, 1] = blind[..., 2] = False
-    noise = torch.randn(1, 2, 4, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
-    other, one_head = dict(query=noise, key=noise, value=noise.flip(2)), torch.eye(3, dtype=dtype)
-    for name, made in {
-        "duplicates": dict(query=ones, key=ones, value=ones),
-        "duplicates, one-hot": dict(query=ones, key=ones, value=ones, mask=torch.eye(4).bool()),
-        "nearly duplicates": dict(query=ones, key=noise, value=ones * (1 + 1e-4)),
-        "zeros": dict(query=0 * ones, key=noise, value=0 * ones),
-        "peaked": other | dict(query=100 * noise),
-        "huge": other | dict(value=1000 * noise),
-        "a head without effect": other | dict(metric=torch.stack([one_head, 0 * one_head])),
-        "blind": other | dict(mask=blind),
-        "nothing visible": other | dict(mask=torch.zeros(4, 4).bool()),
-        "no valid query": other | dict(query_mask=torch.zeros(1, 4).bool()),
-    }.items():
-        scores, leaves = on_leaves(AttentionScores(**made, causal=causal))
-        numbers = [torch.tensor(x, requires_grad=True) for x in (p, 2 * mu / p)]
-        for degree in ("sum", "mean"):
-            out = STEPS[step](scores, *numbers, degree, True)
-            inputs = [*leaves, *numbers[: 1 + (mu > 0)]]
-            grads = torch.autograd.grad(sum(x.float().sum() for x in out), inputs)
-            assert all(x.isfinite().all() for x in [*out, *grads]), name
 
 
 @pytest.mark.parametrize(
@@ -363,34 +218,3 @@ def test_norms_of_values_are_computed_once_for_each_picture(step, kind, metric, 
     for got in found.values():
         for x, want in zip(got, found[False, False]):
             close(step, x, want, 1e-12, 1e-13, single=2e-6)
-
-
-@pytest.mark.parametrize(
-    "step, how", pairwise_params(step=STEPS, how=["later", "padded", "padded on the left", "padded, context"])
-)
-def test_tokens_that_are_not_seen_change_nothing(step, how):
-    """Neither outputs nor gradients: later ones in a causal graph, and padded ones, which attend."""
-    short = random_scores(16, n=5, m=5, d=4, causal=True, triangular=how == "later")
-    left, extra = "left" in how, torch.randn(2, 2, 3, 4, generator=torch.Generator().manual_seed(1)).double()
-    valid = torch.ones(2, 8, dtype=torch.bool)
-    (valid[:, :3] if left else valid[:, 5:]).zero_()
-
-    def longer(x):
-        return torch.cat([9 * extra, x] if left else [x, 9 * extra], 2)
-
-    made = {x: longer(getattr(short, x)) for x in ("query", "key", "value")}
-    long = replace(short, **made)
-    if how != "later":
-        long = replace(long, mask=valid[:, None, None], query_mask=valid)
-    found, context = [], "context" in how
-    for scores in (short, long):
-        scores, leaves = on_leaves(scores)
-        outputs = [x for x in STEPS[step](scores, 1.4, 0.2, "mean", context) if x is not None]
-        kept = [x[:, :, -5:] if left else x[:, :, :5] for x in outputs]
-        probes = torch.randn(2, *kept[0].shape, generator=torch.Generator().manual_seed(2)).double()
-        grads = torch.autograd.grad(kept, leaves, list(probes[: len(kept)]))
-        found.append([*kept, *(x[:, :, -5:] if left else x[:, :, :5] for x in grads)])
-        if leaves[0].shape[2] == 8:
-            assert all(x[:, :, ~valid[0]].eq(0).all() for x in grads)
-    for want, got in zip(*found, strict=True):
-        close(step, got, want, 1e-11, 1e-12, single=2e-6)

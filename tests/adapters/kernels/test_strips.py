@@ -1,4 +1,4 @@
-"""The step in strips of queries, in single precision, against the dense backend in double precision."""
+"""The step in strips of queries, beside the contract: degrees, threads, NaN, and its operators."""
 
 from dataclasses import replace
 
@@ -9,23 +9,9 @@ from attngraph import AttentionScores
 from attngraph.adapters import PGNN
 from attngraph.adapters.kernels import covered, strip_step
 from attngraph.native.library import VARIABLE, library
-from tests.attngraph.scores_cases import KINDS, dense, on_leaves, random_scores, single
-from tests.pairwise import pairwise_params
+from tests.attngraph.scores_cases import dense, on_leaves, random_scores, single
 
 pytestmark = pytest.mark.skipif(library() is None, reason="no C compiler when attngraph was installed")
-MORE_KINDS = {
-    "triangle without order": dict(triangular=True, padded=True),
-    "triangle, more values": dict(causal=True, past=True, wide=2),
-    "triangle, queries that see nothing": dict(causal=True, padded=True, wide=-2),
-}
-ALL = KINDS | MORE_KINDS
-
-
-def scores_of(kind: str, n: int = 5, **more) -> AttentionScores:
-    options = dict(ALL[kind])
-    if "wide" not in options:
-        return random_scores(1, n=n, **options, **more)
-    return replace(random_scores(1, n=n, m=n + options.pop("wide"), **options, **more), triangular=True)
 
 
 def results(step, scores: AttentionScores, p: float, mu: float, degree: str, context: bool) -> list:
@@ -53,45 +39,6 @@ def close(got: list, want: list, error: float) -> None:
     for g, w in zip(got, want):
         bound = (error if w.dim() else 10 * error) * max(float(w.detach().abs().max()), 0.1)
         torch.testing.assert_close(g.double(), w, rtol=0, atol=bound)
-
-
-@pytest.mark.parametrize(
-    "kind, degree, numbers, context, rows",
-    pairwise_params(
-        kind=ALL,
-        degree=["sum", "mean"],
-        numbers=[(1.5, 0.1), (2.6, 0.5), (1.2, 0.0)],
-        context=[False, True],
-        rows=[2, 64],
-    ),
-)
-def test_equals_the_dense_backend(kind, degree, numbers, context, rows, monkeypatch):
-    """Also with the last strip shorter than the others, and with one strip for all."""
-    monkeypatch.setattr("attngraph.adapters.kernels.strips.ROWS", rows)
-    for more in ({}, dict(n=37, d=16)):
-        scores = scores_of(kind, **more)
-        assert covered(single(scores)) and not covered(scores)
-        got = results(in_strips, single(scores), *numbers, degree, context)
-        close(got, results(reference, scores, *numbers, degree, context), 3e-5)
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 5, 1), (1, 1, 1, 7), (7, 5), "transposed", "half"])
-def test_masks_of_any_form(shape):
-    """Numbers shared between examples, queries or values, and in another order in memory."""
-    draw = torch.Generator().manual_seed(0)
-    mask = torch.randn(2, 1, 7, 5, generator=draw).mT if isinstance(shape, str) or shape == (7, 5) else None
-    if mask is None:
-        mask = torch.randn(shape, generator=draw)
-    mask = mask[0, 0] if shape == (7, 5) else mask
-    mask = mask.half() if shape == "half" else mask
-    for made in (mask, mask > -0.5):
-        for causal in (False, True):
-            scores = replace(random_scores(2, causal=causal), mask=made)
-            got, want = (
-                results(step, x, 1.5, 0.1, "mean", True)
-                for step, x in ((in_strips, single(scores)), (reference, scores))
-            )
-            close(got, want, 2e-5)
 
 
 def test_degrees_are_taken_back_in_double_precision():

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attngraph.adapters.kernels import _triton_launch, gpu
-from tests.adapters.kernels import test_step
-from tests.adapters.kernels.test_step import ROTATED, number
+from attngraph.adapters.kernels import _triton_launch, fused_step, gpu
+from tests.adapters.contract_on_scores import ROTATED, awkward_scores
+from tests.adapters.kernels.test_step import number
 from tests.attngraph.scores_cases import KINDS, dense, on_leaves, random_scores
 from tests.pairwise import pairwise_params
 
@@ -137,9 +137,14 @@ def test_later_queries_change_nothing_before_them(position=11):
 
 
 @pytest.mark.parametrize("causal, mu, p", [(True, 0.0, 1.2), (False, 0.1, 6.0)])
-def test_finite_where_careless_formulas_are_not(causal, mu, p, monkeypatch):
-    monkeypatch.setitem(test_step.STEPS, "triton", STEP)
-    test_step.test_finite_where_careless_formulas_are_not("triton", causal, torch.float32, mu, p)
+def test_finite_where_careless_formulas_are_not(causal, mu, p):
+    for name, scores in awkward_scores(torch.float32).items():
+        if scores.causal == causal:
+            scores, leaves = on_leaves(scores)
+            numbers = [torch.tensor(x, requires_grad=True) for x in (p, 2 * mu / p)]
+            out = STEP(scores, *numbers, "sum", True)
+            grads = torch.autograd.grad(sum(x.sum() for x in out), [*leaves, *numbers[: 1 + (mu > 0)]])
+            assert all(x.isfinite().all() for x in [*out, *grads]), name
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -151,7 +156,7 @@ def test_distances_of_0_are_lifted(causal):
     degree = weight.cumsum(-2).diagonal(dim1=-2, dim2=-1) if causal else weight.sum(-2)
     scores = replace(scores, value=scores.query * degree.sqrt()[..., None])
     results = []
-    for step in (STEP, test_step.fused_step):
+    for step in (STEP, fused_step):
         narrow, leaves = single(scores)
         out = step(narrow, 1.4, 0.3)[0]
         results.append([out, *torch.autograd.grad(out.sum(), leaves)])
@@ -167,7 +172,7 @@ def test_second_derivatives_and_strided_inputs():
     scores = random_scores(0, n=6, m=6, d=5, dtype=torch.float32)
     scores = replace(scores, query=query, key=value, value=value)
     results = []
-    for step in (STEP, test_step.fused_step):
+    for step in (STEP, fused_step):
         loss = step(scores, 1.5, 0.2)[0].square().sum()
         once = torch.autograd.grad(loss, states, retain_graph=True)
         again = torch.autograd.grad(loss, states, create_graph=True)
