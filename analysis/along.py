@@ -27,6 +27,7 @@ class Along(NamedTuple):
     then uniform attention.
 
     Args:
+        backs: for each permuted graph, which node's edges each node's features meet, ``(b, m)``.
         degrees: what the nodes of the features have as degrees in each of the graphs,
             ``(b, h, graphs, n)`` and ``(b, h, graphs, m)``.
         energies: :math:`\sum A \cos(q, v)`, :math:`\sum A R^2` and :math:`\sum (A R^2)^{p/2}` with
@@ -37,6 +38,7 @@ class Along(NamedTuple):
             number of queries with edges. None where it was not asked for.
     """
 
+    backs: list[Tensor]
     degrees: tuple[Tensor, Tensor]
     energies: Tensor
     form: Tensor | None
@@ -90,7 +92,7 @@ def along_edges(
         sizes = (degrees[0].shape[2], 3), (7,)
         found = [graph.weight.new_zeros(b, h, *size, dtype=torch.float64) for size in sizes]
         if in_c("attngraph_along_edges", options, inputs, found):
-            return Along(degrees, found[0], None if roots is None else found[1])
+            return Along(backs, degrees, found[0], None if roots is None else found[1])
 
     def energies(view: Bipartite, of: Bipartite | EdgeSums) -> Tensor:
         sides = zip(view.features, (of.query_degree, of.value_degree))
@@ -106,7 +108,7 @@ def along_edges(
     form = None
     if roots is not None:
         form = torch.stack(in_parts(partial(_form, p=p), graph.weight, query, value, *roots), -1)
-    return Along(degrees, torch.stack(of_all, 2), form)
+    return Along(backs, degrees, torch.stack(of_all, 2), form)
 
 
 def _energies(weight: Tensor, q: Tensor, v: Tensor, p: float) -> tuple[Tensor, Tensor, Tensor]:

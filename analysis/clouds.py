@@ -5,6 +5,8 @@ All functions take ``(..., nodes, features)`` and return ``(...)``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,31 +28,54 @@ def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
         y: ``(..., n, d')``, paired with ``x``.
         valid: bool ``(..., n)``, which pairs count.
     """
-    found = torch.empty(*x.shape[:-2], 9, dtype=torch.float64, device=x.device)
-    options = found[..., 0].numel(), x.shape[-2], x.shape[-1], y.shape[-1]
+    found = torch.zeros(*x.shape[:-2], 9, dtype=torch.float64, device=x.device)
+    items = found[..., 0].numel()
+    options = items, max(1, items), x.shape[-2], x.shape[-1], y.shape[-1], 1
     y, mask = y.expand(*x.shape[:-1], -1), valid.expand(x.shape[:-1])
-    if not in_c("attngraph_alignment", options, (x, y, mask), [found]):
+    if not in_c("attngraph_alignment", options, (x, y, None, mask, None), [found]):
         found = _moments(x, y, mask)
-    xx, yy, xy, kk, gg, kg, k, g, total = found.unbind(-1)
+    return _alignment(found, valid)
+
+
+def neighbour_cka(query: Tensor, received: Tensor, sums: EdgeSums, backs: Sequence[Tensor] = ()) -> Tensor:
+    r""":func:`cka` of each query :math:`q_i` and what it receives, :math:`\sum_j A_{ij} v_j / d_i`, in a
+    graph and in permuted graphs, ``(b, h, graphs)``. So the clouds are paired by attention, whatever their
+    sizes. Undefined for uniform attention without a mask, where all receive the same.
+
+    Args:
+        query: ``(b, h, n, d)``.
+        received: ``(b, h, n, graphs, d)``, the sums :math:`\sum_j A_{ij} v_j` of the graphs.
+        sums: of the graph, with the degrees.
+        backs: where queries are permuted too, which query's edges each query's features meet in the graphs
+            after the first, each ``(b, n)``.
+    """
+    valid = (sums.seen > 0)[:, None] & (sums.query_degree > 0)
+    (b, h, n, graphs, d_y), d = received.shape, query.shape[-1]
+    query, degree = query.expand(b, h, n, d), positive(sums.query_degree)
+    found = torch.zeros(b, h, graphs, 9, dtype=torch.float64, device=query.device)
+    options = b * h, h, n, d, d_y, graphs
+    back = torch.stack([*backs], 1).int() if backs else None
+    if in_c("attngraph_alignment", options, (query, received, degree, valid, back), [found]):
+        return _alignment(found, valid[..., None, :])
+
+    def of_graph(y: Tensor, places: Tensor | None) -> Tensor:
+        y, mask = y / degree[..., None], valid
+        if places is not None:
+            places = places[:, None].expand(valid.shape)
+            y, mask = y.gather(2, places[..., None].expand_as(y)), valid.gather(2, places)
+        return in_parts(lambda *part: (cka(*part),), query, y, mask)[0]
+
+    moved: list[Tensor | None] = [None] * graphs if not backs else [None, *backs]
+    return torch.stack([of_graph(y, places) for y, places in zip(received.unbind(3), moved)], -1)
+
+
+def _alignment(moments: Tensor, valid: Tensor) -> Tensor:
+    """From the numbers of :func:`_moments`."""
+    xx, yy, xy, kk, gg, kg, k, g, total = moments.unbind(-1)
     n = valid.sum(-1).double()
     own = _hsic(xx, kk, k * k, n).clamp(min=0) * _hsic(yy, gg, g * g, n).clamp(min=0)
     defined = (n > 3) & (g > 1e-9 * total)
     return torch.where(defined, divide(_hsic(xy, kg, k * g, n), own.sqrt()), torch.nan)
-
-
-def neighbour_cka(query: Tensor, received: Tensor, sums: EdgeSums) -> Tensor:
-    r""":func:`cka` of each query :math:`q_i` and what it receives, :math:`\sum_j A_{ij} v_j / d_i`,
-    ``(b, h)``. So the clouds are paired by attention, whatever their sizes. Undefined for uniform attention
-    without a mask, where all receive the same.
-
-    Args:
-        query: ``(b, h, n, d)``.
-        received: ``(b, h, n, d)``, the sums :math:`\sum_j A_{ij} v_j` of the graph.
-        sums: of the graph, with the degrees.
-    """
-    valid = (sums.seen > 0)[:, None] & (sums.query_degree > 0)
-    received = received / positive(sums.query_degree)[..., None]
-    return in_parts(lambda *part: (cka(*part),), query, received, valid)[0]
 
 
 def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:

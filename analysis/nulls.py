@@ -13,6 +13,7 @@ r"""Null models: graphs of the same size, degrees and mask whose edges do not de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from zlib import crc32
 
@@ -86,14 +87,22 @@ def rearranged(graph: Bipartite, order: Tensor) -> Bipartite:
         ValueError: the graph has no features.
     """
     query, value = graph.features
+    query = in_orders(query, [order])[..., 0, :] if graph.paired else query
+    return replace(graph, query=query, value=in_orders(value, [order])[..., 0, :])
 
-    def moved(x: Tensor) -> Tensor:
-        found = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for nodes, places, to in zip(x, order, found):
-            torch.index_select(nodes, 1, places, out=to)
-        return found
 
-    return replace(graph, query=moved(query) if graph.paired else query, value=moved(value))
+def in_orders(x: Tensor, orders: Sequence[Tensor | None]) -> Tensor:
+    """Features ``(b, h, nodes, d)`` of nodes in several orders ``(b, nodes)``, side by side,
+    ``(b, h, nodes, orders, d)``; None for the order that they have."""
+    b, h, nodes, d = x.shape
+    found = x.new_empty(b, h, nodes, len(orders), d)
+    for k, order in enumerate(orders):
+        if order is None:
+            found[..., k, :] = x
+            continue
+        for features, places, to in zip(x, order, found[..., k, :]):
+            torch.index_select(features, 1, places, out=to)
+    return found
 
 
 def shuffle(mask: Tensor, draws: Draws) -> Tensor:

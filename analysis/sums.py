@@ -257,6 +257,8 @@ def _sums(weight: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
 def _joined(arrays: Sequence[Tensor], graph: Bipartite, nodes: int) -> Tensor:
     """All columns side by side, ``(b, h, nodes, columns)``."""
     b, h = graph.weight.shape[:2]
+    if len(arrays) == 1:
+        return arrays[0].to(graph.weight.dtype).expand(b, h, -1, -1)
     found, first = graph.weight.new_empty(b, h, nodes, sum(x.shape[-1] for x in arrays)), 0
     for x in arrays:
         found.narrow(-1, first, x.shape[-1]).copy_(x)

@@ -19,7 +19,7 @@ from attngraph.analysis.closed_form import ClosedForm, degree_roots
 from attngraph.analysis.contrast import Contrast, Distances, Region, queries_per_value, square_distances
 from attngraph.analysis.homophily import codes, mixings
 from attngraph.analysis.labels import Labels
-from attngraph.analysis.nulls import Draws, permutation, permuted, rearranged, shuffle, uniform
+from attngraph.analysis.nulls import Draws, in_orders, permutation, permuted, shuffle, uniform
 from attngraph.analysis.sums import EdgeSums
 from attngraph.degrees import check_degree
 
@@ -141,14 +141,13 @@ def measure(
         scheme: the same batch as an attention graph with all its weights, whose messages in pGNN are compared
             with their closed form; None leaves that out.
     """
-    views, orders = [graph], []
-    if graph.query is not None:
+    orders, values, even_values = [], [], []
+    if graph.value is not None:
         draws = new_draws("features")
         orders = [permutation(graph, draws) for _ in range(settings.permutations)]
-        views += [rearranged(graph, order) for order in orders]
-    values = [view.value for view in views if view.value is not None]
+        values, even_values = [in_orders(graph.value, [None, *orders]).flatten(3)], [graph.value]
     sums = EdgeSums.of(graph, values)
-    even = EdgeSums.uniform(graph, values[:1], sums=sums)
+    even = EdgeSums.uniform(graph, even_values, sums=sums)
     measured: dict[Key, Measured] = {
         (name, ""): Measured(function(sums), function(even))
         for name, function in WEIGHT_STATISTICS.items()
@@ -159,7 +158,7 @@ def measure(
     if graph.query is not None:
         roots = None if scheme is None else degree_roots(scheme, settings.degree, sums)
         along = along_edges(graph, settings.p, sums, orders, even, roots)
-        by_feature = _by_features(views, along, sums, even, settings.p)
+        by_feature = _by_features(graph, along, sums, even, settings.p)
         by_feature |= _by_clouds(graph, settings, new_draws("clouds"))
         measured |= {(statistic, ""): result for statistic, result in by_feature.items()}
         if settings.bins:
@@ -199,17 +198,19 @@ def _by_labels(
 
 
 def _by_features(
-    views: list[Bipartite], along: Along, sums: EdgeSums, even: EdgeSums, p: float
+    graph: Bipartite, along: Along, sums: EdgeSums, even: EdgeSums, p: float
 ) -> dict[str, Measured]:
-    """The first view is the graph, the others are permuted graphs."""
-    received = [*((x, sums) for x in sums.at_queries), (even.at_queries[0], even)]
-    value, *nulls, flat = (
-        energies._asdict() | {"neighbour_cka": clouds.neighbour_cka(view.features[0], *of)}
-        for view, energies, of in zip(
-            (*views, views[0]), energy.energies_of_graphs(views[0], p, along), received
-        )
-    )
-    return {name: Measured(value[name], flat[name], _mean([null[name] for null in nulls])) for name in value}
+    query, value = graph.features
+    received = sums.at_queries[0].unflatten(-1, (-1, value.shape[-1]))  # (b, h, n, graphs, d)
+    aligned = clouds.neighbour_cka(query, received, sums, along.backs if graph.paired else ())
+    flat = clouds.neighbour_cka(query, even.at_queries[0][..., None, :], even)
+    found = energy.energies_of_graphs(graph, p, along)
+    parts = [
+        energies._asdict() | {"neighbour_cka": x}
+        for energies, x in zip(found, (*aligned.unbind(-1), flat[..., 0]))
+    ]
+    own, *nulls, of_even = parts
+    return {name: Measured(own[name], of_even[name], _mean([null[name] for null in nulls])) for name in own}
 
 
 def _by_clouds(graph: Bipartite, settings: Settings, draws: Draws) -> dict[str, Measured]:

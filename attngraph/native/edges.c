@@ -421,81 +421,114 @@ EXPORT int attngraph_along_edges(int items, int heads, int n, int m, int d, int 
 
 /* ---- alignment of paired features --------------------------------------------------------------------------- */
 
-/* Of x (n, d) and y (n, d') less their means over the valid rows, with the squared lengths k and g of these rows:
- * |xT x|2, |yT y|2, |xT y|2, sums of k k, g g, k g, k and g; and the sum of y's squared lengths as it came. */
+/* Of x (n, d) and y (n, d_y), each less its mean over the valid rows, with the squared lengths k and g of these rows:
+ * |xT x|2, |yT y|2, |xT y|2, sums of k k, g g, k g, k and g; and the sum of y's squared lengths as it came. Where all
+ * rows of y are the same up to rounding, those that need x are left 0. */
 enum { X_X, Y_Y, X_Y, K_K, G_G, K_G, K, G, TOTAL, MOMENTS };
+#define ALIKE 1e-9 /* a share of TOTAL: rows of y with less are the same */
 
 typedef struct {
-    int n, d, d_y;
-    const float *x, *y;
-    const uint8_t *valid; /* (items, n) */
-    double *out;          /* (items, MOMENTS) */
+    int heads, n, d, d_y, graphs;
+    const float *x;       /* (items, n, d) */
+    const float *y;       /* (items, n, graphs, d_y) */
+    const float *degree;  /* (items, n): what rows of y are divided by, or NULL */
+    const uint8_t *valid; /* (items, n): which rows of y count */
+    const int32_t *back;  /* (b, graphs - 1, n): which row of y belongs to each of x, after the first graph; or NULL */
+    double *out;          /* (items, graphs, MOMENTS) */
     int failed;
 } Alignment;
 
-/* Valid rows less their mean, others 0; returns their sum of squares before. `sums` is room for d numbers. */
-static double centre(int n, int d, const float *restrict x, const uint8_t *valid, double *restrict sums,
-                     float *restrict mean, float *restrict out, float *restrict squares) {
+/* Rows less their mean, where `counts` is true: x's rows at from[i] (i if that is NULL), which are `step` numbers from
+ * each other, over their degrees. They are written to `out`, whose rows are `wide` numbers from each other; others 0.
+ * Returns the sum of squares before; `sums` is room for d numbers. */
+static double centre(int n, int d, const float *x, long step, const int32_t *from, const float *degree,
+                     const uint8_t *counts, double *restrict sums, float *out, long wide, float *restrict squares) {
     double total = 0;
     int count = 0;
     memset(sums, 0, sizeof(double) * d);
     for (int i = 0; i < n; i++) {
-        if (!valid[i]) continue;
+        int row = from ? from[i] : i;
+        const float *restrict in = x + row * step;
+        float *restrict to = out + i * wide, each = degree ? 1 / degree[row] : 1;
+        if (!counts[i]) continue;
+        SIMD for (int c = 0; c < d; c++) {
+            to[c] = in[c] * each;
+            sums[c] += to[c];
+        }
+        total += square_of(d, to);
         count++;
-        SIMD for (int c = 0; c < d; c++) sums[c] += x[(size_t)i * d + c];
-        total += square_of(d, x + (size_t)i * d);
     }
-    for (int c = 0; c < d; c++) mean[c] = (float)(sums[c] / (count ? count : 1));
+    for (int c = 0; c < d; c++) sums[c] /= count ? count : 1;
     for (int i = 0; i < n; i++) {
-        const float *restrict from = x + (size_t)i * d;
-        float *restrict to = out + (size_t)i * d;
-        SIMD for (int c = 0; c < d; c++) to[c] = from[c] - mean[c];
-        if (!valid[i]) memset(to, 0, sizeof(float) * d);
+        float *restrict to = out + i * wide;
+        if (counts[i])
+            SIMD for (int c = 0; c < d; c++) to[c] -= (float)sums[c];
+        else
+            memset(to, 0, sizeof(float) * d);
         squares[i] = square_of(d, to);
     }
     return total;
 }
 
-static double square_of_product(int n, int d, int d_y, const float *x, const float *y, float *room) {
+static double square_of_rows(int rows, int columns, const float *x) {
     double total = 0;
-    product_tn(d, d_y, n, 1.f, x, d, y, d_y, 0.f, room, d_y);
-    for (int c = 0; c < d; c++) total += square_of(d_y, room + (size_t)c * d_y);
+    for (int i = 0; i < rows; i++) total += square_of(columns, x + (size_t)i * columns);
+    return total;
+}
+
+static double sum_of(int n, const float *x, const float *y) {
+    double total = 0;
+    for (int i = 0; i < n; i++) total += (double)x[i] * (y ? y[i] : 1);
     return total;
 }
 
 static void align_item(void *argument, int item) {
     Alignment *job = argument;
-    int n = job->n, d = job->d, d_y = job->d_y, most = d > d_y ? d : d_y;
-    float *room = scratch((size_t)(d + d_y + 2) * (n + 16) + (size_t)(most + 3) * (most + 16) + 64);
+    int n = job->n, d = job->d, d_y = job->d_y, graphs = job->graphs, wide = d + d_y, most = d > d_y ? d : d_y;
+    float *room = scratch((size_t)wide * n + 3 * (size_t)(n + 16) + (size_t)(wide + 2) * (most + 16) + 64);
     if (!room) {
         job->failed = 1;
         return;
     }
     double *sums = (double *)take(&room, 2 * (size_t)most);
-    float *mean = take(&room, most), *products = take(&room, (size_t)most * most);
-    float *k = take(&room, n), *g = take(&room, n), *x = take(&room, (size_t)n * d), *y = take(&room, (size_t)n * d_y);
-    const uint8_t *valid = job->valid + (size_t)item * n;
-    double *out = job->out + MOMENTS * (size_t)item;
-    memset(out, 0, sizeof(double) * MOMENTS);
-    centre(n, d, job->x + (size_t)item * n * d, valid, sums, mean, x, k);
-    out[TOTAL] = centre(n, d_y, job->y + (size_t)item * n * d_y, valid, sums, mean, y, g);
-    out[X_X] = square_of_product(n, d, d, x, x, products);
-    out[Y_Y] = square_of_product(n, d_y, d_y, y, y, products);
-    out[X_Y] = square_of_product(n, d, d_y, x, y, products);
-    for (int i = 0; i < n; i++) {
-        double one = k[i], other = g[i];
-        out[K_K] += one * one;
-        out[G_G] += other * other;
-        out[K_G] += one * other;
-        out[K] += one;
-        out[G] += other;
+    float *k = take(&room, n), *g = take(&room, n), *products = take(&room, (size_t)wide * most);
+    uint8_t *counts = (uint8_t *)take(&room, n);
+    float *x = take(&room, (size_t)wide * n), *y = x + d; /* rows of both, side by side */
+    size_t nodes = (size_t)item * n, example = item / job->heads, step = (size_t)graphs * d_y;
+    int shared = 1, known = 0; /* whether the same rows of x count in all graphs, and are centred already */
+    for (int i = 0; job->back && i < n; i++) shared &= job->valid[nodes + i];
+    double of_x = 0;
+    for (int graph = 0; graph < graphs; graph++) {
+        const int32_t *back = graph && job->back ? job->back + (example * (graphs - 1) + graph - 1) * n : NULL;
+        const float *degree = job->degree ? job->degree + nodes : NULL;
+        double *out = job->out + MOMENTS * ((size_t)item * graphs + graph);
+        for (int i = 0; i < n; i++) counts[i] = job->valid[nodes + (back ? back[i] : i)];
+        out[TOTAL] = centre(n, d_y, job->y + nodes * step + (size_t)graph * d_y, step, back, degree, counts, sums, y,
+                            wide, g);
+        out[G] = sum_of(n, g, NULL);
+        if (out[G] <= ALIKE * out[TOTAL]) continue;
+        if (!known) {
+            centre(n, d, job->x + nodes * d, d, NULL, NULL, counts, sums, x, wide, k);
+            product_tn(d, d, n, 1.f, x, wide, x, wide, 0.f, products, d);
+            of_x = square_of_rows(d, d, products);
+            known = shared;
+        }
+        product_tn(wide, d_y, n, 1.f, x, wide, y, wide, 0.f, products, d_y);
+        out[X_X] = of_x;
+        out[X_Y] = square_of_rows(d, d_y, products);
+        out[Y_Y] = square_of_rows(d_y, d_y, products + (size_t)d * d_y);
+        out[K_K] = sum_of(n, k, k);
+        out[G_G] = sum_of(n, g, g);
+        out[K_G] = sum_of(n, k, g);
+        out[K] = sum_of(n, k, NULL);
     }
 }
 
-/* Returns 0, or 1 if there is no memory. */
-EXPORT int attngraph_alignment(int items, int n, int d, int d_y, const float *x, const float *y, const uint8_t *valid,
-                               double *out, int threads) {
-    Alignment job = {n, d, d_y, x, y, valid, out, 0};
+/* `out` comes as zeros; returns 0, or 1 if there is no memory. */
+EXPORT int attngraph_alignment(int items, int heads, int n, int d, int d_y, int graphs, const float *x, const float *y,
+                               const float *degree, const uint8_t *valid, const int32_t *back, double *out,
+                               int threads) {
+    Alignment job = {heads, n, d, d_y, graphs, x, y, degree, valid, back, out, 0};
     for_each(align_item, &job, items, threads);
     return job.failed;
 }

@@ -13,7 +13,7 @@ from attngraph.analysis.closed_form import ClosedForm, closed_form
 from attngraph.analysis.clouds import neighbour_cka
 from attngraph.analysis.energy import Energies, energies, energies_of_graphs
 from attngraph.analysis.heterophily import Heterophily
-from attngraph.analysis.nulls import Draws, permutation
+from attngraph.analysis.nulls import Draws, in_orders, permutation
 from attngraph.analysis.sums import EdgeSums
 from attngraph.native import library as native
 from tests.analysis.example_graphs import labels_for, random_graph
@@ -134,12 +134,20 @@ def test_closed_form(in_c, options, p, degree):
 
 @pytest.mark.parametrize("options", GRAPHS.values(), ids=GRAPHS)
 def test_alignment(in_c, options):
-    """Features far from the origin: a mean over rows that do not count would show."""
+    """Features far from the origin: a mean over rows that do not count would show. One query has no edges,
+    and in permuted graphs another one."""
     numbers = []
     for graph in map(Bipartite.of, both(options)):
-        graph = replace(graph, query=graph.query + 5, value=graph.value - 3)
-        found = EdgeSums.of(graph, [graph.value])
-        numbers.append(neighbour_cka(graph.query, *found.at_queries, found))
+        weight, visible = graph.weight.clone(), graph.visible.clone()
+        weight[:, :, 2:3] = 0
+        visible[:, 2:3] = False
+        graph = replace(graph, weight=weight, visible=visible, query=graph.query + 5, value=graph.value - 3)
+        draws = Draws()
+        orders = [permutation(graph, draws) for _ in range(2)]
+        found = EdgeSums.of(graph, [in_orders(graph.value, [None, *orders]).flatten(3)])
+        received = found.at_queries[0].unflatten(-1, (3, -1))
+        backs = [order.argsort(-1) for order in orders] if graph.paired else []
+        numbers.append(neighbour_cka(graph.query, received, found, backs))
     found, expected = numbers
     assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
 
