@@ -14,6 +14,44 @@ PACKAGES += [
     f"attngraph.{name}" for name in find_packages(include=[*FOLDERS, *(f"{name}.*" for name in FOLDERS)])
 ]
 
+# `make test-lowest` tests the lower bounds of CORE and EXTRAS; the next major versions are untested.
+CORE = [  # to read graphs, show them, train adapters, and compute statistics of tensors
+    "torch>=2.13,<3",
+    "torch-geometric>=2.6,<3",
+    "transformers>=5.23,<6",  # its key/value caches have the layers that degrees are kept in since then
+    "peft>=0.21,<1",  # its tuners map the names in checkpoints themselves since then
+    "safetensors>=0.8",
+    "networkx>=3.2",
+    "numpy>=1.26",
+    "matplotlib>=3.8",
+    "pillow>=11",
+    "tqdm>=4.66",
+]
+# Extras; attngraph/extras.py names the one that brings a missing package.
+EXTRAS = {
+    "experiments": [  # every command, and statistics as data frames
+        "torchvision>=0.28",
+        "accelerate>=1.10,<2",
+        "filelock>=4,<5",
+        "pydantic>=2.7",
+        "pyyaml>=6.0",
+        "pandas>=2.2",
+        "pyarrow>=15",
+        "scipy>=1.11.1",
+        "statsmodels>=0.14.2",  # Holm's correction
+        "jinja2>=3.1",
+        "scikit-learn>=1.4",
+        "easy-vqa>=1.0",
+        "tensorboard>=2.16.2",
+    ],
+    "tsne": ["openTSNE>=1.0"],
+    "captions": ["pycocoevalcap>=1.2"],  # 100 MB: scores of captions
+    "umap": ["umap-learn>=0.5.6"],
+    "tagger": ["spacy>=3.7"],
+    "hub": ["datasets>=3.0"],  # data sets of the Hugging Face hub
+    "tracking": ["wandb>=0.17", "mlflow>=2.14"],  # for --track
+}
+
 TEST = [
     "pytest>=8.0",
     "pytest-timeout>=2.2",
@@ -111,48 +149,25 @@ setup(
     },
     # Results and the second model are in the repository; states are those of unfinished pre-trainings.
     exclude_package_data={"attngraph.experiments": ["results/*", "checkpoints/mini-mplug/*", "*.pt"]},
-    install_requires=[  # `make test-lowest` tests the lower bounds; the next major versions are untested
-        "torch>=2.13,<3",
-        "torchvision>=0.28",
-        "torch-geometric>=2.6,<3",
-        "transformers>=5.23,<6",  # its key/value caches have the layers that degrees are kept in since then
-        "peft>=0.21,<1",  # its tuners map the names in checkpoints themselves since then
-        "accelerate>=1.10,<2",
-        "safetensors>=0.8",
-        "filelock>=4,<5",
-        "pydantic>=2.7",
-        "pyyaml>=6.0",
-        "networkx>=3.2",
-        "numpy>=1.26",
-        "pandas>=2.2",
-        "pyarrow>=15",
-        "matplotlib>=3.8",
-        "pillow>=11",
-        "scipy>=1.11.1",
-        "statsmodels>=0.14.2",  # Holm's correction
-        "jinja2>=3.1",
-        "scikit-learn>=1.4",
-        "openTSNE>=1.0",
-        "tqdm>=4.66",
-        "pycocoevalcap>=1.2",
-        "easy-vqa>=1.0",
-        "tensorboard>=2.16.2",
-    ],
+    install_requires=CORE,
     extras_require={
+        **EXTRAS,
+        "all": [line for lines in EXTRAS.values() for line in lines],
         "scatter": ["torch-scatter>=2.1.2"],  # from source, after torch: pip install --no-build-isolation
+        # kernels for NVIDIA GPUs; PyTorch's wheels for CUDA bring it, those for the CPU do not
+        "gpu": ["triton>=3.6; platform_system == 'Linux'"],
+        "slurm": ["submitit>=1.5"],
+        "ray": ["ray>=2.40"],
         "test": TEST,
         "lint": LINT,
         "docs": DOCS,
-        # kernels for NVIDIA GPUs; PyTorch's wheels for CUDA bring it, those for the CPU do not
-        "gpu": ["triton>=3.6; platform_system == 'Linux'"],
-        "hub": ["datasets>=3.0"],  # data sets of the Hugging Face hub
-        "tracking": ["wandb>=0.17", "mlflow>=2.14"],  # for --track
-        "umap": ["umap-learn>=0.5.6"],
-        "slurm": ["submitit>=1.5"],
-        "ray": ["ray>=2.40"],
-        "tagger": ["spacy>=3.7"],
         "browser": BROWSER,
-        "dev": TEST + LINT + DOCS + BROWSER + ["pre-commit>=3.7"],
+        "dev": [line for name in ("experiments", "tsne", "captions") for line in EXTRAS[name]]
+        + TEST
+        + LINT
+        + DOCS
+        + BROWSER
+        + ["pre-commit>=3.7"],
     },
     entry_points={"console_scripts": ["attngraph = attngraph.experiments.cli:main"]},
 )

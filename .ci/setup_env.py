@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STAMP = ".attngraph-ready"  # written when all is done; the Makefile looks for it
 UNFINISHED = ".attngraph-unfinished"  # there from the start until pip has installed everything
 OWN = ".attngraph-venv"  # this script made the environment, so it may delete it
+COMMANDS = "experiments,tsne,captions"  # the extras that all commands together need
 SCATTER = "torch-scatter>=2.1.2"
 
 
@@ -104,7 +105,7 @@ def switched_on(variable: str) -> bool:
 def lower_bounds() -> list[str]:
     """Every requirement of setup.py at its lowest version, as pip's constraints."""
     text = (ROOT / "setup.py").read_text(encoding="utf-8")
-    required = re.search(r"install_requires=\[(.*?)\n    \]", text, re.DOTALL)
+    required = re.search(r"\nCORE = (.*?)\nTEST = ", text, re.DOTALL)
     assert required is not None
     return [f"{name}=={version}" for name, version in re.findall(r'"([\w-]+)>=([\d.]+)', required[1])]
 
@@ -116,15 +117,15 @@ def install_package(python: Path, venv: Path) -> None:
     if switched_on("LOWEST"):
         lowest = venv / "lowest.txt"
         lowest.write_text("\n".join(lower_bounds()), encoding="utf-8")
-        run("installing attngraph", [*command, ".[test]", "-c", lowest], venv / "install.log")
+        run("installing attngraph", [*command, f".[{COMMANDS},test]", "-c", lowest], venv / "install.log")
         (venv / UNFINISHED).unlink()
         return
     try:
-        extras = ".[test,lint,docs,slurm,umap,tagger,browser,hub]"
+        extras = f".[{COMMANDS},test,lint,docs,slurm,umap,tagger,browser,hub]"
         run("installing attngraph", [*command, extras], venv / "install.log")
     except SetupError:  # numba, spaCy and playwright come later to new Pythons and rare platforms
         say("once more without UMAP, spaCy, playwright and datasets, whose tests are then skipped ...")
-        run("installing attngraph", [*command, ".[test,lint,docs,slurm]"], venv / "install.log")
+        run("installing attngraph", [*command, f".[{COMMANDS},test,lint,docs,slurm]"], venv / "install.log")
     (venv / UNFINISHED).unlink()
 
 

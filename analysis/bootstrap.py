@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-from scipy.stats import norm, t
+
+from attngraph.extras import optional
 
 
 class Means:
@@ -89,7 +90,8 @@ def _interval(means: np.ndarray, counts: np.ndarray, level: float) -> np.ndarray
     ends = np.full((2, means.shape[1]), np.nan)
     defined = counts > 1
     n, upper = counts[defined], (1 + level) / 2
-    widening = t.ppf(upper, n - 1) / norm.ppf(upper)
+    stats = optional("scipy.stats")
+    widening = stats.t.ppf(upper, n - 1) / stats.norm.ppf(upper)
     mean = means[0, defined]
     quantiles = np.nanquantile(means[1:, defined], [1 - upper, upper], axis=0)
     ends[:, defined] = mean + widening * (quantiles - mean)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from attngraph.errors import UserError
+from attngraph.extras import optional
+from attngraph.extras import pandas as pd
 
 METHODS = ("tsne", "umap", "pca")
 INITS = ("pca", "random")
@@ -80,7 +80,7 @@ def maps(
     Raises:
         ValueError: another method or init, points that are not finite, a perplexity below 1 (2 for UMAP), or
             too few points for it.
-        UserError: umap-learn is not installed.
+        UserError: the package of a method is not installed.
     """
     points = np.ascontiguousarray(points)
     _check(points, method, perplexities, seeds, init)
@@ -139,10 +139,10 @@ class _TSNE:
     def __init__(
         self, points: np.ndarray, most: float, init: str, jobs: int, progress: Callable[[int], None] | None
     ):
-        from openTSNE.affinity import PerplexityBasedNN
-
         self.points, self.perplexity, self.init, self.jobs = points, most, init, jobs
-        self.affinities = PerplexityBasedNN(points, perplexity=most, method="exact", n_jobs=jobs)
+        self.affinities = optional("openTSNE.affinity").PerplexityBasedNN(
+            points, perplexity=most, method="exact", n_jobs=jobs
+        )
         self.weights = self.affinities.P
         self.callbacks: dict = {}
         if progress is not None:
@@ -183,21 +183,14 @@ def _report_to(progress: Callable[[int], None]) -> Callable[..., None]:
 
 
 def _umap(points: np.ndarray, perplexity: float, seed: int, init: str) -> Map:
-    try:
-        from umap import UMAP
-    except ImportError:
-        raise UserError(
-            "umap-learn is not installed: pip install 'attngraph[umap]', or choose tsne or pca"
-        ) from None
     # with a seed UMAP uses one thread, and warns unless that is asked for
-    umap = UMAP(n_neighbors=round(perplexity), random_state=seed, init=init, n_jobs=1).fit(points)
+    umap = optional("umap").UMAP(n_neighbors=round(perplexity), random_state=seed, init=init, n_jobs=1)
+    umap.fit(points)
     return Map(np.array(umap.embedding_), umap.transform, "umap", perplexity, seed)
 
 
 def _pca(points: np.ndarray) -> Map:
-    from sklearn.decomposition import PCA
-
-    pca = PCA(2, svd_solver="full").fit(points)
+    pca = optional("sklearn.decomposition").PCA(2, svd_solver="full").fit(points)
     return Map(pca.transform(points), pca.transform, "pca", None, None)
 
 
@@ -217,14 +210,13 @@ def purity(points: np.ndarray, labels: Sequence | np.ndarray, neighbours: int = 
     Raises:
         ValueError: as many neighbours as points, another number of labels, or no label at all.
     """
-    from sklearn.neighbors import NearestNeighbors
-
     codes = _codes(labels, len(points))
     if not 1 <= neighbours < len(points):
         raise ValueError(
             f"neighbours must lie in 1..{len(points) - 1} for {len(points)} points, got {neighbours}"
         )
-    nearest = NearestNeighbors(n_neighbors=neighbours).fit(points).kneighbors(return_distance=False)
+    search = optional("sklearn.neighbors").NearestNeighbors(n_neighbors=neighbours)
+    nearest = search.fit(points).kneighbors(return_distance=False)
     return float((codes[nearest] == codes[:, None])[codes >= 0].mean())
 
 
@@ -278,8 +270,6 @@ def quality(
     Raises:
         ValueError: fewer than 3 points, or arguments of different lengths.
     """
-    from sklearn.manifold import trustworthiness
-
     if len(points) < 3 or len(points) != len(coordinates):
         raise ValueError(
             f"points and coordinates must be equally many, and at least 3, got {len(points)} and "
@@ -291,9 +281,8 @@ def quality(
         points, coordinates = points[rows], coordinates[rows]
         arrays = {name: given[rows] for name, given in arrays.items()}
     neighbours = min(neighbours, (len(points) - 1) // 2)
-    table = [
-        ("trustworthiness", "", "map", trustworthiness(points, coordinates, n_neighbors=neighbours), 0.5)
-    ]
+    trust = optional("sklearn.manifold").trustworthiness(points, coordinates, n_neighbors=neighbours)
+    table = [("trustworthiness", "", "map", trust, 0.5)]
     for name, given in arrays.items():
         if pd.Series(given).nunique() < 2:
             continue

@@ -11,6 +11,7 @@ from torch import Tensor
 from attngraph import AttentionGraph
 from attngraph.analysis.bipartite import Bipartite
 from attngraph.analysis.nulls import Draws, gather, shuffle
+from attngraph.extras import optional
 
 TEXT, IMAGE, SPECIAL = range(3)
 
@@ -212,8 +213,6 @@ class SharedClusters:
         Raises:
             ValueError: fewer nodes than clusters.
         """
-        from sklearn.cluster import KMeans
-
         # taken out at once: after an error it is gathered anew
         del self._seen[name]
         points = torch.cat([x for _, x in self._gathered.pop(name)]).transpose(0, 1)
@@ -224,7 +223,8 @@ class SharedClusters:
             )
         centres = []
         for head in points:
-            means = KMeans(self.clusters, n_init=1, random_state=self.seed).fit(head.double().cpu().numpy())
+            means = optional("sklearn.cluster").KMeans(self.clusters, n_init=1, random_state=self.seed)
+            means.fit(head.double().cpu().numpy())
             centres.append(torch.from_numpy(means.cluster_centers_))
         self._centres[name] = torch.stack(centres).to(points)
 

@@ -7,10 +7,10 @@ from math import isqrt, prod
 from typing import TypeAlias
 
 import numpy as np
-import pandas as pd
 from torch import Tensor
 
 from attngraph.analysis.bootstrap import Means
+from attngraph.extras import pandas as pd
 
 OTHERS = 5  # the most image nodes that are not patches: [CLS], distillation token, registers
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from attngraph.analysis.bipartite import factor, visible_edges
 from attngraph.analysis.relevance import valid_nodes
+from attngraph.extras import pandas as pd
 from attngraph.graph import AttentionGraph
 from attngraph.reading.instrument import instrument
 from attngraph.reading.outputs import matrix

@@ -21,6 +21,7 @@ from types import ModuleType
 from attngraph.experiments.base.arguments import QUIET, Parser, add_options, read_options
 from attngraph.experiments.base.stopping import exit_code, stopped_by_signals, stops_at_once
 from attngraph.experiments.commands import options
+from attngraph.extras import EXPERIMENTS, missing, require
 
 #: Name of a command (and of its module in :mod:`attngraph.experiments.commands`) → what it does.
 COMMANDS = {
@@ -29,6 +30,7 @@ COMMANDS = {
     if isinstance(kind, type) and kind.__module__ == options.__name__
 }
 
+DOCTOR = "doctor"  # the command that runs whatever is missing
 SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
 #: What happens to an output that is not buffered; errors of files have the file's name.
 NO_OUTPUT = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -74,6 +76,8 @@ def _run(argv: Sequence[str]) -> int:
         args, unknown = parser.parse_known_args(argv)
         if unknown:
             commands.get(args.command, parser).refuse(unknown)
+        if args.plugin or args.command not in (None, DOCTOR):
+            require(*EXPERIMENTS)
         if args.plugin:
             _imported("attngraph.experiments.runs.plugins").load_plugins(args.plugin)
         module = f"attngraph.experiments.commands.{args.command}"
@@ -167,9 +171,10 @@ def _imported(module: str) -> ModuleType:
         package = (getattr(error, "name", None) or "").partition(".")[0]
         if package == "attngraph":
             raise
+        if isinstance(error, ModuleNotFoundError):
+            sys.exit(_complain(missing(package)))
         what = f"the package {package}" if package else "a package"
-        why = "is missing" if isinstance(error, ModuleNotFoundError) else f"does not import ({error})"
-        sys.exit(_complain(f"{what} {why}; `attngraph doctor` says how to install it"))
+        sys.exit(_complain(f"{what} does not import ({error}); `attngraph doctor` says how to install it"))
 
 
 if __name__ == "__main__":

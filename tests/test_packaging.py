@@ -3,15 +3,19 @@
 import hashlib
 import os
 import platform
+import re
 import runpy
 import shutil
 import subprocess
 import sys
 import sysconfig
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from attngraph.extras import EXTRA_OF
 
 setuptools = pytest.importorskip("setuptools")
 
@@ -66,6 +70,93 @@ def test_what_is_described(description):
     assert not any(line.startswith("torch-scatter") for line in required)
     everything = required + [line for lines in extras.values() for line in lines]
     assert not any("==" in line.partition(";")[0] for line in everything), "nothing is pinned"
+
+
+def name_of(requirement: str) -> str:
+    """The distribution's name, in the form that all its spellings share."""
+    found = re.match(r"[\w.-]+", requirement)
+    assert found is not None
+    return re.sub("[-_.]+", "-", found[0]).lower()
+
+
+def test_errors_name_the_extra_that_brings_a_package(description):
+    distributions = {"sklearn": "scikit-learn", "yaml": "pyyaml", "umap": "umap-learn"}
+    extras = description["extras_require"]
+    brought = {(name_of(line), extra) for extra in set(EXTRA_OF.values()) for line in extras[extra]}
+    named = {(name_of(distributions.get(package, package)), extra) for package, extra in EXTRA_OF.items()}
+    assert named == brought
+
+
+@pytest.fixture(scope="module")
+def core(description, tmp_path_factory) -> Path:
+    """A folder of packages as after ``pip install attngraph`` without an extra: links to those here."""
+    folder, left, done = tmp_path_factory.mktemp("core"), [*description["install_requires"]], set()
+    while left:
+        name = name_of(left.pop())
+        if name in done:
+            continue
+        done.add(name)
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:  # for another platform
+            continue
+        left += [line for line in distribution.requires or [] if "extra ==" not in line]
+        for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
+            if not (folder / top).exists():
+                (folder / top).symlink_to(distribution.locate_file(top))
+    return folder
+
+
+def run_with(core: Path, folder: Path, *words: str) -> subprocess.CompletedProcess:
+    """Python with the core's packages and ours, and no others."""
+    env = {**os.environ, "PYTHONPATH": f"{core}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-S", *words], cwd=folder, env=env, capture_output=True, text=True)
+
+
+MISSING = r"the package \w+ is missing: pip install 'attngraph\[experiments\]'\n"
+WITHOUT_EXTRAS = """
+import attngraph, torch
+from peft import get_peft_model
+from PIL import Image
+from attngraph.adapters import GraphAdapterConfig
+from attngraph.analysis.bipartite import Bipartite
+from attngraph.analysis.closed_form import closed_form
+from attngraph.analysis.energy import energies
+from attngraph.analysis.heterophily import heterophily
+from attngraph.analysis.homophily import adjusted_of_edges
+from attngraph.experiments.models import Sample, load_family
+
+image = Image.new("RGB", (64, 64), "white")
+family = load_family()
+batch = family.batch([Sample("one", image, "what color is it ?", "blue")])
+graphs = attngraph.capture(family.model, batch.inputs)
+attngraph.show(graphs, image=image, tokens=batch.text.tokens).save("page.html")
+graph = [graph for graph in graphs.values() if graph.kind == "cross"][-1]
+edges = torch.tensor([[0, 1, 2, 0], [1, 2, 0, 3]])
+print(
+    bool(energies(Bipartite.of(graph)).dirichlet.isfinite().all()),
+    bool(closed_form(graph).r.isfinite().all()),
+    adjusted_of_edges(edges, torch.tensor([0, 0, 0, 1])) <= 1,
+)
+model = get_peft_model(family.model, GraphAdapterConfig(gnn="pgnn"))
+model(**batch.inputs, labels=batch.inputs["input_ids"]).loss.backward()
+model.save_pretrained("adapter")
+try:
+    heterophily(graphs)
+except attngraph.UserError as error:
+    print(error)
+"""
+
+
+def test_the_core_works_without_extras(core, tmp_path):
+    done = run_with(core, tmp_path, "-c", WITHOUT_EXTRAS)
+    assert re.fullmatch(f"True True True\n{MISSING}", done.stdout), done.stderr
+
+
+def test_a_command_without_its_extra_ends_in_one_line(core, tmp_path):
+    done = run_with(core, tmp_path, "-m", "attngraph", "heterophily")
+    assert re.fullmatch(f"attngraph: {MISSING}", done.stderr)
+    assert done.returncode == 2 and not [*tmp_path.iterdir()]
 
 
 @pytest.fixture(scope="module")

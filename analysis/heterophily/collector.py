@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-import pandas as pd
 import torch
 from torch_geometric.data import Data, HeteroData
 
@@ -29,6 +28,7 @@ from attngraph.analysis.heterophily.measurement import (
 )
 from attngraph.analysis.labels import Labels
 from attngraph.analysis.nulls import Draws
+from attngraph.extras import pandas as pd
 
 Labelling: TypeAlias = Mapping[str, Labels] | Callable[[str, AnyGraph], Mapping[str, Labels]] | None
 Differences: TypeAlias = Mapping[str, tuple[str, str]]

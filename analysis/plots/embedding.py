@@ -11,13 +11,14 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from attngraph.extras import pandas as pd
 
 COLOURS = ("role", "modality", "class", "token", "example")
 METHOD_NAMES = {"tsne": "t-SNE", "umap": "UMAP", "pca": "principal component"}

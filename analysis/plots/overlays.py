@@ -9,12 +9,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from PIL import Image
+
+from attngraph.extras import pandas as pd
 
 _HEAT = LinearSegmentedColormap.from_list("heat", [(1, 0.75, 0, 0), (1, 0.5, 0, 0.6), (0.8, 0, 0, 0.92)])
 _STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}

@@ -14,6 +14,9 @@ from importlib import metadata
 
 from attngraph._siblings import ROOT
 from attngraph.experiments.commands.options import DoctorOptions
+from attngraph.extras import EXTRA_OF
+
+EXTRAS = {*EXTRA_OF.values()}
 
 
 def run(options: DoctorOptions) -> int:
@@ -32,11 +35,18 @@ def report() -> tuple[str, list[str]]:
         problems.append("attngraph is tested with Python 3.11 to 3.13: make a virtual environment of one")
     if version_of("attngraph") is None:
         problems.append(f"attngraph is not installed, only used from its folder: pip install -e {ROOT}")
-    for name, wanted in required().items():
+    lacking: dict[str, list[str]] = {}  # extra -> its missing packages
+    for (name, extra), wanted in required().items():
         version = version_of(name)
+        if version is None and extra:
+            lacking.setdefault(extra, []).append(name)
+            continue
         lines.append(f"  {name:<16}{version or 'MISSING'}")
         if version is None or not _is_in(version, wanted):
             problems.append(f"{name} is {version or 'missing'}: pip install '{name}{wanted}'")
+    lines += ["not installed"] * bool(lacking)
+    for extra, names in lacking.items():
+        lines.append(f"  {', '.join(names)}: pip install 'attngraph[{extra}]'")
     state, problem = kernels()
     problems += problem
     lines += ["devices", *(f"  {device}" for device in devices())]
@@ -53,11 +63,18 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
-def required() -> dict[str, str]:
-    """The required packages and their ranges of versions, from the metadata of attngraph, if installed."""
-    lines = [] if version_of("attngraph") is None else metadata.requires("attngraph") or []
-    matches = (re.match(r"([\w.-]+)\s*\(?([^;)]*)\)?\s*$", line) for line in lines)  # no extras: they have ;
-    return {match[1]: match[2].strip() for match in matches if match}
+def required() -> dict[tuple[str, str], str]:
+    """The packages of attngraph and of its extras (``""`` for none) and their ranges of versions, from the
+    metadata of attngraph, if installed. Extras for developers are left out.
+    """
+    found = {}
+    for line in metadata.requires("attngraph") or [] if version_of("attngraph") is not None else []:
+        package, _, condition = line.partition(";")
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", condition)
+        match = re.match(r"([\w.-]+)\s*\(?([^)]*)\)?", package)
+        if match and (not condition or (extra and extra[1] in EXTRAS)):
+            found[match[1], extra[1] if extra else ""] = match[2].strip()
+    return found
 
 
 def _is_in(version: str, wanted: str) -> bool:

@@ -21,6 +21,7 @@ from attngraph.experiments.runs.experiment import REMEDY, Answers
 from attngraph.experiments.runs.plan import check_task_data
 from attngraph.experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, finished
 from attngraph.experiments.tables.scored import score_predictions
+from attngraph.extras import require
 
 TABLE = "scores.csv"
 NAMES = (TABLE, SCORES, STATISTICS, PREDICTIONS)
@@ -32,6 +33,7 @@ def run(options: EvaluateOptions) -> int:
     asked = with_changes({}, options.changes, Answers, "--set", REMEDY)
     cell = finished(options.folder)
     check_answering(cell.task, asked.answering)
+    require(*cell.task.needs)
     task, split = cell.task, options.split or cell.result["split"]
     model = options.model or cell.experiment.model
     data = cell.data(options.data)

@@ -16,6 +16,7 @@ from attngraph.experiments.base.outputs import Outputs
 from attngraph.experiments.commands.options import TsneOptions
 from attngraph.experiments.inspect.points import ADAPTED, FROZEN, check_clouds, embed, gather_points, notes
 from attngraph.experiments.inspect.source import open_source, settings_of
+from attngraph.extras import require
 
 TABLE, QUALITY = "coordinates.csv", "quality.csv"
 NAMES = (TABLE, QUALITY, *(f"{method}-*.{kind}" for method in METHODS for kind in ("png", "svg")))
@@ -26,6 +27,7 @@ SHOWN = ["layer", "head", "state", "perplexity", "measure", "label", "space", "v
 def run(options: TsneOptions) -> int:
     """``attngraph tsne``."""
     method, colours = options.method, options.colour
+    require(*{"tsne": ("openTSNE",), "umap": ("umap",)}.get(method, ()))
     options = replace(options, perplexity=_perplexities(options))
     outputs = Outputs(options.out, "tsne", settings_of(options), NAMES)
     with outputs.alone():

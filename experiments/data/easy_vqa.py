@@ -6,9 +6,9 @@ The data set has 48,248 questions about 5,000 images.
 import random
 from pathlib import Path
 
-from attngraph.errors import UserError
 from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.data.example import Example
+from attngraph.extras import optional
 
 SPLITS = ("train", "validation", "test")
 VALIDATION_IMAGES = 400  # of the 4,000 official training images
@@ -25,10 +25,7 @@ def load(split: str) -> list[Example]:
         UserError: the package is not installed, or the split is unknown.
     """
     check_known([split], SPLITS, "split")
-    try:
-        import easy_vqa
-    except ImportError:
-        raise UserError("the package easy-vqa is not installed; run: pip install easy-vqa") from None
+    easy_vqa = optional("easy_vqa")
     name = "test" if split == "test" else "train"
     questions = getattr(easy_vqa, f"get_{name}_questions")()
     paths = getattr(easy_vqa, f"get_{name}_image_paths")()

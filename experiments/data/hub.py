@@ -25,6 +25,7 @@ from attngraph.experiments.base.reading import Record, shown
 from attngraph.experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.data.tables import cache_folder
+from attngraph.extras import require
 
 FOLDER, IMAGE = "hub", "image"
 ROWS = 64  # with their pictures in memory at a time
@@ -100,10 +101,9 @@ def download(data_set: DataSet, root: Path, splits: Sequence[str] = ()) -> Itera
 
 
 def _download(repository: str, name: str, file: Path) -> None:
-    try:
-        import datasets
-    except ImportError:
-        raise UserError("fetch needs the package datasets: run `pip install 'attngraph[hub]'`") from None
+    require("datasets")
+    import datasets
+
     try:
         rows = datasets.load_dataset(repository, split=name)
         with whole(file) as part:

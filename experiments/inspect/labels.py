@@ -32,6 +32,7 @@ from attngraph.experiments.inspect.words import (
 )
 from attngraph.experiments.models.batch import Batch
 from attngraph.experiments.scenes.words import parts_of_speech
+from attngraph.extras import require
 
 MODALITY, SPECIAL, SPEECH = "modality", "special or word", "part of speech"
 BUILT_IN = (MODALITY, SPECIAL, "token", SPEECH, "patch", "named", "named shape", "cluster")
@@ -59,10 +60,9 @@ def load_tagger(name: str) -> Tagger:
     Raises:
         UserError: no spaCy, or no such pipeline.
     """
-    try:
-        import spacy
-    except ImportError:
-        raise UserError("--labels spacy:NAME needs spaCy: pip install 'attngraph[tagger]'") from None
+    require("spacy")
+    import spacy
+
     try:
         pipeline = spacy.load(name)
     except (OSError, ValueError) as error:

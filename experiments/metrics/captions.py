@@ -13,13 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from pycocoevalcap.bleu.bleu import Bleu
-from pycocoevalcap.bleu.bleu_scorer import cook_refs, cook_test
-from pycocoevalcap.cider.cider import Cider
 
 from attngraph.errors import UserError
 from attngraph.experiments.metrics import ptb
 from attngraph.experiments.metrics.statistics import aligned
+from attngraph.extras import optional
 
 JAVA, PYTHON = "PTB tokenizer (Java)", "PTB tokenizer (Python)"
 NO_JAVA = (
@@ -77,8 +75,8 @@ def caption_scores(
     if not any(caption for captions in accepted.values() for caption in captions):
         raise UserError("the reference captions contain punctuation only; check the annotation file")
 
-    bleu, _ = Bleu(4).compute_score(accepted, generated, verbose=0)
-    cider, examples = Cider().compute_score(accepted, generated)
+    bleu, _ = optional("pycocoevalcap.bleu.bleu").Bleu(4).compute_score(accepted, generated, verbose=0)
+    cider, examples = optional("pycocoevalcap.cider.cider").Cider().compute_score(accepted, generated)
     counts = np.array([_bleu_counts(generated[id][0], accepted[id]) for id in accepted], dtype=np.int64)
     return CaptionScores(float(bleu[3]), float(cider), counts, examples, JAVA if use_java else PYTHON)
 
@@ -103,7 +101,8 @@ def bleu4_from_counts(totals: np.ndarray) -> np.ndarray:
 
 
 def _bleu_counts(caption: str, references: list[str]) -> list[int]:
-    counts = cook_test(caption, cook_refs(references))
+    bleu = optional("pycocoevalcap.bleu.bleu_scorer")
+    counts = bleu.cook_test(caption, bleu.cook_refs(references))
     length = counts["testlen"]
     closest = min(counts["reflen"], key=lambda other: (abs(other - length), other))
     return [*counts["correct"], *counts["guess"], length, closest]

@@ -33,12 +33,10 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from pycocoevalcap.tokenizer import ptbtokenizer
-
 from attngraph.errors import UserError
+from attngraph.extras import optional
 
-# What pycocoevalcap drops. Brackets are lower-cased before ("-lrb-"), so they stay, as do runs such as "!!".
-_DROPPED = frozenset(ptbtokenizer.PUNCTUATIONS)
+ptbtokenizer = optional("pycocoevalcap.tokenizer.ptbtokenizer")
 
 _QUOTES = dict(zip("“”«»\x93\x94‘‛‹\x91’›\x92`", "`` '' `` '' `` '' ` ` ` ` ' ' ' `".split(), strict=True))
 _BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
@@ -104,13 +102,21 @@ def tokenize_java(captions: Sequence[str]) -> list[str]:
     result = [""] * len(lines)
     for place, line in zip(wanted, found[::2]):
         tokens = line.rstrip().split(" ")
-        result[place] = " ".join(token for token in tokens if token not in _DROPPED)
+        result[place] = " ".join(token for token in tokens if token not in _dropped())
     return result
+
+
+@cache
+def _dropped() -> frozenset[str]:
+    """What pycocoevalcap drops. Brackets are lower-cased before ("-lrb-"), so they stay, as do runs such as
+    "!!".
+    """
+    return frozenset(ptbtokenizer.PUNCTUATIONS)
 
 
 def _joined(tokens: list[str]) -> str:
     line = " ".join(map(_lower, tokens)).rstrip()  # may take a control character off a token
-    return " ".join(token for token in line.split(" ") if token not in _DROPPED)
+    return " ".join(token for token in line.split(" ") if token not in _dropped())
 
 
 def _lower(token: str) -> str:

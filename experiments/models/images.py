@@ -1,15 +1,9 @@
-"""Pictures: opened, changed in training, as models get them, and what models see of them.
-
-In training a picture is cropped, mirrored and distorted, each time otherwise, as ALBEF and BLIP do it: a
-random crop of half to all of it, resized (bicubic); a mirror image every other time; two of ten distortions
-at strength 5 of 10 (RandAugment, Cubuk et al. 2020). Those that change colours on purpose are not among the
-ten, since texts name colours. The model's own processor comes after.
-"""
+"""Pictures: opened, as models get them, and what models see of them; changed in training by
+:mod:`attngraph.experiments.models.augment`."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.transforms import v2
 from transformers import PretrainedConfig
 
 from attngraph.analysis.patches import Grid
@@ -27,12 +20,6 @@ from attngraph.experiments.base.messages import first_line
 
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # BLIP's own image statistics
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
-SCALE = (0.5, 1.0)  # share of the picture that a crop shows
-DISTORTIONS, STRENGTH, STRENGTHS = 2, 5, 11  # strengths go from 0 to 10
-KINDS = (
-    *("Identity", "AutoContrast", "Equalize", "Brightness", "Sharpness"),
-    *("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"),
-)
 
 
 # ---- opening ---------------------------------------------------------------------------------------------
@@ -80,39 +67,6 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
-
-
-# ---- changes in training ---------------------------------------------------------------------------------
-
-
-class _Distort(v2.RandAugment):
-    """RandAugment with BLIP's ten kinds."""
-
-    _AUGMENTATION_SPACE = {kind: v2.RandAugment._AUGMENTATION_SPACE[kind] for kind in KINDS}
-
-
-class TrainingTransform:
-    """Changes a picture; how is decided by a seed alone. ``side`` is that of the square that the model sees,
-    in pixels; None keeps a picture's own size.
-    """
-
-    def __init__(self, side: int | None):
-        self.side = side
-        self.mirror, self.distort = v2.RandomHorizontalFlip(), _Distort(DISTORTIONS, STRENGTH, STRENGTHS)
-
-    def __call__(self, picture: Image.Image, seed: int, mirrors: bool) -> Image.Image:
-        """The changed picture, in RGB as the given one."""
-        size = (picture.height, picture.width) if self.side is None else (self.side, self.side)
-        crop = v2.RandomResizedCrop(size, SCALE, interpolation=v2.InterpolationMode.BICUBIC)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            cropped = crop(picture)
-            return self.distort(self.mirror(cropped) if mirrors else cropped)
-
-
-def names_sides(text: str) -> bool:
-    """Whether a text says left or right, which a mirror image would make wrong."""
-    return re.search(r"\b(left|right)", text, re.IGNORECASE) is not None  # leftmost, right-hand ...
 
 
 # ---- as image encoders get them --------------------------------------------------------------------------

@@ -36,9 +36,10 @@ from attngraph.experiments.base.progress import Progress, note
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.data.tables import Examples
 from attngraph.experiments.methods.method import Vision
+from attngraph.experiments.models.augment import TrainingTransform, names_sides
 from attngraph.experiments.models.batch import Sample
 from attngraph.experiments.models.family import ModelFamily
-from attngraph.experiments.models.images import TrainingTransform, names_sides, open_image
+from attngraph.experiments.models.images import open_image
 from attngraph.experiments.tasks.task import Task
 
 FORMAT = 4  # of cached states: raise it whenever the same pictures are read in another way

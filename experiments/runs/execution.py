@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from attngraph.experiments.base.lock import sole_use
 from attngraph.experiments.base.options import RunOptions
 from attngraph.experiments.runs.data import LIMIT_GB
 from attngraph.experiments.runs.device import check_device, check_threads, processes
+from attngraph.extras import require
 
 LOCAL, SLURM, RAY = "local", "slurm", "ray"
 PACKAGES = {SLURM: "submitit", RAY: "ray"}  # what a launcher needs; an extra of its name brings it
@@ -145,11 +145,7 @@ def _check_launcher(launcher: str, device: str) -> None:
     """Raise UserError where a launcher's package or program is missing, or it does not take the device."""
     if device not in ("cpu", "cuda"):
         raise UserError(f"--on {launcher} takes --device cpu or cuda, got {device}")
-    if importlib.util.find_spec(PACKAGES[launcher]) is None:
-        raise UserError(
-            f"--on {launcher} needs the package {PACKAGES[launcher]}: run `pip install "
-            f"'attngraph[{launcher}]'`"
-        )
+    require(PACKAGES[launcher])
     if launcher == SLURM:
         try:
             subprocess.run(["squeue", "--me", "--noheader"], check=True, capture_output=True)

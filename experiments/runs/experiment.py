@@ -79,7 +79,7 @@ class Recipe(Config):
         group_pictures: how many examples of a picture come one after the other, and so into one batch, where
             it has so many: what depends on the picture alone is then computed once for them. 1 for examples
             in random order. See "Grouping examples by image" on the page "Experiment file" of the docs.
-        augment: whether pictures are changed in training, see :mod:`attngraph.experiments.models.images`.
+        augment: whether pictures are changed in training, see :mod:`attngraph.experiments.models.augment`.
         schedule: how the learning rate goes down.
         precision: of the forward and backward pass; weights stay float32. ``auto`` is bfloat16 where it pays.
         checkpointing: whether activations are computed again in the backward pass, to save memory.

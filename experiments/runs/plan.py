@@ -15,6 +15,7 @@ from attngraph.experiments.methods.settings import Choice, Settings
 from attngraph.experiments.runs.answering import check_answering
 from attngraph.experiments.runs.experiment import Cell, Experiment, Recipe, Scenes
 from attngraph.experiments.tasks import TASKS, Task
+from attngraph.extras import require
 
 
 def cell_of(
@@ -104,6 +105,7 @@ def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> Cell:
             "scenes: layouts and published are a table's: draw data sets with attngraph data make"
         )
     task.check(data)
+    require(*task.needs)
     check_answering(task, experiment.answering)
     cell = cell_of(experiment, drawn, written_out(chosen))
     if cell.scenes is None or not task.ranks:

@@ -7,7 +7,6 @@ environment variables (``WANDB_MODE=online``, ``MLFLOW_TRACKING_URI``) where a u
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,9 +15,9 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-from attngraph.errors import UserError
 from attngraph.experiments.runs.experiment import Cell
 from attngraph.experiments.runs.train import last_step
+from attngraph.extras import require
 
 TRACKERS = ("tensorboard", "wandb", "mlflow")  # names of accelerate's, and of the packages
 NONE = "none"
@@ -83,9 +82,5 @@ def trackers_of(names: tuple[str, ...]) -> tuple[str, ...]:
         UserError: a package is not installed.
     """
     names = tuple(name for name in names if name != NONE)
-    for name in names:
-        if importlib.util.find_spec(name) is None:
-            raise UserError(
-                f"--track {name} needs a package that is not installed: pip install {name}, or --track {NONE}"
-            )
+    require(*names)
     return names

@@ -19,6 +19,7 @@ from attngraph.experiments.runs.experiment import Cell, Experiment, ListRanking,
 from attngraph.experiments.runs.plan import cell_of, written_out
 from attngraph.experiments.tables.grid import MOST_SEEDS, Grid
 from attngraph.experiments.tasks import TASKS, Task, tasks_named
+from attngraph.extras import require
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def tasks_of(grid: Grid, names: Sequence[str] | None, data: Path | None) -> dict
             )
     tasks = tasks_named(names)
     for task in tasks.values():
+        require(*task.needs)
         if data is None and grid.scenes.is_official:
             known = [*grid.scenes.published]
             known = known or [name for name, each in TASKS.items() if each.data_set in LAYOUTS]

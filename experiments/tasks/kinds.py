@@ -147,6 +147,7 @@ class Captions(Task):
     decoding = Decoding(max_new_tokens=24, num_beams=3)
     budget = Budget(steps=200)
     file_format = CAPTIONS
+    needs = ("pycocoevalcap",)
     prompts = {"default": DESCRIBE, "mplug": ""}
 
     @property

@@ -82,7 +82,7 @@ class Budget:
     Args:
         steps, batch_size: optimiser steps, and examples of each.
         train_examples, eval_examples: how many to use at most (a fixed random subset); None for all.
-        augment: whether pictures are changed in training, see :mod:`attngraph.experiments.models.images`.
+        augment: whether pictures are changed in training, see :mod:`attngraph.experiments.models.augment`.
     """
 
     steps: int = 250
@@ -114,6 +114,7 @@ class Task(ABC):
             :mod:`attngraph.experiments.tasks.official`; None for all others.
         ranks: whether there is a list of answers to rank, see :meth:`answers`.
         like: the task whose chosen settings it takes until some are chosen for it.
+        needs: packages that scoring imports, of an extra of attngraph (:mod:`attngraph.extras`).
         file_format: of files of predictions, as the data set's evaluation server takes them.
     """
 
@@ -130,6 +131,7 @@ class Task(ABC):
     data_set: str | None = None
     ranks: bool = False
     like: str | None = None
+    needs: tuple[str, ...] = ()
     file_format: Format = PLAIN
 
     @property

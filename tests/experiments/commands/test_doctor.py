@@ -20,14 +20,17 @@ def test_report_names_versions_devices_and_java(monkeypatch):
 def test_what_is_a_problem(monkeypatch):
     """A package that is missing or too old, no metadata."""
     installed = doctor.version_of
-    monkeypatch.setattr(doctor, "version_of", lambda name: None if name == "easy-vqa" else installed(name))
-    lines = ["numpy (>=1000)", "easy-vqa", "pytest>=8 ; extra == 'test'"]
+    monkeypatch.setattr(
+        doctor, "version_of", lambda name: None if name in ("pillow", "easy-vqa") else installed(name)
+    )
+    lines = ["numpy (>=1000)", "pillow", "easy-vqa; extra == 'experiments'", "pytest>=8 ; extra == 'test'"]
     monkeypatch.setattr(metadata, "requires", lambda name: lines)
     monkeypatch.setattr(doctor, "ROOT", Path("/elsewhere"))
     text, problems = doctor.report()
     assert len(problems) == 2 and "2 problem(s)" in text and "(/elsewhere)" in text
     assert problems[0].endswith("pip install 'numpy>=1000'")
-    assert problems[1] == "easy-vqa is missing: pip install 'easy-vqa'"
+    assert problems[1] == "pillow is missing: pip install 'pillow'"
+    assert "not installed\n  easy-vqa: pip install 'attngraph[experiments]'\n" in text
     monkeypatch.setattr(doctor, "version_of", lambda name: None)
     assert "pip install -e /elsewhere" in doctor.report()[1][0] and not doctor.required()
 

@@ -40,5 +40,5 @@ def test_easy_vqa_says_how_to_install_it(monkeypatch):
     with pytest.raises(UserError, match="unknown split 'dev'"):
         easy_vqa.load("dev")
     monkeypatch.setitem(sys.modules, "easy_vqa", None)
-    with pytest.raises(UserError, match="pip install easy-vqa"):
+    with pytest.raises(UserError, match=r"pip install 'attngraph\[experiments\]'"):
         easy_vqa.load("test")

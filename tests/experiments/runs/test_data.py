@@ -14,7 +14,7 @@ from attngraph.errors import UserError
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.data.tables import SCHEMA, Examples
 from attngraph.experiments.methods import method_named
-from attngraph.experiments.models.images import TrainingTransform
+from attngraph.experiments.models.augment import TrainingTransform
 from attngraph.experiments.runs import data as module
 from attngraph.experiments.runs import train as training
 from attngraph.experiments.runs.answering import predict

@@ -36,7 +36,7 @@ def test_threads_are_one_unless_asked_otherwise(monkeypatch):
 @pytest.fixture
 def clusters(monkeypatch):
     """A machine with Slurm, Ray and one core."""
-    monkeypatch.setattr(execution.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr("attngraph.extras.find_spec", lambda name: True)
     monkeypatch.setattr(execution.subprocess, "run", lambda words, **how: None)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
 
@@ -81,9 +81,9 @@ def test_what_a_launcher_lacks_is_told_before_any_work(clusters, monkeypatch):
     monkeypatch.setattr(execution, "processes", lambda device: argparse.Namespace(num_processes=2))
     with pytest.raises(UserError, match="--on ray starts processes itself"):
         asked("ray")
-    monkeypatch.setattr(execution.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("attngraph.extras.find_spec", lambda name: None)
     for name, package in (("ray", "ray"), ("slurm", "submitit")):
-        with pytest.raises(UserError, match=rf"needs the package {package}: .*'attngraph\[{name}\]'"):
+        with pytest.raises(UserError, match=rf"{package} is missing: .*'attngraph\[{name}\]'"):
             asked(name)
 
 

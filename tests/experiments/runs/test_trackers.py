@@ -1,6 +1,5 @@
 """The numbers of a run are shown elsewhere too; nothing is sent anywhere unasked."""
 
-import importlib.util
 import os
 import sys
 from unittest.mock import Mock
@@ -32,8 +31,8 @@ def unset(monkeypatch):
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch):
     assert trackers_of(("tensorboard",)) == ("tensorboard",) and trackers_of(("none",)) == ()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
-    with pytest.raises(UserError, match="--track mlflow needs .*pip install mlflow"):
+    monkeypatch.setattr("attngraph.extras.find_spec", lambda package: None)
+    with pytest.raises(UserError, match=r"package mlflow is missing: pip install 'attngraph\[tracking\]'"):
         trackers_of(("mlflow",))
 
 

@@ -1,5 +1,6 @@
 """Which cells a table has."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,14 @@ def test_what_a_user_asks_for():
 def test_wrong_requests(grid, wrong, said):
     with pytest.raises(UserError, match=said):
         plan(PRESET.model_copy(update=grid), **wrong)
+
+
+def test_a_package_that_a_metric_needs_is_missing(monkeypatch):
+    """It is named before a run, not after its training; other tasks need none."""
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
+    assert plan(tasks=["vqa"]).tasks
+    with pytest.raises(UserError, match=r"pycocoevalcap is missing: pip install 'attngraph\[captions\]'"):
+        plan(tasks=["vqa", "caption"])
 
 
 def test_how_many_examples_a_task_trains_on(six):
