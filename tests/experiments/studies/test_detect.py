@@ -343,6 +343,7 @@ def test_comparisons_over_checkpoints(monkeypatch):
     assert [lines[name]["outcome"] for name in DETECTORS] == ["higher", "tie", "undecided"]
     assert lines["heuristics"]["low"] > 0.05 and lines["gnn"]["high"] > 0.05 > -0.05 > lines["gnn"]["low"]
     assert outcome({"p_holm": 0.01, "estimate": -0.1, "tie": False}) == "lower"
+    assert outcome({"p_holm": 0.06, "estimate": 0.1, "tie": False}) == "undecided"
 
 
 # ---- the command -------------------------------------------------------------------------------------------
