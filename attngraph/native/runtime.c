@@ -154,6 +154,33 @@ void product_tn(int m, int d, int n, float alpha, const float *a, long lda, cons
 
 /* ---- threads and memory --------------------------------------------------------------------------------------- */
 
+#define KEPT ((128u << 20) / sizeof(float)) /* numbers that a thread keeps room for between calls, at most */
+
+static _Thread_local float *room;
+static _Thread_local size_t held;
+static pthread_key_t rooms; /* frees a thread's room when the thread ends */
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+static void make_key(void) { pthread_key_create(&rooms, free); }
+
+static void change_room(float *to, size_t floats) {
+    free(room);
+    room = to;
+    held = floats;
+    pthread_setspecific(rooms, room);
+}
+
+float *scratch(size_t floats) {
+    if (floats > held) {
+        pthread_once(&once, make_key);
+        change_room(NULL, 0);
+        size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
+        float *larger = aligned_alloc(64, bytes);
+        if (larger) change_room(larger, bytes / sizeof(float));
+    }
+    return floats > held ? NULL : room;
+}
+
 typedef struct {
     Work work;
     void *job;
@@ -164,9 +191,10 @@ static void take_items(void *argument) {
     Region *region = argument;
     for (;;) {
         int item = __atomic_fetch_add(&region->next, 1, __ATOMIC_RELAXED);
-        if (item >= region->count) return;
+        if (item >= region->count) break;
         region->work(region->job, item);
     }
+    if (held > KEPT) change_room(NULL, 0);
 }
 
 void for_each(Work work, void *job, int count, int threads) {
@@ -176,27 +204,6 @@ void for_each(Work work, void *job, int count, int threads) {
         gomp_parallel(take_items, &region, (unsigned)threads, 0);
     else
         take_items(&region);
-}
-
-static _Thread_local float *room;
-static _Thread_local size_t held;
-static pthread_key_t rooms; /* frees a thread's room when the thread ends */
-static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-static void make_key(void) { pthread_key_create(&rooms, free); }
-
-float *scratch(size_t floats) {
-    if (floats > held) {
-        pthread_once(&once, make_key);
-        free(room);
-        held = 0;
-        size_t bytes = (floats * sizeof(float) + 63) / 64 * 64;
-        room = aligned_alloc(64, bytes);
-        pthread_setspecific(rooms, room);
-        if (!room) return NULL;
-        held = bytes / sizeof(float);
-    }
-    return room;
 }
 
 /* For the self-test and the tests: 2^x, and log2 of it. */

@@ -100,7 +100,7 @@ typedef void (*Work)(void *job, int item);
 void for_each(Work work, void *job, int count, int threads);
 
 /* Memory of the calling thread for `floats` numbers, aligned to 64 bytes; NULL if there is none. It is the same
- * memory in each call, and grows. */
+ * memory for each item, and grows. After for_each a thread keeps up to 128 MB of it for the next call. */
 float *scratch(size_t floats);
 
 #endif

@@ -244,23 +244,47 @@ def test_norms_of_other_values_are_not_taken():
     assert torch.equal(got, want)
 
 
+def used() -> int:
+    """Bytes of memory of this process."""
+    if not Path("/proc/self/statm").is_file():
+        pytest.skip("memory is read from /proc")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def step_of_size(nodes: int) -> None:
+    """Forward and backward, of one head: this thread does it alone."""
+    query = torch.randn(1, 1, nodes, 4, requires_grad=True)
+    native_step(AttentionScores(query, query, query), 1.5, 0.2)[0].sum().backward()
+
+
 @needs_library
 def test_threads_that_end_leave_no_memory():
     """Each has its own room to work in."""
-    query = torch.randn(1, 1, 1024, 4)
-
-    def used() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
     def some_threads():
         for _ in range(10):
-            thread = Thread(target=lambda: native_step(AttentionScores(query, query, query), 1.5, 0.2))
+            thread = Thread(target=step_of_size, args=(700,))
             thread.start()
             thread.join()
 
-    if not Path("/proc/self/statm").is_file():
-        pytest.skip("memory is read from /proc")
     some_threads()
     before = used()
     some_threads()
-    assert used() - before < 40e6  # a room has 8 to 12 MB
+    assert used() - before < 40e6  # a room has 8 MB
+
+
+@needs_library
+def test_a_thread_keeps_a_room_of_bounded_size():
+    """Of a thread that has no room yet: the backward pass takes 4 arrays of all edges."""
+    found = []
+
+    def run():
+        step_of_size(700)
+        before = used()
+        step_of_size(3300)
+        found.append(used() - before)
+
+    thread = Thread(target=run)
+    thread.start()
+    thread.join()
+    assert 4 * 4 * 3300**2 > 170e6 and found[0] < 140e6

@@ -1,6 +1,5 @@
 """What the contract of schemes (``contract_on_scores.py``) does not ask of the kernels of a p-Laplacian step:
-weights that count as none, clamped distances, what is computed once. The one in C computes in single precision.
-"""
+weights that count as none, clamped distances, what is computed once. The one in C is in single precision."""
 
 from dataclasses import replace
 from itertools import product
