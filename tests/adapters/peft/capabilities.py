@@ -248,7 +248,7 @@ def ddp(family: str, folder: Path) -> None:
         torch.distributed.destroy_process_group()
 
 
-@feature("`torch.compile`", "with at most two graph breaks an attention layer", families=("llama", "blip"))
+@feature("`torch.compile`", "with at most two graph breaks per attention layer", families=("llama", "blip"))
 def compiled(family: str, folder: Path) -> None:
     model, batch = put(family), batch_of(family)
     want = run(model, batch)
@@ -395,17 +395,18 @@ def unload(family: str, folder: Path) -> None:
     assert torch.equal(run(model, batch_of(family)), plain)
 
 
-NOT_MERGED = "an adapter depends on the attention of each input, so there are no weights to merge it into"
-
-
-@feature("`merge_adapter`", NOT_MERGED, r"can't be merged into the weights: use unload\(\) to take it out")
+@feature(
+    "`merge_adapter`",
+    "an adapter depends on the attention of each input, so there are no weights to merge it into",
+    r"can't be merged into the weights: use unload\(\) to take it out",
+)
 def merge(family: str, folder: Path) -> None:
     put(family).merge_adapter()
 
 
 @feature(
     "`merge_and_unload`",
-    NOT_MERGED,
+    "see `merge_adapter`",
     r"can't be merged into the weights: use unload\(\) to take it out",
     families=("llama",),
 )
@@ -584,19 +585,21 @@ def of_transformers(family: str, folder: Path) -> None:
 
 TEXT = """# PEFT features
 
-Support of graph adapters for features of PEFT. Each row is a test with tiny Llama, T5, BERT and BLIP models
-(where they can differ). Unsupported features raise an error that says so.
+Each feature is a test with tiny Llama, T5, BERT and BLIP models (where they can differ), from which
 `python -m tests.adapters.peft.capabilities` writes this page.
-
-| feature | supported | note |
-|---|---|---|
 """
+NOTES = "| feature | note |\n|---|---|\n"
 
 
 def page() -> str:
     """The page, from the table."""
-    lines = [f"| {x.name} | {'no' if x.ends else 'yes'} | {x.note} |" for x in FEATURES]
-    return TEXT + "\n".join(lines) + "\n"
+    plain = "".join(f"- {x.name}\n" for x in FEATURES if not x.ends and not x.note)
+    noted = "".join(f"| {x.name} | {x.note} |\n" for x in FEATURES if not x.ends and x.note)
+    fails = "".join(f"| {x.name} | {x.note} |\n" for x in FEATURES if x.ends)
+    return (
+        f"{TEXT}\n## Supported\n\n{plain}\n{NOTES}{noted}"
+        f"\n## Not supported\n\nThese raise an error.\n\n{NOTES}{fails}"
+    )
 
 
 if __name__ == "__main__":

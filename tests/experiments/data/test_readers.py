@@ -170,7 +170,7 @@ def test_a_csv_file_of_a_user_becomes_a_task(tmp_path, monkeypatch):
 
 
 def test_published_counts_are_those_of_the_docs():
-    text = (DOCS / "data-formats.md").read_text(encoding="utf-8")
+    text = (DOCS / "data.md").read_text(encoding="utf-8")
     published = [reader.published for data_set in DATA_SETS.values() for reader in data_set.readers]
     numbers = [
         n for splits in published for counts in splits.values() for n in (counts.images, counts.records)
