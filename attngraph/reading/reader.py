@@ -260,6 +260,8 @@ class _Reader:
                 graph = call.streamed(self.heads, top_k, site.metric(call.query), **sides)
             else:
                 graph = call.graph(metric=site.metric(call.query), **sides)
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(f"{name} is no graph ({error}): leave this layer out (layers=...)") from error
         check_weights(name, graph, site.module)

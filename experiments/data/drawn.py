@@ -122,6 +122,8 @@ def scene_of(image: Path) -> Scene | None:
     try:
         described = _described(file)
         return Scene.from_dict(described[image.name]) if image.name in described else None
+    except UserError:
+        raise
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{file} does not say what {image.name} shows ({error}): draw the data again (attngraph scenes)"

@@ -146,6 +146,8 @@ def read_original(
                 raise ValueError(f"{name} is not equal to the tensor that the model shares with it")
     except KeyError as error:
         raise UserError(f"{file}: {error.args[0]} is missing: give another checkpoint") from None
+    except UserError:
+        raise
     except (ValueError, RuntimeError) as error:
         raise UserError(f"{file}: {first_line(error)}: give another checkpoint, or another --as") from None
     model.config.architectures = [type(model).__name__]
