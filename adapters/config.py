@@ -22,6 +22,7 @@ from attngraph.adapters.query_rows import QUERY_ROWS
 from attngraph.adapters.scheme import RENAMED, SCHEMES, Scheme
 from attngraph.backends import BACKENDS, DENSE_WAYS
 from attngraph.errors import UserError
+from attngraph.names import did_you_mean, spelled
 
 NAME = "graph_adapter"
 _SAID = "GRAPH_ADAPTER (of the Python package attngraph: install it and `import {}` before loading)"
@@ -175,8 +176,9 @@ class GraphAdapterConfig(PeftConfig):
 
     def _check_parts(self) -> None:
         """What is chosen by a name."""
-        if isinstance(self.gnn, str):
-            self.gnn = RENAMED.get(self.gnn, self.gnn)
+        if isinstance(self.gnn, str) and self.gnn not in SCHEMES:
+            name = spelled(self.gnn, [*SCHEMES, *RENAMED])
+            self.gnn = RENAMED.get(name, name)
         for name, known in (
             ("gnn", SCHEMES),
             ("join", JOINS),
@@ -184,8 +186,12 @@ class GraphAdapterConfig(PeftConfig):
             ("query_rows", QUERY_ROWS),
         ):
             value = getattr(self, name)
+            if isinstance(value, str):
+                value = spelled(value, known)
+                setattr(self, name, value)
             if not isinstance(value, str) or value not in known:
-                raise UserError(f"unknown {name} {value!r}: choose one of {', '.join(known)}")
+                near = did_you_mean(str(value), known)
+                raise UserError(f"unknown {name} {value!r}{near}: choose one of {', '.join(known)}")
         several = isinstance(self.positions, (tuple, list, set))
         self.positions = tuple(self.positions) if several else (self.positions,)  # type: ignore[assignment]
         if not self.positions or not all(position in POSITIONS for position in self.positions):

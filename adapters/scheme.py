@@ -23,7 +23,8 @@ from attngraph.reading.calls import Call
 from attngraph.scores import AttentionScores
 
 SCHEMES: dict[str, type[Scheme]] = {}
-RENAMED = {"placebo": "rotated"}  # as in adapters and runs of earlier versions
+#: What papers call a scheme, and its name in adapters and runs of earlier versions.
+RENAMED = {"adapter": "gcn", "p_adapter": "pgnn", "placebo": "rotated"}
 
 
 def register(name: str) -> Callable[[type[Scheme]], type[Scheme]]:

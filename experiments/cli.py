@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from inspect import cleandoc
 from pathlib import Path
 from types import ModuleType
 
@@ -23,9 +24,16 @@ from attngraph.experiments.base.stopping import exit_code, stopped_by_signals, s
 from attngraph.experiments.commands import options
 from attngraph.extras import EXPERIMENTS, missing, require
 
+
+def _paragraphs(kind: type) -> tuple[str, str]:
+    """The first paragraph of a class's docstring, and what follows it."""
+    first, _, rest = cleandoc(kind.__doc__ or "").partition("\n\n")
+    return first, rest
+
+
 #: Name of a command (and of its module in :mod:`attngraph.experiments.commands`) → what it does.
 COMMANDS = {
-    name.removesuffix("Options").lower(): " ".join((kind.__doc__ or "").split()).removesuffix(".")
+    name.removesuffix("Options").lower(): " ".join(_paragraphs(kind)[0].split()).removesuffix(".")
     for name, kind in vars(options).items()
     if isinstance(kind, type) and kind.__module__ == options.__name__
 }
@@ -123,7 +131,10 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     places.type = str  # it is applied to all words of the command too, whose options check their own
     for name, about in COMMANDS.items():
         in_list = about[0].lower() + about[1:]
-        command = places.add_parser(name, help=in_list, description=f"{about}.", allow_abbrev=False)
+        more = _paragraphs(options_of(name))[1] or None
+        command = places.add_parser(
+            name, help=in_list, description=f"{about}.", epilog=more, allow_abbrev=False
+        )
         add_options(command, options_of(name))
         about = "Show no progress and no notes, only results and errors."
         command.add_argument("-q", "--quiet", action="store_true", help=about)

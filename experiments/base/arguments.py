@@ -9,22 +9,16 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields
-from difflib import get_close_matches
 from types import NoneType
 from typing import IO, Annotated, Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from attngraph.experiments.base.types import METAVARS, READERS
+from attngraph.experiments.base.types import METAVARS, READERS, Several
+from attngraph.names import did_you_mean
 
 #: Environment variable that ``--quiet`` sets, so that worker processes know too.
 QUIET = "ATTNGRAPH_QUIET"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``" (did you mean ...?)"`` where a known word is near, else nothing."""
-    near = get_close_matches(word, list(known), 1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 # ---- options from dataclasses ---------------------------------------------------------------------------
@@ -39,7 +33,8 @@ def option(about: str, default: Any = None, metavar: Any = None, **more: Any) ->
         about: its help, as a sentence; the default is told after it.
         default: its value where it is not given; ``...`` if it must be given.
         metavar: what its value is called; by default as its type says.
-        more: of :meth:`argparse.ArgumentParser.add_argument`, and ``flag`` for another name.
+        more: of :meth:`argparse.ArgumentParser.add_argument`; ``flag`` for another name; ``fields``, of an
+            option that sets fields, are words that one might take for options, each with the field to set.
     """
     value = {} if default is ... else {"default": default}
     return field(**value, metadata={"help": about, "metavar": metavar, **more})
@@ -57,13 +52,17 @@ class Each(argparse.Action):
 
     def __call__(self, parser, namespace, values, option_string=None):
         values = values if isinstance(values, list) else [values]
+        if isinstance(self.type, Several):
+            values = [value for of_word in values for value in of_word]
+        if not values:
+            return
         if not isinstance(self.nargs, int):
             before = getattr(namespace, self.dest)
             values = dict.fromkeys([*(() if before is self.default else before), *values])
         setattr(namespace, self.dest, tuple(values))
 
 
-def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
+def add_options(parser: Parser, kind: type) -> None:
     """Gives a parser the options that a dataclass has.
 
     Args:
@@ -75,6 +74,8 @@ def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
     for one in fields(kind):
         if one.init:
             flag, how = _described(one, hints[one.name])
+            for word, field_name in how.pop("fields", {}).items():
+                parser.instead[f"--{word}"] = f"{flag} {field_name}=VALUE"
             parser.add_argument(flag, **how)
 
 
@@ -101,19 +102,29 @@ def _described(one: Field, hint: Any) -> tuple[str, dict[str, Any]]:
         return flag, {"action": "store_true", **how}
     if NoneType in get_args(hint):
         hint = get_args(hint)[0]
+    several = False
     if get_origin(hint) is tuple:
         hint, *others = get_args(hint)
+        several = ... in others and "nargs" not in how
         how = {"action": Each, "nargs": "+" if ... in others else 1 + len(others), **how}
     if get_origin(hint) is Annotated:
         hint, how["type"] = get_args(hint)
+    elif get_origin(hint) is Literal and several:
+        how["type"] = Several(READERS[None], get_args(hint))
     elif get_origin(hint) is Literal:
         how["choices"] = get_args(hint)
+    elif hint in (str, int, float) and several:
+        how["type"] = Several(READERS[None if hint is str else hint])
     elif hint is not str:
         how["type"] = hint
     how["metavar"] = how["metavar"] or METAVARS.get(get_origin(hint) or hint, "NAME")
-    if flag is None:
-        return one.name, how if is_required or "nargs" in how else {**how, "nargs": "?"}
-    return flag, {**how, "dest": one.name, "required": is_required}
+    if flag is not None:
+        return flag, {**how, "dest": one.name, "required": is_required}
+    if not is_required and "nargs" not in how:
+        how["nargs"] = "?"
+    elif not is_required and several:
+        how["nargs"] = "*"
+    return one.name, how
 
 
 # ---- the parser -----------------------------------------------------------------------------------------
@@ -137,6 +148,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any):
         super().__init__(**{"formatter_class": HelpFormatter} | options)
+        self.instead: dict[str, str] = {}  # word that is no option -> what to give instead
         for kind, read in READERS.items():
             self.register("type", kind, read)
 
@@ -157,5 +169,7 @@ class Parser(argparse.ArgumentParser):
     def refuse(self, unknown: list[str]) -> NoReturn:
         """Ends because of words that no option takes."""
         given = unknown[0].partition("=")[0]
+        if instead := self.instead.get(given.replace("_", "-")):
+            self.error(f"unknown option {given!r}, give {instead}")
         near = did_you_mean(given, [name for action in self._actions for name in action.option_strings])
         self.error(f"unknown {'option' if given.startswith('-') else 'word'} {given!r}{near}, leave it out")

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attngraph.errors import UserError
-from attngraph.experiments.base.arguments import did_you_mean
 from attngraph.experiments.base.reading import read_text
+from attngraph.names import did_you_mean, spelled
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -133,7 +133,7 @@ def file_named(name: str, folder: Path, known: Sequence[str], what: str) -> Path
     Raises:
         UserError: there is none.
     """
-    file = Path(name) if name.endswith(SUFFIXES) else folder / f"{name}.yaml"
+    file = Path(name) if name.endswith(SUFFIXES) else folder / f"{spelled(name, known)}.yaml"
     if not file.exists():
         choices = f"choose from {', '.join(known)}" if known else "install attngraph again"
         near = did_you_mean(name, known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attngraph.errors import UserError
-from attngraph.experiments.base.arguments import did_you_mean
+from attngraph.names import did_you_mean
 
 
 def check_known(names: Sequence[str], known: Sequence[str], what: str) -> None:

@@ -11,10 +11,20 @@ from typing import Literal
 
 from attngraph.experiments.base.arguments import option
 from attngraph.experiments.base.shipped import DEFAULT
-from attngraph.experiments.base.types import Names, Positive, Seed
+from attngraph.experiments.base.types import Names, Positive, Seed, Word
 
 HUB = "hub:"  # before a name: it may be fetched
 SET = {"default": (), "metavar": "NAME=VALUE", "flag": "--set", "nargs": None}  # an option of --set
+#: Words that one might take for options -> the field of an experiment that --set sets.
+FIELDS = {
+    "lr": "recipe.learning_rate",
+    "learning-rate": "recipe.learning_rate",
+    "steps": "recipe.steps",
+    "epochs": "recipe.epochs",
+    "batch-size": "recipe.batch_size",
+    "weight-decay": "recipe.weight_decay",
+    "precision": "recipe.precision",
+}
 Split = Literal["train", "validation", "test"]
 
 
@@ -63,7 +73,7 @@ class DeviceOptions(ModelOptions):
 class RunOptions(DeviceOptions):
     """Where and how runs are run, see :func:`attngraph.experiments.runs.execution.execution_of`."""
 
-    on: tuple[str, ...] = option(
+    on: tuple[Word, ...] = option(
         "Say where and how runs are run: first local (processes of this machine), slurm (an array of jobs) "
         "or ray (tasks of a Ray cluster); then settings: jobs=N at the same time, threads=N of each run (the "
         "last digits of scores depend on them), cache_gb=GB for image states (0 for none), and those of the "
@@ -86,6 +96,7 @@ class GridOptions(RunOptions):
     changes: tuple[str, ...] = option(
         "Put this value in the place of the file's, such as runs.recipe.steps=100 or runs.answering=rank; "
         "values are YAML (repeatable).",
+        fields={word: f"runs.{field}" for word, field in FIELDS.items()},
         **SET,
     )
     data: Path | None = option(

@@ -49,11 +49,17 @@ def names_of(what: str) -> list[str]:
     return sorted((file.stem for file in files if file.is_file()), key=lambda name: (name not in FIRST, name))
 
 
-def described(what: str) -> str:
-    """All of them with what their files say of themselves, for ``--help``; YAML is not read for it."""
-    found = []
+def abouts(what: str) -> dict[str, str]:
+    """All of them with what their files say of themselves; YAML is not read for it."""
+    found = {}
     for name in names_of(what):
         text = (CONFIGS / f"{what}s" / f"{name}.yaml").read_text(encoding="utf-8", errors="replace")
         about = re.search("^about: (.*)$", text, re.MULTILINE)
-        found.append(name if about is None else f"{name}: {about[1].strip()}")
+        found[name] = "" if about is None else about[1].strip()
+    return found
+
+
+def described(what: str) -> str:
+    """:func:`abouts` in a line for ``--help``."""
+    found = [f"{name}: {about}" if about else name for name, about in abouts(what).items()]
     return ("; " if ":" in "".join(found) else ", ").join(found).replace("%", "%%")

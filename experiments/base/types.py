@@ -60,12 +60,26 @@ def path(text: str) -> Path:
     return Path(text)
 
 
-def names(text: str) -> tuple[str, ...]:
-    """Names separated by commas, each once."""
-    found = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not found:
-        raise _wrong(text, "names nothing, give names separated by commas")
-    return found
+class Several:
+    """The type of a list's words: values, or several with commas between them.
+
+    Args:
+        read: reads one of them.
+        choices: all that there are; none for values of any kind.
+    """
+
+    def __init__(self, read: Callable[[str], Any], choices: tuple[str, ...] = ()):
+        self.read, self.choices = read, choices
+
+    def __call__(self, text: str) -> list[Any]:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if not parts:
+            raise _wrong(text, "names nothing, give values separated by commas or spaces")
+        if self.choices and (wrong := [part for part in parts if part not in self.choices]):
+            raise argparse.ArgumentTypeError(
+                f"invalid choice: {wrong[0]!r} (choose from {', '.join(self.choices)})"
+            )
+        return list(map(self.read, parts))
 
 
 def seed_range(text: str) -> range:
@@ -86,7 +100,8 @@ def _wrong(text: str, why: str) -> argparse.ArgumentTypeError:
 
 Seed = Annotated[int, Between(0, 2**32 - 1)]  # what NumPy takes
 Positive = Annotated[int, Between(1, LARGEST)]
-Names = Annotated[tuple[str, ...], names]
+Names = tuple[str, ...]
+Word = Annotated[str, word]  # one of several that may hold commas
 Seeds = Annotated[range, seed_range]
 
 #: Type -> the function that reads it; None for the type of options that name none.
@@ -96,4 +111,4 @@ READERS: dict[type | None, Callable[[str], Any]] = {
     Path: path,
     None: word,
 }
-METAVARS = {int: "N", float: "NUMBER", Path: "FOLDER", tuple: "NAMES"}  # of the others NAME
+METAVARS = {int: "N", float: "NUMBER", Path: "FOLDER"}  # of the others NAME

@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from attngraph.experiments.models.weights import weights_digest
 from attngraph.experiments.studies.detect import detect, look
 from attngraph.experiments.studies.detect_report import draw, markdown, summarise
 from attngraph.experiments.tasks import TASKS
+from attngraph.names import spelled
 
 RESULTS, TEXT, FIGURE = NAMES = ("results.json", "detect.md", "detect.png")
 CELLS = "cells"
@@ -53,6 +54,7 @@ Key = tuple[Model, str, int]  # model, task and seed of a run
 
 def run(options: DetectOptions) -> int:
     """``attngraph detect``."""
+    options = replace(options, tasks=tuple(spelled(task, JUDGED) for task in options.tasks))
     check_known(options.tasks, list(JUDGED), "task")
     models = _models(options.models)
     settings = {"examples": options.examples, "data_seed": options.seed}

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from attngraph.experiments.base.arguments import argument, option
 from attngraph.experiments.base.options import (
+    FIELDS,
     SET,
     DeviceOptions,
     GridOptions,
@@ -22,7 +23,7 @@ from attngraph.experiments.base.options import (
     Split,
 )
 from attngraph.experiments.base.shipped import DEFAULT, described
-from attngraph.experiments.base.types import LARGEST, Between, Names, Positive, Seed, Seeds
+from attngraph.experiments.base.types import LARGEST, Between, Names, Positive, Seed, Seeds, Word
 
 RUN = "Take the trained model of this folder, a run's."
 SETTINGS = "Take the settings of this file, as `attngraph search` and `sweep` write it, before all others."
@@ -37,7 +38,9 @@ class TrainOptions(RunOptions):
         f"Run the experiment of this YAML file, or one of these: {described('experiment')}.", "FILE", None
     )
     changes: tuple[str, ...] = option(
-        "Put this value in the place of the file's, such as recipe.learning_rate=1e-3 (repeatable).", **SET
+        "Put this value in the place of the file's, such as recipe.learning_rate=1e-3 (repeatable).",
+        fields=FIELDS | {word: word for word in ("method", "task", "seed")} | {"gnn": "method"},
+        **SET,
     )
     out: Path = option("Write the run into cells/METHOD/TASK/seedN of this folder.", Path("runs/train"))
     track: tuple[Literal["tensorboard", "wandb", "mlflow", "none"], ...] = option(
@@ -247,7 +250,7 @@ class ParametersOptions(ModelOptions):
     """Count what methods train: how many parameters, where, and their share of the model."""
 
     methods: Names | None = argument(
-        "Take these methods, separated by commas. Default: those of the main table.", "NAMES", None
+        "Take these methods, separated by commas. Default: those of the main table.", "NAME", None
     )
     base: bool = option("Take BLIP-base at full size, without weights.", False)
     reduction: Annotated[int, Between(1, 100_000)] | None = option(
@@ -278,7 +281,7 @@ class HeterophilyOptions(LookOptions):
     """Measure the heterophily of attention graphs per layer and head, beside what chance gives."""
 
     out: Path = option("Write the results into this folder.", Path("runs/heterophily"))
-    labels: tuple[str, ...] = option(
+    labels: tuple[Word, ...] = option(
         "Measure by these classes of tokens, too: JSON files {token: class}, whose names are the labels' "
         "names; and spacy:NAME for the parts of speech of this spaCy pipeline. Without one, only those of "
         "the drawn scenes' words are known.",
@@ -382,6 +385,18 @@ class DetectOptions:
     seed: Seed = option("Seed of the synthetic data.", 0)
     out: Path = option("Folder of the results.", Path("runs/detect"))
     dry_run: bool = option("List the runs, and which of them have scores already; run nothing.", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions:
+    """List the methods, tasks, models, tables or schemes, one on each line.
+
+    Examples: `attngraph list methods`, `attngraph --plugin mine.py list tasks`.
+    """
+
+    what: Literal["methods", "tasks", "models", "tables", "schemes"] = argument(
+        "List these: methods (rows of tables), tasks, models, tables or schemes (of graph adapters).", "WHAT"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,12 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from attngraph.experiments.base.files import write_json
-from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.base.outputs import Outputs
 from attngraph.experiments.commands.options import ScoreOptions
 from attngraph.experiments.runs.plan import check_task_data
 from attngraph.experiments.tables.scored import score_predictions
-from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks import tasks_named
 from attngraph.experiments.tasks.formats import read_predictions, write_predictions
 
 TABLE, DETAILS, RESULTS = NAMES = ("scores.csv", "scores.json", "results.json")
@@ -22,13 +21,13 @@ TABLE, DETAILS, RESULTS = NAMES = ("scores.csv", "scores.json", "results.json")
 
 def run(options: ScoreOptions) -> int:
     """Read, score, print and write."""
-    check_known([options.task], list(TASKS), "task")
-    task, data, split = TASKS[options.task], options.data or Path(), options.split
+    (task,) = tasks_named([options.task]).values()
+    data, split = options.data or Path(), options.split
     if options.data is None:
         task.check(None)
     check_task_data(task, options.data)
     settings = {"file": str(options.predictions), "data": options.data and str(options.data)}
-    settings |= {"task": options.task, "split": split, "allow_empty": options.allow_empty}
+    settings |= {"task": task.name, "split": split, "allow_empty": options.allow_empty}
     outputs = Outputs(options.out, "score", settings, NAMES)
     outputs.check()
     examples, form = task.examples(data, split), task.file_format

@@ -28,6 +28,7 @@ from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.base.progress import note
 from attngraph.experiments.base.reading import REPLACE, Damaged, Pictures, Record, Unique, read_json
 from attngraph.experiments.data.example import Example
+from attngraph.names import spelled
 
 DATA_SETS: dict[str, DataSet] = {}
 OFFICIAL = {"train": "train", "validation": "val", "test": "test"}  # what tasks and files call splits
@@ -202,7 +203,8 @@ def register(data_set: DataSet) -> DataSet:
 
 
 def data_set_named(name: str) -> DataSet:
-    """The data set of this name; a :class:`~attngraph.UserError` if there is none."""
+    """The data set of this name, in any spelling; a :class:`~attngraph.UserError` if there is none."""
+    name = spelled(name, DATA_SETS)
     check_known([name], list(DATA_SETS), "data set")
     return DATA_SETS[name]
 

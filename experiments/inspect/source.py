@@ -26,7 +26,7 @@ from attngraph import AttentionGraph, capture
 from attngraph.adapters.adapter import GraphAdapter
 from attngraph.adapters.peft.loading import load_adapter, read_config
 from attngraph.errors import UserError
-from attngraph.experiments.base.messages import check_known, first_line
+from attngraph.experiments.base.messages import first_line
 from attngraph.experiments.base.options import LookOptions
 from attngraph.experiments.base.progress import Progress
 from attngraph.experiments.base.reading import read_text
@@ -38,8 +38,9 @@ from attngraph.experiments.models.family import ModelFamily
 from attngraph.experiments.models.images import open_image
 from attngraph.experiments.models.weights import weights_digest
 from attngraph.experiments.runs.device import check_device, is_out_of_memory
-from attngraph.experiments.tasks import TASKS
+from attngraph.experiments.tasks import TASKS, tasks_named
 from attngraph.experiments.tasks.task import SPLITS
+from attngraph.names import spelled
 from attngraph.reading.instrument import instrument
 
 TASK, SPLIT = "caption", "validation"  # where none is given
@@ -61,7 +62,7 @@ def settings_of(options: LookOptions, task: str = TASK) -> dict[str, Any]:
     settings = {name: value for name, value in vars(options).items() if name not in NOT_SETTINGS}
     settings = {"weights": weights_digest(options.model), **settings, "model": unless_default(options.model)}
     if not brings_own(options):
-        settings |= {"task": options.task or task, "split": options.split or SPLIT}
+        settings |= {"task": spelled(options.task or task, TASKS), "split": options.split or SPLIT}
     if options.adapter is not None:
         settings["adapter_weights"] = weights_digest(options.adapter)
     return json.loads(json.dumps(settings, default=str))
@@ -90,7 +91,7 @@ def open_source(options: LookOptions, trained: bool = True) -> Source:
                 "it out"
             )
     task, split = options.task or TASK, options.split or SPLIT
-    check_known([task], list(TASKS), "task")
+    (task,) = tasks_named([task])
     check_device(options.device)
     family = load_family(options.model, options.download)
     if options.images and not family.sees:

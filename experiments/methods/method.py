@@ -16,11 +16,13 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from attngraph.adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.methods.settings import Choice, Settings
 from attngraph.experiments.models.batch import Sample
 from attngraph.experiments.models.family import Answering, ModelFamily
+from attngraph.names import spelled
 
 ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  # blocks of the table
 OTHERS = "Other small additions"  # LoRA and prefix tuning
@@ -155,7 +157,10 @@ class Tuned:
 
 
 def canonical(name: str) -> str:
-    """A method's own name, of one of :data:`ALIASES` or itself."""
+    """A method's or scheme's own name, of one of :data:`ALIASES` or itself, in any spelling
+    (:func:`attngraph.names.spelled`).
+    """
+    name = spelled(name, [*METHODS, *SCHEMES, *ALIASES])
     return ALIASES.get(name, name)
 
 

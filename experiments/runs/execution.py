@@ -14,13 +14,13 @@ import torch
 from pydantic import ConfigDict, Field, FiniteFloat
 
 from attngraph.errors import UserError
-from attngraph.experiments.base.arguments import did_you_mean
 from attngraph.experiments.base.config import Config, checked
 from attngraph.experiments.base.lock import sole_use
 from attngraph.experiments.base.options import RunOptions
 from attngraph.experiments.runs.data import LIMIT_GB
 from attngraph.experiments.runs.device import check_device, check_threads, processes
 from attngraph.extras import require
+from attngraph.names import did_you_mean
 
 LOCAL, SLURM, RAY = "local", "slurm", "ray"
 PACKAGES = {SLURM: "submitit", RAY: "ray"}  # what a launcher needs; an extra of its name brings it

@@ -8,14 +8,13 @@ from typing import Any
 
 from attngraph.adapters.scheme import SCHEMES
 from attngraph.errors import UserError
-from attngraph.experiments.base.arguments import did_you_mean
-from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.methods import METHODS, Method, method_named
 from attngraph.experiments.methods.settings import Choice, Settings
 from attngraph.experiments.runs.answering import check_answering
 from attngraph.experiments.runs.experiment import Cell, Experiment, Recipe, Scenes
-from attngraph.experiments.tasks import TASKS, Task
+from attngraph.experiments.tasks import TASKS, Task, tasks_named
 from attngraph.extras import require
+from attngraph.names import did_you_mean
 
 
 def cell_of(
@@ -87,8 +86,9 @@ def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> Cell:
         raise UserError(f"method {method.name} shows the runs of {method.repeats} again: give that one")
     if not method.trains and experiment.recipe != Recipe():
         raise UserError(f"recipe changes nothing, since {method.name} trains nothing: leave it out")
-    check_known([experiment.task], list(TASKS), "task")
-    task, data, scenes = TASKS[experiment.task], experiment.data, experiment.scenes or Scenes()
+    (task,) = tasks_named([experiment.task]).values()
+    experiment = experiment.model_copy(update={"method": method.name, "task": task.name})
+    data, scenes = experiment.data, experiment.scenes or Scenes()
     if data is None:
         if task.data_set is not None:
             raise UserError(

@@ -23,12 +23,13 @@ from attngraph.errors import UserError
 from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.base.progress import Progress
 from attngraph.experiments.methods import method_named
-from attngraph.experiments.methods.method import ADAPTERS
+from attngraph.experiments.methods.method import ADAPTERS, canonical
 from attngraph.experiments.metrics.statistics import Score, mean_score
 from attngraph.experiments.tables.frame import Scores, scores_of, task_of
 from attngraph.experiments.tables.runs import Run
 from attngraph.experiments.tables.variance import Variance, variances
 from attngraph.experiments.tasks.task import Column
+from attngraph.names import spelled
 
 LEVEL = 0.95  # coverage of intervals
 EQUIVALENCE = ("equivalent_p", "new_equivalent_p")
@@ -300,6 +301,11 @@ def unlike(runs: Sequence[Run]) -> str:
     return ""
 
 
+def row_of(name: str, rows: Sequence[str]) -> str:
+    """The row that a name, an alias or another spelling of a method names; the name itself if none does."""
+    return name if name in rows else spelled(canonical(name), rows)
+
+
 def recompute(
     runs: Sequence[Run],
     baselines: Sequence[str],
@@ -321,6 +327,7 @@ def recompute(
     """
     held = list(dict.fromkeys(run.row for run in runs))
     rows = contenders(runs) if rows is None else rows
+    baselines, rows = ([row_of(name, held) for name in names] for names in (baselines, rows))
     check_known([*baselines, *rows], held, "row")
     scores = scores_of(runs)
     headings = {column.key: column.heading for column in scores.columns}

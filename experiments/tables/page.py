@@ -15,7 +15,7 @@ import attngraph
 from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.methods.method import METHODS, REFERENCE
 from attngraph.experiments.runs.saved import SCORES
-from attngraph.experiments.tables.compare import unlike
+from attngraph.experiments.tables.compare import row_of, unlike
 from attngraph.experiments.tables.details import details, significance
 from attngraph.experiments.tables.render import content_of, rendered, scope
 from attngraph.experiments.tables.runs import Run, saved_runs, versions_of
@@ -44,7 +44,9 @@ def page_of(folders: Sequence[Path], baseline: str | None = None) -> tuple[str, 
         tables = {name: stack.enter_context(saved_runs(*of)) for name, of in sources.items()}
         every = [run for runs in tables.values() for run in runs]
         if baseline is not None:
-            check_known([baseline], list(dict.fromkeys(run.row for run in every)), "row")
+            held = list(dict.fromkeys(run.row for run in every))
+            baseline = row_of(baseline, held)
+            check_known([baseline], held, "row")
         parts = [_part(name, runs, baseline) for name, runs in tables.items()]
         made = versions_of(every)
     about = f"Finished runs: {len(every)}, tables: {len(tables)}. Made by attngraph {attngraph.__version__}."

@@ -127,8 +127,6 @@ def plan_table(
         else:
             references = {name: n for name, n in counts.items() if method_named(name).group == REFERENCE}
             counts = {**{name: counts.get(name, max(counts.values())) for name in named}, **references}
-    if tasks is not None:
-        check_known(tasks, list(TASKS), "task")
     columns = tasks_of(grid, tasks, data)
     for name, task in columns.items():
         if (part := grid.by_task.get(name)) is not None:

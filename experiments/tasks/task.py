@@ -25,6 +25,7 @@ from attngraph.experiments.metrics.statistics import Score, mean_score, mean_sta
 from attngraph.experiments.models.batch import Sample
 from attngraph.experiments.models.family import Answering, Decoding
 from attngraph.experiments.tasks.formats import PLAIN, Format
+from attngraph.names import spelled
 
 SPLITS = ("train", "validation", "test")
 DEFAULT = "default"  # names the prompt of every family without one of its own
@@ -249,7 +250,10 @@ def register(task: Task) -> Task:
 
 
 def tasks_named(names: Sequence[str]) -> dict[str, Task]:
-    """The tasks of these names, in this order; a :class:`~attngraph.UserError` for unknown ones, or none."""
+    """The tasks of these names, in any spelling (:func:`attngraph.names.spelled`), in this order; a
+    :class:`~attngraph.UserError` for unknown ones, or none.
+    """
+    names = [spelled(name, TASKS) for name in names]
     check_known(names, list(TASKS), "task")
     return {name: TASKS[name] for name in names}
 

@@ -4,23 +4,31 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from inspect import isclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pytest
 
 import attngraph.experiments.commands
-from attngraph.analysis.embedding import METHODS
+from attngraph.adapters import SCHEMES
+from attngraph.analysis import embedding
 from attngraph.analysis.plots.embedding import COLOURS
 from attngraph.errors import UserError
 from attngraph.experiments import cli
 from attngraph.experiments.base.arguments import HelpFormatter, Parser, add_options, argument, asked, option
-from attngraph.experiments.base.types import Between, Names, Seeds
+from attngraph.experiments.base.types import Between, Names, Seeds, Word
+from attngraph.experiments.commands import options
+from attngraph.experiments.commands.list import LISTS
+from attngraph.experiments.methods import METHODS
 from attngraph.experiments.models.convert import ARRANGEMENTS, KINDS
+from attngraph.experiments.runs.experiment import Experiment
 from attngraph.experiments.runs.trackers import NONE, TRACKERS
 from attngraph.experiments.studies.pretrain import MINIS
+from attngraph.experiments.tables.grid import Grid
+from attngraph.experiments.tasks import TASKS
 from attngraph.experiments.tasks.task import SPLITS
 
 ROOT = Path(__file__).parents[2]
@@ -66,13 +74,25 @@ def test_choices_are_those_that_the_rooms_know():
     """Options spell them out, so that help need not import what knows them."""
 
     def choices(command: str, name: str) -> tuple:
-        return next(a.choices for a in cli.command_parser(command)._actions if a.dest == name)
+        action = next(a for a in cli.command_parser(command)._actions if a.dest == name)
+        return action.choices or action.type.choices
 
-    assert choices("tsne", "method") == METHODS and choices("tsne", "colour") == COLOURS
+    assert choices("tsne", "method") == embedding.METHODS and choices("tsne", "colour") == COLOURS
     assert choices("tsne", "split") == choices("score", "split") == SPLITS
     assert choices("convert", "layout") == tuple(KINDS)
     assert choices("convert", "arrangement") == tuple(ARRANGEMENTS)
     assert choices("pretrain", "model") == tuple(MINIS) and choices("train", "track") == (*TRACKERS, NONE)
+    assert choices("list", "what") == tuple(LISTS)
+
+
+def test_words_that_name_a_field_are_fields_of_what_set_sets():
+    for kind, top in ((options.TrainOptions, Experiment), (options.TableOptions, Grid)):
+        (changes,) = (one for one in fields(kind) if one.name == "changes")
+        for field in changes.metadata["fields"].values():
+            of = top
+            for name in field.split("."):
+                found = of.model_fields[name].annotation
+                of = next((one for one in (found, *get_args(found)) if isclass(one)), found)
 
 
 # ---- from types to options -------------------------------------------------------------------------------
@@ -87,6 +107,8 @@ class Asked:
     count: Annotated[int, Between(1, 9)] = option("Count so many.", 3)
     rate: float = option("Learn so fast, of 100%%.", 1.5)
     names: Names | None = option("Name these. Default: all.")
+    shares: tuple[float, ...] = option("Take these shares.", ())
+    words: tuple[Word, ...] = option("Say this.", ())
     seeds: Seeds | None = option("Seed so.", metavar="N")
     colours: tuple[Literal["red", "blue"], ...] = option("Paint so.", ("red",))
     sizes: tuple[int, int] | None = option("Draw so much.", metavar=("A", "B"))
@@ -96,11 +118,13 @@ class Asked:
 
 def test_words_become_values_of_their_types():
     assert asked(Asked, ["here"]) == Asked(place=Path("here"))
-    words = "a/b x --count 9 --rate 1e-3 --names a,,b,a --seeds 4-6 --colours blue blue --colours red"
+    words = "a/b x --count 9 --rate 1e-3 --names a,,b a --seeds 4-6 --colours blue,blue --colours red"
+    words += " --shares 0.5,1 2 --words a,b c"
     words += " --sizes 2 2 --set a=1 --set b=2 --dry-run"
     found = asked(Asked, words.split())
     assert (found.place, found.more, found.count, found.rate) == (Path("a/b"), "x", 9, 1e-3)
     assert (found.names, found.seeds, found.colours) == (("a", "b"), range(4, 7), ("blue", "red"))
+    assert (found.shares, found.words) == ((0.5, 1, 2), ("a,b", "c"))
     assert (found.sizes, found.changes, found.dry_run) == ((2, 2), ("a=1", "b=2"), True)
     assert asked(Asked, ["x", "--seeds", "3"]).seeds == range(3)
 
@@ -109,6 +133,7 @@ def test_words_become_values_of_their_types():
     "option, value",
     [("--count", value) for value in ("x", "1.5", "9" * 5000, "10", "0")]
     + [("--rate", value) for value in ("x", "nan")]
+    + [("--shares", value) for value in ("x", "1,x")]
     + [("--seeds", value) for value in ("0", "3-1", "1-2-3", "0-2147483648")]
     + [("--set", "\t"), ("--set", "half \ud83d"), ("--names", " , ")],
 )
@@ -130,7 +155,12 @@ def test_defaults_are_told_in_one_way():
 
 @pytest.mark.parametrize(
     "words",
-    [["scenes", "--out", "x", "--sede", "1"], ["scens"], ["score", "x", "--task=vqa", "--split=tset"]],
+    [
+        ["scenes", "--out", "x", "--sede", "1"],
+        ["scens"],
+        ["score", "x", "--task=vqa", "--split=tset"],
+        ["tsne", "--colour", "role,clas"],
+    ],
 )
 def test_near_misses_are_named(words, capsys):
     with pytest.raises(SystemExit) as end:
@@ -138,6 +168,20 @@ def test_near_misses_are_named(words, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert end.value.code == 2 and line.startswith("attngraph: ")
     assert "did you mean" in line and "see `" in line
+
+
+def test_a_field_given_as_an_option_is_named_with_set(capsys):
+    for words, field in ((["train"], "recipe"), (["table", "main"], "runs.recipe")):
+        with pytest.raises(SystemExit):
+            cli.main([*words, "--lr", "1e-3"])
+        assert f"'--lr', give --set {field}.learning_rate=VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what, names", [("methods", METHODS), ("tasks", TASKS), ("schemes", SCHEMES)])
+def test_list_has_a_line_for_each_registered_name(what, names, capsys):
+    assert cli.main(["list", what]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(names) and all(len(line.split()) > 1 for line in lines)
 
 
 # ---- exit codes and signals ------------------------------------------------------------------------------

@@ -122,6 +122,7 @@ WORDS = (
     (["-x"], "-x"),
     (["doctor", "--no-such-option"], "--no-such-option"),
     (["parameters", "gcn", "word-too-many"], "word-too-many"),
+    (["list", "gnns"], "gnns"),
     (["scenes"], "--out"),
     (["table", "mian"], "mian"),
     (["report", "nowhere", "--out", "nothing"], "nowhere"),

@@ -1,0 +1,27 @@
+"""Names that users give: spellings of a known one, and the nearest where there is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def spelled(name: str, known: Iterable[str]) -> str:
+    """The known name that differs from ``name`` in nothing but case, hyphens, underscores, dots and spaces:
+    ``pgnn`` for ``pGNN``. The name itself, if it is known, or if none or several do.
+    """
+    known = list(dict.fromkeys(known))
+    same = [one for one in known if _folded(one) == _folded(name)]
+    return same[0] if len(same) == 1 and name not in known else name
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``" (did you mean ...?)"`` if a known name is near, else nothing."""
+    by_folded = {_folded(one): one for one in known}
+    near = get_close_matches(_folded(name), by_folded, 1)
+    return f" (did you mean {by_folded[near[0]]}?)" if near else ""
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[-_.\s]", "", name).casefold()
