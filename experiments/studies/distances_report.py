@@ -415,11 +415,12 @@ def gains(runs: Sequence[Run], prediction: pd.DataFrame) -> pd.DataFrame:
         }
     )
     means = scores.groupby(level=[0, 1]).mean()
+    held = {run.row for run in runs}
     lines = []
     for arms_of in (COUPLED, FREE):
         nothing = arms_of[NOTHING].name
         for arm in arms_of.values():
-            if arm.name == nothing:
+            if arm.name == nothing or not {arm.name, nothing} <= held:
                 continue
             for checkpoint in dict.fromkeys(run.checkpoint for run in runs):
                 lines.append(

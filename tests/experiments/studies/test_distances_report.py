@@ -185,6 +185,26 @@ def test_the_whole_report(folder, runs, study, reporting, capsys):
         assert (folder / "report" / f"distances.{suffix}").stat().st_size > 5000
 
 
+def test_an_arm_at_another_rate_replaces_its_runs_in_each_comparison_with_it(
+    folder, runs, reporting, tmp_path
+):
+    """On the tasks on which the rate differs."""
+    options = {"rows": ["natural", "closed_form"], "seeds": range(10), "checkpoints": 5, "images": 8}
+    save_cells(tmp_path, "vqa", "caption", **options)  # other numbers than in the table
+    for file in tmp_path.glob("cells/natural/vqa/*/config.json"):
+        settings = json.loads(file.read_text())["settings"]
+        change(file, "settings", recipe={**settings["recipe"], "learning_rate": 0.03})
+    with saved_runs(tmp_path) as others:
+        text, table = reporting.report(runs, folder, None, others)
+        mixed = [run for run in runs if (run.row, run.task) != ("natural", "vqa")]
+        mixed += [run for run in others if (run.row, run.task) == ("natural", "vqa")]
+        want = reporting.compared(mixed, "vqa.accuracy")
+    again = table[table["other_rate"].notna()]
+    assert "Natural at 0.03: vqa.accuracy" in text
+    assert list(again["question"]) == ["H1", "H2", "H3"] and set(again["column"]) == {"vqa.accuracy"}
+    assert list(again["difference"]) == list(want["difference"][1:])
+
+
 # ---- the prediction ---------------------------------------------------------------------------------------
 
 
@@ -217,13 +237,16 @@ def test_masses_are_those_of_the_weights_that_an_arm_would_use(study, reporting)
 @pytest.mark.timeout(1800)
 def test_from_the_search_to_the_report(tmp_path):
     """The commands of the protocol, with few steps and the shipped checkpoint in the place of the sixteen."""
-    arms = ["nothing_free", "oracle_free", "natural", "natural_free", "closed_form", "other_patch"]
     few = ["scenes.captions=[64,8,12]", "scenes.questions=[64,16,24]", "runs.recipe.steps=3"]
-    few += ["by_task.caption.recipe.steps=3", "baseline=natural", f"contenders=[{', '.join(arms)}]"]
-    few += [f"rows={{A: [{', '.join(arms)}], B: [frozen]}}", "rates={adapters: [0.01, 0.03]}", "seeds=2"]
-    few = [word for change in few for word in ("--set", change)]
+    few += ["by_task.caption.recipe.steps=3", "baseline=natural", "contenders=[natural]"]
+    few += ["rates={adapters: [0.01, 0.03]}"]
     study = ROOT / "experiments" / "studies"
-    preset = ["--preset", str(study / "distances.yaml"), "--model", "mini-blip", *few]
+
+    def preset(seeds: int, *arms: str) -> list[str]:
+        changes = [*few, f"seeds={seeds}", f"rows={{A: [{', '.join(arms)}], B: [frozen]}}"]
+        words = [word for change in changes for word in ("--set", change)]
+        return ["--preset", str(study / "distances.yaml"), "--model", "mini-blip", *words]
+
     plugin = ["attngraph.experiments.cli", "--plugin", str(study / "distances.py")]
 
     def run(module: str, *words: object) -> None:
@@ -231,8 +254,9 @@ def test_from_the_search_to_the_report(tmp_path):
         subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
     rates, table = tmp_path / "rates", tmp_path / "table"
-    run(*plugin, "search", *preset, "--out", rates)
-    run("attngraph.experiments.studies.distances_prediction", table, *preset, "--images", 6)
-    run(*plugin, "ablation", *preset, "--settings", rates / "settings.yaml", "--out", table)
+    asked = ["nothing_free", "oracle_free", "natural", "natural_free", "closed_form", "other_patch"]
+    run(*plugin, "search", *preset(1, "natural"), "--out", rates)
+    run("attngraph.experiments.studies.distances_prediction", table, *preset(2, *asked), "--images", 6)
+    run(*plugin, "ablation", *preset(2, *asked), "--settings", rates / "settings.yaml", "--out", table)
     run("attngraph.experiments.studies.distances_report", table, "--rates", rates, "--out", tmp_path)
     assert "Tuning noise" in (tmp_path / "report.md").read_text()
