@@ -55,8 +55,8 @@ class Scalar(nn.Module):
 
     def number(self) -> float:
         """The value as a number, where no gradient is wanted."""
-        stored: Any = self.stored
-        return SPEED * (stored.full_tensor() if hasattr(stored, "full_tensor") else stored).item()
+        stored: Any = self.stored.detach()  # multiplied as in the forward pass, in the parameter's precision
+        return (SPEED * (stored.full_tensor() if hasattr(stored, "full_tensor") else stored)).item()
 
     @torch.no_grad()
     def set(self, value: float) -> None:

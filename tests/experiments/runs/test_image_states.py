@@ -75,10 +75,11 @@ def test_they_equal_encoding_in_place_and_are_computed_once(family, paths, tmp_p
 
 def test_runs_that_need_other_pictures_do_not_wait(family, paths, tmp_path, monkeypatch):
     """The first two cells of a table encode at the same time; a lock for the folder would let one wait."""
-    encode, futures = type(family).encode_images, []
+    encode, futures, first = type(family).encode_images, [], [True]
 
     def while_encoding(self, images):
-        if not futures:
+        if first:
+            first.clear()  # before the other thread may ask
             cache = FeatureCache(tmp_path / "cache")
             futures.append(pool.submit(cache.features, family, paths[1:]))
             futures[0].result(timeout=60)
