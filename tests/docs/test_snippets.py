@@ -41,6 +41,7 @@ MOST_PARSED_ONLY = 51  # `attngraph` commands that are not run
 #: Beginnings of commands that are only parsed, unless they are dry, quick or a check: they take from ten
 #: minutes to hours, or need the network, a model's file or finished runs. Their own tests run short ones.
 ONLY_PARSED = """
+--plugin experiments/studies/distances.py
 ablation --preset full, ablation --data data/six --out, data fetch, predict runs/six, evaluate runs/six
 train paper-vqa2, score runs/coco-val/results.json, search, convert, pretrain, bench, planted, table, sweep
 tsne --model models/capfilt-l, attention --model models/capfilt-l, report, significance runs/ablation-full
