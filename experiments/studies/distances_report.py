@@ -201,7 +201,7 @@ def compared(runs: Sequence[Run], key: str, questions: Sequence[Question] = QUES
 
 def standardised(scores: Scores, pair: tuple[str, str]) -> dict[str, float]:
     """The weights that make the mean over the two tasks of the difference of two rows, each divided by its
-    standard deviation between the seeds of one checkpoint."""
+    standard deviation between the seeds of one checkpoint; 0 where that is 0, as in runs of a few steps."""
     columns = [SCENE, ACCURACY]
     frame = scores.frame.set_index("seed")
     first, second = (frame.loc[frame["row"] == row, columns] for row in pair)
@@ -210,7 +210,7 @@ def standardised(scores: Scores, pair: tuple[str, str]) -> dict[str, float]:
     groups = [checkpoint[seed] for seed in differences.index]
     centred = differences - differences.groupby(groups).transform("mean")
     spread = ((centred**2).sum() / (len(differences) - len(set(groups)))) ** 0.5
-    return {key: float(1 / (len(columns) * spread[key])) for key in columns}
+    return {key: float(1 / (len(columns) * spread[key])) if spread[key] else 0.0 for key in columns}
 
 
 def answer(question: Question, line: Mapping[str, Any], margin: float | None) -> str:
@@ -446,8 +446,9 @@ def slope(points: pd.DataFrame, resamples: int = RESAMPLES) -> tuple[float, floa
         rows, columns = (rng.integers(count, size=count) for count in x.shape)
         found.append(_slope(x[np.ix_(rows, columns)], y[np.ix_(rows, columns)]))
     low, high = np.nanquantile(found, [0.025, 0.975])
-    above = float(np.nanmean(np.array(found) > 0))
-    return _slope(x, y), float(low), float(high), min(1.0, 2 * min(above, 1 - above))
+    known = np.array(found)[~np.isnan(found)]
+    tails = min((known <= 0).mean(), (known >= 0).mean())
+    return _slope(x, y), float(low), float(high), float(min(1.0, 2 * tails))
 
 
 def _slope(x: np.ndarray, y: np.ndarray) -> float:
