@@ -16,6 +16,7 @@ from torch_geometric.data import Data, HeteroData
 
 from attngraph import AttentionGraph
 from attngraph.edges import rsqrt, smallest_weight
+from attngraph.sparsify import Totals
 from attngraph.streaming import EDGES, Streamed, Sweep, strips, sweep
 
 
@@ -146,15 +147,23 @@ class Stream(Bipartite):
 
     Args:
         streamed: where the weights come from.
-        swept: sums over its edges.
         loops: self-loops are edges.
         even: the weights are those of uniform attention with the same mask and query degrees.
     """
 
     streamed: Streamed = None  # type: ignore[assignment]  # follows fields with defaults
-    swept: Sweep = None  # type: ignore[assignment]
     loops: bool = True
     even: bool = False
+
+    @cached_property
+    def swept(self) -> Sweep:
+        """Sums over its edges, from a sweep: degrees, entropies, and what needs logarithms of the weights."""
+        return sweep(self.streamed.scores, logs=True, self_loops=self.loops)
+
+    @property
+    def totals(self) -> Totals:
+        """Degrees and entropies."""
+        return self.streamed.totals if self.loops else self.swept.totals
 
     def strips(self) -> Iterator[tuple[slice, Tensor]]:
         """The weights, some queries at a time: which, and ``(b, h, rows, m)``."""
@@ -211,18 +220,18 @@ class Stream(Bipartite):
 
     @cached_property
     def query_degree(self) -> Tensor:
-        return self.swept.totals.query_degree
+        return self.totals.query_degree
 
     @cached_property
     def value_degree(self) -> Tensor:
         if self.even:
             degree = torch.zeros(
-                self.swept.totals.value_degree.shape, dtype=torch.float64, device=self.weight.device
+                self.totals.value_degree.shape, dtype=torch.float64, device=self.weight.device
             )
             for _, weight in self.strips():
                 degree += weight.sum(-2, dtype=torch.float64)
             return degree.to(self.weight.dtype)
-        return self.swept.totals.value_degree
+        return self.totals.value_degree
 
     def without_self_loops(self) -> Stream:
         return self.hiding_self_loops()
@@ -230,7 +239,7 @@ class Stream(Bipartite):
     def hiding_self_loops(self) -> Stream:
         if not self.paired:
             raise ValueError("only a graph whose two sides are the same nodes (paired) has self-loops")
-        return replace(self, loops=False, swept=sweep(self.streamed.scores, logs=True, self_loops=False))
+        return replace(self, loops=False)
 
 
 AnyGraph: TypeAlias = AttentionGraph | Data | HeteroData | Bipartite
@@ -321,8 +330,7 @@ def _of_attention(graph: AttentionGraph) -> Bipartite:
         return Bipartite(weight, visible_edges(graph), query, value, paired)
     nothing = weight.new_full((), torch.nan).expand(b, h, n, m)
     everything = torch.ones((), dtype=torch.bool, device=weight.device).expand(b, n, m)
-    swept = sweep(streamed.scores, logs=True)
-    return Stream(nothing, everything, query, value, paired, streamed, swept)
+    return Stream(nothing, everything, query, value, paired, streamed)
 
 
 def _of_pyg(graph: Data | HeteroData) -> Bipartite:

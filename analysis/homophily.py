@@ -20,11 +20,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from attngraph.analysis.bipartite import Bipartite, divide, edge_weights
+from attngraph.analysis.bipartite import Bipartite, divide, edge_weights, positive
 from attngraph.analysis.labels import Labels
-from attngraph.analysis.sums import EdgeSums
+from attngraph.analysis.sums import ClassSums, EdgeSums
 
 
 class Mixing:
@@ -33,33 +32,29 @@ class Mixing:
 
     Args:
         labels: the classes of a graph, as :meth:`attngraph.analysis.labels.Labels.on` returns them.
-        at_queries: ``(b, h, n, C)``, :math:`\sum_j A_{ij} 1[z_j = l]`: the graph's sums
-            (:class:`attngraph.analysis.sums.EdgeSums`) of the values'
-            :meth:`~attngraph.analysis.labels.Labels.codes`.
-        at_values: ``(b, h, m, K)``, :math:`\sum_i A_{ij} 1[y_i = k]`, those of the queries' codes.
+        at_queries, at_values: its sums, see :class:`attngraph.analysis.sums.ClassSums`.
         paired: whether both sides are the same nodes.
 
     Attributes:
         queries, values: ``(b, h|1, K)`` and ``(b, h|1, C)``, numbers of nodes in each class.
+        sums: ``(b, h, K, C)``, :math:`\sum_{y_i = k, z_j = l} A_{ij}`.
         total: ``(b, h)``, weight of the edges whose two ends have a class.
-        matrix: ``(b, h, K, C)``, :math:`E_{kl} = \sum_{y_i = k, z_j = l} A_{ij} / \text{total}`; NaN without
-            such edges.
+        matrix: ``(b, h, K, C)``, :math:`E_{kl}`, the sums over the total; NaN without such edges.
     """
 
     def __init__(self, labels: Labels, at_queries: Tensor, at_values: Tensor, paired: bool):
-        self.labels, self.paired = labels, paired
-        self.at_queries, self.at_values = at_queries.double(), at_values.double()
-        self.y, self.z = (codes.double() for codes in labels.codes())
-        self.queries, self.values = self.y.sum(-2), self.z.sum(-2)
-        sums = self.y.mT @ self.at_queries
-        self.total = sums.sum((-1, -2))
-        self.matrix = divide(sums, self.total[..., None, None])
+        self.labels, self.paired, self.at_values = labels, paired, at_values
+        self.at_queries = at_queries.to(torch.float64, memory_format=torch.contiguous_format)
+        self.queries, self.values = map(numbers, (labels.query, labels.value), labels.sizes)
+        self.sums = by_class(self.at_queries, labels.query, labels.sizes[0]).mT
+        self.total = self.sums.sum((-1, -2))
+        self.matrix = divide(self.sums, self.total[..., None, None])
 
     @staticmethod
     def of(graph: Bipartite, labels: Labels) -> Mixing:
         """The sums of a graph by the classes of its nodes."""
         on = labels.on(graph)
-        return mixings([on], EdgeSums.of(graph, *codes([on])))[0]
+        return mixings([on], EdgeSums.of(graph, labellings=[on]).by_class, graph.paired)[0]
 
     @property
     def query_marginal(self) -> Tensor:
@@ -76,24 +71,44 @@ class Mixing:
         return (self.queries > 0).sum(-1), (self.values > 0).sum(-1)
 
 
-def codes(labellings: Sequence[Labels]) -> tuple[list[Tensor], list[Tensor]]:
-    """The codes of several classes of a graph's nodes, of the values and of the queries: what to ask
-    :class:`attngraph.analysis.sums.EdgeSums` for."""
-    of = [labels.codes() for labels in labellings]
-    return [value for _, value in of], [query for query, _ in of]
-
-
-def mixings(labellings: Sequence[Labels], sums: EdgeSums) -> list[Mixing]:
+def mixings(labellings: Sequence[Labels], sums: ClassSums, paired: bool) -> list[Mixing]:
     """The sums of a graph by several classes of its nodes.
 
     Args:
         labellings: the classes, as :meth:`attngraph.analysis.labels.Labels.on` returns them.
-        sums: the graph's, of their :func:`codes`.
+        sums: the graph's, of these.
+        paired: whether both sides are the same nodes.
     """
     return [
-        Mixing(labels, at_queries, at_values, sums.loops is not None)
+        Mixing(labels, at_queries, at_values, paired)
         for labels, at_queries, at_values in zip(labellings, sums.at_queries, sums.at_values)
     ]
+
+
+def by_class(x: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Sums ``(b, h, c, classes)`` of numbers ``(b, h, c, nodes)`` over the nodes of each class.
+
+    Args:
+        x: the numbers.
+        labels: the nodes' classes ``(b, h|1, nodes)``, below 0 for none.
+        classes: how many there are.
+    """
+    places = torch.where(labels < 0, classes, labels)[:, :, None].expand_as(x)
+    return x.new_zeros(*x.shape[:-1], classes + 1).scatter_add_(-1, places, x)[..., :classes]
+
+
+def numbers(labels: Tensor, classes: int) -> Tensor:
+    """How many nodes each class has, ``(b, h|1, classes)``; arguments as for :func:`by_class`."""
+    ones = torch.ones((), dtype=torch.float64, device=labels.device).expand(labels.shape)
+    return by_class(ones[:, :, None], labels, classes)[:, :, 0]
+
+
+def of_class(x: Tensor, labels: Tensor) -> Tensor:
+    """What numbers of classes ``(b, h, classes)``, or ``(b, h, c, classes)``, are for the class of each node,
+    ``(b, h, nodes)`` or ``(b, h, c, nodes)``; 0 for a node without a class."""
+    labels = labels if x.dim() == 3 else labels[:, :, None]
+    places = labels.clamp(min=0).expand(*x.shape[:-1], -1)
+    return x.gather(-1, places).masked_fill(labels < 0, 0)
 
 
 def edge(mixing: Mixing) -> Tensor:
@@ -218,14 +233,13 @@ def aggregation(mixing: Mixing) -> Tensor:
     A tie counts one half and a query is not compared with itself, so uniform attention without a mask has
     0.5. Queries without edges or without another query of their class, and graphs of one class, do not count.
     """
-    out = mixing.at_queries
-    edges = mixing.at_queries.sum(-1) > 0
-    y = mixing.y * edges[..., None]  # (b, h, n, K)
-    sums, count = y.mT @ out, y.sum(-2)  # (b, h, K, c), (b, h, K)
-    products = out @ sums.mT  # (b, h, n, K)
-    within = (products * y).sum(-1)
-    own, other = within - out.square().sum(-1), products.sum(-1) - within
-    size = (y * count[..., None, :]).sum(-1)
+    out, y = mixing.at_queries, _with_edges(mixing)
+    count = numbers(y, mixing.labels.sizes[0])  # (b, h, K)
+    sums = mixing.sums.mT  # (b, h, C, K), of queries with edges, since those of others are 0
+    within = (out * of_class(sums, y)).sum(-2)
+    own = within - out.square().sum(-2)
+    other = (out * sums.sum(-1, keepdim=True)).sum(-2) - within
+    size = of_class(count, y)
     others = count.sum(-1, keepdim=True) - size
     within, between = divide(own, size - 1), divide(other, others)
     tie = (within - between).abs() <= 1e-6 * (within.abs() + between.abs())
@@ -238,10 +252,10 @@ def neighbourhood_similarity(mixing: Mixing) -> Tensor:
     r"""Cross-class neighbourhood similarity, ``(b, h, K, K)``, in [0, 1]: mean cosine of the label histograms
     :math:`(A Z)_i` of two different queries, one of class k and one of class k'. Ma et al. 2022 (whose means
     count a node's similarity with itself; that vanishes in large graphs and rules in small ones)."""
-    out = normalize(mixing.at_queries, dim=-1)
-    y = mixing.y * (mixing.at_queries.sum(-1, keepdim=True) > 0)
-    sums, count = y.mT @ out, y.sum(-2)
-    products = sums @ sums.mT - torch.diag_embed(count)  # a node with itself: 1
+    y, classes = _with_edges(mixing), mixing.labels.sizes[0]
+    length = mixing.at_queries.square().sum(-2, keepdim=True).sqrt()
+    sums, count = by_class(mixing.at_queries / positive(length), y, classes), numbers(y, classes)
+    products = sums.mT @ sums - torch.diag_embed(count)  # a node with itself: 1
     pairs = count[..., :, None] * count[..., None, :] - torch.diag_embed(count)
     return divide(products, pairs)
 
@@ -320,9 +334,17 @@ def degenerate(mixing: Mixing, uniform: Mixing | None = None) -> Tensor:
 
 def _all_differ(mixing: Mixing) -> Tensor:
     """Whether a permutation of the classes only renames them, ``(b, h|1)``."""
-    if mixing.paired and mixing.labels.shared:
-        return (((mixing.y + mixing.z) > 0).sum(-2) <= 1).all(-1)
+    labels = mixing.labels
+    if mixing.paired and labels.shared:
+        both = torch.where(labels.query == labels.value, labels.query, -1)
+        nodes = mixing.queries + mixing.values - numbers(both, labels.sizes[0])
+        return (nodes <= 1).all(-1)
     return (mixing.values <= 1).all(-1) & (not mixing.paired or (mixing.queries <= 1).all(-1))
+
+
+def _with_edges(mixing: Mixing) -> Tensor:
+    """The classes of the queries that have edges, ``(b, h, n)``; -1 for others."""
+    return torch.where(mixing.at_queries.sum(-2) > 0, mixing.labels.query, -1)
 
 
 def _trace(matrix: Tensor) -> Tensor:
@@ -330,9 +352,9 @@ def _trace(matrix: Tensor) -> Tensor:
 
 
 def _node(sums: Tensor, labels: Tensor, isolated: bool) -> Tensor:
-    labels = labels.expand(-1, sums.shape[1], -1)
-    own = sums.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
-    total = sums.sum(-1)
+    places = labels.clamp(min=0).expand(-1, sums.shape[1], -1)
+    own = sums.gather(-2, places[:, :, None])[:, :, 0].double()
+    total = sums.sum(-2, dtype=torch.float64)
     counted = (labels >= 0) & (isolated | (total > 0))
     share = torch.where(counted, divide(own, total).nan_to_num(0), 0)
     return divide(share.sum(-1), counted.sum(-1).to(share.dtype))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -78,14 +79,20 @@ class Labels:
             query, value = _renumbered(query), _renumbered(value)
         return replace(self, query=query, value=value)
 
+    @cached_property
+    def sizes(self) -> tuple[int, int]:
+        """The numbers of classes of the labels :meth:`on` a graph, K of the queries and C of the values, at
+        least 1. With ``shared`` labels K = C."""
+        queries, values = (int(side.max()) + 1 if side.numel() else 0 for side in (self.query, self.value))
+        most = max(queries, values)
+        return (max(1, most), max(1, most)) if self.shared else (max(1, queries), max(1, values))
+
     def codes(self) -> tuple[Tensor, Tensor]:
         """One-hot codes of the labels :meth:`on` a graph, bool ``(b, h|1, n, K)`` and ``(b, h|1, m, C)``; a
-        row of False for a node without a class. With ``shared`` labels K = C."""
-        sizes = [int(side.max()) + 1 if side.numel() else 0 for side in (self.query, self.value)]
-        sizes = [max(1, *sizes)] * 2 if self.shared else [max(1, size) for size in sizes]
+        row of False for a node without a class."""
         query, value = (
             side[..., None] == torch.arange(size, device=side.device)
-            for side, size in zip((self.query, self.value), sizes)
+            for side, size in zip((self.query, self.value), self.sizes)
         )
         return query, value
 

@@ -10,13 +10,14 @@ Passes over edges are computed in C where :func:`in_c` can, and elsewhere by tor
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from attngraph.analysis.bipartite import Bipartite, Stream, positive
+from attngraph.analysis.labels import Labels
 from attngraph.analysis.nulls import even_weight
 from attngraph.functorch import transformed
 from attngraph.native.library import call, library, pointer
@@ -24,8 +25,42 @@ from attngraph.streaming import sweep
 
 #: The most edges of one part in :func:`in_parts`: some arrays of them fit into a processor's cache.
 EDGES = 2**19
+LINE = 32  # the functions in C write sums by class for whole lines of so many nodes
 #: What the functions in C read.
 TYPES = (torch.float32, torch.bool, torch.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSums:
+    r"""Sums of weights by class, for several labellings of a graph's nodes.
+
+    Args:
+        query_degree: :math:`\sum_j A_{ij}`, ``(b, h, n)``.
+        at_queries: of each labelling, :math:`\sum_j A_{ij} 1[z_j = l]`, ``(b, h, C, n)``.
+        at_values: of each labelling, :math:`\sum_i A_{ij} 1[y_i = k]`, ``(b, h, K, m)``.
+    """
+
+    query_degree: Tensor
+    at_queries: tuple[Tensor, ...]
+    at_values: tuple[Tensor, ...]
+
+    @staticmethod
+    def uniform(graph: Bipartite, labellings: Sequence[Labels], query_degree: Tensor) -> ClassSums:
+        """Those of uniform attention (:func:`attngraph.analysis.nulls.uniform`).
+
+        Args:
+            graph: the graph, whose mask is kept.
+            labellings: classes, as :meth:`attngraph.analysis.labels.Labels.on` returns them.
+            query_degree: the graph's, which is kept.
+        """
+        each = even_weight(graph, query_degree)[..., None]  # (b, h, n, 1)
+        x, y = _codes(labellings, graph)
+        at_queries, at_values = [], each.new_zeros(*x.shape[:3], y.shape[-1])
+        for rows, *mask in _masks(graph):
+            times = _mask_product(*mask)
+            at_queries.append(times(x, False) * each[:, :, rows])
+            at_values += times((y * each)[:, :, rows], True)
+        return _split(labellings, query_degree, torch.cat(at_queries, 2).mT, at_values.mT)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +75,9 @@ class EdgeSums:
         seen: how many values each query may see, whole numbers ``(b, n)``.
         seen_by: how many queries may see each value, ``(b, m)``.
         loops: :math:`A_{ii}`, ``(b, h, n)``; None where the two sides are not the same nodes.
-        at_queries: :math:`\sum_j A_{ij} x_j`, ``(b, h, n, c)``, for every array x of numbers at the values
-            that was asked for.
-        at_values: :math:`\sum_i A_{ij} y_i`, ``(b, h, m, c)``, for every array y of numbers at the queries
-            that was asked for.
+        at_queries: :math:`\sum_j A_{ij} x_j`, ``(b, h, n, c)``, of the numbers x at the values that were
+            given.
+        by_class: the sums by class that were asked for.
     """
 
     query_degree: Tensor
@@ -52,85 +86,75 @@ class EdgeSums:
     value_log: Tensor
     seen: Tensor
     seen_by: Tensor
-    loops: Tensor | None = None
-    at_queries: tuple[Tensor, ...] = ()
-    at_values: tuple[Tensor, ...] = ()
+    loops: Tensor | None
+    at_queries: Tensor
+    by_class: ClassSums
 
     @staticmethod
     def of(
         graph: Bipartite,
-        values: Sequence[Tensor] = (),
-        queries: Sequence[Tensor] = (),
+        values: Tensor | None = None,
+        labellings: Sequence[Labels] = (),
         self_loops: bool = True,
     ) -> EdgeSums:
         """The sums of a graph.
 
         Args:
             graph: the graph.
-            values: arrays ``(b, h|1, m, c)`` whose sums at the queries are asked for.
-            queries: arrays ``(b, h|1, n, c)`` whose sums at the values are asked for.
-            self_loops: False gives those of
-                :meth:`attngraph.analysis.bipartite.Bipartite.without_self_loops`, without a copy of the
-                weights where they are computed in C.
+            values: numbers ``(b, h|1, m, c)`` whose sums at the queries are asked for.
+            labellings: classes whose sums are asked for, as
+                :meth:`attngraph.analysis.labels.Labels.on` returns them.
+            self_loops: False leaves the edges between node i and node i out of the sums by class, without a
+                copy of the weights where they are computed in C.
 
         Raises:
             ValueError: no self-loops, in a graph whose two sides are not the same nodes.
         """
-        nodes = graph if self_loops else graph.hiding_self_loops()
+        hidden = graph if self_loops else graph.hiding_self_loops()
+        x = _columns(values, graph)
+        if isinstance(graph, Stream) and isinstance(hidden, Stream):
+            return _of_stream(graph, hidden, x, labellings)
         b, h, n, m = graph.weight.shape
-        x, y = _joined(values, graph, m), _joined(queries, graph, n)
-        if isinstance(nodes, Stream):
-            return (_even_sums if nodes.even else _swept_sums)(nodes, x, y, values, queries)
-        sizes = [(n,), (m,), (n,), (m,), (n, x.shape[-1]), (m, y.shape[-1])]
+        rows, columns = (sum(of) for of in zip((0, 0), *(labels.sizes for labels in labellings)))
+        sizes: list[tuple[int, ...]] = [(n,), (m,), (n,), (m,), (n, x.shape[-1])]
         found = [graph.weight.new_empty(b, h, *size) for size in sizes]
-        options = b * h, n, m, x.shape[-1], y.shape[-1], self_loops
-        columns = (some if some.shape[-1] else None for some in (x, y))
-        if not in_c("attngraph_edge_sums", options, (graph.weight, *columns), found):
-            weight = graph.weight if self_loops else graph.without_self_loops().weight
-            found = in_parts(_sums, weight, x, y)
-        d, e, query_log, value_log, at_queries, at_values = found
+        sizes = [(n,), (columns, -(-n // LINE) * LINE), (rows, -(-m // LINE) * LINE)]
+        by_class = [graph.weight.new_zeros(b, h, *size) for size in sizes]
+        options = b * h, n, m, x.shape[-1], len(labellings), columns, rows, self_loops
+        inputs = graph.weight, x if x.shape[-1] else None, *_numbered(labellings, graph)
+        if not in_c("attngraph_edge_sums", options, inputs, [*found, *by_class]):
+            found = in_parts(_sums, graph.weight, x)
+            weight = graph.weight if self_loops or not labellings else graph.without_self_loops().weight
+            by_class = in_parts(_class_sums, weight, *_codes(labellings, graph))
+        d, e, query_log, value_log, at_queries = found
         loops = graph.weight.diagonal(dim1=-2, dim2=-1) if graph.paired else None
-        return EdgeSums(
-            d,
-            e,
-            query_log,
-            value_log,
-            nodes.seen,
-            nodes.seen_by,
-            loops if loops is None or self_loops else torch.zeros_like(loops),
-            at_queries.split([part.shape[-1] for part in values], -1),
-            at_values.split([part.shape[-1] for part in queries], -1),
-        )
+        degree, of_queries, of_values = by_class
+        classes = _split(labellings, degree, of_queries[..., :n], of_values[..., :m])
+        return EdgeSums(d, e, query_log, value_log, graph.seen, graph.seen_by, loops, at_queries, classes)
 
     @staticmethod
-    def uniform(
-        graph: Bipartite,
-        values: Sequence[Tensor] = (),
-        queries: Sequence[Tensor] = (),
-        sums: EdgeSums | None = None,
-    ) -> EdgeSums:
+    def uniform(graph: Bipartite, values: Tensor | None = None, sums: EdgeSums | None = None) -> EdgeSums:
         r"""The sums of uniform attention (:func:`attngraph.analysis.nulls.uniform`), :math:`U_{ij} = d_i/k_i`
         at the :math:`k_i` values that query i may see: products with the mask, which all heads share.
 
         Args:
             graph: the graph, whose mask and query degrees are kept.
-            values, queries: as for :meth:`of`.
+            values: as for :meth:`of`.
             sums: the graph's, where they are known: they hold its query degrees.
         """
-        if isinstance(graph, Stream):
-            return EdgeSums.of(replace(graph, even=True), values, queries)
-        n, m = graph.weight.shape[2:]
-        degree, times = (
-            (graph if sums is None else sums).query_degree,
-            _mask_product(graph.visible, graph.seen, graph.seen_by),
-        )
+        degree, x = (graph if sums is None else sums).query_degree, _columns(values, graph)
         each = even_weight(graph, degree)[..., None]  # (b, h, n, 1)
         log = positive(each).log()
-        at_queries = times(_joined(values, graph, m), False) * each
-        at_values = times(_joined(queries, graph, n) * each, True)
         # many equal terms: in float32 each is rounded the same way, and the logarithms would show it
-        exact = times(torch.cat([each, each * log], -1).double(), True)
-        value_degree, value_log = exact.to(degree.dtype).unbind(-1)
+        ends = torch.cat([each, each * log], -1).double()
+        at_queries, loops, at_values = [], [], ends.new_zeros(*x.shape[:3], 2)
+        for rows, visible, *seen in _masks(graph):
+            times = _mask_product(visible, *seen)
+            at_queries.append(times(x, False) * each[:, :, rows])
+            at_values += times(ends[:, :, rows], True)
+            if graph.paired:
+                loops.append(visible.diagonal(rows.start, -2, -1)[:, None] * each[:, :, rows, 0])
+        value_degree, value_log = at_values.to(degree.dtype).unbind(-1)
         return EdgeSums(
             degree,
             value_degree,
@@ -138,60 +162,103 @@ class EdgeSums:
             value_log,
             graph.seen,
             graph.seen_by,
-            each[..., 0] * graph.visible.diagonal(dim1=-2, dim2=-1)[:, None] if graph.paired else None,
-            at_queries.split([part.shape[-1] for part in values], -1),
-            at_values.split([part.shape[-1] for part in queries], -1),
+            torch.cat(loops, -1) if graph.paired else None,
+            torch.cat(at_queries, 2),
+            ClassSums(degree, (), ()),
         )
 
 
-def _swept_sums(
-    graph: Stream, x: Tensor, y: Tensor, values: Sequence[Tensor], queries: Sequence[Tensor]
-) -> EdgeSums:
-    """Of a stream, from a sweep with all columns."""
-    found = sweep(graph.streamed.scores, values=x, queries=y, self_loops=graph.loops)
-    at_queries, at_values, value_log = found.at_queries, found.at_values, graph.swept.value_log
-    assert at_queries is not None and at_values is not None and value_log is not None
+def _of_stream(graph: Stream, hidden: Stream, x: Tensor, labellings: Sequence[Labels]) -> EdgeSums:
+    """Of a stream, and the sums by class of one that may have no self-loops: from one sweep, or from two."""
+    if graph.even:
+        sums = EdgeSums.uniform(graph, x)
+        return replace(sums, by_class=ClassSums.uniform(hidden, labellings, hidden.query_degree))
+    scores, (of_values, of_queries) = graph.streamed.scores, _codes(labellings, graph)
+    both = torch.cat([x, of_values], -1) if graph.loops == hidden.loops else of_values
+    found = sweep(scores, values=both, queries=of_queries, self_loops=hidden.loops)
+    assert found.at_queries is not None and found.at_values is not None
+    at_queries, by_class = found.at_queries.split(
+        [both.shape[-1] - of_values.shape[-1], of_values.shape[-1]], -1
+    )
+    if graph.loops != hidden.loops and x.shape[-1]:
+        at_queries = sweep(scores, values=x, self_loops=graph.loops).at_queries
+    assert at_queries is not None and graph.swept.value_log is not None
     return EdgeSums(
         graph.query_degree,
         graph.value_degree,
-        -graph.swept.totals.entropy,
-        value_log,
+        -graph.totals.entropy,
+        graph.swept.value_log,
         graph.seen,
         graph.seen_by,
         graph.swept.loops if graph.paired else None,
-        at_queries.split([part.shape[-1] for part in values], -1),
-        at_values.split([part.shape[-1] for part in queries], -1),
+        at_queries,
+        _split(labellings, found.totals.query_degree, by_class.mT, found.at_values.mT),
     )
 
 
-def _even_sums(
-    graph: Stream, x: Tensor, y: Tensor, values: Sequence[Tensor], queries: Sequence[Tensor]
-) -> EdgeSums:
-    """Of uniform attention with a stream's mask, from products with strips of the mask."""
-    each = even_weight(graph, graph.query_degree)[..., None]  # (b, h, n, 1)
-    log = positive(each).log()
-    ends = torch.cat([y * each, each, each * log], -1).double()  # many equal terms: see EdgeSums.uniform
-    sums = ends.new_zeros(*x.shape[:3], ends.shape[-1])
-    at_queries, loops = [], []
-    for rows, visible in graph.visible_strips():
-        times = _mask_product(visible, visible.sum(2), visible.sum(1))
-        at_queries.append(times(x, False) * each[:, :, rows])
-        sums += times(ends[:, :, rows], True)
-        if graph.paired:
-            loops.append(visible.diagonal(rows.start, -2, -1)[:, None] * each[:, :, rows, 0])
-    sizes = [part.shape[-1] for part in queries]
-    *at_values, value_degree, value_log = sums.to(x.dtype).split([*sizes, 1, 1], -1)
-    return EdgeSums(
-        graph.query_degree,
-        value_degree[..., 0],
-        graph.query_degree * log[..., 0],
-        value_log[..., 0],
-        graph.seen,
-        graph.seen_by,
-        torch.cat(loops, -1) if graph.paired else None,
-        torch.cat(at_queries, 2).split([part.shape[-1] for part in values], -1),
-        tuple(at_values),
+def _sums(weight: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    tiny = torch.finfo(weight.dtype).tiny
+    logs = weight.clamp(min=tiny).log_().mul_(weight)
+    return weight.sum(-1), weight.sum(-2), logs.sum(-1), logs.sum(-2), weight @ x
+
+
+def _class_sums(weight: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+    return weight.sum(-1), (weight @ x).mT, (weight.mT @ y).mT
+
+
+def _columns(values: Tensor | None, graph: Bipartite) -> Tensor:
+    """Numbers at the values, none if there are none, ``(b, h, m, c)``."""
+    b, h, _, m = graph.weight.shape
+    found = graph.weight.new_empty(b, h, m, 0) if values is None else values.to(graph.weight.dtype)
+    return found.expand(b, h, -1, -1)
+
+
+def _codes(labellings: Sequence[Labels], graph: Bipartite) -> tuple[Tensor, Tensor]:
+    """One-hot codes of the values' and of the queries' classes, side by side, ``(b, h, nodes, columns)``."""
+    b, h, n, m = graph.weight.shape
+    of = [labels.codes() for labels in labellings]
+    values, queries = (
+        torch.cat(
+            [graph.weight.new_empty(b, h, nodes, 0), *(codes[k].expand(b, h, -1, -1) for codes in of)], -1
+        )
+        for k, nodes in ((1, m), (0, n))
     )
+    return values, queries
+
+
+def _numbered(labellings: Sequence[Labels], graph: Bipartite) -> list[Tensor | None]:
+    """The classes of the queries and of the values, numbered over all labellings,
+    ``(b, h, labellings, nodes)``; below 0 for none."""
+    if not labellings:
+        return [None, None]
+    sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+    firsts = [0, 0]
+    for labels in labellings:
+        for k, classes in enumerate((labels.query, labels.value)):
+            size = (*graph.weight.shape[:2], graph.weight.shape[2 + k])
+            sides[k].append(torch.where(classes < 0, -1, classes + firsts[k]).int().expand(size))
+            firsts[k] += labels.sizes[k]
+    return [torch.stack(side, 2) for side in sides]
+
+
+def _split(labellings: Sequence[Labels], degree: Tensor, at_queries: Tensor, at_values: Tensor) -> ClassSums:
+    """From the sums of all labellings, ``(b, h, classes, nodes)``."""
+    sizes = [labels.sizes for labels in labellings]
+    return ClassSums(
+        degree,
+        at_queries.split([columns for _, columns in sizes], -2),
+        at_values.split([rows for rows, _ in sizes], -2),
+    )
+
+
+def _masks(graph: Bipartite) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Which edges may exist, some queries of a stream at a time: these queries, ``(b, rows, m)``, and the
+    numbers of edges of each query and value."""
+    if isinstance(graph, Stream):
+        for rows, visible in graph.visible_strips():
+            yield rows, visible, visible.sum(2), visible.sum(1)
+    else:
+        yield slice(0, graph.weight.shape[2]), graph.visible, graph.seen, graph.seen_by
 
 
 def in_c(
@@ -246,24 +313,6 @@ def in_parts(function: Callable[..., Sequence[Tensor]], *arrays: Tensor) -> list
     if len(rows) == len(rows[0]) == 1:
         return list(rows[0][0])
     return [torch.cat(found) for found in zip(*([torch.cat(x, 1) for x in zip(*row)] for row in rows))]
-
-
-def _sums(weight: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-    tiny = torch.finfo(weight.dtype).tiny
-    logs = weight.clamp(min=tiny).log_().mul_(weight)
-    return weight.sum(-1), weight.sum(-2), logs.sum(-1), logs.sum(-2), weight @ x, weight.mT @ y
-
-
-def _joined(arrays: Sequence[Tensor], graph: Bipartite, nodes: int) -> Tensor:
-    """All columns side by side, ``(b, h, nodes, columns)``."""
-    b, h = graph.weight.shape[:2]
-    if len(arrays) == 1:
-        return arrays[0].to(graph.weight.dtype).expand(b, h, -1, -1)
-    found, first = graph.weight.new_empty(b, h, nodes, sum(x.shape[-1] for x in arrays)), 0
-    for x in arrays:
-        found.narrow(-1, first, x.shape[-1]).copy_(x)
-        first += x.shape[-1]
-    return found
 
 
 def _mask_product(visible: Tensor, seen: Tensor, seen_by: Tensor) -> Callable[[Tensor, bool], Tensor]:

@@ -17,10 +17,10 @@ from attngraph.analysis.along import Along, along_edges
 from attngraph.analysis.bipartite import Bipartite
 from attngraph.analysis.closed_form import ClosedForm, degree_roots
 from attngraph.analysis.contrast import Contrast, Distances, Region, queries_per_value, square_distances
-from attngraph.analysis.homophily import codes, mixings
+from attngraph.analysis.homophily import mixings
 from attngraph.analysis.labels import Labels
 from attngraph.analysis.nulls import Draws, in_orders, permutation, permuted, shuffle, uniform
-from attngraph.analysis.sums import EdgeSums
+from attngraph.analysis.sums import ClassSums, EdgeSums
 from attngraph.degrees import check_degree
 
 LABEL_STATISTICS = (*homophily.SHARED, *homophily.ANY)
@@ -141,20 +141,26 @@ def measure(
         scheme: the same batch as an attention graph with all its weights, whose messages in pGNN are compared
             with their closed form; None leaves that out.
     """
-    orders, values, even_values = [], [], []
+    orders, values = [], None
     if graph.value is not None:
         draws = new_draws("features")
         orders = [permutation(graph, draws) for _ in range(settings.permutations)]
-        values, even_values = [in_orders(graph.value, [None, *orders]).flatten(3)], [graph.value]
-    sums = EdgeSums.of(graph, values)
-    even = EdgeSums.uniform(graph, even_values, sums=sums)
+        values = in_orders(graph.value, [None, *orders]).flatten(3)
+    self_loops = self_loops or not graph.paired
+    nodes = graph if self_loops else graph.hiding_self_loops()
+    labellings = {
+        name: _permuted(classes, nodes, settings.permutations, new_draws(name))
+        for name, classes in labels.items()
+    }
+    sums = EdgeSums.of(graph, values, list(chain(*labellings.values())), self_loops)
+    even = EdgeSums.uniform(graph, graph.value, sums)
     measured: dict[Key, Measured] = {
         (name, ""): Measured(function(sums), function(even))
         for name, function in WEIGHT_STATISTICS.items()
         if name != "self_weight" or graph.paired
     }
     if labels:
-        measured |= _by_labels(graph, labels, settings, new_draws, self_loops or not graph.paired)
+        measured |= _by_labels(nodes, labellings, sums.by_class)
     if graph.query is not None:
         roots = None if scheme is None else degree_roots(scheme, settings.degree, sums)
         along = along_edges(graph, settings.p, sums, orders, even, roots)
@@ -168,29 +174,28 @@ def measure(
     return measured
 
 
+def _permuted(labels: Labels, graph: Bipartite, permutations: int, draws: Draws) -> list[Labels]:
+    """The classes of a graph's nodes, and permuted ones."""
+    return [labels.on(graph), *(labels.permuted(graph, draws) for _ in range(permutations))]
+
+
 def _by_labels(
-    graph: Bipartite, labels: Mapping[str, Labels], settings: Settings, new_draws: NewDraws, self_loops: bool
+    graph: Bipartite, labellings: Mapping[str, list[Labels]], sums: ClassSums
 ) -> dict[Key, Measured]:
-    graph = graph if self_loops else graph.hiding_self_loops()
-    versions = []  # of every labelling the observed classes, then permuted ones
-    for name, classes in labels.items():
-        draws = new_draws(name)
-        shuffled = [classes.permuted(graph, draws) for _ in range(settings.permutations)]
-        versions.append([classes.on(graph), *shuffled])
-    labellings, observations = list(chain(*versions)), [observed for observed, *_ in versions]
-    sums = EdgeSums.of(graph, *codes(labellings), self_loops=self_loops)
-    every = iter(mixings(labellings, sums))
-    evens = mixings(observations, EdgeSums.uniform(graph, *codes(observations), sums=sums))
+    """The first of each list are the observed classes, the others are permuted."""
+    observations = [observed for observed, *_ in labellings.values()]
+    every = iter(mixings(list(chain(*labellings.values())), sums, graph.paired))
+    flat = ClassSums.uniform(graph, observations, sums.query_degree)
     measured = {}
-    for (name, classes), flat in zip(labels.items(), evens):
-        observed, *nulls = islice(every, 1 + settings.permutations)
+    for (name, of), even in zip(labellings.items(), mixings(observations, flat, graph.paired)):
+        observed, *nulls = islice(every, len(of))
         reason = homophily.degenerate(observed)
-        reason_of_pairs = homophily.degenerate(observed, flat) if classes.shared else None
-        value, even, *others = map(homophily.label_statistics, (observed, flat, *nulls))
+        reason_of_pairs = homophily.degenerate(observed, even) if of[0].shared else None
+        value, of_even, *others = map(homophily.label_statistics, (observed, even, *nulls))
         for statistic in value:
             measured[statistic, name] = Measured(
                 value[statistic],
-                even[statistic],
+                of_even[statistic],
                 _mean([other[statistic] for other in others]),
                 reason_of_pairs if statistic in homophily.SHARED else reason,
             )
@@ -201,9 +206,9 @@ def _by_features(
     graph: Bipartite, along: Along, sums: EdgeSums, even: EdgeSums, p: float
 ) -> dict[str, Measured]:
     query, value = graph.features
-    received = sums.at_queries[0].unflatten(-1, (-1, value.shape[-1]))  # (b, h, n, graphs, d)
+    received = sums.at_queries.unflatten(-1, (-1, value.shape[-1]))  # (b, h, n, graphs, d)
     aligned = clouds.neighbour_cka(query, received, sums, along.backs if graph.paired else ())
-    flat = clouds.neighbour_cka(query, even.at_queries[0][..., None, :], even)
+    flat = clouds.neighbour_cka(query, even.at_queries[..., None, :], even)
     found = energy.energies_of_graphs(graph, p, along)
     parts = [
         energies._asdict() | {"neighbour_cka": x}

@@ -25,13 +25,28 @@ static float *take(float **room, size_t count) {
     return taken;
 }
 
-/* ---- degrees, entropies, and products with columns ---------------------------------------------------------- */
+/* ---- degrees, entropies, products with columns, and sums by class ------------------------------------------- */
+
+#define LINE 32 /* sums by class are written for whole lines of so many nodes */
+
+/* Sums by class, for several labellings of the nodes: of each query, the sum of its edges to the values of each class,
+ * and of each value, the sum of its edges from the queries of each class. Both are without edges between i and i where
+ * `loops` is 0. */
+typedef struct {
+    int labellings, columns, rows, loops; /* columns and rows: numbers of classes of the values and of the queries, over
+                                             all labellings */
+    const int32_t *queries, *values;      /* (items, labellings, n) and (items, labellings, m): the row and the column of
+                                             each node's class; below 0: none */
+    float *query_degree;                  /* (items, n) */
+    float *at_queries, *at_values;        /* (items, columns, n) and (items, rows, m), n and m up to whole lines */
+} Classes;
 
 typedef struct {
-    int n, m, columns, rows, loops; /* widths of x and y; loops: 0 if edges between i and i count as 0 */
-    const float *weight, *x, *y;    /* x (m, columns), y (n, rows) */
+    int n, m, columns;       /* columns: width of x */
+    const float *weight, *x; /* x (m, columns) */
     float *query_degree, *value_degree, *query_log, *value_log; /* sums of A and of A log A */
-    float *at_queries, *at_values;                              /* A x, transposed A y */
+    float *at_queries;                                          /* A x */
+    Classes classes;
     int failed;
 } Sums;
 
@@ -51,27 +66,71 @@ static void sum_rows(const Sums *job, size_t row, int count, const float *a, flo
     }
 }
 
+static inline int whole_lines(int nodes) { return (nodes + LINE - 1) / LINE * LINE; }
+
+static inline void add_line(const float *restrict from, float *restrict to) {
+    SIMD for (int i = 0; i < LINE; i++) to[i] += from[i];
+}
+
+/* Line j has the edges of value j, from rows with the edges of LINE queries. Both have room for whole lines. */
+static void turn(int m, const float *restrict rows, int wide, float *restrict lines) {
+    for (int j = 0; j < m; j += 4)
+        for (int i = 0; i < LINE; i += 4)
+            for (int k = 0; k < 4; k++)
+                for (int l = 0; l < 4; l++) lines[(size_t)(j + k) * LINE + i + l] = rows[(size_t)(i + l) * wide + j + k];
+}
+
+/* Add the edges of LINE queries or, at the end, fewer. `rows` and `lines` are room for LINE times m numbers, up to
+ * whole lines; what is beyond m is 0. */
+static void add_by_class(const Sums *job, int item, int first, float *rows, float *lines) {
+    const Classes *classes = &job->classes;
+    int n = job->n, m = job->m, labellings = classes->labellings, high = whole_lines(n), wide = whole_lines(m);
+    int count = least_of(LINE, n - first);
+    size_t query = (size_t)item * n + first;
+    const int32_t *queries = classes->queries + (size_t)item * n * labellings + first;
+    const int32_t *values = classes->values + (size_t)item * m * labellings;
+    float *at_queries = classes->at_queries + (size_t)item * high * classes->columns + first;
+    float *at_values = classes->at_values + (size_t)item * wide * classes->rows;
+    if (count < LINE) memset(rows, 0, sizeof(float) * LINE * wide);
+    for (int i = 0; i < count; i++) {
+        float *row = rows + (size_t)i * wide, degree = 0;
+        memcpy(row, job->weight + (query + i) * m, sizeof(float) * m);
+        if (!classes->loops && first + i < m) row[first + i] = 0;
+        SUM(degree) for (int j = 0; j < m; j++) degree += row[j];
+        classes->query_degree[query + i] = degree;
+    }
+    turn(m, rows, wide, lines);
+    for (int j = 0; j < m; j++)
+        for (int k = 0; k < labellings; k++) {
+            int class = values[(size_t)k * m + j];
+            if (class >= 0) add_line(lines + (size_t)j * LINE, at_queries + (size_t)class * high);
+        }
+    for (int some = 0; some < wide; some += 4 * LINE) /* of so many values, the sums of all classes stay in the cache */
+        for (int i = 0; i < count; i++)
+            for (int k = 0; k < labellings; k++) {
+                int class = queries[(size_t)k * n + i], last = least_of(some + 4 * LINE, wide);
+                for (int j = class < 0 ? last : some; j < last; j += LINE)
+                    add_line(rows + (size_t)i * wide + j, at_values + (size_t)class * wide + j);
+            }
+}
+
 static void sum_item(void *argument, int item) {
     Sums *job = argument;
-    int n = job->n, m = job->m, strip = strip_of(m);
-    size_t values = (size_t)item * m, queries = (size_t)item * n, edges = job->loops ? 0 : (size_t)strip * m;
-    float *room = scratch(6 * (size_t)(m + 16) + edges);
+    int n = job->n, m = job->m, strip = m > 1024 ? LINE : 2 * LINE, wide = job->classes.labellings ? whole_lines(m) : 0;
+    size_t values = (size_t)item * m, queries = (size_t)item * n;
+    float *room = scratch(6 * (size_t)(m + 16) + 2 * (size_t)LINE * wide);
     if (!room) {
         job->failed = 1;
         return;
     }
     double *degrees = (double *)take(&room, 2 * m), *logs = (double *)take(&room, 2 * m);
-    float *degree = take(&room, m), *log = take(&room, m), *copy = room;
+    float *degree = take(&room, m), *log = take(&room, m), *rows = room, *lines = rows + (size_t)LINE * wide;
     memset(degrees, 0, sizeof(double) * m);
     memset(logs, 0, sizeof(double) * m);
+    memset(rows, 0, sizeof(float) * LINE * wide);
     for (int i = 0; i < n; i += strip) {
         int count = least_of(strip, n - i);
         const float *a = job->weight + (queries + i) * m;
-        if (!job->loops) {
-            memcpy(copy, a, sizeof(float) * count * m);
-            for (int k = 0; k < count && i + k < m; k++) copy[(size_t)k * m + i + k] = 0;
-            a = copy;
-        }
         memset(degree, 0, sizeof(float) * m);
         memset(log, 0, sizeof(float) * m);
         sum_rows(job, queries + i, count, a, degree, log);
@@ -82,9 +141,7 @@ static void sum_item(void *argument, int item) {
         if (job->columns)
             product_nn(count, job->columns, m, 1.f, a, m, job->x + values * job->columns, job->columns, 0.f,
                        job->at_queries + (queries + i) * job->columns, job->columns);
-        if (job->rows)
-            product_tn(m, job->rows, count, 1.f, a, m, job->y + (queries + i) * job->rows, job->rows, i ? 1.f : 0.f,
-                       job->at_values + values * job->rows, job->rows);
+        for (int first = i; wide && first < i + count; first += LINE) add_by_class(job, item, first, rows, lines);
     }
     for (int j = 0; j < m; j++) {
         job->value_degree[values + j] = (float)degrees[j];
@@ -92,12 +149,15 @@ static void sum_item(void *argument, int item) {
     }
 }
 
-/* Returns 0, or 1 if there is no memory. */
-EXPORT int attngraph_edge_sums(int items, int n, int m, int columns, int rows, int loops, const float *weight,
-                               const float *x, const float *y, float *query_degree, float *value_degree,
-                               float *query_log, float *value_log, float *at_queries, float *at_values, int threads) {
-    Sums job = {n,         m,         columns,    rows,      loops, weight, x, y, query_degree, value_degree,
-                query_log, value_log, at_queries, at_values, 0};
+/* The classes' `at_queries` and `at_values` come as zeros; returns 0, or 1 if there is no memory. */
+EXPORT int attngraph_edge_sums(int items, int n, int m, int columns, int labellings, int class_columns, int class_rows,
+                               int loops, const float *weight, const float *x, const int32_t *queries,
+                               const int32_t *values, float *query_degree, float *value_degree, float *query_log,
+                               float *value_log, float *at_queries, float *degree_by_class, float *queries_by_class,
+                               float *values_by_class, int threads) {
+    Classes classes = {labellings, class_columns,   class_rows,       loops,          queries,
+                       values,     degree_by_class, queries_by_class, values_by_class};
+    Sums job = {n, m, columns, weight, x, query_degree, value_degree, query_log, value_log, at_queries, classes, 0};
     for_each(sum_item, &job, items, threads);
     return job.failed;
 }

@@ -52,8 +52,8 @@ def test_cka_known_answers():
 
 
 def cka_of(graph: Bipartite) -> torch.Tensor:
-    sums = EdgeSums.of(graph, [graph.value])
-    return neighbour_cka(graph.query, sums.at_queries[0][..., None, :], sums)[..., 0]
+    sums = EdgeSums.of(graph, graph.value)
+    return neighbour_cka(graph.query, sums.at_queries[..., None, :], sums)[..., 0]
 
 
 def test_neighbour_cka():

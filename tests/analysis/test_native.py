@@ -13,8 +13,9 @@ from attngraph.analysis.closed_form import ClosedForm, closed_form
 from attngraph.analysis.clouds import neighbour_cka
 from attngraph.analysis.energy import Energies, energies, energies_of_graphs
 from attngraph.analysis.heterophily import Heterophily
+from attngraph.analysis.labels import Labels
 from attngraph.analysis.nulls import Draws, in_orders, permutation
-from attngraph.analysis.sums import EdgeSums
+from attngraph.analysis.sums import ClassSums, EdgeSums
 from attngraph.native import library as native
 from tests.analysis.example_graphs import labels_for, random_graph
 
@@ -74,10 +75,13 @@ def assert_close(*args, **options):
     torch.testing.assert_close(*args, equal_nan=True, **options)
 
 
-def asked(graph: Bipartite) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Columns: features, and one-hot codes that all heads share."""
-    codes = [torch.eye(3)[torch.arange(size) % 3][None, None] for size in graph.weight.shape[3:1:-1]]
-    return [graph.value, codes[0]], [codes[1], graph.query]
+def asked(graph: Bipartite) -> tuple[torch.Tensor, list[Labels]]:
+    """Features, and classes that all heads share, some of them unknown, and that each has, a class a node."""
+    b, h, n, m = graph.weight.shape
+    draw = torch.Generator().manual_seed(1)
+    query, value = (torch.randint(-1, 4, (b, 1, nodes), generator=draw) for nodes in (n, m))
+    apart = (torch.arange(nodes).expand(b, h, nodes) for nodes in (n, m))
+    return graph.value, [Labels(query, value), Labels(*apart, shared=False)]
 
 
 def with_nulls(graph: Bipartite, p: float) -> list[Energies]:
@@ -88,28 +92,29 @@ def with_nulls(graph: Bipartite, p: float) -> list[Energies]:
     return energies_of_graphs(graph, p, along)
 
 
-def assert_sums(found: EdgeSums, expected: EdgeSums) -> None:
-    for field in fields(EdgeSums):
-        pairs = [getattr(x, field.name) for x in (found, expected)]
-        for one, other in zip(*pairs) if isinstance(pairs[0], tuple) else [pairs]:
-            if one is not None:
-                assert_near(one, other, field.name)
+def assert_sums(found: EdgeSums | ClassSums, expected: EdgeSums | ClassSums) -> None:
+    for field in fields(expected):
+        one, other = (getattr(x, field.name) for x in (found, expected))
+        if isinstance(other, ClassSums):
+            assert_sums(one, other)
+        else:
+            for pair in zip(one, other) if isinstance(other, tuple) else [(one, other)] * (other is not None):
+                assert_near(*pair, field.name)
 
 
 @pytest.mark.parametrize("options", GRAPHS.values(), ids=GRAPHS)
 def test_sums(in_c, options):
-    """Also without self-loops, which only the pass drops; strips in the wrong place would show."""
+    """Also without self-loops in sums by class; strips and lines in the wrong place would show."""
     single, double = map(Bipartite.of, both(options))
-    assert_sums(EdgeSums.of(single, *asked(single)), EdgeSums.of(double, *asked(double)))
-    if single.paired:
-        weight = single.weight.clone()
-        found = EdgeSums.of(single, *asked(single), self_loops=False)
-        expected = double.without_self_loops()
-        assert_sums(found, EdgeSums.of(expected, *asked(expected)))
-        assert torch.equal(single.weight, weight) and (found.loops == 0).all()
-    else:
-        with pytest.raises(ValueError, match="self-loops"):
-            EdgeSums.of(single, self_loops=False)
+    for self_loops in (True, False):
+        if single.paired or self_loops:
+            weight = single.weight.clone()
+            found, expected = (EdgeSums.of(x, *asked(x), self_loops) for x in (single, double))
+            assert_sums(found, expected)
+            assert torch.equal(single.weight, weight)
+        else:
+            with pytest.raises(ValueError, match="self-loops"):
+                EdgeSums.of(single, self_loops=False)
 
 
 @pytest.mark.parametrize("p", [1, 1.5, 2.7])
@@ -144,8 +149,8 @@ def test_alignment(in_c, options):
         graph = replace(graph, weight=weight, visible=visible, query=graph.query + 5, value=graph.value - 3)
         draws = Draws()
         orders = [permutation(graph, draws) for _ in range(2)]
-        found = EdgeSums.of(graph, [in_orders(graph.value, [None, *orders]).flatten(3)])
-        received = found.at_queries[0].unflatten(-1, (3, -1))
+        found = EdgeSums.of(graph, in_orders(graph.value, [None, *orders]).flatten(3))
+        received = found.at_queries.unflatten(-1, (3, -1))
         backs = [order.argsort(-1) for order in orders] if graph.paired else []
         numbers.append(neighbour_cka(graph.query, received, found, backs))
     found, expected = numbers
@@ -158,9 +163,10 @@ def test_threads_change_nothing(in_c):
     try:
         for count in (1, 3):
             torch.set_num_threads(count)
-            found = EdgeSums.of(view, [view.value], [view.query])
+            found = EdgeSums.of(view, *asked(view))
             energy, form = energies(view, 1.5, found), closed_form(graph)
-            numbers.append([found.value_log, *found.at_values, *energy[2:5:2], form.r, form.variation])
+            of_classes = found.by_class.at_queries[0], found.by_class.at_values[0]
+            numbers.append([found.value_log, *of_classes, *energy[2:5:2], form.r, form.variation])
     finally:
         torch.set_num_threads(threads)
     for one, other in zip(*numbers):
@@ -186,7 +192,7 @@ def test_torch_computes_where_gradients_are_wanted(monkeypatch):
     gradients = []
     for graph in map(Bipartite.of, both({})):
         value = graph.value.clone().requires_grad_()
-        EdgeSums.of(graph, [value]).at_queries[0].square().sum().backward()
+        EdgeSums.of(graph, value).at_queries.square().sum().backward()
         gradients.append(value.grad)
     assert_near(*gradients)
 
@@ -215,8 +221,8 @@ def test_empty_graphs_and_sides_that_do_not_fit():
     for n, m in ((0, 7), (5, 0)):
         weight, visible = graph.weight[:, :, :n, :m], graph.visible[:, :n, :m]
         empty = Bipartite(weight, visible, graph.query[:, :, :n], graph.value[:, :, :m])
-        found = EdgeSums.of(empty, [empty.value], [empty.query])
-        assert (found.at_queries[0] == 0).all() and (found.at_values[0] == 0).all()
+        found = EdgeSums.of(empty, *asked(empty))
+        assert (found.at_queries == 0).all() and (found.by_class.at_values[0] == 0).all()
         assert (energies(empty).dirichlet == 0).all()
     for value in (graph.value[:, :, 1:], graph.value[..., 1:]):
         with pytest.raises(RuntimeError, match="expand"):
