@@ -90,22 +90,26 @@ def mmd(x: Tensor, is_query: Tensor, valid: Tensor) -> Tensor:
 
     Args:
         x: ``(..., N, d)``, the points of both clouds.
-        is_query: bool ``(..., N)``, which cloud each belongs to; it may have further axes in front, for
-            other divisions of the same points.
+        is_query: bool ``(..., N, k)``, which cloud each belongs to, in k divisions of the same points.
         valid: bool ``(..., N)``, which points count.
+
+    Returns:
+        ``(..., k)``.
     """
-    x = x.double()
-    norms = x.square().sum(-1)
-    square = (norms[..., None] + norms[..., None, :] - 2 * x @ x.mT).clamp(min=0)
-    pairs = valid[..., None] & valid[..., None, :]
-    count = valid.sum(-1).double()
-    scale = divide((square * pairs).sum((-1, -2)), count * (count - 1))
-    kernel = torch.exp(square * divide(-torch.ones_like(scale), scale)[..., None, None])
-    kernel = kernel * (pairs & ~torch.eye(x.shape[-2], dtype=torch.bool, device=x.device))
-    sides = torch.stack([valid & is_query, valid & ~is_query], -1).double()  # (..., N, 2)
-    sums, size = sides.mT @ kernel @ sides, sides.sum(-2)
-    within = divide(sums.diagonal(dim1=-2, dim2=-1), size * (size - 1)).sum(-1)
-    return within - 2 * divide(sums[..., 0, 1], size[..., 0] * size[..., 1])
+    x, count = x.double(), valid.sum(-1).double()
+    norms = torch.linalg.vecdot(x, x)
+    square = (x @ x.mT).mul_(-2).add_(norms[..., None]).add_(norms[..., None, :]).clamp_(min=0)
+    every = valid[..., None].double()
+    scale = divide((every.mT @ square @ every)[..., 0, 0], count * (count - 1))
+    kernel = square.mul_(divide(-torch.ones_like(scale), scale)[..., None, None]).exp_()
+    kernel.diagonal(dim1=-2, dim2=-1).zero_()  # of different points
+    sides = _sides(is_query, valid)
+    to_sides = (kernel @ torch.cat(sides, -1)).chunk(2, -1)
+    n, m = (side.sum(-2) for side in sides)
+    within_q, within_v, across = (
+        (side * sums).sum(-2) for side, sums in zip((*sides, sides[0]), (*to_sides, to_sides[1]))
+    )
+    return divide(within_q, n * (n - 1)) + divide(within_v, m * (m - 1)) - 2 * divide(across, n * m)
 
 
 def probe_auc(x: Tensor, is_query: Tensor, valid: Tensor, fold: Tensor, ridge: float = 0.1) -> Tensor:
@@ -118,34 +122,47 @@ def probe_auc(x: Tensor, is_query: Tensor, valid: Tensor, fold: Tensor, ridge: f
 
     Args:
         x, is_query, valid: as in :func:`mmd`.
-        fold: bool ``(..., N)``, the half that each point belongs to.
+        fold: bool ``(N,)``, which half each point belongs to.
+
+    Returns:
+        ``(..., k)``.
     """
-    x = x.double()
-    halves = [
-        _probe(x, is_query, valid & fold, valid & ~fold, ridge),
-        _probe(x, is_query, valid & ~fold, valid & fold, ridge),
-    ]
-    return torch.stack(halves).mean(0)
+    x, sides = x.double(), _sides(is_query, valid)
+    first, second = ((x[..., half, :], *(side[..., half, :] for side in sides)) for half in (fold, ~fold))
+    return (_probe(first, second, ridge) + _probe(second, first, ridge)) / 2
 
 
-def _probe(x: Tensor, is_query: Tensor, train: Tensor, test: Tensor, ridge: float) -> Tensor:
-    sides = torch.stack([train & is_query, train & ~is_query], -1).double()  # (..., N, 2)
-    size = sides.sum(-2)
-    means = divide(sides.mT @ x, size[..., None]).nan_to_num(0)  # (..., 2, d)
-    rest = (x - sides @ means) * train[..., None]
-    scatter = divide(rest.mT @ rest, train.sum(-1)[..., None, None].double()).nan_to_num(0)
-    d = x.shape[-1]
-    variance = scatter.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] / d
-    eye = torch.eye(d, dtype=x.dtype, device=x.device)
-    probe = torch.linalg.solve(
-        scatter + (ridge * variance + 1e-12) * eye, (means[..., 0, :] - means[..., 1, :])[..., None]
+def _sides(is_query: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    """1 for queries and for values, 0 elsewhere, ``(..., N, k)``."""
+    query = valid[..., None] & is_query
+    return query.double(), (valid[..., None] ^ query).double()
+
+
+def _probe(train: tuple[Tensor, ...], test: tuple[Tensor, ...], ridge: float) -> Tensor:
+    r"""Of points and their sides. All divisions share the covariance of all points,
+    :math:`T = \Sigma + c\, \delta \delta^\top` with :math:`\delta = \mu_q - \mu_v`: the probe is a positive
+    multiple of :math:`(T + \lambda I)^{-1} \delta`."""
+    x, query, value = train
+    n, m = query.sum(-2), value.sum(-2)  # (..., k)
+    every, count = (query + value)[..., :1], (n + m)[..., :1, None]
+    x = (x - divide(every.mT @ x, count).nan_to_num(0)) * every
+    total = divide(x.mT @ x, count).nan_to_num(0)  # (..., d, d)
+    mean_q, mean_v = (
+        divide(side.mT @ x, size[..., None]).nan_to_num(0) for side, size in ((query, n), (value, m))
     )
-    score = (x @ probe)[..., 0]
-    query, value = (test & is_query).double(), (test & ~is_query).double()
+    apart = mean_q - mean_v  # (..., k, d)
+    share = divide(n * m, (n + m).square()).nan_to_num(0)
+    within = total.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) - share * apart.square().sum(-1)
+    shrinkage = ridge * within.clamp(min=0) / x.shape[-1] + 1e-12
+    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    matrix = total[..., None, :, :] + shrinkage[..., None, None] * eye  # (..., k, d, d)
+    probe = torch.linalg.solve(matrix, apart[..., None])[..., 0]
+    x, query, value = test
+    score = (x @ probe.mT).mT  # (..., k, N)
     above = (score[..., :, None] - score[..., None, :]).sign_()  # of each pair, 1 where the first is higher
-    above = (query[..., None, :] @ above @ value[..., None])[..., 0, 0]
-    area = (1 + divide(above, query.sum(-1) * value.sum(-1))) / 2
-    return torch.where((size > 1).all(-1), area, torch.nan)
+    above = (query.mT[..., None, :] @ above @ value.mT[..., None])[..., 0, 0]
+    area = (1 + divide(above, query.sum(-2) * value.sum(-2))) / 2
+    return torch.where((n > 1) & (m > 1), area, torch.nan)
 
 
 def _centred(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:

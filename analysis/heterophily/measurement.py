@@ -228,11 +228,10 @@ def _by_clouds(graph: Bipartite, settings: Settings, draws: Draws) -> dict[str, 
         nodes.append(valid.gather(1, chosen))
     x, valid = torch.cat(features, 2), torch.cat(nodes, 1)[:, None]
     places = torch.cat([torch.arange(side.shape[1], device=x.device) for side in nodes])
-    fold = (places % 2 == 0).expand_as(valid)
     is_query = (torch.arange(x.shape[2], device=x.device) < nodes[0].shape[1]).expand_as(valid)
-    sides = torch.stack([is_query, is_query.gather(-1, shuffle(valid, draws))])
-    mmd, null = clouds.mmd(x, sides, valid)
-    auc, null_auc = clouds.probe_auc(x, sides, valid, fold)
+    sides = torch.stack([is_query, is_query.gather(-1, shuffle(valid, draws))], -1)
+    mmd, null = clouds.mmd(x, sides, valid).unbind(-1)
+    auc, null_auc = clouds.probe_auc(x, sides, valid, places % 2 == 0).unbind(-1)
     return {"mmd": Measured(mmd, permuted=null), "probe_auc": Measured(auc, permuted=null_auc)}
 
 

@@ -72,7 +72,7 @@ def test_neighbour_cka():
 def pool(x: torch.Tensor, y: torch.Tensor):
     both = torch.cat([x, y], -2)
     is_query = (torch.arange(both.shape[-2]) < x.shape[-2]).expand(both.shape[:-1])
-    return both, is_query, torch.ones_like(is_query)
+    return both, is_query[..., None], torch.ones_like(is_query)
 
 
 def test_mmd_against_loops():
@@ -101,14 +101,18 @@ def test_largest_mmd_depends_on_the_sides(n, m, most):
 
 
 def test_probe_is_linear_discriminant_analysis():
-    """With a ridge of s/(1 - s), its covariance is shrunk by s."""
+    """With a ridge of s/(1 - s), its covariance is shrunk by s. Two divisions of the same points."""
     scale = torch.tensor([3, 9, 0.5, 1])
     both, is_query, valid = pool(points(60, 4) * scale, points(90, 4, seed=1) * scale + 0.6)
-    fold = torch.rand(150, generator=torch.Generator().manual_seed(0)) < 0.5
+    draw = torch.Generator().manual_seed(0)
+    is_query = torch.cat([is_query, is_query[torch.randperm(150, generator=draw)]], -1)
+    fold = torch.rand(150, generator=draw) < 0.5
     for ridge, options in ((0, {}), (0.25, dict(solver="lsqr", shrinkage=0.2))):
         areas = []
         for half in (fold, ~fold):
-            fitted = LinearDiscriminantAnalysis(**options).fit(both[half].numpy(), is_query[half].numpy())
-            scores = fitted.decision_function(both[~half].numpy())
-            areas.append(roc_auc_score(is_query[~half].numpy(), scores))
-        assert probe_auc(both, is_query, valid, fold, ridge=ridge).item() == pytest.approx(sum(areas) / 2)
+            for sides in is_query.unbind(-1):
+                fitted = LinearDiscriminantAnalysis(**options).fit(both[half].numpy(), sides[half].numpy())
+                scores = fitted.decision_function(both[~half].numpy())
+                areas.append(roc_auc_score(sides[~half].numpy(), scores))
+        expected = [sum(areas[k::2]) / 2 for k in range(2)]
+        assert probe_auc(both, is_query, valid, fold, ridge=ridge).tolist() == pytest.approx(expected)
