@@ -67,11 +67,12 @@ def run(options: DetectOptions) -> int:
     }
     if options.dry_run:
         records = _finished(cells, settings)
-        for model, task, seed in cells:
-            there = ", has scores" if (model, task, seed) in records else ""
-            print(f"{model.name}  {task}  seed {seed}{there}")
         left = len(cells) - len(records)
-        print(f"\n{len(cells)} runs, {left} without scores, {options.examples:,} examples each")
+        done = f"{len(records)} finished, {left} to run"
+        print(f"{len(cells)} runs: {done}, {options.examples:,} examples each\n")
+        for model, task, seed in cells:
+            there = ", finished" if (model, task, seed) in records else ""
+            print(f"{model.name}  {task}  seed {seed}{there}")
         return 0
     outputs = Outputs(options.out, "detect", settings, NAMES)
     with outputs.alone():

@@ -24,6 +24,7 @@ from attngraph.experiments.inspect.statistics import (
     measure,
     screen,
 )
+from attngraph.experiments.inspect.verdict import verdict
 
 TABLE, SPECTRUM = "heterophily.csv", "spectrum.csv"
 NAMES = (TABLE, SPECTRUM, *(f"{kind}-*.png" for kind in ("curves", "heads", "differences", "spectra")))
@@ -75,7 +76,7 @@ def run(options: HeterophilyOptions) -> int:
                 spectrum.to_csv(out / SPECTRUM, index=False, float_format="%.6g")
             written += draw_figures(table, spectrum, source.title, out)
     notes = [STREAMED] if source.stream else []
-    print("\n".join([screen(table), *notes, *labeller.notes(), *regions.notes()]))
+    print("\n".join([verdict(table), "", screen(table), *notes, *labeller.notes(), *regions.notes()]))
     print(f"written: {options.out}/{', '.join(written)}")
     return 0
 

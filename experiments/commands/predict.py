@@ -72,8 +72,7 @@ def _split(options: PredictOptions, cell: Finished) -> int:
 
 def _asked(options: PredictOptions, cell: Finished) -> int:
     """The answers to pictures and texts of the user's."""
-    prompts = {cell.task.prompt(Example("", Path(), text, (), "")) for text in ("one", "two")}
-    with_text = len(prompts) > 1
+    with_text = cell.task.takes_text
     if options.file is not None:
         asks = read_asks(options.file, with_text)
     elif with_text == (options.text is not None):

@@ -7,18 +7,25 @@ which everything is decided that the file left open: it gives the same scores ag
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+from attngraph.errors import UserError
 from attngraph.experiments.base.files import check_out
+from attngraph.experiments.base.progress import note
 from attngraph.experiments.commands.options import TrainOptions
 from attngraph.experiments.methods.settings import chosen_settings
+from attngraph.experiments.runs.cells import check_folder_of
 from attngraph.experiments.runs.device import agreed, processes
-from attngraph.experiments.runs.execution import execution_of
-from attngraph.experiments.runs.experiment import EXPERIMENT, load_experiment
+from attngraph.experiments.runs.execution import Execution, execution_of
+from attngraph.experiments.runs.experiment import EXPERIMENT, Cell, Experiment, Recipe, load_experiment
 from attngraph.experiments.runs.plan import decided
 from attngraph.experiments.runs.runner import check_models, run_cells
 from attngraph.experiments.runs.trackers import trackers_of
 from attngraph.experiments.tables.render import aligned
 from attngraph.experiments.tasks import TASKS
+
+FROZEN = "frozen"  # the method whose scores are shown next to any other's
 
 
 def run(options: TrainOptions) -> int:
@@ -38,11 +45,39 @@ def run(options: TrainOptions) -> int:
         return 0
     with execution.alone():
         result = run_cells([cell], execution, options.download)[cell]
+        frozen = {} if cell.method == FROZEN else _frozen(experiment, execution, options.download)
     if is_main:
-        task, scores = TASKS[cell.task], result["scores"]
-        shown = [(c.key, f"{100 * scores[c.key]:.2f}", c.heading) for c in task.columns if c.key in scores]
-        print(f"{task.title}, {cell.split} split: {result['examples']} examples\n")
-        print(aligned([("Column", "Score", ""), *shown]))
-        print(f"\nScores × 100. Evaluator: {result['evaluator']}.")
-        print(f"{cell.folder(out)}: scores.json, predictions.json, weights; {EXPERIMENT} runs it again")
+        _print(cell, result, frozen, cell.folder(out))
     return 0
+
+
+def _frozen(experiment: Experiment, execution: Execution, download: bool) -> dict[str, float]:
+    """Scores of the frozen model on the same examples, from a run next to that of the experiment; none if the
+    folder holds a run of it with other settings.
+    """
+    changes = {"method": FROZEN, "recipe": Recipe(), "settings": {}, "seed": 0}
+    cell = decided(experiment.model_copy(update=changes), execution.out / "data", chosen_settings())
+    try:
+        check_folder_of(cell, execution)
+    except UserError as error:
+        note(f"frozen model not scored: {error}")
+        return {}
+    return run_cells([cell], replace(execution, trackers=()), download)[cell]["scores"]
+
+
+def _print(cell: Cell, result: dict[str, Any], frozen: dict[str, float], folder: Path) -> None:
+    task, scores = TASKS[cell.task], result["scores"]
+    lines = [("Column", "Score", "Frozen model", "")] + [
+        (column.key, _hundredths(scores[column.key]), _hundredths(frozen.get(column.key)), column.heading)
+        for column in task.columns
+        if column.key in scores
+    ]
+    print(f"{task.title}, {cell.split} split: {result['examples']} examples\n")
+    print(aligned(lines if frozen else [(key, score, heading) for key, score, _, heading in lines]))
+    print(f"\nScores × 100. Evaluator: {result['evaluator']}.")
+    print(f"{folder}: scores.json, predictions.json, weights; {EXPERIMENT} runs it again")
+    print(f"Next: attngraph predict {folder} --image FILE{' --text WORDS' * task.takes_text}")
+
+
+def _hundredths(score: float | None) -> str:
+    return "" if score is None else f"{100 * score:.2f}"

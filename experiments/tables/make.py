@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from attngraph.experiments.runs.runner import run_cells
 from attngraph.experiments.tables.details import details_markdown
 from attngraph.experiments.tables.grid import Grid
 from attngraph.experiments.tables.plan import Plan, check_checkpoints, plan_table
-from attngraph.experiments.tables.render import render_latex, render_markdown, render_text, table_frame
+from attngraph.experiments.tables.render import (
+    aligned,
+    render_latex,
+    render_markdown,
+    render_text,
+    table_frame,
+)
 from attngraph.experiments.tables.runs import RESULTS, Run, distinct, runs_of, versions_of
 from attngraph.experiments.tables.table import Table, make_table, published_in
 from attngraph.experiments.tasks.task import Task
@@ -160,19 +166,32 @@ def folder_of(out: Path | None, size: str) -> Path:
 
 
 def _list(plan: Plan, out: Path) -> None:
-    """Print the cells, which of them have scores already, and how much training the others take. Whether
-    scores are of the same settings is told when the cells run.
+    """Print how many runs there are, how many are finished, and how much training the others take; then a
+    line for each row and task. Whether finished ones have the same settings is checked when others are run.
     """
-    width, left = max(map(len, plan.tasks)), []
+    groups: dict[tuple[str, str, str], dict[int, bool]] = {}  # seed -> whether it is finished
+    finished = examples = 0
     for cell in plan.cells:
-        recipe, there = cell.recipe, ", has scores"
-        if not has_scores(cell, out):
-            left.append(cell)
-            there = ""
+        recipe, done = cell.recipe, has_scores(cell, out)
         what = f"learning rate {recipe.learning_rate:g}, {recipe.steps} steps" if recipe else "no training"
-        print(f"{method_named(cell.method).title:<28} {cell.task:<{width}} seed {cell.seed}  {what}{there}")
-    examples = sum(cell.recipe.steps * cell.recipe.batch_size for cell in left if cell.recipe)
-    print(f"\n{len(plan.cells)} cells, {len(left)} without scores, {examples:,} examples to train on")
+        groups.setdefault((method_named(cell.method).title, cell.task, what), {})[cell.seed] = done
+        finished += done
+        examples += 0 if done or recipe is None else recipe.steps * recipe.batch_size
+    counts = f"{finished} finished, {len(plan.cells) - finished} to run"
+    lines = [("Method", "Task", "Training", "Seeds", "Finished")]
+    lines += [(*of, _ranges(seeds), f"{sum(seeds.values())} of {len(seeds)}") for of, seeds in groups.items()]
+    print(f"{len(plan.cells)} runs: {counts}, {examples:,} examples to train on\n\n{aligned(lines)}")
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """``0-2, 5`` for 0, 1, 2 and 5."""
+    first, parts = None, []
+    for number in (ordered := sorted(numbers)):
+        first = number if first is None else first
+        if number + 1 not in ordered:
+            parts.append(f"{first}-{number}" if number > first else f"{number}")
+            first = None
+    return ", ".join(parts)
 
 
 def check_table(plan: Plan, folder: Path, stem: str) -> None:

@@ -222,6 +222,11 @@ class Task(ABC):
         template = self.prompts.get(family, self.prompts.get(DEFAULT, "{text}"))
         return template.format(text=self.text(example))
 
+    @property
+    def takes_text(self) -> bool:
+        """Whether the prompt depends on an example's text."""
+        return len({self.prompt(Example("", Path(), text, (), "")) for text in ("one", "two")}) > 1
+
     def target(self, example: Example, draw: float) -> str:
         """The answer to train on; ``draw`` in [0, 1) picks one where there are several."""
         return majority(example.references)

@@ -90,12 +90,13 @@ def test_a_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):
     assert main(words) == 0
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("pGNN  ")]
-    assert len(lines) == 21 * len(DRAWN) and out.rstrip().endswith(" examples to train on")
+    assert out.splitlines()[0].endswith(" examples to train on")
+    assert [line.split()[1] for line in lines] == list(DRAWN)
+    assert all(line.endswith("  0-20   0 of 21") for line in lines)
     sets = ["--set", "seeds={gcn: 2}", "--set", "runs.recipe.steps=7", "--seeds", "4-6", "--tasks", "vqa"]
     assert main([*words, *sets]) == 0
-    *lines, _, _ = capsys.readouterr().out.splitlines()
-    assert [line.split("seed ")[1].split()[0] for line in lines] == ["4", "5", "6"]
-    assert all(line.startswith("GCN") and " 7 steps" in line for line in lines)
+    *_, line = capsys.readouterr().out.splitlines()
+    assert line.split()[:2] == ["GCN", "vqa"] and " 7 steps " in line and line.endswith("  4-6    0 of 3")
     assert not (tmp_path / "out").exists()
 
 
@@ -107,14 +108,14 @@ def test_dry_run_tells_cells_with_scores_from_those_to_run(small, words, tmp_pat
         assert main([*words, "--out", str(out), "--dry-run"]) == 0
         return [line for line in capsys.readouterr().out.splitlines() if line]
 
-    *there, last = listed()
-    assert all(line.endswith(", has scores") for line in there)
-    assert last == f"{len(there)} cells, 0 without scores, 0 examples to train on"
+    first, _, *lines = listed()
+    assert all(line.endswith(" 1 of 1") for line in lines)
+    assert first == f"{len(lines)} runs: {len(lines)} finished, 0 to run, 0 examples to train on"
     (out / "cells" / "pgnn" / "vqa" / "seed0" / "scores.json").unlink()
-    *lines, last = listed()
-    (left,) = [line for line in lines if not line.endswith(", has scores")]
+    first, _, *lines = listed()
+    (left,) = [line for line in lines if not line.endswith(" 1 of 1")]
     assert left.startswith("pGNN") and " vqa " in left
-    assert last == f"{len(lines)} cells, 1 without scores, 192 examples to train on"
+    assert first == f"{len(lines)} runs: {len(lines) - 1} finished, 1 to run, 192 examples to train on"
 
 
 def test_what_is_refused_leaves_the_folder_as_it_is(small, preset, words, capsys):

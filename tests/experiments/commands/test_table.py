@@ -160,12 +160,14 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path, capsys, monkeypat
     monkeypatch.chdir(tmp_path)
     for name, size in (("main", "scenes"), ("width", "paper")):
         assert main(["table", name, "--size", size, "--dry-run"]) == 0
-        *cells, empty, total = capsys.readouterr().out.splitlines()
+        total, empty, _, *lines = capsys.readouterr().out.splitlines()
         table = load_table(name, size)
         frozen = "frozen" in table.counts
         count = len(table.tasks) * ((len(table.counts) - frozen) * table.seeds + frozen)
-        assert len(cells) == count and empty == "" and total.startswith(f"{count} cells, ")
+        assert empty == "" and total.startswith(f"{count} runs: 0 finished, {count} to run, ")
         assert total.endswith(" examples to train on")
+        assert len(lines) == len(table.tasks) * len(table.counts)
+        assert sum(int(line.split()[-1]) for line in lines) == count
     assert not any(tmp_path.iterdir())
 
 

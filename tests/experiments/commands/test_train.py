@@ -83,6 +83,12 @@ def test_a_run_leaves_the_file_that_runs_it_again(cell, tmp_path, capsys):
     said = capsys.readouterr()
     again = tmp_path / "again" / "cells" / "pgnn" / "vqa" / "seed3"
     assert str(again) in said.out and "vqa.accuracy" in said.out
+    frozen = scores(tmp_path / "again" / "cells" / "frozen" / "vqa" / "seed0")
+    row = (
+        f"{100 * scores(again)['scores']['vqa.accuracy']:.2f}  {100 * frozen['scores']['vqa.accuracy']:.2f} "
+    )
+    assert f"vqa.accuracy  {row}" in said.out and frozen["examples"] == 12
+    assert said.out.splitlines()[-1] == f"Next: attngraph predict {again} --image FILE --text WORDS"
     ours, theirs = scores(cell), scores(again)
     for name in ("scores", "kinds", "loss", "learned", "effects", "examples"):
         assert ours[name] == theirs[name]
@@ -98,6 +104,9 @@ def test_a_finished_run_stays_as_it_is(file, out, cell, tmp_path, capsys):
     assert f"{100 * scores(cell)['scores']['vqa.accuracy']:.2f}" in said.out
     refused = refusal(capsys, "train", file, "--set", "recipe.clip=2", "--out", out, "-q")
     assert "holds another experiment (other recipe)" in refused and content(cell) == before
+    assert run("train", file, "--set", "method=gcn", "--set", "eval_examples=5", "--out", out) == 0
+    said = capsys.readouterr()
+    assert "frozen model not scored: " in said.err and "Frozen" not in said.out
     assert run("train", file, "--dry-run", "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert shown == (cell / "experiment.yaml").read_text() and list(tmp_path.iterdir()) == []
