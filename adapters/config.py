@@ -12,11 +12,13 @@ import inspect
 import re
 import warnings
 from dataclasses import InitVar, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
 from peft.utils import PeftType
 
+from attngraph.adapters.card import add_code
 from attngraph.adapters.joins import JOINS
 from attngraph.adapters.query_rows import QUERY_ROWS
 from attngraph.adapters.scheme import RENAMED, SCHEMES, Scheme
@@ -272,6 +274,11 @@ class GraphAdapterConfig(PeftConfig):
             return SCHEMES[self.gnn](**args)
         except (TypeError, ValueError) as error:
             raise UserError(f"{self.gnn}: {error}") from None
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the configuration into a folder, and how to load the adapter into PEFT's model card."""
+        super().save_pretrained(save_directory, **kwargs)
+        add_code(Path(save_directory), self.base_model_name_or_path)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON, with the scheme's defaults, so that later ones change no saved adapter; the

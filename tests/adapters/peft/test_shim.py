@@ -4,6 +4,7 @@ import copy
 import enum
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,23 @@ def test_an_earlier_saved_type_is_read(saved, tmp_path):
     earlier = text.replace("attngraph.adapters` before", "adapters` before")
     (tmp_path / "adapter_config.json").write_text(earlier)
     assert earlier != text and PeftConfig.from_pretrained(tmp_path) == PeftConfig.from_pretrained(saved)
+
+
+def test_the_model_card_says_how_to_load(saved, tmp_path):
+    """Once, also where PEFT saves into a folder again, and in no other README."""
+    card = (saved / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    assert "[More Information Needed]" not in card.partition("## How to Get Started")[2].partition("\n## ")[0]
+    assert code.splitlines()[0].startswith("import attngraph.adapters") and compile(code, "card", "exec")
+    model = get_peft_model(FAMILIES["gpt2"].make(), GraphAdapterConfig())
+    model.add_adapter("second", GraphAdapterConfig())
+    for _ in range(2):
+        model.save_pretrained(saved.parent / "two")
+        assert (saved.parent / "two" / "README.md").read_text().count("import attngraph.adapters") == 1
+    (tmp_path / "README.md").write_text("mine")
+    model.peft_config["default"].save_pretrained(tmp_path / "config")
+    model.peft_config["default"].save_pretrained(tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine" and not (tmp_path / "config" / "README.md").exists()
 
 
 @pytest.mark.slow
