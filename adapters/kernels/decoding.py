@@ -21,7 +21,6 @@ from attngraph.adapters.kernels.distances import least_share
 from attngraph.edges import smallest_weight
 from attngraph.functorch import transformed
 from attngraph.native import library
-from attngraph.native.library import pointer
 from attngraph.norms import KeptNorms, square_norm, with_metric
 from attngraph.precision import widen
 from attngraph.reading.calls import Call
@@ -52,12 +51,10 @@ def decode(
         from scores: of several queries, of the first one, in another precision than single, without the
         library of C kernels.
     """
-    value, single = call.value, torch.float32
-    if not (value.is_cpu and value.dtype == single and library.library() is not None):
+    value, single, native = call.value, torch.float32, library.library()
+    if native is None or not (value.is_cpu and value.dtype == single):
         return None
-    if transformed() or torch.compiler.is_compiling():
-        return None
-    step = call.decoding_step(owner)
+    step = None if transformed() or torch.compiler.is_compiling() else call.decoding_step(owner)
     if step is None:
         return None
     degrees, start = step
@@ -65,7 +62,7 @@ def decode(
     found, node, weight = degrees.found(m, start, metric), call.feature, call.weight
     if found is None or not (node.dtype == weight.dtype == single and weight.is_contiguous()):
         return None
-    if any(x is not None and x.stride(-1) != 1 for x in (node, value, found.totals, found.norms)):
+    if not (node.stride(3) == value.stride(3) == found.totals.stride(3) == 1):
         return None
     mean, new, place = degree == "mean", value.new_empty, m // 2
     seen = call.visible[:, 0].sum(-1) if mean and call.visible is not None else None
@@ -75,22 +72,28 @@ def decode(
         *(b, h, m, d, torch.get_num_threads(), p, residual),
         *(node.data_ptr(), *node.stride()[:3]),
         *(value.data_ptr(), *value.stride()[:3]),
-        *(pointer(x) or 0 for x in (metric, weight, found.examples, found.queries)),
-        *(found.queries.stride(0), mean, pointer(seen) or 0),
+        *(_address(metric), weight.data_ptr(), _address(found.examples)),
+        *(found.queries.data_ptr(), found.queries.stride(0), mean, _address(seen)),
         *(found.totals.data_ptr(), *found.totals.stride()[:3], found.totals.shape[3]),
         *_rows(found.norms),
-        *(found.place, pointer(found.probe) or 0),
+        *(found.place, _address(found.probe)),
         *(queries.data_ptr(), totals.data_ptr(), norms.data_ptr(), probe.data_ptr(), place),
         out.data_ptr(),
     )
-    library.call("attngraph_decode", _DECODE.pack(*fields))
+    native.call("attngraph_decode", _DECODE.pack(*fields))
     degrees.leave(Kept(totals, queries, norms, probe, place), start, metric)
     return out
 
 
+def _address(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
 def _rows(norms: Tensor | None) -> tuple[int, ...]:
     """The struct ``Rows`` of ``step.h``, and how long the rows are."""
-    return (0, 0, 0, 0, 0) if norms is None else (norms.data_ptr(), *norms.stride(), norms.shape[2])
+    if norms is None or norms.stride(2) != 1:
+        return 0, 0, 0, 0, 0
+    return norms.data_ptr(), *norms.stride(), norms.shape[2]
 
 
 def decoding_step_takes(scores: AttentionScores) -> bool:

@@ -39,6 +39,15 @@ class Library(NamedTuple):
     functions: ctypes.CDLL
     variant: str
 
+    def call(self, function: str, *arguments: Any) -> None:
+        """Call a function that returns 0, or another number if it finds no memory.
+
+        Raises:
+            MemoryError: it found none.
+        """
+        if getattr(self.functions, function)(*arguments):
+            raise MemoryError("no memory for the edges of an attention head: give fewer queries or values")
+
 
 class _Refused(Exception):
     """A library that can't be used; the message says why."""
@@ -166,7 +175,7 @@ def _self_test(functions: ctypes.CDLL, path: Path) -> None:
 
 
 def call(function: str, *arguments: Any) -> None:
-    """Call a function of the library that returns 0, or another number if it finds no memory.
+    """:meth:`Library.call`.
 
     Raises:
         MemoryError: it found none.
@@ -175,8 +184,7 @@ def call(function: str, *arguments: Any) -> None:
     found = library()
     if found is None:
         raise RuntimeError(f"the library of C kernels cannot be used: {status()}")
-    if getattr(found.functions, function)(*arguments):
-        raise MemoryError("no memory for the edges of an attention head: give fewer queries or values")
+    found.call(function, *arguments)
 
 
 def pointer(x: Tensor | None) -> int | None:

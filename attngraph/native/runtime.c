@@ -30,23 +30,57 @@ EXPORT void attngraph_start(void *sgemm_, void *gomp_parallel_) {
 #define PRODUCTS 262144 /* so many multiplications, or fewer, are done here: BLAS prepares them for as long */
 #define PACKED 8192     /* so many numbers of a transposed matrix, at most */
 
-typedef float Eight __attribute__((vector_size(32), aligned(4), may_alias));
+#if defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-/* Rows of C = alpha A B + beta C, and 8 `vectors` columns. A's rows and columns lie `row` and `column` apart. With
+#if defined(__clang__)
+#define PICK(x, y, ...) __builtin_shufflevector(x, y, __VA_ARGS__)
+#else
+typedef int32_t Places __attribute__((vector_size(4 * LANES)));
+#define PICK(x, y, ...) __builtin_shuffle(x, y, (Places){__VA_ARGS__})
+#endif
+
+/* The sums of as many vectors as each has numbers. `pairs` adds neighbours: x0 + x1, x2 + x3, y0 + y1, y2 + y3; of
+ * eight numbers in each half. */
+#if LANES == 8
+static inline Vector pairs(Vector x, Vector y) {
+    return PICK(x, y, 0, 2, 8, 10, 4, 6, 12, 14) + PICK(x, y, 1, 3, 9, 11, 5, 7, 13, 15);
+}
+
+static inline Vector sums(const Vector *x) {
+    Vector first = pairs(pairs(x[0], x[1]), pairs(x[2], x[3])), last = pairs(pairs(x[4], x[5]), pairs(x[6], x[7]));
+    return PICK(first, last, 0, 1, 2, 3, 8, 9, 10, 11) + PICK(first, last, 4, 5, 6, 7, 12, 13, 14, 15);
+}
+#else
+static inline Vector pairs(Vector x, Vector y) { return PICK(x, y, 0, 2, 4, 6) + PICK(x, y, 1, 3, 5, 7); }
+
+static inline Vector sums(const Vector *x) { return pairs(pairs(x[0], x[1]), pairs(x[2], x[3])); }
+#endif
+
+static inline Vector load(const float *x) { return *(const Vector *)x; }
+
+/* alpha sum + beta c, in the place of c. */
+static inline void store(float *c, float alpha, Vector sum, float beta) {
+    sum *= alpha;
+    if (beta != 0) sum += beta * load(c);
+    *(Vector *)c = sum;
+}
+
+/* Rows of C = alpha A B + beta C, and LANES `vectors` columns. A's rows and columns lie `row` and `column` apart. With
  * constants for rows and vectors sums stay in registers. */
 static inline __attribute__((always_inline)) void block(const int rows, const int vectors, int k, float alpha,
                                                         const float *a, long row, long column, const float *b, long ldb,
                                                         float beta, float *c, long ldc) {
-    Eight sum[4][2] = {{{0}}};
+    Vector sum[4][2] = {{{0}}};
     for (int l = 0; l < k; l++)
         for (int i = 0; i < rows; i++)
-            for (int v = 0; v < vectors; v++)
-                sum[i][v] += a[i * row + l * column] * *(const Eight *)(b + l * ldb + 8 * v);
+            for (int v = 0; v < vectors; v++) sum[i][v] += a[i * row + l * column] * load(b + l * ldb + LANES * v);
     for (int i = 0; i < rows; i++)
-        for (int v = 0; v < vectors; v++) {
-            Eight *to = (Eight *)(c + i * ldc + 8 * v);
-            *to = beta == 0 ? alpha * sum[i][v] : alpha * sum[i][v] + beta * *to;
-        }
+        for (int v = 0; v < vectors; v++) store(c + i * ldc + LANES * v, alpha, sum[i][v], beta);
 }
 
 /* The same for all rows. */
@@ -62,7 +96,8 @@ static inline __attribute__((always_inline)) void column_block(const int vectors
 static void small_product(int rows, int columns, int k, float alpha, const float *a, long row, long column,
                           const float *b, long ldb, float beta, float *c, long ldc) {
     int j = 0;
-    for (; j + 16 <= columns; j += 16) column_block(2, rows, k, alpha, a, row, column, b + j, ldb, beta, c + j, ldc);
+    for (; j + 2 * LANES <= columns; j += 2 * LANES)
+        column_block(2, rows, k, alpha, a, row, column, b + j, ldb, beta, c + j, ldc);
     if (j < columns) column_block(1, rows, k, alpha, a, row, column, b + j, ldb, beta, c + j, ldc);
 }
 
@@ -75,10 +110,23 @@ static void product(char first, char second, int rows, int columns, int k, float
     sgemm(&first, &second, &columns, &rows, &k, &alpha, b, &lb, a, &la, &beta, c, &lc);
 }
 
+/* Rows of B that are fetched before they are needed: from one page of memory to the next processors do not. */
+#define AHEAD 32
+
 /* Of a single row, as in decoding, BLAS would first copy the matrix. */
 static void row_nt(int m, int k, float alpha, const float *restrict a, const float *restrict b, long ldb, float beta,
                    float *restrict c) {
-    for (int j = 0; j < m; j++) {
+    int j = 0;
+    for (; j + LANES <= m && k % LANES == 0; j += LANES) {
+        const float *rows = b + j * ldb;
+        Vector sum[LANES] = {{0}};
+        for (int v = 0; v < LANES; v++)
+            for (int i = 0; i < k; i += 16) __builtin_prefetch(rows + (v + AHEAD) * ldb + i);
+        for (int i = 0; i < k; i += LANES)
+            for (int v = 0; v < LANES; v++) sum[v] += load(a + i) * load(rows + v * ldb + i);
+        store(c + j, alpha, sums(sum), beta);
+    }
+    for (; j < m; j++) {
         const float *row = b + j * ldb;
         float total = 0;
         _Pragma("omp simd reduction(+ : total)") for (int i = 0; i < k; i++) total += a[i] * row[i];
@@ -86,19 +134,24 @@ static void row_nt(int m, int k, float alpha, const float *restrict a, const flo
     }
 }
 
+/* LANES `vectors` columns of a row of C; with a constant for vectors sums stay in registers. */
+static inline __attribute__((always_inline)) void row_block(const int vectors, int m, float alpha, const float *a,
+                                                            const float *b, long ldb, float beta, float *c) {
+    Vector sum[8] = {{0}};
+    for (int j = 0; j < m; j++)
+        for (int v = 0; v < vectors; v++) sum[v] += a[j] * load(b + j * ldb + LANES * v);
+    for (int v = 0; v < vectors; v++) store(c + LANES * v, alpha, sum[v], beta);
+}
+
 static void row_nn(int d, int m, float alpha, const float *restrict a, const float *restrict b, long ldb, float beta,
                    float *restrict c) {
-    int j = 0;
-    for (int i = 0; i < d; i++) c[i] = beta == 0 ? 0 : beta * c[i];
-    for (; j + 4 <= m; j += 4) {
-        const float *row = b + j * ldb;
-        float w = alpha * a[j], x = alpha * a[j + 1], y = alpha * a[j + 2], z = alpha * a[j + 3];
-        _Pragma("omp simd") for (int i = 0; i < d; i++)
-            c[i] += w * row[i] + x * row[ldb + i] + y * row[2 * ldb + i] + z * row[3 * ldb + i];
-    }
-    for (; j < m; j++) {
-        const float *row = b + j * ldb;
-        _Pragma("omp simd") for (int i = 0; i < d; i++) c[i] += alpha * a[j] * row[i];
+    int i = 0;
+    for (; i + 8 * LANES <= d; i += 8 * LANES) row_block(8, m, alpha, a, b + i, ldb, beta, c + i);
+    for (; i + 2 * LANES <= d; i += 2 * LANES) row_block(2, m, alpha, a, b + i, ldb, beta, c + i);
+    for (; i < d; i++) {
+        float total = 0;
+        for (int j = 0; j < m; j++) total += a[j] * b[j * ldb + i];
+        c[i] = alpha * total + (beta == 0 ? 0 : beta * c[i]);
     }
 }
 
@@ -150,6 +203,36 @@ void product_tn(int m, int d, int n, float alpha, const float *a, long lda, cons
         small_product(m, d, n, alpha, a, 1, lda, b, ldb, beta, c, ldc);
     else
         product('N', 'T', m, d, n, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+/* For each of some rows x as many numbers as a vector has, whose sum is x u xT, where u is an upper triangle. */
+static inline __attribute__((always_inline)) void norm_block(const int rows, int d, const float *x, long ldx,
+                                                             const float *u, Vector *norms) {
+    for (int i = 0; i < rows; i++) norms[i] = (Vector){0};
+    for (int c = 0; c < d; c += 2 * LANES) {
+        Vector sum[4][2] = {{{0}}};
+        for (int l = 0; l < c + 2 * LANES; l++)
+            for (int i = 0; i < rows; i++)
+                for (int v = 0; v < 2; v++) sum[i][v] += x[i * ldx + l] * load(u + l * d + c + LANES * v);
+        for (int i = 0; i < rows; i++)
+            for (int v = 0; v < 2; v++) norms[i] += sum[i][v] * load(x + i * ldx + c + LANES * v);
+    }
+}
+
+void square_norms(int n, int d, const float *x, long ldx, const float *g, float *room, float *norms) {
+    Vector of_rows[LANES];
+    for (int l = 0; l < d; l++)
+        for (int c = 0; c < d; c++) room[l * d + c] = c < l ? 0 : c == l ? g[l * d + c] : g[l * d + c] + g[c * d + l];
+    int i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (int v = 0; v < LANES; v += 4) norm_block(4, d, x + (i + v) * ldx, ldx, room, of_rows + v);
+        *(Vector *)(norms + i) = sums(of_rows);
+    }
+    for (; i < n; i++) {
+        norm_block(1, d, x + i * ldx, ldx, room, of_rows);
+        norms[i] = 0;
+        for (int v = 0; v < LANES; v++) norms[i] += of_rows[0][v];
+    }
 }
 
 /* ---- threads and memory --------------------------------------------------------------------------------------- */

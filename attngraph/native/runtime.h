@@ -94,6 +94,10 @@ void product_nn(int n, int d, int m, float alpha, const float *a, long lda, cons
 void product_tn(int m, int d, int n, float alpha, const float *a, long lda, const float *b, long ldb, float beta,
                 float *c, long ldc);
 
+/* |x|2 = x G xT of rows x, for d a multiple of 16, from the upper triangle of G + GT: half of the product x G. `room`
+ * has d d numbers. */
+void square_norms(int n, int d, const float *x, long ldx, const float *g, float *room, float *norms);
+
 /* Do job for every item below count, items handed out one by one to `threads` threads of torch's pool (one thread
  * where that pool is not OpenMP's). */
 typedef void (*Work)(void *job, int item);

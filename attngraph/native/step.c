@@ -65,7 +65,7 @@ static inline float send_row(const Head *t, int i, float log_total, const float 
 static void forward_head(void *argument, int item) {
     Job *job = argument;
     const Step *a = job->call;
-    size_t edges = (size_t)a->n * width_of(a->m), values = (size_t)a->m * a->d;
+    size_t edges = (size_t)a->n * width_of(a->m), values = (size_t)(a->m > a->d ? a->m : a->d) * a->d;
     int whole = a->context.at || a->kept; /* whether weights are needed again */
     size_t rows = 2 * edges + (whole ? edges : (size_t)width_of(a->m));
     float *room = scratch(nodes_size(a) + (rows > values ? rows : values));
@@ -81,7 +81,10 @@ static void forward_head(void *argument, int item) {
     if (first < m) {
         if (first && a->first_norms != a->norm_v) memcpy(norm_v, a->first_norms + (size_t)item * first, sizeof(float) * first);
         const float *rest = t.value + (size_t)first * a->value.row;
-        with_metric(&t, m - first, rest, a->value.row, room, &ld, norm_v + first);
+        if (t.metric && d % 16 == 0 && m - first >= 8)
+            square_norms(m - first, d, rest, a->value.row, t.metric, room, norm_v + first);
+        else
+            with_metric(&t, m - first, rest, a->value.row, room, &ld, norm_v + first);
     }
     known_norms(&t, norm_v);
     t.score = take(&room, edges);

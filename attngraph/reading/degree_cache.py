@@ -9,7 +9,7 @@ cropping and batch changes: the cache layer is replaced by one of its class exte
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -281,7 +281,8 @@ class DegreeCache:
             if last.totals.shape[2] > 1:
                 last.cut(slice(-1, None))
             picked = self._examples if last.examples is before else _picked_again(last.examples, examples)
-            self.calls, self._old = [replace(last, length=length, examples=picked)], 0
+            call = _Call(last.totals, last.queries, length, last.start, last.end, picked)
+            self.calls, self._old = [call], 0
 
 
 def _picked(x: Tensor, examples: Tensor | None) -> Tensor:
@@ -424,11 +425,13 @@ def degree_cache_of(cache: Any, layer: int, name: str, queries: int) -> DegreeCa
         UserError: the cache holds tokens whose degrees were not kept, none of these queries, or is of fixed
             length.
     """
-    check_grows(cache, layer)
     kept = _layer_of(cache, layer)
     if not isinstance(kept, _KeepsDegrees):
+        check_grows(cache, layer)
         kept = _self_attention(cache).layers[layer] = _with_degrees(kept)
-    degrees = kept.degrees.setdefault(name, DegreeCache())
+    degrees = kept.degrees.get(name)
+    if degrees is None:
+        degrees = kept.degrees[name] = DegreeCache()
     earlier = kept.get_seq_length() - queries
     if earlier < 0:
         raise UserError(NO_PLACE)

@@ -205,6 +205,8 @@ class Metric:
             weights = (p for name, p in output.named_parameters() if name != "bias")
             if any(p.requires_grad for p in weights):
                 return head_metric(output, heads, like)
+        if self._kept is not None and like.shape[-2:-1] == (1,) and self._unwritten(heads, like):
+            return self._kept[3]
         weight: Any = getattr(output, "weight", None)
         device: Any = getattr(weight, "device", None)
         kind = like.device.type
@@ -215,8 +217,6 @@ class Metric:
             written = weight.data_ptr(), weight._version
         if self._kept is not None and self._kept[0] == key:
             _, row, before, metric = self._kept
-            if written is not None and written == self._written and like.shape[-2:-1] == (1,):
-                return metric
             if not remote:
                 mixed = torch.is_autocast_enabled(kind)
                 with torch.autocast(kind, enabled=False) if mixed else nullcontext():
@@ -230,6 +230,16 @@ class Metric:
             row, made = _example(output, like)
             self._kept, self._written = (key, row, made, head_metric(output, heads, like)), written
         return self._kept[3]
+
+    def _unwritten(self, heads: int, like: Tensor) -> bool:
+        """Whether the metric is kept for such queries, of a plain weight that has the same memory and version
+        still."""
+        output, weight = self.output, self.output._parameters.get("weight")
+        if self._written is None or weight is None or output.training or "_hf_hook" in vars(output):
+            return False
+        if weight.is_inference() or (weight.data_ptr(), weight._version) != self._written:
+            return False
+        return self._kept is not None and self._kept[0][:3] == (heads, like.dtype, like.device)
 
 
 def _same(x: Tensor, y: Tensor) -> bool:

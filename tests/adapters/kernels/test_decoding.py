@@ -24,9 +24,11 @@ pytestmark = pytest.mark.skipif(
 @contextmanager
 def calls_of_c(monkeypatch):
     """The names of the functions in C that are called."""
-    names, call = [], library.call
+    names, call = [], library.Library.call
     with monkeypatch.context() as patch:
-        patch.setattr(library, "call", lambda name, *given: names.append(name) or call(name, *given))
+        patch.setattr(
+            library.Library, "call", lambda self, name, *given: names.append(name) or call(self, name, *given)
+        )
         yield names
 
 
@@ -134,4 +136,4 @@ def test_in_half_precision_weights_are_not_exact_enough(make_decoder, words, ima
         for k in range(3):
             output, cache = step(model, words()[:, k : k + 1], states, cache)
             assert output.isfinite().all()
-    assert not called
+    assert "attngraph_decode" not in called

@@ -23,7 +23,8 @@ needs_library = pytest.mark.skipif(
 )
 
 # products: of edges by BLAS, of nodes by BLAS, all in own code with rows and columns left over; one query
-SIZES = [dict(n=40, m=577, d=64), dict(n=33, m=128, d=3), dict(n=18, m=21, d=24), dict(n=1, m=9, d=5)]
+SIZES = [dict(n=40, m=577, d=64), dict(n=33, m=128, d=3), dict(n=18, m=21, d=24)]
+SIZES += [dict(n=1, m=9, d=5), dict(n=1, m=21, d=88)]
 
 
 def results(scores, context: bool = True) -> list[Tensor]:
