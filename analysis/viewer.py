@@ -255,13 +255,17 @@ def _example(
         kept_here = min(kept, len(values))
         weights = []
         for kind, graphs in shown.graphs.items():
-            weight = graphs[name].weight[0, heads][:, queries][:, :, values]
-            if not weight.isfinite().all():
-                raise UserError(
-                    f"{shown.name}, {name}: the weights {kind} hold NaN or infinity and cannot be drawn: "
-                    "look for inputs or parameters that are not finite"
-                )
-            weights.append(_pack(weight, kept_here))
+            packed = []
+            for chosen, strip in graphs[name].strips():
+                here = [query - chosen.start for query in queries if chosen.start <= query < chosen.stop]
+                weight = strip[0, heads][:, here][:, :, values]
+                if not weight.isfinite().all():
+                    raise UserError(
+                        f"{shown.name}, {name}: the weights {kind} hold NaN or infinity and cannot be drawn: "
+                        "look for inputs or parameters that are not finite"
+                    )
+                packed.append(_strongest(weight, kept_here))
+            weights.append(_pack([torch.cat(parts, 1) for parts in zip(*packed)]))
         layers.append(
             {
                 "query": query,
@@ -279,24 +283,30 @@ def _example(
     return content | {"image": _png(shown.image), "size": shown.image.size}
 
 
-def _pack(weight: torch.Tensor, kept: int) -> dict[str, str]:
-    """The strongest edges of each query of the mean of heads and of each head, in base64: nodes and weights,
-    relative to the strongest, as 16-bit numbers; the strongest and the sum as 32-bit floats. All
-    little-endian, row by row."""
+def _strongest(weight: torch.Tensor, kept: int) -> tuple[torch.Tensor, ...]:
+    """The strongest edges of each query of the mean of heads and of each head: nodes and weights, ``(1 + h,
+    queries, kept)``; and the sums of all edges, ``(1 + h, queries, 1)``."""
     weight = weight.detach().float().cpu()
     weight = torch.cat([weight.mean(0, keepdim=True), weight])
     top = weight.topk(kept)
-    most = top.values[..., :1]
-    scaled = (top.values / torch.where(most > 0, most, torch.ones_like(most)) * 65535).round()
+    return top.indices, top.values, weight.sum(-1, keepdim=True)
+
+
+def _pack(strongest: Sequence[torch.Tensor]) -> dict[str, str]:
+    """What :func:`_strongest` returns, in base64: nodes and weights, relative to the strongest, as 16-bit
+    numbers; the strongest and the sum as 32-bit floats. All little-endian, row by row."""
+    node, weight, total = strongest
+    most = weight[..., :1]
+    scaled = (weight / torch.where(most > 0, most, torch.ones_like(most)) * 65535).round()
 
     def encoded(x: torch.Tensor, kind: str) -> str:
         return base64.b64encode(np.ascontiguousarray(x.numpy()).astype(kind).tobytes()).decode()
 
     return {
-        "node": encoded(top.indices, "<u2"),
+        "node": encoded(node, "<u2"),
         "weight": encoded(scaled, "<u2"),
         "most": encoded(most, "<f4"),
-        "sum": encoded(weight.sum(-1), "<f4"),
+        "sum": encoded(total, "<f4"),
     }
 
 

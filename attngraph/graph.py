@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -247,7 +247,7 @@ class AttentionGraph:
         weights of the rest, ``(b, h, n - count, m)``; both without a gradient."""
         kept = self.stored
         if isinstance(kept, KeptWeight):
-            rows = kept.last_rows(self.shape[2] - count)
+            rows = kept.rows(slice(count, None))
             total, later = kept.sum(-2), widen(rows).sum(2)
             early = torch.where(total - later > 1e-6 * total, total - later, 0)  # the rest is rounding
         else:
@@ -260,6 +260,19 @@ class AttentionGraph:
         b, h, _, m, _ = self.shape
         checks.check_past_degree(past, self.causal, b, h, m)
         return checks.unchecked(self, past_degree=past, kept_norms=norms)
+
+    def strips(self) -> Iterator[tuple[slice, Tensor]]:
+        """The weights, some queries at a time: which, and ``(b, h, queries, m)``. All at once, unless the
+        graph is streamed and has them computed whenever they are read (``capture(..., stream=True)``)."""
+        kept = self.stored
+        return kept.strips() if isinstance(kept, KeptWeight) else iter([(slice(0, self.shape[2]), kept)])
+
+    def weights_of(self, query: Tensor) -> Tensor:
+        """The weights of one query of each example, ``(b, h, m)``, whose numbers are ``(b,)``."""
+        kept, numbers = self.stored, query.tolist()
+        if isinstance(kept, KeptWeight):
+            return torch.stack([kept.rows(slice(i, i + 1))[k, :, 0] for k, i in enumerate(numbers)])
+        return kept[torch.arange(len(numbers)), :, numbers]
 
     def queries_counted(self) -> Tensor:
         """How many valid queries count in the value degrees that each query sees, ``(b, n)``; ``(b, 1)`` in a

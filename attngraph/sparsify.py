@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -117,18 +117,22 @@ class KeptWeight(ABC):
             totals=self.totals,
         )
 
-    def last_rows(self, count: int) -> Tensor:
-        """The weights of the last ``count`` queries, ``(b, h, count, m)``."""
-        return self.dense()[:, :, -count:]
+    def rows(self, queries: slice) -> Tensor:
+        """The weights of some queries, ``(b, h, queries, m)``."""
+        return self.dense()[:, :, queries]
 
-    def sum_of(self, inside: Tensor) -> Tensor:
-        """Sums over some sets of queries, ``(b, h, r, m)``.
+    def strips(self) -> Iterator[tuple[slice, Tensor]]:
+        """All weights, as many queries at a time as memory is meant for: which, and their :meth:`rows`."""
+        yield slice(0, self.shape[2]), self.dense()
+
+    def sum_of(self, factors: Tensor) -> Tensor:
+        r"""Weighted sums over queries, :math:`\sum_i f_{ir} M_{ij}`, ``(b, h, r, m)``.
 
         Args:
-            inside: bool ``(b, n, r)``, which queries are in each set.
+            factors: ``(b, n, r)``; or bool, which queries are in each of r sets.
         """
         weight = widen(self.dense())
-        return inside.mT.to(weight.dtype)[:, None] @ weight
+        return factors.mT.to(weight.dtype)[:, None] @ weight
 
 
 @dataclass(frozen=True, eq=False)

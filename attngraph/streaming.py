@@ -125,15 +125,17 @@ class Streamed(KeptWeight):
         assert heaviest is not None
         return heaviest
 
-    def last_rows(self, count: int) -> Tensor:
-        n = self.shape[2]
-        return _weights(self.scores, slice(n - count, n))
+    def rows(self, queries: slice) -> Tensor:
+        return _weights(self.scores, queries)
+
+    def strips(self) -> Iterator[tuple[slice, Tensor]]:
+        return strips(self.scores)
 
     def sum(self, axis: int) -> Tensor:
         return self.totals.query_degree if axis == -1 else self.totals.value_degree
 
-    def sum_of(self, inside: Tensor) -> Tensor:
-        at_values = sweep(self.scores, queries=inside[:, None]).at_values
+    def sum_of(self, factors: Tensor) -> Tensor:
+        at_values = sweep(self.scores, queries=factors[:, None]).at_values
         assert at_values is not None
         return at_values.transpose(-1, -2)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attngraph import AttentionGraph
 from attngraph.analysis.relevance.routes import Graphs, Layers, Nodes, image_nodes, route
+from attngraph.sparsify import KeptWeight
 
 
 class Relevance(NamedTuple):
@@ -27,15 +28,23 @@ class Relevance(NamedTuple):
     seen: Tensor
 
 
-def raw(graphs: Graphs, layer: str | None = None, heads: Sequence[int] | None = None) -> Tensor:
-    r"""Attention weights, as the mean over heads :math:`\frac{1}{h} \sum_k M^k`, ``(b, n, m)``.
+def raw(
+    graphs: Graphs,
+    layer: str | None = None,
+    heads: Sequence[int] | None = None,
+    query: Tensor | None = None,
+) -> Tensor:
+    r"""Attention weights, as the mean over heads :math:`\frac{1}{h} \sum_k M^k`, ``(b, n, m)``; those of one
+    query of each example, ``(b, m)``.
 
-    Where the route has several hops (a Q-Former, BLIP's question encoder), the product of theirs.
+    Where the route has several hops (a Q-Former, BLIP's question encoder), the product of theirs. Of one
+    query, no weights of all edges are held where the graphs are streamed (``capture(..., stream=True)``).
 
     Args:
         graphs: of one model.
         layer: the layer in place of the first hop; it must join the same nodes.
         heads: which heads of that layer; None for all.
+        query: which query of each example, ``(b,)``; None for all.
 
     Raises:
         ValueError: no such layer or head, or see :func:`attngraph.analysis.relevance.route`.
@@ -49,7 +58,7 @@ def raw(graphs: Graphs, layer: str | None = None, heads: Sequence[int] | None = 
     ]
     if first not in alike:
         raise ValueError(f"layer must be one of {', '.join(alike)}, got {layer!r}")
-    weight = graphs[first].weight
+    weight = graphs[first].weight if query is None else graphs[first].weights_of(query)[:, :, None]
     if heads is not None:
         if not heads or not all(0 <= head < weight.shape[1] for head in heads):
             raise ValueError(f"heads must lie in 0..{weight.shape[1] - 1} for {first}, got {list(heads)}")
@@ -58,8 +67,16 @@ def raw(graphs: Graphs, layer: str | None = None, heads: Sequence[int] | None = 
     for before, after in pairwise(hops):
         if layers.source_of_image_tokens(before):
             product = _columns(product, image_nodes(graphs[before], 1))
-        product = product @ exact(graphs[after].weight).mean(1)
-    return product
+        product = _onward(product, graphs[after])
+    return product if query is None else product[:, 0]
+
+
+def _onward(product: Tensor, graph: AttentionGraph) -> Tensor:
+    """``(b, r, n)`` times the mean over heads of a graph's weights."""
+    kept = graph.stored
+    if isinstance(kept, KeptWeight):
+        return exact(kept.sum_of(product.mT)).mean(1)
+    return product @ exact(kept).mean(1)
 
 
 def _columns(x: Tensor, mask: Tensor) -> Tensor:

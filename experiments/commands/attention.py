@@ -20,6 +20,10 @@ from attngraph.experiments.scenes.scene import Thing
 MAPS, VIEWER, MASS, SUMMARY, MASS_FIGURE = "maps.csv", "viewer.html", "mass.csv", "summary.csv", "mass.png"
 NAMES = (MAPS, VIEWER, "maps_*.png", MASS, SUMMARY, MASS_FIGURE)
 ASKED = "questions about one object"
+STREAMED = (
+    "graphs of this size are streamed: no rollout and no gradient map, which need all weights of all layers; "
+    "make --batch smaller for these"
+)
 
 
 def run(options: AttentionOptions) -> int:
@@ -34,6 +38,7 @@ def run(options: AttentionOptions) -> int:
         asked = options.task is None and not brings_own(options)
         if asked and all(sample.scene is not None for sample in source.samples):
             source.samples, things = ask(source.samples, options.seed)
+        source.stream = source.is_large()
         result = collect_maps(source, [*options.tokens] or None, things, options.pictures)
 
         model = f"{source.title} with adapters" if source.adapters else source.title
@@ -52,7 +57,9 @@ def run(options: AttentionOptions) -> int:
     if len(result.mass):
         print(summary.to_string(index=False, float_format="{:.3f}".format))
     print(f"raw attention is that of {result.last}")
-    if "gradient" not in {*result.maps.method}:
+    if source.stream:
+        print(STREAMED)
+    elif "gradient" not in {*result.maps.method}:
         print(f"no gradient map: {source.title} gives no logits for the tokens of its text, nor for classes")
     print(f"written: {options.out}/{', '.join(written)}")
     return 0

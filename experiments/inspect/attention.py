@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -162,7 +162,8 @@ class NoScore(Exception):
 
 
 def read_view(source: Source, batch: Batch, tokens: list[str] | None) -> View:
-    """The maps of a batch: raw attention, rollout, and relevance where the model gives a score.
+    """The maps of a batch: raw attention and, unless graphs are streamed, rollout, and relevance where the
+    model gives a score.
 
     That is the logit of the text's next token: at the query itself, or where the answer begins if the query
     comes before; the largest of a classifier's logits; an image's logit for its own text.
@@ -190,18 +191,20 @@ def read_view(source: Source, batch: Batch, tokens: list[str] | None) -> View:
     if source.adapters:
         adapted = {name: source.reweighted(name, graph) for name, graph in graphs.items()}
         kinds[ADAPTED] = graphs | {name: graph for name, graph in adapted.items() if graph is not None}
-    seen = {f"raw {kind}": raw(weights, last, source.heads) for kind, weights in kinds.items()}
-    seen |= {f"rollout {kind}": rollout(weights).seen for kind, weights in kinds.items()}
-    if not source.adapters:
-        seen = {name.partition(" ")[0]: nodes for name, nodes in seen.items()}
-    examples = torch.arange(len(batch.names))
-    values = {
-        (name, token): nodes[examples, place]
-        for name, nodes in seen.items()
-        for token, place in queries.items()
-    }
-    for token, nodes in _relevance(source, batch, scored_at).items():
-        values["gradient", token] = nodes[examples, queries[token]]
+    examples, values = torch.arange(len(batch.names)), {}
+
+    def keep(method: str, kind: str, of_query: Callable[[Tensor], Tensor]) -> None:
+        name = f"{method} {kind}" if source.adapters else method
+        values.update({(name, token): of_query(place) for token, place in queries.items()})
+
+    for kind, weights in kinds.items():
+        keep("raw", kind, partial(raw, weights, last, source.heads))
+    if not source.stream:
+        for kind, weights in kinds.items():
+            seen = rollout(weights).seen
+            keep("rollout", kind, lambda place, seen=seen: seen[examples, place])
+        for token, nodes in _relevance(source, batch, scored_at).items():
+            values["gradient", token] = nodes[examples, queries[token]]
     return View(kinds, layers, last, looker, queries, values, image, grids)
 
 
@@ -276,7 +279,9 @@ def _queries(
         tokens = ["first", *(["answer"] if text.prompt is not None else ["last"] if graph.causal else [])]
     image = image_nodes(graph, 1)
     image = image | ~image.any()  # any node, where none is known to be one of the image
-    seeing = ((graph.weight.sum(1) > 0) & image[:, None]).any(-1).cpu()
+    seeing = torch.cat(
+        [((strip.sum(1) > 0) & image[:, None]).any(-1) for _, strip in graph.strips()], 1
+    ).cpu()
     queries = {token: positions(batch.names, words, token, text.prompt, seeing) for token in tokens}
     after = queries
     if text.prompt is not None:

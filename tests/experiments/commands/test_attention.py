@@ -1,8 +1,10 @@
 """The command ``attngraph attention``, on the model and scenes that it has at hand."""
 
+import base64
 import re
 from functools import wraps
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -14,10 +16,12 @@ from attngraph.experiments.base.arguments import asked
 from attngraph.experiments.commands import attention
 from attngraph.experiments.commands.options import AttentionOptions
 from attngraph.experiments.inspect import attention as views
+from attngraph.experiments.inspect import source as sources
 from attngraph.experiments.inspect.attention import ask
 from attngraph.experiments.inspect.regions import region
 from attngraph.experiments.models import load_family
 from attngraph.experiments.models.images import preprocess
+from tests.analysis.viewer.page_reading import stored
 from tests.experiments.inspect.looking import pictures, source
 from tests.experiments.tiny import save, save_adapter
 
@@ -114,6 +118,41 @@ def test_without_logits_there_is_no_gradient_map(captioner, tmp_path, monkeypatc
     maps = pd.read_csv(tmp_path / "maps.csv")
     assert set(maps["method"]) == {"raw", "rollout"} and set(maps["example"]) == {"0.png", "1.png"}
     assert "no gradient map: VisionEncoderDecoderModel (model) gives no logits" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["captioner", "llava", "blip2"])
+def test_large_graphs_are_streamed(name, tmp_path, monkeypatch, capsys):
+    """Raw attention and the page are those of all weights, which no layer holds, also through the queries in
+    between; methods that need them are left out, which is said, with the remedy."""
+    (tmp_path / "texts.txt").write_text("red\na red ball\n", encoding="utf-8")
+    images = pictures(tmp_path / "pictures", "0.png", "1.png", size=(12, 8))
+    words = ("--model", save(name, tmp_path / "model"), "--images", *images)
+    words += ("--texts", tmp_path / "texts.txt", "--tokens", "last")
+    run(tmp_path / "dense", *words)
+    monkeypatch.setattr(sources, "LARGE", 0)
+    monkeypatch.setattr("attngraph.streaming.EDGES", 64)  # some queries at a time
+    monkeypatch.setattr("attngraph.streaming.Streamed.dense", lambda weight: pytest.fail("all weights"))
+    capsys.readouterr()
+    run(tmp_path / "stream", *words)
+    assert "no rollout and no gradient map, which need all weights" in capsys.readouterr().out
+    wanted, found = (pd.read_csv(tmp_path / way / "maps.csv") for way in ("dense", "stream"))
+    assert {"raw", "rollout"} < set(wanted.method) and set(found.method) == {"raw"}
+    wanted = wanted[wanted.method == "raw"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, wanted, rtol=1e-4, atol=1e-6)
+    assert found.share.std() > 1e-4
+    for one, other in zip(drawn(tmp_path / "stream"), drawn(tmp_path / "dense"), strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-3)
+
+
+def drawn(folder) -> list[np.ndarray]:
+    """The strongest weights, their factors and the sums of each layer in a folder's page."""
+    layers = [layer for shown in stored(folder / "viewer.html")["examples"] for layer in shown["layers"]]
+    kinds = {"weight": "<u2", "most": "<f4", "sum": "<f4"}
+    return [
+        np.frombuffer(base64.b64decode(layer["weights"][0][name]), kind) / (65535 if kind == "<u2" else 1)
+        for layer in layers
+        for name, kind in kinds.items()
+    ]
 
 
 def test_an_adapted_model_shows_both_weights(tmp_path):
