@@ -165,7 +165,7 @@ def test_the_whole_report(folder, runs, study, reporting, capsys):
         for layer in range(2)
     ]
     pd.DataFrame(lines).to_csv(folder / "prediction.csv", index=False)
-    table = ROOT / "experiments" / "results" / "heterophily" / "closed-form-third-party.md"
+    table = ROOT / "experiments" / "results" / "heterophily" / "closed-form.md"
     reporting.main([str(folder), "--closed-form", str(table)])
     text = (folder / "report" / "report.md").read_text()
     assert capsys.readouterr().out.startswith(text)
