@@ -37,9 +37,10 @@ from attngraph.experiments.inspect.source import Source
 from attngraph.experiments.models import load_family
 from attngraph.experiments.models.images import open_image
 from attngraph.experiments.models.weights import weights_digest
-from attngraph.experiments.studies.distances import COUPLED, FREE, Distances
-from attngraph.experiments.studies.distances import A as A_RANGE
-from attngraph.experiments.studies.distances import B as B_RANGE
+from attngraph.experiments.studies.distances import COUPLED, FREE
+from attngraph.experiments.studies.reweighting import A as A_RANGE
+from attngraph.experiments.studies.reweighting import B as B_RANGE
+from attngraph.experiments.studies.reweighting import Distances
 from attngraph.experiments.tables.grid import load_preset
 from attngraph.experiments.tasks import TASKS
 

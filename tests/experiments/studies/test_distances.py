@@ -20,6 +20,7 @@ from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models import load_family
 from attngraph.experiments.models.family import Decoding
 from attngraph.experiments.models.generation import decoder_logits
+from attngraph.experiments.studies.reweighting import SEES, Distances, other_patches
 from attngraph.experiments.tables.grid import load_preset
 from attngraph.experiments.tables.plan import plan_table
 from attngraph.experiments.tasks import TASKS
@@ -55,10 +56,10 @@ def adapter_of(study, arm: str, family):
 
 @pytest.mark.parametrize("free", [False, True], ids=["coupled", "free"])
 @pytest.mark.parametrize("sees", ["nothing", "other_patch", "closed_form", "natural", "oracle"])
-def test_weights_are_powers_of_what_each_arm_sees(sees, free, study):
+def test_weights_are_powers_of_what_each_arm_sees(sees, free):
     graph = graph_of()
     relevant = torch.rand(2, 5, VALUES, generator=torch.Generator().manual_seed(3)) < 0.4
-    scheme = study.Distances(sees, free=free, p=1.3)
+    scheme = Distances(sees, free=free, p=1.3)
     scheme.shown = Told(relevant)
     if free:
         scheme.a.logit.set(0.5)
@@ -67,7 +68,7 @@ def test_weights_are_powers_of_what_each_arm_sees(sees, free, study):
     else:
         exponents = 1.3 / 2, 1.3 - 2
     got = scheme.double().reweight(graph).detach()
-    order = study.other_patches(VALUES).tolist()
+    order = other_patches(VALUES).tolist()
     for b, h, i, j in torch.cartesian_prod(*(torch.arange(k) for k in got.shape)).tolist():
         metric = graph.metric[h]
         k = order[j] if sees == "other_patch" else j
@@ -83,23 +84,23 @@ def test_weights_are_powers_of_what_each_arm_sees(sees, free, study):
 def test_arms_that_must_equal_others(study):
     graph = graph_of()
     pgnn = SCHEMES["pgnn"](p=1.5, mu=0.1).double()
-    natural = study.Distances("natural").double()
+    natural = Distances("natural").double()
     assert torch.equal(natural(graph), pgnn(graph))
-    oracle = study.Distances("oracle").double()
+    oracle = Distances("oracle").double()
     oracle.shown = Told(torch.zeros(2, 5, VALUES, dtype=torch.bool))
     assert torch.equal(oracle(graph), natural(graph)), "no patch is relevant"
     plain = SCHEMES["pgnn"](p=2.0, mu=0.1, learn_p=False).double()(graph)  # weights M
-    for sees in study.SEES:
-        free = study.Distances(sees, free=True).double()
+    for sees in SEES:
+        free = Distances(sees, free=True).double()
         free.shown = oracle.shown
         torch.testing.assert_close(free.reweight(graph), graph.weight, atol=1e-12, rtol=1e-6)
         torch.testing.assert_close(free(graph), plain, atol=1e-7, rtol=1e-6)
-    only_m = study.Distances(**METHODS["only_m"].fixed).double()
+    only_m = Distances(**METHODS["only_m"].fixed).double()
     torch.testing.assert_close(only_m(graph), plain)
 
 
-def test_another_patch_is_another_one(study):
-    order = study.other_patches(65)
+def test_another_patch_is_another_one():
+    order = other_patches(65)
     assert order[0] == 0, "[CLS] keeps its distance"
     place, seen = 1, set()
     while place not in seen:
@@ -109,9 +110,9 @@ def test_another_patch_is_another_one(study):
 
 
 @pytest.mark.parametrize("sees", ["other_patch", "closed_form"])
-def test_nothing_leaks_from_later_words(sees, study):
+def test_nothing_leaks_from_later_words(sees):
     """And past degrees are used as a cache leaves them."""
-    graph, scheme = graph_of(), study.Distances(sees).double()
+    graph, scheme = graph_of(), Distances(sees).double()
     other = replace(graph, query=graph.query.clone(), weight=graph.weight.clone())
     other.query[:, :, 3:] += 1
     other.weight[:, :, 3:] = graph_of(seed=1).weight[:, :, 3:]
@@ -213,7 +214,7 @@ def test_contrast_of_the_placebo_and_of_the_oracle(study):
             edges = edges_of(graph)
             degrees = rsqrt(edges.query_degree()), rsqrt(edges.value_degree("sum"))
             for sees, values in found.items():
-                scheme = study.Distances(sees)
+                scheme = Distances(sees)
                 scheme.shown = Told(region.relevant)
                 square = scheme.log_square(edges, edges.query, edges.value, *degrees).exp()
                 values.append(Measured(square).contrast(graph, region).contrast)

@@ -15,6 +15,7 @@ import torch
 
 from attngraph.analysis.contrast import Region
 from attngraph.errors import UserError
+from attngraph.experiments.studies.reweighting import SEES, Distances
 from attngraph.experiments.tables.compare import compare_pairs, holm
 from attngraph.experiments.tables.frame import scores_of
 from attngraph.experiments.tables.runs import saved_runs
@@ -208,7 +209,7 @@ def test_an_arm_at_another_rate_replaces_its_runs_in_each_comparison_with_it(
 # ---- the prediction ---------------------------------------------------------------------------------------
 
 
-def test_masses_are_those_of_the_weights_that_an_arm_would_use(study, reporting):
+def test_masses_are_those_of_the_weights_that_an_arm_would_use(study):
     predicting = importlib.import_module("attngraph.experiments.studies.distances_prediction")
     graph = random_graph(0, n=5, m=10, causal=True)[0]
     draw = torch.Generator().manual_seed(0)
@@ -218,8 +219,8 @@ def test_masses_are_those_of_the_weights_that_an_arm_would_use(study, reporting)
     relevant[0, 2] = False
     region = Region(relevant, candidates)
     seen = dict(predicting._seen(graph, region))
-    for sees in study.SEES:
-        scheme = study.Distances(sees, free=True).double()
+    for sees in SEES:
+        scheme = Distances(sees, free=True).double()
         scheme.shown = predicting._Known(relevant)
         scheme.a.logit.set(0.7)
         scheme.b.logit.set(-1.2)
