@@ -1,4 +1,4 @@
-"""How to load a saved adapter, in the model card that PEFT writes next to it.
+"""How to load a saved adapter, in the model card next to it.
 
 PEFT has neither entry points nor another hook by which it could find a method that an installed package adds
 (version 0.21): the package must be imported before a checkpoint of its method is loaded.
@@ -6,7 +6,11 @@ PEFT has neither entry points nor another hook by which it could find a method t
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from peft.auto import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
+from peft.utils import CONFIG_NAME
 
 CARD = "README.md"
 EMPTY = "Use the code below to get started with the model.\n\n[More Information Needed]\n"  # in the template
@@ -14,22 +18,39 @@ CODE = """Graph adapters are a method of the Python package attngraph, which is 
 
 ```python
 import attngraph.adapters  # pip install attngraph; without the import, PEFT does not know the method
-from peft import PeftModel
-
-base_model = ...  # {base}
-model = PeftModel.from_pretrained(base_model, "this folder or repository")
+{code}
 ```
 """
+WITH_BASE = """from peft import {kind}
+
+model = {kind}.from_pretrained({source})"""
+WITHOUT_BASE = """from peft import PeftModel
+
+base_model = ...  # {base}
+model = PeftModel.from_pretrained(base_model, {source})"""
 
 
-def add_code(folder: Path, base: str | None) -> None:
-    """Write the code that loads the adapter of a folder into its model card, where PEFT has left that open.
+def add_code(folder: Path, source: str = "this folder or repository") -> None:
+    """Write the code that loads the adapter of a folder into its model card, where that was left open.
 
     Args:
         folder: of the adapter; the card is there, or above it for an adapter of another name than "default".
-        base: name of the base model.
+        source: the folder or repository to load from.
     """
     for card in (folder / CARD, folder.parent / CARD):
         if card.is_file() and EMPTY in (text := card.read_text(encoding="utf-8")):
-            code = CODE.format(base=base or "the base model, loaded as for training")
-            card.write_text(text.replace(EMPTY, code), encoding="utf-8")
+            subfolder = "" if card.parent == folder else folder.name
+            text = text.replace(EMPTY, CODE.format(code=_code(folder, source, subfolder)))
+            card.write_text(text, encoding="utf-8")
+
+
+def _code(folder: Path, source: str, subfolder: str) -> str:
+    """The lines that load an adapter, with its base model if PEFT can find that by the saved names."""
+    saved = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    base, task = saved.get("base_model_name_or_path"), saved.get("task_type")
+    library = (saved.get("auto_mapping") or {}).get("parent_library", "")
+    if subfolder or not base or not (task or library.startswith("transformers.")):
+        at = f'"{source}", subfolder="{subfolder}"' if subfolder else f'"{source}"'
+        return WITHOUT_BASE.format(source=at, base=base or "the base model, loaded as for training")
+    kind = f"Auto{MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task].__name__}" if task else "AutoPeftModel"
+    return WITH_BASE.format(source=f'"{source}"', kind=kind)

@@ -278,7 +278,7 @@ class GraphAdapterConfig(PeftConfig):
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the configuration into a folder, and how to load the adapter into PEFT's model card."""
         super().save_pretrained(save_directory, **kwargs)
-        add_code(Path(save_directory), self.base_model_name_or_path)
+        add_code(Path(save_directory))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON, with the scheme's defaults, so that later ones change no saved adapter; the

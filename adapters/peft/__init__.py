@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from peft import mapping
+from peft import PeftModel, mapping
 from peft.utils import register_peft_method
 
 from attngraph.adapters.config import EARLIER_SAVED_NAME, NAME, PEFT_TYPE, SAVED_NAME, GraphAdapterConfig
 from attngraph.adapters.peft.effects import adapter_effects, learned_scalars, watch_effects
+from attngraph.adapters.peft.hub import upload_with_code
 from attngraph.adapters.peft.loading import load_adapter
 from attngraph.adapters.peft.model import GraphAdapterModel
 from attngraph.adapters.peft.optimizer import optimizer_groups, trainer_optimizer
@@ -38,6 +39,7 @@ def _register() -> None:
         name=NAME, config_cls=GraphAdapterConfig, model_cls=GraphAdapterModel, prefix=GraphAdapterModel.prefix
     )
     known[0][SAVED_NAME] = known[0][EARLIER_SAVED_NAME] = GraphAdapterConfig
+    PeftModel._upload_modified_files = upload_with_code  # type: ignore[assignment]
 
 
 _register()

@@ -65,6 +65,17 @@ def test_the_model_card_says_how_to_load(saved, tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine" and not (tmp_path / "config" / "README.md").exists()
 
 
+def test_the_card_of_an_adapter_in_a_subfolder(tmp_path):
+    """It lies above the adapter, so its code has to name the subfolder."""
+    model = get_peft_model(FAMILIES["gpt2"].make(), GraphAdapterConfig(p=1.3), adapter_name="graph")
+    model.save_pretrained(tmp_path)
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.DOTALL)
+    code = code.replace("base_model = ...", "").replace("this folder or repository", str(tmp_path))
+    loaded = {"base_model": FAMILIES["gpt2"].make()}
+    exec(code, loaded)
+    assert loaded["model"].peft_config["default"].p == 1.3
+
+
 @pytest.mark.slow
 def test_loading_with_and_without_our_package(saved):
     load = f"from peft import PeftConfig\nprint(PeftConfig.from_pretrained({str(saved)!r}).p)"
