@@ -106,6 +106,25 @@ def map_table(
     return pd.concat(tables, ignore_index=True)
 
 
+def map_changes(table: pd.DataFrame, before: str, after: str) -> pd.DataFrame:
+    """Differences of maps that were read from two kinds of weights, such as M and M̄.
+
+    Args:
+        table: of :func:`map_table`, with methods ``"<method> <kind>"``.
+        before, after: the two kinds.
+
+    Returns:
+        The same columns, for each method with both kinds: share and lift of ``after`` less those of
+        ``before``.
+    """
+    parts = table["method"].str.rpartition(" ")
+    keys = ["example", "method", "query", "row", "column"]
+    first, second = (table.assign(method=parts[0])[parts[2] == kind] for kind in (before, after))
+    pairs = first.merge(second, on=keys, suffixes=("_before", "_after"))
+    changes = {name: pairs[f"{name}_after"] - pairs[f"{name}_before"] for name in ("share", "lift")}
+    return pairs[keys].assign(method=pairs["method"] + f" {after} − {before}", **changes)
+
+
 def mass_table(
     values: Mapping[tuple[str, str], Tensor], inside: Tensor, names: Sequence[str], grid: Grid | None = None
 ) -> pd.DataFrame:

@@ -1,62 +1,61 @@
-"""Maps of nodes as a figure: a panel for each layer, head and setting, with its quality under it."""
+"""Maps of nodes as a figure: a panel for each layer, head and setting; their quality is in the caption."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from attngraph.analysis.plots import style
 from attngraph.extras import pandas as pd
 
 COLOURS = ("role", "modality", "class", "token", "example")
-METHOD_NAMES = {"tsne": "t-SNE", "umap": "UMAP", "pca": "principal component"}
-_PALETTE = ("#0b5fa5", "#e07b00", "#1a9850", "#b2182b", "#7b4ba0", "#8c6239", "#35b6d6", "#d6569d", "#9a9a00")
+METHOD_NAMES = {"tsne": "t-SNE", "umap": "UMAP", "pca": "PCA"}
+_PALETTE = style.COLOURS
 _REST = "#b5b5b5"
 _MARKERS = {"query": "o", "value": "^"}
-_STYLE: Any = {  # of matplotlib
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "text.parse_math": False,
-    "svg.fonttype": "none",
-}
-_PANEL, _GAP, _HEAD, _FOOT, _LINE = 3.1, 0.35, 0.5, 0.8, 0.17  # inches
-_WIDTH = 6.2  # inches, of the narrowest figure, whose title and notes need them
+_MARGIN, _GAP, _HEAD, _KEY = (
+    0.08,
+    0.12,
+    0.3,
+    0.18,
+)  # inches; the last two: above a panel, a line of the legend
+_LARGEST = 3.3  # inches, side of a panel
+_KEYS = 5  # in a line of the legend
 
 
 def draw(
     table: pd.DataFrame,
     quality: pd.DataFrame,
-    paths: Sequence[Path],
+    stem: Path,
     colour: str = "role",
-    title: str = "",
+    subject: str = "",
     notes: Sequence[str] = (),
 ) -> None:
-    """Draw the maps of a table, and write them to files of any kind that matplotlib knows (PNG, SVG).
+    """Draw the maps of a table.
 
-    Self- and cross-attention of a block stand side by side; every block, perplexity and seed has a row, every
-    head and state a column. Panels that would all stand in one row or one column fill several, in order.
-    Shapes tell the roles; of more than 9 classes or tokens the most frequent are coloured.
+    Self- and cross-attention of a block are side by side; every block, perplexity and seed has a row, every
+    head and state a column. Panels that would all be in one row or one column fill several, in order. Shapes
+    are roles; of more than 9 classes or tokens the most frequent are coloured.
 
     Args:
         table: a row for each point, with the columns of ``attngraph.analysis.points.COLUMNS`` and x, y,
             method, state, perplexity, seed, and two numbers: map, and panel, one for each state shown on a
             map.
         quality: a row for each measure of each panel; see :func:`attngraph.analysis.embedding.quality`.
-        paths: the files.
+        stem: path of the files, see :func:`attngraph.analysis.plots.style.save`.
         colour: one of ``COLOURS``.
-        title, notes: above and below the panels.
+        subject: what is shown, the caption's first sentence.
+        notes: last sentences of the caption.
 
     Raises:
         ValueError: another colour, or a table without rows.
@@ -69,78 +68,53 @@ def draw(
     places, rows, columns = _places(panels)
     names = _Names(table[colour], colour)
     keys = _keys(names, colour)
-    size = _Layout.of(rows, columns, len(keys), notes)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(size.width, size.height), dpi=150, facecolor="white")
-        FigureCanvasAgg(figure)
-        figure.text(*size.at(0.2, 0.25), title, fontsize=12, fontweight="bold", va="center")
+    side = min(_LARGEST, (style.PAGE - 2 * _MARGIN + _GAP) / columns - _GAP)
+    width = max(style.COLUMN, 2 * _MARGIN + columns * (side + _GAP) - _GAP)
+    per_line = max(1, int(_KEYS * width / style.PAGE))
+    top = _MARGIN + _KEY * max(1, ceil(len(keys) / per_line))
+    height = top + rows * (_HEAD + side + _GAP)
+    letters = dict(zip(sorted(places, key=lambda panel: places[panel]), _letters()))  # in reading order
+    captions = {}
+    with style.styled():
+        figure = style.new_figure(width, height, layout=None)
         for panel, (row, column) in places.items():
-            axes = figure.add_axes(size.box(row, column))
+            left = _MARGIN + column * (side + _GAP)
+            bottom = height - top - (row + 1) * (_HEAD + side + _GAP) + _GAP
+            axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
             _frame(axes, table[table["map"] == panels["map"][panel]])
             points = table[table.panel == panel]
-            _draw_points(axes, points, names(points[colour]), METHOD_NAMES[panels["method"][panel]])
-            captions = [
-                *_captions(panels, panel, len(points)),
-                *_quality_lines(quality[quality.panel == panel], colour),
-            ]
-            _write(axes, captions, size.panel)
-        _draw_legend(figure, size, names, keys)
-        for k, line in enumerate(reversed(size.notes)):
-            figure.text(*size.at(0.2, size.height - 0.15 - _LINE * k), line, fontsize=8, color="#444444")
-        for path in paths:
-            figure.savefig(path)
+            _draw_points(axes, points, names(points[colour]))
+            heading, about = _captions(panels, panel, len(points))
+            axes.set_title(f"({letters[panel]}) {heading}")
+            measures = _quality_lines(quality[quality.panel == panel], colour)
+            captions[letters[panel]] = f"({letters[panel]}) {'; '.join([about, *measures])}."
+        _draw_legend(figure, names, keys, per_line)
+    style.save(figure, stem, "\n".join([subject, *(captions[letter] for letter in letters.values()), *notes]))
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Sizes of a figure in inches, and places in it from the upper left."""
-
-    width: float
-    height: float
-    panel: float
-    top: float
-    legend_columns: int
-    notes: list[str]
-
-    @staticmethod
-    def of(rows: int, columns: int, keys: int, notes: Sequence[str]) -> _Layout:
-        width = max(columns * (_PANEL + _GAP) + _GAP, _WIDTH)
-        panel = (width - _GAP) / columns - _GAP
-        legend_columns = max(1, int((width - 0.4) / 1.35))
-        lines = [line for note in notes for line in textwrap.wrap(note, int(width * 14.5))]
-        top = 0.5 + 0.22 * ceil(keys / legend_columns)
-        height = top + rows * (_HEAD + panel + _FOOT) + _LINE * len(lines) + 0.25
-        return _Layout(width, height, panel, top, legend_columns, lines)
-
-    def at(self, left: float, down: float) -> tuple[float, float]:
-        """A place in shares of the figure's width and height, from the lower left."""
-        return left / self.width, 1 - down / self.height
-
-    def box(self, row: int, column: int) -> tuple[float, float, float, float]:
-        """The axes of a panel."""
-        left = _GAP + column * (self.panel + _GAP)
-        bottom = self.top + row * (_HEAD + self.panel + _FOOT) + _HEAD + self.panel
-        return *self.at(left, bottom), self.panel / self.width, self.panel / self.height
+def _letters():
+    """a to z, then aa, ab, …"""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    yield from letters
+    yield from (first + second for first in letters for second in letters)
 
 
-def _draw_legend(figure: Figure, size: _Layout, names: _Names, keys: list[Line2D]) -> None:
+def _draw_legend(figure: Figure, names: _Names, keys: list[Line2D], columns: int) -> None:
+    width, height = figure.get_size_inches()
     if keys:
         figure.legend(
             handles=keys,
             loc="upper left",
-            bbox_to_anchor=size.at(0.1, 0.4),
-            borderaxespad=0,
-            ncols=size.legend_columns,
-            frameon=False,
-            fontsize=8,
+            bbox_to_anchor=(0, 1),
+            borderaxespad=0.2,
+            ncols=columns,
             handletextpad=0.1,
             columnspacing=1,
         )
     if names.scale is not None:
-        bar = figure.add_axes((*size.at(3.1, 0.53), 2.2 / size.width, 0.1 / size.height))
-        figure.colorbar(names.scale, cax=bar, orientation="horizontal")
-        bar.tick_params(labelsize=7, length=2, pad=1)
-        figure.text(*size.at(3.0, 0.48), "example, in order", fontsize=8, ha="right", va="center")
+        place = ((width - 1.35) / width, 1 - 0.14 / height, 1.2 / width, 0.07 / height)
+        figure.colorbar(names.scale, cax=figure.add_axes(place), orientation="horizontal")
+        figure.text((width - 1.42) / width, 1 - 0.1 / height, "example", fontsize=7, ha="right", va="center")
 
 
 class _Names:
@@ -226,14 +200,14 @@ def _setting(panel) -> tuple[str, str]:
     return str(panel.perplexity), str(panel.seed)  # as text, since PCA has NaN, which equals no number
 
 
-def _draw_points(axes: Axes, points: pd.DataFrame, colours: np.ndarray, method: str) -> None:
+def _draw_points(axes: Axes, points: pd.DataFrame, colours: np.ndarray) -> None:
     order = np.random.default_rng(0).permutation(len(points))  # no class hides another
     for role, marker in _MARKERS.items():
         chosen = order[(points.role == role).to_numpy()[order]]
         axes.scatter(
             points.x.to_numpy()[chosen],
             points.y.to_numpy()[chosen],
-            s=7 if len(points) < 5000 else 3,
+            s=5 if len(points) < 5000 else 2,
             c=colours[chosen],
             marker=marker,
             alpha=0.75,
@@ -243,30 +217,19 @@ def _draw_points(axes: Axes, points: pd.DataFrame, colours: np.ndarray, method: 
     axes.set_xticks([])
     axes.set_yticks([])
     for side in axes.spines.values():
-        side.set_color("#bbbbbb")
-    axes.set_xlabel(f"{method} 1", fontsize=7, color="#666666", labelpad=2)
-    axes.set_ylabel(f"{method} 2", fontsize=7, color="#666666", labelpad=2)
+        side.set(color="#bbbbbb", visible=True)
 
 
-def _captions(panels: pd.DataFrame, panel: int, points: int) -> tuple[str, str, str]:
-    """What stands above a panel, its layer, and its settings."""
+def _captions(panels: pd.DataFrame, panel: int, points: int) -> tuple[str, str]:
+    """The heading of a panel, and its layer and settings for the caption."""
     about = panels.loc[panel]
     heading = [{"self": "self-attention", "cross": "cross-attention"}.get(about.kind, "attention")]
-    heading.append("all heads" if about["head"] == "all" else f"head {about['head']}")
+    heading += [] if about["head"] == "all" else [f"head {about['head']}"]
     heading += [about.state] if panels.state.nunique() > 1 else []
     settings = [f"{name} {about[name]:g}" for name in ("perplexity", "seed") if panels[name].nunique() > 1]
-    return " · ".join(heading), _short(about.layer), ", ".join([*settings, f"{points:,} points"])
-
-
-def _write(axes: Axes, captions: Sequence[str], height: float) -> None:
-    """The captions around a panel of so many inches, the measures in the lines after the third."""
-    heading, layer, settings, *measures = captions
-    at: Any = {"transform": axes.transAxes}
-    small = {**at, "fontsize": 6.5, "color": "#444444"}
-    axes.text(0, 1 + 0.28 / height, heading, fontweight="bold", fontsize=9, **at)
-    axes.text(0, 1 + 0.08 / height, layer, **small)
-    axes.text(1, -0.16 / height, settings, ha="right", **small)
-    axes.text(0, -0.23 / height, "\n".join(measures), va="top", fontsize=7.5, linespacing=1.35, **at)
+    heads = "all heads" if about["head"] == "all" else f"head {about['head']}"
+    state = [about.state] if panels.state.nunique() > 1 else []
+    return ", ".join(heading), ", ".join([about.layer, heads, *state, *settings, f"{points:,} points"])
 
 
 def _frame(axes: Axes, points: pd.DataFrame) -> None:
@@ -274,10 +237,6 @@ def _frame(axes: Axes, points: pd.DataFrame) -> None:
     low, high = points[["x", "y"]].min(), points[["x", "y"]].max()
     centre, half = (low + high) / 2, 0.54 * ((high - low).max() or 1)
     axes.set(xlim=(centre.x - half, centre.x + half), ylim=(centre.y - half, centre.y + half))
-
-
-def _short(layer: str, most: int = 54) -> str:
-    return layer if len(layer) <= most else "…" + layer[1 - most :]
 
 
 def _quality_lines(quality: pd.DataFrame, colour: str) -> list[str]:

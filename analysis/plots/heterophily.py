@@ -4,15 +4,14 @@ maps, curves over layers, spectra."""
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+import textwrap
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import CenteredNorm
-from matplotlib.figure import Figure
 
+from attngraph.analysis.plots.style import COLOURS, DIVERGING, GREY, PAGE, SMALL, new_figure, save, styled
 from attngraph.extras import pandas as pd
 
 NAMES = {
@@ -62,13 +61,13 @@ HEADLINE = (
     "distance_auc",
     "distractor_mass",
 )
-_COLOURS = ("#0b5fa5", "#b3541e", "#2f8f4e", "#7d3c98")
-_COLUMNS = 4  # panels in a row
-_EXCESS = (
-    "Excess over the permuted null (entropy: over uniform attention; regions: over a shifted one); white = "
-    "nothing beyond it"
-)
+# Statistics of the curves, whose excess over the null model is an effect between −1 and 1.
+CURVES = ("adjusted", "label_informativeness", "generalised_edge", "probe_auc", "contrast")
 DIFFERENCE = " − "  # in the column weights of a paired difference
+_COLUMNS = 4  # panels in a row
+_NUMBERED = 8  # heads, at most: more leave no room for numbers in cells
+_NULL = "over the permuted null model (entropy: over uniform attention; regions: over shifted regions)"
+_INTERVALS = "95 % bootstrap intervals over examples"
 
 
 def is_difference(table: pd.DataFrame) -> pd.Series:
@@ -94,9 +93,11 @@ def number(layer: str) -> str:
     return ".".join(re.findall(r"\d+", layer)) or layer
 
 
-def entries(table: pd.DataFrame, statistics: tuple[str, ...] = HEADLINE) -> list[tuple[str, str]]:
-    """The pairs (statistic, labels) of a table that hold a number, in the order of ``statistics``."""
-    known = table[table.value.notna()]
+def entries(
+    table: pd.DataFrame, statistics: tuple[str, ...] = HEADLINE, column: str = "value"
+) -> list[tuple[str, str]]:
+    """The pairs (statistic, labels) for which a column holds a number, in the order of ``statistics``."""
+    known = table[table[column].notna()]
     pairs = known[["statistic", "labels"]].drop_duplicates().itertuples(index=False, name=None)
     return sorted(
         (pair for pair in pairs if pair[0] in statistics),
@@ -104,162 +105,162 @@ def entries(table: pd.DataFrame, statistics: tuple[str, ...] = HEADLINE) -> list
     )
 
 
-def heat_maps(table: pd.DataFrame, path: Path, title: str, column: str = "excess") -> None:
-    """Layers by heads, a panel for each statistic. Grey, hatched: undefined, or degenerate labels.
+def heat_maps(table: pd.DataFrame, stem: Path, subject: str) -> None:
+    """Excess over the null model, layers by heads, a panel for each statistic; all panels share one colour
+    scale. Grey, hatched: undefined, or degenerate labels.
 
     Args:
         table: of one stack of layers and one kind of weights.
-        column: which number is shown.
+        stem: path of the files, see :func:`attngraph.analysis.plots.style.save`.
+        subject: what was measured, the caption's first sentence.
+
+    Raises:
+        ValueError: there is nothing to draw.
     """
-    pairs, layers = entries(table), list(table.layer.unique())
-    heads = sorted(head for head in table["head"].unique() if head != "all")
-    figure, panels = _grid(len(pairs), 1.2 + 0.28 * len(layers), title)
-    for panel, (statistic, labels) in zip(panels, pairs):
-        chosen = table[(table.statistic == statistic) & (table.labels == labels) & (table["head"] != "all")]
-        numbers = (
-            chosen.pivot(index="layer", columns="head", values=column)
-            .reindex(index=layers, columns=heads)
-            .to_numpy(float)
-        )
-        limit = np.nanmax(np.abs(numbers), initial=1e-12)
-        norm = CenteredNorm(0, limit) if column == "excess" or np.nanmin(numbers) < 0 else None
-        panel.set_facecolor("#dddddd")
-        panel.patch.set(hatch="////", edgecolor="#aaaaaa")
-        drawn = panel.imshow(
-            numbers, aspect="auto", cmap="RdBu_r" if norm else "viridis", norm=norm, interpolation="nearest"
-        )
-        bar = figure.colorbar(drawn, ax=panel, fraction=0.07, pad=0.03)
-        bar.ax.tick_params(labelsize=7)
+    pairs, layers = entries(table, column="excess"), list(table.layer.unique())
+    each = table[table["head"] != "all"]
+    heads = sorted(each["head"].unique())
+    cells = {
+        pair: each[(each.statistic == pair[0]) & (each.labels == pair[1])]
+        .set_index(["layer", "head"])
+        .reindex(pd.MultiIndex.from_product([layers, heads]))
+        for pair in pairs
+    }
+    norm = CenteredNorm(0, max(np.nanmax(np.abs(of.excess), initial=1e-12) for of in cells.values()))
+    with styled():
+        figure, panels = _grid(len(pairs), 0.75 + 0.17 * len(layers))
+        for panel, (pair, of_pair) in zip(panels, cells.items()):
+            numbers = of_pair.excess.to_numpy(float).reshape(len(layers), len(heads))
+            panel.set_facecolor("#dddddd")
+            panel.patch.set(hatch="////", edgecolor="#aaaaaa")
+            image = panel.imshow(numbers, aspect="auto", cmap=DIVERGING, norm=norm, interpolation="nearest")
+            if len(heads) <= _NUMBERED:
+                _number_cells(panel, of_pair, numbers, norm.halfrange)
+            panel.set_title(_name(*pair))
+            _numbered(panel.set_xticks, len(heads), heads)
+            _numbered(panel.set_yticks, len(layers), map(number, layers))
+            panel.set_xlabel("head")
+            panel.set_ylabel("layer")
+        bar = figure.colorbar(image, ax=panels, location="bottom", fraction=0.03, aspect=50, pad=0.02)
         bar.outline.set_visible(False)
-        panel.set_title(_name(statistic, labels), fontsize=8.5, loc="left")
-        _numbered(panel.set_xticks, len(heads), heads)
-        _numbered(panel.set_yticks, len(layers), map(number, layers))
-        panel.set_xlabel("head", fontsize=8)
-        panel.set_ylabel("layer", fontsize=8)
-    meaning = _EXCESS if column == "excess" else column
-    note = f"{meaning}; hatched = undefined, or degenerate labels"
-    figure.supxlabel(note, fontsize=8, color="#444444")
-    figure.savefig(path, dpi=150)
+        bar.set_label("excess over the null model")
+    bold = " Bold: the 95 % bootstrap interval over examples excludes 0." if len(heads) <= _NUMBERED else ""
+    reading = f"Excess of each statistic {_NULL}, by layer and head; one colour scale for all panels."
+    save(figure, stem, f"{subject}\n{reading}{bold} Hatched: undefined, or degenerate labels.")
 
 
-def curves(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Means over heads along the layers with their intervals, beside both nulls, or, for differences, beside
-    0. One colour for each kind of weights.
+def _number_cells(panel: Axes, cells: pd.DataFrame, numbers: np.ndarray, limit: float) -> None:
+    """Each cell's number; bold where its interval excludes 0."""
+    sure = ((cells.excess_low > 0) | (cells.excess_high < 0)).to_numpy().reshape(numbers.shape)
+    for (row, column), value in np.ndenumerate(numbers):
+        if np.isfinite(value):
+            panel.text(
+                column,
+                row,
+                re.sub(r"([+-])0\.", r"\1.", f"{value:+.2f}").replace("-", "−"),
+                ha="center",
+                va="center",
+                fontsize=SMALL,
+                fontweight="bold" if sure[row, column] else "normal",
+                color="white" if abs(value) > 0.6 * limit else "black",
+            )
+
+
+def curves(table: pd.DataFrame, stem: Path, subject: str) -> None:
+    """Means over heads along the layers with their intervals: the excess over the null model or, in a table
+    of differences, their values. A panel for each statistic of :data:`CURVES`, all with one axis; one colour
+    for each kind of weights.
 
     Args:
         table: of one stack of layers; differences of weights only, or none.
+        stem: path of the files, see :func:`attngraph.analysis.plots.style.save`.
+        subject: what was measured, the caption's first sentence.
+
+    Raises:
+        ValueError: there is nothing to draw.
     """
-    pairs, layers = entries(table), list(table.layer.unique())
-    variants, differences = list(table.weights.unique()), bool(is_difference(table).all())
-    figure, panels = _grid(len(pairs), 2.0, title)
+    differences = bool(is_difference(table).all())
+    value, low, high = ("value", "low", "high") if differences else ("excess", "excess_low", "excess_high")
+    pairs, layers = entries(table, CURVES, value), list(table.layer.unique())
+    variants = list(table.weights.unique())
     means = table[table["head"] == "all"]
-    for panel, (statistic, labels) in zip(panels, pairs):
-        if differences:
-            panel.axhline(0, color="#666666", linewidth=0.8)
-        of_panel = means[(means.statistic == statistic) & (means.labels == labels)]
-        for k, (colour, variant) in enumerate(zip(_COLOURS, variants)):
-            rows = of_panel[of_panel.weights == variant].set_index("layer").reindex(layers)
-            shift = 0.1 * (k - (len(variants) - 1) / 2)  # side by side
-            style = _CurveStyle(colour, variant, shift, len(variants) == 1, not differences)
-            _curve(panel, rows, style)
-        panel.set_title(_name(statistic, labels), fontsize=8.5, loc="left")
-        panel.set_xlabel("layer", fontsize=8)
-        _numbered(panel.set_xticks, len(layers), map(number, layers))
-        panel.margins(x=0.08, y=0.12)
-        if len(layers) == 1:
-            panel.set_xlim(-0.4, 0.4)
-        panel.tick_params(labelsize=7)
-        panel.spines[["top", "right"]].set_visible(False)
-    handles = [
-        panels[0].plot([], [], "o-", color=colour, markersize=3.5, label=variant)[0]
-        for colour, variant in zip(_COLOURS, variants)
-    ]
-    if not differences:
-        handles += [
-            panels[0].plot([], [], style, color="#666666", label=label)[0]
-            for style, label in ((":", "permuted null (regions: shifted)"), ("--", "uniform null"))
-        ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=len(handles),
-        fontsize=8,
-        frameon=False,
-        title="mean over heads and examples; bands and bars: bootstrap intervals over examples",
-        title_fontsize=8,
-    )
-    figure.savefig(path, dpi=150)
+    with styled():
+        figure, panels = _grid(len(pairs), 1.5, sharey=True)
+        for k, (panel, (statistic, labels)) in enumerate(zip(panels, pairs)):
+            panel.axhline(0, color=GREY, linewidth=0.8)
+            of_panel = means[(means.statistic == statistic) & (means.labels == labels)]
+            for place, (colour, variant) in enumerate(zip(COLOURS, variants)):
+                rows = of_panel[of_panel.weights == variant].set_index("layer").reindex(layers)
+                x = np.arange(len(layers)) + 0.1 * (place - (len(variants) - 1) / 2)  # side by side
+                panel.plot(x, rows[value], "o-", color=colour, markersize=3, label=variant)
+                if len(variants) == 1 and len(layers) > 1:
+                    panel.fill_between(x, rows[low], rows[high], color=colour, alpha=0.2, linewidth=0)
+                else:
+                    panel.vlines(x, rows[low], rows[high], color=colour, linewidth=1)
+            panel.set_title(_name(statistic, labels))
+            panel.set_xlabel("layer")
+            _numbered(panel.set_xticks, len(layers), map(number, layers))
+            panel.margins(x=0.08, y=0.12)
+            if len(layers) == 1:
+                panel.set_xlim(-0.4, 0.4)
+            if k % _COLUMNS == 0:
+                panel.set_ylabel("difference" if differences else "excess over null")
+        if len(variants) > 1:
+            figure.legend(
+                *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(variants)
+            )
+    shown = "Differences between kinds of weights" if differences else f"Excess of each statistic {_NULL}"
+    save(figure, stem, f"{subject}\n{shown}, by layer: mean over heads and examples with {_INTERVALS}.")
 
 
-@dataclass(frozen=True)
-class _CurveStyle:
-    """Appearance of the curve of one kind of weights; ``shift`` is to the right, in layers."""
-
-    colour: str
-    label: str
-    shift: float
-    alone: bool
-    nulls: bool
-
-
-def _curve(panel: Axes, rows: pd.DataFrame, style: _CurveStyle) -> None:
-    """One curve with its intervals and nulls; ``rows`` are the layers' in order."""
-    x = np.arange(len(rows)) + style.shift
-    panel.plot(x, rows.value, "o-", color=style.colour, markersize=3.5, linewidth=1.3, label=style.label)
-    if style.alone and len(rows) > 1:
-        panel.fill_between(x, rows.low, rows.high, color=style.colour, alpha=0.2, linewidth=0)
-    else:
-        panel.vlines(x, rows.low, rows.high, color=style.colour, linewidth=1)
-    if not style.nulls:
-        return
-    shade = "#666666" if style.alone else style.colour
-    for null, dashes in (("null_permuted", ":"), ("null_uniform", "--")):
-        if len(rows) > 1:
-            panel.plot(x, rows[null], dashes, color=shade, linewidth=1)
-        else:
-            panel.hlines(rows[null], x - 0.04, x + 0.04, color=shade, linewidth=1.2, linestyle=dashes)
-
-
-def spectra(spectrum: pd.DataFrame, path: Path, title: str) -> None:
-    """Energy of the features over the frequencies, a panel for each layer, beside both nulls and the density
-    of eigenvalues.
+def spectra(spectrum: pd.DataFrame, stem: Path, subject: str) -> None:
+    """Energy of the features over the frequencies, a panel for each layer, with both null models and the
+    density of eigenvalues.
 
     Args:
         spectrum: of one stack of layers and one kind of weights.
+        stem: path of the files, see :func:`attngraph.analysis.plots.style.save`.
+        subject: what was measured, the caption's first sentence.
+
+    Raises:
+        ValueError: there is nothing to draw.
     """
     layers = list(spectrum.layer.unique())
-    figure, panels = _grid(len(layers), 2.0, title)
-    for k, (panel, layer) in enumerate(zip(panels, layers)):
-        chosen = spectrum[(spectrum.layer == layer) & (spectrum["head"] == "all")]
-        energy = chosen[chosen.statistic == "spectral_energy"].sort_values("frequency")
-        density = chosen[chosen.statistic == "spectral_density"].sort_values("frequency")
-        x, width = energy.frequency.to_numpy(), 2 / len(energy)
-        panel.bar(x, density.value, width, color="#d9d9d9", label="density of eigenvalues")
-        panel.fill_between(x, energy.low, energy.high, step="mid", color=_COLOURS[0], alpha=0.25, linewidth=0)
-        for column, label, style in (
-            ("value", "energy of the features", {"color": _COLOURS[0], "linewidth": 1.4}),
-            ("null_permuted", "permuted null", {"color": _COLOURS[1], "linewidth": 1.2, "linestyle": ":"}),
-            ("null_uniform", "uniform null", {"color": "#666666", "linewidth": 1, "linestyle": "--"}),
-        ):
-            panel.step(x, energy[column], where="mid", label=label, **style)
-        panel.set_yscale("symlog", linthresh=0.01)  # most lies at 0 and 1
-        panel.set_ylim(0, 1)
-        panel.set_yticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
-        panel.set_yticks([], minor=True)
-        panel.set_title(f"layer {number(layer)}", fontsize=8.5, loc="left")
-        panel.set_xlabel("frequency (eigenvalue of I − S)", fontsize=8)
-        if k % _COLUMNS == 0:
-            panel.set_ylabel("share (symlog)", fontsize=8)
-        panel.tick_params(labelsize=7)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False
+    with styled():
+        figure, panels = _grid(len(layers), 1.5, sharey=True)
+        for k, (panel, layer) in enumerate(zip(panels, layers)):
+            chosen = spectrum[(spectrum.layer == layer) & (spectrum["head"] == "all")]
+            energy = chosen[chosen.statistic == "spectral_energy"].sort_values("frequency")
+            density = chosen[chosen.statistic == "spectral_density"].sort_values("frequency")
+            x, width = energy.frequency.to_numpy(), 2 / len(energy)
+            panel.bar(x, density.value, width, color="#d9d9d9", label="density of eigenvalues")
+            panel.fill_between(
+                x, energy.low, energy.high, step="mid", color=COLOURS[0], alpha=0.25, linewidth=0
+            )
+            for column, label, style in (
+                ("value", "energy of the features", {"color": COLOURS[0]}),
+                ("null_permuted", "permuted null", {"color": COLOURS[1], "linestyle": ":"}),
+                ("null_uniform", "uniform null", {"color": GREY, "linewidth": 1, "linestyle": "--"}),
+            ):
+                panel.step(x, energy[column], where="mid", label=label, **style)
+            panel.set_yscale("symlog", linthresh=0.01)  # most is at 0 and 1
+            panel.set_ylim(0, 1)
+            panel.set_yticks([0, 0.01, 0.1, 1], ["0", "0.01", "0.1", "1"])
+            panel.set_yticks([], minor=True)
+            panel.set_title(f"layer {number(layer)}")
+            panel.set_xlabel("eigenvalue of I − S")
+            if k % _COLUMNS == 0:
+                panel.set_ylabel("fraction (symlog)")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    reading = (
+        "Energy of the features by frequency (eigenvalues of I − S), as a fraction of the whole: mean over "
+        f"heads and examples with {_INTERVALS}, under both null models. Grey: density of eigenvalues."
     )
-    figure.savefig(path, dpi=150)
+    save(figure, stem, f"{subject}\n{reading}")
 
 
-def _grid(count: int, height: float, title: str):
-    """A figure with ``count`` panels in rows of four.
+def _grid(count: int, height: float, **options):
+    """A figure with ``count`` panels of this height in rows of four.
 
     Raises:
         ValueError: there is nothing to draw.
@@ -267,20 +268,18 @@ def _grid(count: int, height: float, title: str):
     if not count:
         raise ValueError("the table holds no number to draw")
     rows, columns = -(-count // _COLUMNS), min(count, _COLUMNS)
-    figure = Figure(figsize=(max(5.5, 3.1 * columns), rows * (height + 0.5) + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=10.5, fontweight="bold", x=0.01, ha="left")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure = new_figure(PAGE, rows * height + 0.3)
+    panels = figure.subplots(rows, columns, squeeze=False, **options).ravel()
     for panel in panels[count:]:
         panel.set_axis_off()
     return figure, panels[:count]
 
 
 def _name(statistic: str, labels: str) -> str:
-    return NAMES.get(statistic, statistic) + (f"\nby {labels}" if labels else "")
+    return textwrap.fill(NAMES.get(statistic, statistic), 24) + (f"\nby {labels}" if labels else "")
 
 
 def _numbered(set_ticks, count: int, names) -> None:
     """At most about a dozen ticks."""
     step = -(-count // 12)
-    set_ticks(range(0, count, step), [str(name) for name in list(names)[::step]], fontsize=7)
+    set_ticks(range(0, count, step), [str(name) for name in list(names)[::step]])

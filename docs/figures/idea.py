@@ -1,10 +1,10 @@
-"""Draws ``idea.svg`` and ``idea.png``: an attention layer of the mini-BLIP as a graph, and the adapter on it.
+"""Draws the figure ``idea``: an attention layer of the mini-BLIP as a graph, and the adapter on it.
 
     python docs/figures/idea.py [FOLDER]
 
-The picture, the question and the weights are real: a drawn scene and the second cross-attention layer of the
-shipped model, mean over heads. For the eye the 64 patches are pooled to 4 x 4, and only each word's heaviest
-edges are drawn.
+The image, the question and the weights are real: a synthetic scene and the second cross-attention layer of
+the shipped model, mean over heads. The 64 patches are pooled to 4 x 4, and only the heaviest edges of each
+word are drawn.
 """
 
 import sys
@@ -12,13 +12,11 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
 from attngraph import capture
+from attngraph.analysis.plots.style import PAGE, new_figure, save, styled
 from attngraph.experiments.models import load_family
 from attngraph.experiments.models.images import preprocess
 from attngraph.experiments.scenes.drawing import draw
@@ -26,9 +24,15 @@ from attngraph.experiments.scenes.scene import Background, Scene, Thing
 
 LAYER = "text_decoder.bert.encoder.layer.1.crossattention.self"
 QUESTION = "what color is the circle ?"
-POOLED = 4  # patches along a side of the picture, as drawn
+POOLED = 4  # patches along a side of the image, as drawn
 EDGES = 3  # drawn for each word
-INK, GREY, QUERY, ADAPTER = "#222222", "#8a8a8a", "#2563a8", "#c2571a"
+INK, GREY, QUERY, ADAPTER = "#222222", "#666666", "#0b5fa5", "#c2571a"
+CAPTION = (
+    "Attention M as a bipartite graph. Left: attention of the words of a question to the patches of an image "
+    "(columns: 4 x 4 patches, row by row). Middle: the same weights as edges from query nodes to value "
+    "nodes, the heaviest three of each word. Right: a graph adapter passes messages on this graph and adds "
+    "the result, through a bottleneck, to the output of the frozen layer."
+)
 
 
 def scene() -> Scene:
@@ -42,7 +46,7 @@ def scene() -> Scene:
 
 
 def attention() -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The question's words, their weights on the pooled patches ``(words, 16)`` and the picture."""
+    """The question's words, their weights on the pooled patches ``(words, 16)`` and the image."""
     family = load_family()
     model, tokenizer = family.model, family.tokenizer
     picture = draw(scene())
@@ -59,7 +63,7 @@ def attention() -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 def title(axes: Axes, x: float, text: str) -> None:
-    axes.text(x, 4.62, text, ha="center", va="center", fontsize=11.5, weight="bold", color=INK)
+    axes.text(x, 4.62, text, ha="center", va="center", fontsize=9, weight="bold", color=INK)
 
 
 def box(
@@ -73,10 +77,10 @@ def box(
             boxstyle="round,pad=0.02,rounding_size=0.12",
             facecolor=fill,
             edgecolor=color,
-            linewidth=1.3,
+            linewidth=1,
         )
     )
-    axes.text(x, y, text, ha="center", va="center", fontsize=9.5, color=INK, linespacing=1.45)
+    axes.text(x, y, text, ha="center", va="center", fontsize=7, color=INK, linespacing=1.45)
 
 
 def arrow(
@@ -87,9 +91,9 @@ def arrow(
             start,
             end,
             arrowstyle="-|>",
-            mutation_scale=11,
+            mutation_scale=8,
             color=color,
-            linewidth=1.3,
+            linewidth=1,
             connectionstyle=f"arc3,rad={bend}",
         )
     )
@@ -108,23 +112,19 @@ def matrix(axes: Axes, words: list[str], weight: np.ndarray) -> None:
         vmin=0,
     )
     for i, word in enumerate(words):
-        axes.text(
-            left - 0.1, top - step * (i + 0.5), word, ha="right", va="center", fontsize=9.5, color=QUERY
-        )
+        axes.text(left - 0.1, top - step * (i + 0.5), word, ha="right", va="center", fontsize=7, color=QUERY)
     middle = (left + right) / 2
-    axes.text(
-        middle, top + 0.14, "patches of the picture", ha="center", va="bottom", fontsize=8.5, color=GREY
-    )
+    axes.text(middle, top + 0.14, "patches of the image", ha="center", va="bottom", fontsize=6.5, color=GREY)
     axes.text(
         middle,
         top - step * len(words) - 0.3,
         r"$M = \mathrm{softmax}(QK^\top\!/\sqrt{d})$",
         ha="center",
         va="center",
-        fontsize=11,
+        fontsize=8,
     )
     axes.text(
-        middle, 0.47, "one matrix for each layer and head", ha="center", va="center", fontsize=8.5, color=GREY
+        middle, 0.47, "one matrix for each layer and head", ha="center", va="center", fontsize=6.5, color=GREY
     )
 
 
@@ -148,17 +148,17 @@ def graph(axes: Axes, words: list[str], weight: np.ndarray, picture: np.ndarray)
                 [4.62, centres[k][0]],
                 [heights[i], centres[k][1]],
                 color=QUERY,
-                lw=0.5 + 7 * row[k],
+                lw=0.4 + 5 * row[k],
                 alpha=0.25 + 0.6 * row[k] / weight.max(),
                 zorder=5,
                 solid_capstyle="round",
             )
     for height, word in zip(heights, words):
-        axes.plot(4.62, height, "o", ms=7, color=QUERY, zorder=6)
-        axes.text(4.47, height, word, ha="right", va="center", fontsize=9.5, color=QUERY)
-    axes.text(4.3, 0.83, "query nodes", ha="center", va="center", fontsize=9.5, color=QUERY)
-    axes.text(7.1, 0.83, "value nodes", ha="center", va="center", fontsize=9.5, color=INK)
-    axes.text(5.75, 0.47, r"edges weighted by $M_{ij}$", ha="center", va="center", fontsize=8.5, color=GREY)
+        axes.plot(4.62, height, "o", ms=5, color=QUERY, zorder=6)
+        axes.text(4.47, height, word, ha="right", va="center", fontsize=7, color=QUERY)
+    axes.text(4.3, 0.83, "query nodes", ha="center", va="center", fontsize=7, color=QUERY)
+    axes.text(7.1, 0.83, "value nodes", ha="center", va="center", fontsize=7, color=INK)
+    axes.text(5.75, 0.47, r"edges weighted by $M_{ij}$", ha="center", va="center", fontsize=6.5, color=GREY)
 
 
 def adapter(axes: Axes) -> None:
@@ -167,8 +167,8 @@ def adapter(axes: Axes) -> None:
     box(axes, 10.05, 3.5, 1.45, 0.9, "frozen layer\n" r"$M\,V\,W_o$", GREY, "#eeeeee")
     box(axes, 12.2, 3.5, 1.85, 1.15, "message passing\nGCN · APPNP\nGCNII · pGNN", ADAPTER, "#fbeadf")
     box(axes, 12.2, 1.9, 1.85, 0.85, "bottleneck\n" r"$W_{down},\ \sigma,\ W_{up}$", ADAPTER, "#fbeadf")
-    axes.text(10.05, 1.235, "+", ha="center", va="center", fontsize=15, color=INK)
-    axes.add_patch(plt.Circle((10.05, 1.25), 0.2, fill=False, color=INK, lw=1.3))
+    axes.text(10.05, 1.235, "+", ha="center", va="center", fontsize=10, color=INK)
+    axes.add_patch(Circle((10.05, 1.25), 0.2, fill=False, color=INK, lw=1))
     arrow(axes, (8.55, 3.5), (9.2, 3.5), GREY)
     arrow(axes, (10.05, 3.0), (10.05, 1.5))
     arrow(axes, (10.85, 3.5), (11.2, 3.5), ADAPTER)
@@ -176,31 +176,22 @@ def adapter(axes: Axes) -> None:
     arrow(axes, (12.2, 1.43), (10.3, 1.25), ADAPTER, bend=-0.22)
     arrow(axes, (10.05, 1.02), (10.05, 0.62))
     axes.text(
-        12.0, 0.47, "only the orange part is trained", ha="center", va="center", fontsize=8.5, color=ADAPTER
+        12.0, 0.47, "only the orange part is trained", ha="center", va="center", fontsize=6.5, color=ADAPTER
     )
 
 
 def main(folder: Path) -> None:
-    matplotlib.rcParams.update(
-        {
-            "svg.hashsalt": "attngraph",
-            "svg.fonttype": "path",
-            "font.family": "DejaVu Sans",
-            "mathtext.fontset": "cm",
-        }
-    )
-    words, weight, picture = attention()
-    figure = plt.figure(figsize=(10, 3.6))
-    axes = figure.add_axes((0, 0, 1, 1))
-    matrix(axes, words, weight)
-    graph(axes, words, weight, picture)
-    adapter(axes)
-    axes.set(xlim=(0, 13.4), ylim=(0.13, 4.954), aspect="equal")
-    axes.axis("off")
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "idea.svg", metadata={"Date": None}, facecolor="white")
-    figure.savefig(folder / "idea.png", dpi=130, facecolor="white")
-    plt.close(figure)
+    words, weight, picture = attention()
+    with styled(), matplotlib.rc_context({"text.parse_math": True, "mathtext.fontset": "cm"}):
+        figure = new_figure(PAGE, 2.52, layout=None)
+        axes = figure.add_axes((0, 0, 1, 1))
+        matrix(axes, words, weight)
+        graph(axes, words, weight, picture)
+        adapter(axes)
+        axes.set(xlim=(0, 13.4), ylim=(0.13, 4.954), aspect="equal")
+        axes.axis("off")
+        save(figure, folder / "idea", CAPTION)
 
 
 if __name__ == "__main__":

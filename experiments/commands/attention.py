@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from attngraph.analysis.patches import mass_summary
 from attngraph.analysis.plots.overlays import draw_mass
+from attngraph.analysis.plots.style import files
 from attngraph.analysis.viewer import viewer_page
 from attngraph.errors import UserError
 from attngraph.experiments.base.outputs import Outputs
@@ -17,8 +18,9 @@ from attngraph.experiments.inspect.attention import ask, collect_maps, draw_quer
 from attngraph.experiments.inspect.source import brings_own, open_source, settings_of
 from attngraph.experiments.scenes.scene import Thing
 
-MAPS, VIEWER, MASS, SUMMARY, MASS_FIGURE = "maps.csv", "viewer.html", "mass.csv", "summary.csv", "mass.png"
-NAMES = (MAPS, VIEWER, "maps_*.png", MASS, SUMMARY, MASS_FIGURE)
+MAPS, VIEWER, MASS, SUMMARY, MASS_FIGURE = "maps.csv", "viewer.html", "mass.csv", "summary.csv", "mass"
+FIGURES = [name for stem in ("maps_*", "changes_*", MASS_FIGURE) for name in files(stem)]
+NAMES = (MAPS, VIEWER, MASS, SUMMARY, *FIGURES)
 ASKED = "questions about one object"
 STREAMED = (
     "graphs of this size are streamed: no rollout and no gradient map, which need all weights of all layers; "
@@ -52,8 +54,8 @@ def run(options: AttentionOptions) -> int:
                 summary = mass_summary(result.mass, seed=options.seed)
                 result.mass.to_csv(out / MASS, index=False, float_format="%.8g")
                 summary.to_csv(out / SUMMARY, index=False, float_format="%.8g")
-                draw_mass(summary, out / MASS_FIGURE, f"{model}: share of each map inside the asked object")
-                written += [MASS, SUMMARY, MASS_FIGURE]
+                draw_mass(summary, out / MASS_FIGURE, f"{model}.")
+                written += [MASS, SUMMARY, f"{MASS_FIGURE}.png"]
     if len(result.mass):
         print(summary.to_string(index=False, float_format="{:.3f}".format))
     print(f"raw attention is that of {result.last}")

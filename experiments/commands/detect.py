@@ -16,6 +16,7 @@ from typing import Any
 import sklearn
 import torch
 
+from attngraph.analysis.plots.style import files
 from attngraph.errors import UserError
 from attngraph.experiments.base.files import check_out, write_json, write_text
 from attngraph.experiments.base.messages import check_known
@@ -32,7 +33,8 @@ from attngraph.experiments.studies.detect_report import draw, markdown, summaris
 from attngraph.experiments.tasks import TASKS
 from attngraph.names import spelled
 
-RESULTS, TEXT, FIGURE = NAMES = ("results.json", "detect.md", "detect.png")
+RESULTS, TEXT, FIGURE = "results.json", "detect.md", "detect"
+NAMES = (RESULTS, TEXT, *files(FIGURE))
 CELLS = "cells"
 JUDGED = {"vqa": "questions", "ve": "hypotheses"}  # tasks with right and wrong answers -> field of `Sizes`
 
@@ -91,7 +93,7 @@ def run(options: DetectOptions) -> int:
             write_text(out / TEXT, report)
             draw(summary, out / FIGURE)
     print(report)
-    print(f"written: {options.out}/{', '.join(NAMES)}")
+    print(f"written: {options.out}/{RESULTS}, {TEXT}, {FIGURE}.png")
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from attngraph.analysis.heterophily import Heterophily, Settings
+from attngraph.analysis.plots.style import files
 from attngraph.errors import UserError
 from attngraph.experiments.base.outputs import Outputs
 from attngraph.experiments.commands.options import HeterophilyOptions
@@ -27,7 +28,8 @@ from attngraph.experiments.inspect.statistics import (
 from attngraph.experiments.inspect.verdict import verdict
 
 TABLE, SPECTRUM = "heterophily.csv", "spectrum.csv"
-NAMES = (TABLE, SPECTRUM, *(f"{kind}-*.png" for kind in ("curves", "heads", "differences", "spectra")))
+FIGURES = [name for kind in ("curves", "heads", "differences", "spectra") for name in files(f"{kind}-*")]
+NAMES = (TABLE, SPECTRUM, *FIGURES)
 BINS = 21  # of spectra
 SPACY = "spacy:"  # in --labels: before the name of a pipeline
 

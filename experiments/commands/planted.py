@@ -8,15 +8,17 @@ from dataclasses import replace
 import pandas as pd
 import torch
 
+from attngraph.analysis.plots.style import files
 from attngraph.experiments.base.files import write_text
 from attngraph.experiments.base.outputs import Outputs
 from attngraph.experiments.base.progress import Progress
 from attngraph.experiments.commands.options import PlantedOptions
 from attngraph.experiments.studies.planted import QUICK, ROWS, Study
 from attngraph.experiments.studies.planted import run as train_all
-from attngraph.experiments.studies.planted_report import conditions, draw, text
+from attngraph.experiments.studies.planted_report import FIGURES, conditions, draw, text
 
-RUNS, CONDITIONS, TEXT, FIGURE = NAMES = ("planted.csv", "conditions.csv", "planted.txt", "planted.png")
+RUNS, CONDITIONS, TEXT = "planted.csv", "conditions.csv", "planted.txt"
+NAMES = (RUNS, CONDITIONS, TEXT, *(name for stem in FIGURES for name in files(stem)))
 SEEDS = {False: 10, True: 3}  # of a whole run and of a quick one
 
 
@@ -37,7 +39,8 @@ def run(options: PlantedOptions) -> int:
             machine = f"{platform.system()} {platform.machine()}, cpu, PyTorch {torch.__version__}"
             report = text(runs, table, f"seeds 0-{count - 1}, join {options.join}, {machine}")
             write_text(folder / TEXT, report)
-            draw(table, folder / FIGURE)
+            draw(table, folder)
     print(report)
-    print(f"written: {options.out}/{', '.join(NAMES)}")
+    written = [RUNS, CONDITIONS, TEXT, *(f"{stem}.png" for stem in FIGURES)]
+    print(f"written: {options.out}/{', '.join(written)}")
     return 0

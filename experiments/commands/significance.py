@@ -7,16 +7,20 @@ from pathlib import Path
 
 import pandas as pd
 
+from attngraph.analysis.plots.style import files, save
 from attngraph.errors import UserError
-from attngraph.experiments.base.files import write_bytes, write_text
+from attngraph.experiments.base.files import write_text
 from attngraph.experiments.base.outputs import Outputs
 from attngraph.experiments.commands.options import SignificanceOptions
 from attngraph.experiments.tables.compare import recompute
 from attngraph.experiments.tables.details import significance, significance_markdown
+from attngraph.experiments.tables.figure import caption_of_differences, draw_differences
 from attngraph.experiments.tables.render import aligned, scope
 from attngraph.experiments.tables.runs import saved_runs
 
-TABLE, TEXT, *FIGURES = NAMES = tuple(f"significance.{kind}" for kind in ("csv", "md", "png", "svg"))
+STEM = "significance"
+TABLE, TEXT = f"{STEM}.csv", f"{STEM}.md"
+NAMES = (TABLE, TEXT, *files(STEM))
 
 
 def run(options: SignificanceOptions) -> int:
@@ -33,16 +37,10 @@ def run(options: SignificanceOptions) -> int:
     print(f"{scope(lines)}\n\n{aligned([list(grid), *grid.to_numpy().tolist()])}")
 
     def write(folder: Path) -> None:
-        from attngraph.experiments.tables.figure import (  # matplotlib is slow to import
-            draw_differences,
-            image,
-        )
-
         pd.DataFrame(lines).to_csv(folder / TABLE, index=False)
         write_text(folder / TEXT, significance_markdown(lines, headings))
         if (figure := draw_differences(lines, headings)) is not None:
-            for name in FIGURES:
-                write_bytes(folder / name, image(figure, name.rpartition(".")[2]))
+            save(figure, folder / STEM, caption_of_differences(lines))
 
     outputs.save(write)
     return 0

@@ -1,4 +1,4 @@
-"""Draw the projected query and value spaces of attention layers, and say how far the picture can be trusted.
+"""Draw the projected query and value spaces of attention layers, and report how far the maps can be trusted.
 
 A whole layer's points are its nodes' features after all of W_o, a head's those after its slice. With an
 adapter, the features that the same layer of the adapted model gives the same nodes are placed on the map of
@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from attngraph.analysis.embedding import METHODS
-from attngraph.analysis.plots.embedding import draw
+from attngraph.analysis.plots.embedding import METHOD_NAMES, draw
+from attngraph.analysis.plots.style import files
 from attngraph.errors import UserError
 from attngraph.experiments.base.outputs import Outputs
 from attngraph.experiments.commands.options import TsneOptions
@@ -19,7 +20,7 @@ from attngraph.experiments.inspect.source import open_source, settings_of
 from attngraph.extras import require
 
 TABLE, QUALITY = "coordinates.csv", "quality.csv"
-NAMES = (TABLE, QUALITY, *(f"{method}-*.{kind}" for method in METHODS for kind in ("png", "svg")))
+NAMES = (TABLE, QUALITY, *(name for method in METHODS for name in files(f"{method}-*")))
 PERPLEXITY = 30  # where none is given
 SHOWN = ["layer", "head", "state", "perplexity", "measure", "label", "space", "value", "chance"]
 
@@ -44,11 +45,12 @@ def run(options: TsneOptions) -> int:
             table.to_csv(out / TABLE, index=False, float_format="%.5f")
             measures.to_csv(out / QUALITY, index=False, float_format="%.5f")
             for colour in colours:
-                names = [f"{method}-{colour}.{kind}" for kind in ("png", "svg")]
-                title = f"{source.title}: projected query and value space"
+                subject = (
+                    f"{source.title}: {METHOD_NAMES[method]} of projected queries and values, by {colour}."
+                )
                 about = list(notes(clouds, measures, method, rotated))
-                draw(table, measures, [out / name for name in names], colour, title, about)
-                written += names
+                draw(table, measures, out / f"{method}-{colour}", colour, subject, about)
+                written.append(f"{method}-{colour}.png")
     print(measures[SHOWN].fillna("").to_string(index=False, float_format="{:.3f}".format))
     print(f"written: {options.out}/{', '.join(written)}")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attngraph import AttentionGraph
-from attngraph.analysis.patches import map_table, mass_table, patch_grid
+from attngraph.analysis.patches import map_changes, map_table, mass_table, patch_grid
 from attngraph.analysis.plots.overlays import draw_maps
 from attngraph.analysis.relevance import (
     Graphs,
@@ -410,13 +411,21 @@ def _nodes(batch: Batch, graph: AttentionGraph, side: int, k: int) -> Nodes:
 
 
 def draw_queries(result: AttentionMaps, model: str, out: Path) -> list[str]:
-    """A figure for each query token in a folder; returns their names."""
+    """A figure for each query token in a folder, and with adapters one of M̄ − M; returns their names."""
     written = []
-    pictures = {
-        name: (shown.image, shown.name.partition(": ")[2] or name) for name, shown in result.shown.items()
-    }
+    pictures = {name: (shown.image, _text_of(shown.name) or name) for name, shown in result.shown.items()}
     for query, table in result.maps.groupby("query", sort=False):
-        written.append(f"maps_{query}.png")
         looker = result.looker or QUERY_TITLES.get(query, f"token {query}")
-        draw_maps(table, pictures, out / written[-1], f"{model}: where {looker} looks", result.regions)
+        changes = map_changes(table, PLAIN, ADAPTED)
+        plain = table[~table["method"].str.endswith(ADAPTED)]
+        for stem, maps in ((f"maps_{query}", plain), (f"changes_{query}", changes)):
+            if len(maps):
+                subject = f"{model}: where {looker} attends."
+                draw_maps(maps, pictures, out / stem, subject, result.regions, changes=maps is changes)
+                written.append(f"{stem}.png")
     return written
+
+
+def _text_of(name: str) -> str:
+    """The words of a sample's name in the viewer, without [CLS], <s> and other special tokens."""
+    return re.sub(r"(\[[A-Z]+\]|<[^> ]+>) ?", "", name.partition(": ")[2]).strip()

@@ -9,6 +9,7 @@ import pandas as pd
 
 from attngraph.analysis.heterophily import Heterophily
 from attngraph.analysis.plots.heterophily import (
+    CURVES,
     DIFFERENCE,
     curves,
     entries,
@@ -84,12 +85,12 @@ def screen(table: pd.DataFrame) -> str:
 
 
 def draw_figures(table: pd.DataFrame, spectrum: pd.DataFrame, title: str, out: Path) -> list[str]:
-    """Draw all figures into a folder; returns their names."""
+    """Draw all figures into a folder; returns the names of the PNG files."""
     written = []
 
     def draw(function: Callable[..., None], data: pd.DataFrame, name: str, about: str) -> None:
-        function(data, out / name, about)
-        written.append(name)
+        function(data, out / name, f"{title}, {about}.")
+        written.append(f"{name}.png")
 
     for series, layers in stacks(table).items():
         chosen = table[table.layer.isin(layers)]
@@ -98,15 +99,17 @@ def draw_figures(table: pd.DataFrame, spectrum: pd.DataFrame, title: str, out: P
             continue
         paired = chosen[is_difference(chosen)]
         chosen = chosen.drop(paired.index)
-        draw(curves, chosen, f"curves-{slug}.png", f"{title}: {series}")
-        if entries(paired):
-            draw(curves, paired, f"differences-{slug}.png", f"{title}: {series}, differences")
+        if entries(chosen, CURVES, "excess"):
+            draw(curves, chosen, f"curves-{slug}", series)
+        if entries(paired, CURVES):
+            draw(curves, paired, f"differences-{slug}", series)
         for weights, part in chosen.groupby("weights", sort=False):
             name = slug + ("" if weights == "M" else "-" + weights.replace("M̄", "Mbar").replace(" ", "-"))
-            draw(heat_maps, part, f"heads-{name}.png", f"{title}: {series}, {weights}")
+            if entries(part, column="excess"):
+                draw(heat_maps, part, f"heads-{name}", f"{series}, {weights}")
             waves = spectrum[spectrum.layer.isin(layers) & (spectrum.weights == weights)]
             if len(waves):
-                draw(spectra, waves, f"spectra-{name}.png", f"{title}: {series}, {weights}")
+                draw(spectra, waves, f"spectra-{name}", f"{series}, {weights}")
     return written
 
 

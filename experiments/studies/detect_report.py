@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from attngraph.analysis.bootstrap import poisson
+from attngraph.analysis.plots.style import COLOURS, GREY, PAGE, new_figure, save, styled
 from attngraph.experiments.studies.detect import ADDED, DETECTORS, KIND, PERMUTED, PROBABILITY
 from attngraph.experiments.tables.compare import LEVEL, holm
 from attngraph.experiments.tables.variance import variances
@@ -260,18 +258,20 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 # ---- as a figure -------------------------------------------------------------------------------------------
 
-_STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 9, "text.parse_math": False}
-_REAL, _NULL = "#0b5fa5", "#d95f02"
+_REAL, _NULL = COLOURS[:2]
+_CAPTION = (
+    "AUROC of each detector of wrong answers, with attention graphs as they are and with permuted edges: the "
+    "mean over checkpoints and seeds with its 95 % interval, and a small point for each checkpoint. Dotted: "
+    "chance."
+)
 
 
-def draw(summary: Mapping[str, Any], path: Path) -> None:
-    """AUROC of each detector on real and permuted graphs, a panel for each task: the mean with its interval,
-    and a small point for each checkpoint."""
+def draw(summary: Mapping[str, Any], stem: Path) -> None:
+    """AUROC of each detector on real and permuted graphs, a panel for each task."""
     tasks = list(dict.fromkeys(line["task"] for line in summary["areas"]))
     names = (PROBABILITY, KIND, *DETECTORS)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(1 + 3.3 * len(tasks), 2.9), dpi=150, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with styled():
+        figure = new_figure(PAGE, 2.5)
         panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
         for panel, task in zip(panels, tasks):
             lines = {
@@ -289,15 +289,15 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
                         continue
                     y = place + (shift if name in DETECTORS else 0)
                     each = [one[0] for one in line["by_checkpoint"].values()]
-                    panel.plot(each, [y] * len(each), ".", color=colour, alpha=0.35, markersize=4)
+                    panel.plot(each, [y] * len(each), ".", color=colour, alpha=0.35, markersize=3)
                     ends = [[line["estimate"] - line["low"]], [line["high"] - line["estimate"]]]
                     panel.errorbar(
-                        line["estimate"], y, xerr=ends, fmt=marker, color=colour, markersize=5, capsize=2,
+                        line["estimate"], y, xerr=ends, fmt=marker, color=colour, capsize=2,
                         label=label if name == DETECTORS[0] else None,
                     )  # fmt: skip
-            panel.axvline(0.5, color="0.6", linewidth=0.8)
-            panel.set(title=task, xlabel="AUROC, right against wrong answers", yticks=range(len(names)))
+            panel.axvline(0.5, color=GREY, linewidth=0.8, linestyle=":")
+            panel.set(title=task, xlabel="AUROC, right versus wrong answers", yticks=range(len(names)))
             panel.set_yticklabels(names)
         panels[0].invert_yaxis()
-        panels[-1].legend(frameon=False, loc="best")
-        figure.savefig(path)
+        panels[-1].legend(loc="best")
+    save(figure, stem, _CAPTION)

@@ -3,7 +3,7 @@ r"""What the study of distances found, in the order of its protocol (docs/protoc
     python -m attngraph.experiments.studies.distances_report runs/distances --rates runs/distances-rates
 
 It reads a finished table, its ``prediction.csv``, and the runs that chose the learning rates, and writes
-``report.md``, ``comparisons.csv`` and ``distances.png`` and ``.svg``. Differences are in points; p values and
+``report.md``, ``comparisons.csv`` and the figure ``distances``. Differences are in points; p values and
 intervals are for new checkpoints, seeds and images.
 """
 
@@ -16,22 +16,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from attngraph.analysis.plots.style import COLOURS, GREY, PAGE, SMALL, new_figure, save, styled
 from attngraph.errors import UserError
-from attngraph.experiments.base.files import write_bytes, write_text
+from attngraph.experiments.base.files import write_text
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.settings import Settings, chosen_settings, write_settings
 from attngraph.experiments.runs.saved import AT_RATE, DIVERGED, read_config
 from attngraph.experiments.studies.distances import ARMS, COUPLED, FREE, NOTHING
 from attngraph.experiments.studies.distances_prediction import FILE as PREDICTION
 from attngraph.experiments.tables.compare import compare_pairs, holm
-from attngraph.experiments.tables.figure import FORMATS, STYLE, image
 from attngraph.experiments.tables.frame import Scores, scores_of
 from attngraph.experiments.tables.render import markdown_grid
 from attngraph.experiments.tables.runs import RESULTS, Run, saved_runs
@@ -93,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.rates is not None:
         write_settings(out / "other-rates.yaml", at_other_rates(args.rates))
     if figure is not None:
-        for kind in FORMATS:
-            write_bytes(out / f"distances.{kind}", image(figure, kind))
+        save(figure, out / "distances", _CAPTION)
     print(text)
 
 
@@ -482,6 +479,15 @@ def predicted(runs: Sequence[Run], prediction: pd.DataFrame) -> str:
 # ---- the figure -------------------------------------------------------------------------------------------
 
 
+_CAPTION = (
+    "Left, where the file is given: correlation of pGNN's weights with their closed form, a point for each "
+    "layer of a model. Then the contrast of the distances that each arm sees in the frozen models, a point "
+    "for each checkpoint (mean over layers). Right: gain in Scene F1 over seeing nothing against the mass on "
+    "distractors that the distances are predicted to save, a point for each arm and checkpoint, with the "
+    "line of least squares."
+)
+
+
 def draw(runs: Sequence[Run], source: Path, closed_form: Path | None = None) -> Figure | None:
     """pGNN's weights and its closed form in the layers of models, if a file has them; the contrast of the
     distances that each arm sees; and gains beside masses saved. None without a prediction."""
@@ -489,9 +495,8 @@ def draw(runs: Sequence[Run], source: Path, closed_form: Path | None = None) -> 
         return None
     prediction = pd.read_csv(source / PREDICTION)
     panels = 2 + (closed_form is not None)
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(3 * panels, 2.8), dpi=200, layout="constrained")
-        FigureCanvasAgg(figure)
+    with styled():
+        figure = new_figure(PAGE, 2.6)
         axes = list(np.ravel(figure.subplots(1, panels)))
         if closed_form is not None:
             _draw_closed_form(axes.pop(0), closed_form)
@@ -510,7 +515,7 @@ def _draw_closed_form(axes: Axes, file: Path) -> None:
         axes.scatter(part["r"], part["model"].str.strip().map(models.index), s=9, label=f"{kind}-attention")
     axes.set_yticks(range(len(models)), models)
     axes.set(xlabel="correlation with the closed form", ylim=(len(models) - 0.5, -0.5))
-    axes.legend(fontsize=6)
+    axes.legend()
 
 
 def _draw_contrast(axes: Axes, prediction: pd.DataFrame) -> None:
@@ -519,8 +524,8 @@ def _draw_contrast(axes: Axes, prediction: pd.DataFrame) -> None:
     means = prediction.groupby(["arm", "checkpoint"])["contrast"].mean()
     for place, name in enumerate(names):
         values = means[name]
-        axes.scatter(values, np.full(len(values), place), s=9, color="#0b5fa5")
-    axes.axvline(0, color="#9a9a9a", linewidth=0.8, linestyle=":")
+        axes.scatter(values, np.full(len(values), place), s=9, color=COLOURS[0])
+    axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(names)), [METHODS[name].title for name in names])
     axes.invert_yaxis()
     axes.set(xlabel="contrast of distances, frozen models")
@@ -533,9 +538,9 @@ def _draw_gains(axes: Axes, points: pd.DataFrame) -> None:
     x, y = 100 * points["saved"].to_numpy(), 100 * points["gain"].to_numpy()
     ends = np.array([x.min(), x.max()])
     axes.plot(ends, y.mean() + _slope(x, y) * (ends - x.mean()), color="black", linewidth=0.9)
-    axes.axhline(0, color="#9a9a9a", linewidth=0.8, linestyle=":")
+    axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
     axes.set(xlabel="predicted: mass saved (points)", ylabel="gain in Scene F1 (points)")
-    axes.legend(fontsize=5)
+    axes.legend(fontsize=SMALL)
 
 
 if __name__ == "__main__":

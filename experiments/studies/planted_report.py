@@ -1,5 +1,5 @@
-"""What the runs on planted graphs say, condition by condition, next to theory; in a table, in words, as a
-figure.
+"""What the runs on planted graphs say, condition by condition, next to theory; in a table, in words, as
+figures.
 
 A row's rate is chosen in each condition by the mean validation accuracy over seeds, and so is the row without
 distances that others are compared with. Gains are means over seeds of paired differences of test accuracies;
@@ -11,15 +11,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import TwoSlopeNorm
-from matplotlib.figure import Figure
+from matplotlib.colors import CenteredNorm
+from matplotlib.lines import Line2D
 from scipy import stats
 
+from attngraph.analysis.plots.style import COLOURS, DIVERGING, GREY, PAGE, new_figure, save, styled
 from attngraph.experiments.studies.planted import ROWS, WITHOUT
 from attngraph.experiments.studies.planted_theory import predict
 
@@ -152,92 +150,102 @@ def _wins(table: pd.DataFrame, row: str) -> pd.DataFrame:
     return pd.DataFrame(each).groupby(sign).sum().assign(gain=gain.groupby(sign).mean().round(1))
 
 
-# ---- as a figure -------------------------------------------------------------------------------------------
+# ---- as figures --------------------------------------------------------------------------------------------
 
-_STYLE: Any = {"font.family": "DejaVu Sans", "font.size": 10, "axes.titlesize": 11, "text.parse_math": False}
-_MASS_COLOURS = ("#1b9e77", "#0b5fa5", "#d95f02")
-_RATIO_MARKERS = ("v", "o", "^")
-
-
-def draw(table: pd.DataFrame, path: Path) -> None:
-    """The gains of pGNN over contrast and mass, and predicted against learned accuracy and p, as a PNG."""
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(14, 13.5), dpi=120, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
-        upper, middle, lower = figure.subfigures(3, 1, height_ratios=(4, 4, 5))
-        _phases(
-            upper,
-            table,
-            "pgnn",
-            "Gain of pGNN (μ 0.1) over the best scheme without distances, points of accuracy; in brackets: "
-            "predicted; bold: 95 % interval excludes 0",
-        )
-        _phases(
-            middle,
-            table,
-            "pgnn_gcn",
-            "Gain of pGNN (μ 0.1) over GCN, also where distances say nothing (c = 0); bold as above",
-        )
-        lower.suptitle("Theory and runs: a point for each condition", fontweight="bold")
-        _against_theory(*lower.subplots(1, 2), table)
-        figure.savefig(path)
+FIGURES = ("planted-gain", "planted-gcn", "planted-theory")
+_PGNN = "pGNN (μ 0.1)"
+_MARKERS = ("v", "o", "^")  # of the ratios N1/N2
+_DIAGRAM = (
+    "c: cosine of a query and its relevant values' topic. Bold: the 95 % interval over seeds excludes 0. One "
+    "colour scale for all panels."
+)
 
 
-def _phases(figure: Any, table: pd.DataFrame, gain_of: str, title: str) -> None:
-    """A gain over contrast and mass, a panel for each ratio; that of pGNN beside the predicted one."""
-    figure.suptitle(title, fontweight="bold")
+def draw(table: pd.DataFrame, folder: Path) -> None:
+    """Write the three :data:`FIGURES`: pGNN's gain over the best row without distances, next to the predicted
+    one; its gain over GCN; predicted and learned accuracy and p."""
+    gain, gcn, theory = (folder / stem for stem in FIGURES)
+    _phases(
+        table, "pgnn", gain,
+        f"Gain of {_PGNN} over the best scheme without distances, in points of accuracy; in brackets: "
+        f"predicted. {_DIAGRAM}",
+    )  # fmt: skip
+    _phases(
+        table, "pgnn_gcn", gcn,
+        f"Gain of {_PGNN} over GCN, in points of accuracy, also where distances carry no information "
+        f"(c = 0). {_DIAGRAM}",
+    )  # fmt: skip
+    _against_theory(table, theory)
+
+
+def _phases(table: pd.DataFrame, gain_of: str, stem: Path, caption: str) -> None:
+    """A gain over contrast and mass, a panel for each ratio; that of pGNN next to the predicted one."""
     ratios = sorted(table.ratio.unique())
-    panels = figure.subplots(1, len(ratios), squeeze=False)[0]
     limit = max(1.0, 100 * table[f"{gain_of}_gain"].abs().max())
-    for panel, ratio in zip(panels, ratios):
-        wide = table[table.ratio == ratio].pivot(index="mass", columns="contrast")
-        gain = 100 * wide[f"{gain_of}_gain"]
-        sure = (wide[f"{gain_of}_low"] > 0) | (wide[f"{gain_of}_high"] < 0)
-        panel.imshow(gain, cmap="RdBu", norm=TwoSlopeNorm(0, -limit, limit), aspect="auto", origin="lower")
-        for (y, x), value in np.ndenumerate(gain.to_numpy()):
-            theory = f"\n({100 * wide['theory_gain'].iloc[y, x]:+.1f})" if gain_of == "pgnn" else ""
-            panel.text(
-                x,
-                y,
-                f"{value:+.1f}{theory}",
-                ha="center",
-                va="center",
-                fontsize=9,
-                fontweight="bold" if sure.iloc[y, x] else "normal",
-                color="white" if abs(value) > 0.6 * limit else "black",
-            )
-        panel.set_xticks(range(gain.shape[1]), [f"{c:g}" for c in gain.columns])
-        panel.set_yticks(range(gain.shape[0]), [f"{mass:.0%}" for mass in gain.index])
-        panel.set_title(f"N1/N2 = {ratio:g}")
-        panel.set_xlabel("c: cosine of query and relevant values' topic")
-    panels[0].set_ylabel("mass on distractors")
+    with styled():
+        figure = new_figure(PAGE, 0.55 + 0.75 * len(ratios))
+        panels = figure.subplots(len(ratios), 1, squeeze=False, sharex=True).ravel()
+        for panel, ratio in zip(panels, ratios):
+            wide = table[table.ratio == ratio].pivot(index="mass", columns="contrast")
+            gain = 100 * wide[f"{gain_of}_gain"]
+            sure = (wide[f"{gain_of}_low"] > 0) | (wide[f"{gain_of}_high"] < 0)
+            image = panel.imshow(gain, DIVERGING, CenteredNorm(0, limit), aspect="auto", origin="lower")
+            for (y, x), value in np.ndenumerate(gain.to_numpy()):
+                theory = f" ({100 * wide['theory_gain'].iloc[y, x]:+.1f})" if gain_of == "pgnn" else ""
+                panel.text(
+                    x,
+                    y,
+                    f"{value:+.1f}{theory}".replace("-", "−"),
+                    ha="center",
+                    va="center",
+                    fontsize=7,
+                    fontweight="bold" if sure.iloc[y, x] else "normal",
+                    color="white" if abs(value) > 0.6 * limit else "black",
+                )
+            panel.set_xticks(range(gain.shape[1]), [f"{c:g}".replace("-", "−") for c in gain.columns])
+            panel.set_yticks(range(gain.shape[0]), [f"{mass:.0%}" for mass in gain.index])
+            panel.set_title(f"N1/N2 = {ratio:g}")
+        panels[-1].set_xlabel("contrast c")
+        figure.supylabel("mass on distractors", fontsize=8)
+        bar = figure.colorbar(image, ax=panels, fraction=0.02, aspect=40, pad=0.01)
+        bar.outline.set_visible(False)
+        bar.set_label("gain, points")
+    save(figure, stem, caption)
 
 
-def _against_theory(accuracy: Axes, exponent: Axes, table: pd.DataFrame) -> None:
+def _against_theory(table: pd.DataFrame, stem: Path) -> None:
     """Accuracy and p of pGNN over what theory gives them; the colour is the mass, the marker the ratio."""
-    groups = [
-        (f"mass {mass:.0%}, N1/N2 {ratio:g}", points, colour, marker)
-        for colour, (mass, part) in zip(_MASS_COLOURS, table.groupby("mass"))
-        for marker, (ratio, points) in zip(_RATIO_MARKERS, part.groupby("ratio"))
-    ]
+    masses, ratios = sorted(table.mass.unique()), sorted(table.ratio.unique())
     low = 100 * min(table.theory_test.min(), table.pgnn_test.min()) - 3
-    for panel, ends, factor, expected, seen, name in (
-        (accuracy, (low, 101), 100, "theory_test", "pgnn_test", "accuracy, %"),
-        (exponent, (0.9, 3.1), 1, "theory_p", "pgnn_p", "p"),
-    ):
-        panel.plot(ends, ends, "--", color="black", linewidth=1)
-        for label, points, colour, marker in groups:
-            panel.plot(
-                factor * points[expected],
-                factor * points[seen],
-                marker,
-                color=colour,
-                markersize=5,
-                label=label,
-            )
-        panel.set_xlabel(f"{name}: predicted at the best p")
-        panel.set_ylabel(f"{name}: pGNN, μ 0.1")
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(color="#e5e5e5", linewidth=0.6)
-        panel.set_axisbelow(True)
-    exponent.legend(frameon=False, fontsize=8)
+    with styled():
+        figure = new_figure(PAGE, 3.3)
+        for panel, ends, factor, expected, seen, name in zip(
+            figure.subplots(1, 2),
+            ((low, 101), (0.9, 3.1)),
+            (100, 1),
+            ("theory_test", "theory_p"),
+            ("pgnn_test", "pgnn_p"),
+            ("accuracy, %", "p"),
+        ):
+            panel.plot(ends, ends, "--", color=GREY, linewidth=0.8)
+            for (mass, ratio), points in table.groupby(["mass", "ratio"]):
+                colour, marker = COLOURS[masses.index(mass)], _MARKERS[ratios.index(ratio)]
+                panel.plot(factor * points[expected], factor * points[seen], marker, color=colour, alpha=0.7)
+            panel.set_xlabel(f"{name}: predicted at the best p")
+            panel.set_ylabel(f"{name}: {_PGNN}")
+            panel.grid()
+        dots: Any = {"linestyle": "none"}
+        colours = [
+            Line2D([], [], marker="s", color=colour, label=f"mass {mass:.0%}", **dots)
+            for mass, colour in zip(masses, COLOURS)
+        ]
+        shapes = [
+            Line2D([], [], marker=marker, color="#444444", label=f"N1/N2 = {ratio:g}", **dots)
+            for ratio, marker in zip(ratios, _MARKERS)
+        ]
+        figure.legend(handles=[*colours, *shapes], loc="outside lower center", ncols=6)
+    caption = (
+        f"Accuracy and p of {_PGNN}, learned (mean over seeds) and predicted: a point for each "
+        "condition; colour: mass on distractors, shape: N1/N2. Dashed: equality."
+    )
+    save(figure, stem, caption)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, PlainValidator, model_validator
 
@@ -73,6 +73,8 @@ class Grid(Config):
         contest: what these are, in words.
         notes: sentences under the table.
         published: names of the blocks of published numbers.
+        axis: the number that sets the rows apart, of :data:`attngraph.experiments.tables.table.AXES`: the
+            figure has it as its x axis. None for a forest plot.
     """
 
     about: str
@@ -93,6 +95,7 @@ class Grid(Config):
     contest: str = "GNN adapter"
     notes: list[str] = Field(default_factory=list)
     published: list[str] = Field(default_factory=list)
+    axis: Literal["width", "p"] | None = None
 
     @model_validator(mode="after")
     def _rows_fit(self):

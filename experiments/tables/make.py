@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attngraph.errors import UserError
-from attngraph.experiments.base.files import check_out, published, write_bytes, write_json, write_text
+from attngraph.experiments.base.files import check_out, published, write_json, write_text
 from attngraph.experiments.base.options import GridOptions, RowsOptions
 from attngraph.experiments.base.shipped import DEFAULT
 from attngraph.experiments.methods import method_named
@@ -117,8 +117,8 @@ def save_results(
         stem: of the names of the table's own files.
 
     Returns:
-        What a file holds -> its path: ``txt``, ``md``, ``tex``, ``csv``, ``png``, ``svg`` for the table,
-        ``significance``, ``details`` and ``results``.
+        What a file holds -> its path: ``txt``, ``md``, ``tex``, ``csv`` for the table, ``png``, ``svg``,
+        ``pdf``, ``caption.txt`` for its figure, ``significance``, ``details`` and ``results``.
     """
     with published(out) as part:
         written = save_table(table, part, stem)
@@ -131,22 +131,19 @@ def save_results(
 
 def save_table(table: Table, folder: str | Path, stem: str = STEM) -> dict[str, Path]:
     """Write a table as ``<stem>.txt``, ``.md``, ``.tex`` and ``.csv``, and its differences from the baseline
-    as ``.png`` and ``.svg`` where there are any; returns suffix -> path.
+    as a figure with its caption where there are any; returns suffix -> path.
     """
-    from attngraph.experiments.tables.figure import (  # matplotlib is slow to import
-        FORMATS,
-        draw_differences,
-        image,
-    )
+    from attngraph.analysis.plots.style import files, save  # matplotlib is slow to import
+    from attngraph.experiments.tables.figure import draw_table
 
     folder = Path(folder)
     paths = {}
     for suffix, render in (("txt", render_text), ("md", render_markdown), ("tex", render_latex)):
         paths[suffix] = write_text(folder / f"{stem}.{suffix}", render(table))
     paths["csv"] = write_text(folder / f"{stem}.csv", table_frame(table).to_csv(index=False))
-    if (figure := draw_differences(table.comparisons, table.headings)) is not None:
-        for kind in FORMATS:
-            paths[kind] = write_bytes(folder / f"{stem}.{kind}", image(figure, kind))
+    if (drawn := draw_table(table)) is not None:
+        save(drawn[0], folder / stem, drawn[1])
+        paths |= {name.removeprefix(f"{stem}."): folder / name for name in files(stem)}
     return paths
 
 

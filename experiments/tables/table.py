@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from attngraph.experiments.base.messages import check_known
-from attngraph.experiments.methods import method_named
+from attngraph.experiments.methods import GraphAdapter, method_named
 from attngraph.experiments.methods.method import ADAPTERS
 from attngraph.experiments.runs.answering import in_words
 from attngraph.experiments.tables.compare import compare_pairs, contenders
@@ -58,6 +58,34 @@ def published_in(grid: Grid, columns: Sequence[Column] = ()) -> Published:
 
 
 @dataclass(frozen=True)
+class Axis:
+    """A number that sets rows apart.
+
+    Args:
+        label: of the axis.
+        of: the number of a method; None for one that has none.
+        show: a number as text.
+        log: whether the axis is logarithmic.
+    """
+
+    label: str
+    of: Callable[[GraphAdapter], float | None]
+    show: Callable[[float], str]
+    log: bool = False
+
+
+AXES = {
+    "width": Axis(
+        "bottleneck width / model width",
+        lambda method: 1 / method.reduction if method.reduction else None,
+        lambda width: f"1/{round(1 / width)}",
+        log=True,
+    ),
+    "p": Axis("p (fixed)", lambda method: method.fixed.get("p"), "{:g}".format),
+}
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows, columns, and what to say about them.
 
@@ -72,6 +100,8 @@ class Table:
         published: numbers from elsewhere, of a larger model on other data sets, in blocks below the others.
         contenders: names of the rows among which the best of a column is marked; None for the GNN adapters.
         contest: what these rows are, in words.
+        axis: the number that sets the rows apart, if any.
+        places: name of a row -> its number on the axis.
     """
 
     title: str
@@ -83,6 +113,8 @@ class Table:
     published: Published = field(default_factory=dict)
     contenders: Collection[str] | None = None
     contest: str = "GNN adapter"
+    axis: Axis | None = None
+    places: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def groups(self) -> dict[str, list[Row]]:
@@ -149,7 +181,18 @@ def make_table(
         published=published_in(grid, scores.columns),
         contenders=grid.contenders and {method_named(name).title for name in grid.contenders},
         contest=grid.contest,
+        **axis_of(grid),
     )
+
+
+def axis_of(grid: Grid) -> dict[str, Any]:
+    """The fields ``axis`` and ``places`` of a grid's table."""
+    if grid.axis is None:
+        return {}
+    axis = AXES[grid.axis]
+    methods = [method for name in grid.blocks if isinstance(method := method_named(name), GraphAdapter)]
+    places = {method.title: place for method in methods if (place := axis.of(method)) is not None}
+    return {"axis": axis, "places": places}
 
 
 def _counts(runs: Sequence[Run], task: Task) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +11,7 @@ from matplotlib.colors import to_hex
 
 from attngraph.analysis.embedding import quality
 from attngraph.analysis.plots.embedding import draw
+from attngraph.analysis.plots.style import files
 
 
 def tables(panels, points=12, **labels):
@@ -30,19 +33,25 @@ def tables(panels, points=12, **labels):
 
 
 @pytest.fixture
-def figure_of(drawn):
+def figure_of(drawn, tmp_path):
     """The figure that draw() made, without writing it."""
 
     def make(table, measures, colour="role", **more):
-        draw(table, measures, ["a.png"], colour, **more)
+        draw(table, measures, tmp_path / "a", colour, **more)
         return drawn[-1]
 
     return make
 
 
-def words(figure):
-    """What is written in each panel."""
-    return ["\n".join(text.get_text() for text in axes.texts) for axes in figure.axes]
+def headings(figure):
+    return [axes.get_title(loc="left") for axes in figure.axes]
+
+
+def captions(folder):
+    """What the caption says of each panel, by its letter."""
+    text = " ".join((folder / "a.caption.txt").read_text(encoding="utf-8").split())
+    parts = re.split(r"\(([a-z])\) ", text)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def corners(figure):
@@ -55,19 +64,19 @@ def corners(figure):
     ]
 
 
-def test_self_and_cross_attention_of_a_block_stand_side_by_side(figure_of):
+def test_self_and_cross_attention_of_a_block_are_side_by_side(figure_of, tmp_path):
     layers = [("vision.0", "self"), ("vision.1", "self"), ("text.0.self", "self"), ("text.0.cross", "cross")]
     long = "text_decoder.bert.encoder.layer.of.a.model.with.a.long.name.2.self"
     layers += [("text.1.cross", "cross"), (long, "self")]
     figure = figure_of(*tables([{"layer": layer, "kind": kind} for layer, kind in layers]))
     assert corners(figure) == [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (4, 0)]
-    assert all(
-        layer[-20:] in captions and f"{kind}-attention" in captions and ("…" in captions) == (layer == long)
-        for (layer, kind), captions in zip(layers, words(figure))
-    )
+    texts = captions(tmp_path)
+    for letter, (layer, kind), heading in zip("abcdef", layers, headings(figure), strict=True):
+        assert heading == f"({letter}) {kind}-attention"
+        assert texts[letter].startswith(f"{layer}, all heads, 12 points")
 
 
-def test_heads_and_states_are_columns_and_settings_rows(figure_of):
+def test_heads_and_states_are_columns_and_settings_rows(figure_of, tmp_path):
     panels = [
         {"head": head, "state": state, "perplexity": perplexity, "map": 2 * head + (perplexity > 10)}
         for head in (0, 1)
@@ -76,26 +85,28 @@ def test_heads_and_states_are_columns_and_settings_rows(figure_of):
     ]
     figure = figure_of(*tables(panels))
     assert corners(figure) == [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (0, 3), (1, 2), (1, 3)]
-    captions = words(figure)
-    assert all(
-        f"head {about['head']} · {about['state']}" in text and f"perplexity {about['perplexity']:g}" in text
-        for about, text in zip(panels, captions)
-    )
+    texts = captions(tmp_path)
+    assert [heading[1] for heading in headings(figure)] == list("abefcdgh"), "in reading order"
+    for about, heading in zip(panels, headings(figure), strict=True):
+        assert heading.endswith(f"self-attention, head {about['head']}, {about['state']}")
+        assert f"perplexity {about['perplexity']:g}, 12 points" in texts[heading[1]]
     frames = [(axes.get_xlim(), axes.get_ylim()) for axes in figure.axes]
     assert frames[0] == frames[1] != frames[2]  # states on one map share its frame
 
 
-def test_the_measures_are_under_the_map_they_belong_to(figure_of):
+def test_the_caption_has_the_measures_of_each_map(figure_of, tmp_path):
     table, measures = tables([{}, {"layer": "block.1"}])
-    captions = words(figure_of(table, measures, "class"))
-    for panel, text in enumerate(captions):
+    figure_of(table, measures, "class")
+    texts = captions(tmp_path)
+    for panel, text in enumerate(texts.values()):
         own = measures[measures.panel == panel].set_index(["measure", "label", "space"]).sort_index().value
         assert f"trustworthiness {own['trustworthiness', '', 'map']:.3f}" in text
         for label in ("role", "class"):
             values = own["purity", label]
             assert f"purity by {label}: V̂ {values['features']:.2f}, map {values['map']:.2f}, chance" in text
-    assert captions[0] != captions[1]
-    assert "by class" not in words(figure_of(table, measures))[0]
+    assert texts["a"] != texts["b"]
+    figure_of(table, measures)
+    assert "by class" not in captions(tmp_path)["a"]
 
 
 def points_of(figure):
@@ -130,10 +141,10 @@ def test_every_point_has_its_labels_colour_and_its_roles_shape(figure_of):
         figure_of(table[:0], measures)
 
 
-def test_files_of_both_kinds_hold_the_text(tmp_path):
+def test_the_files_hold_the_text(tmp_path):
     table, measures = tables([{}], token=["$x$"] * 12)
-    paths = [tmp_path / "map.png", tmp_path / "map.svg"]
-    draw(table, measures, paths, "token", "A model", ["Read this."])
-    assert paths[0].read_bytes().startswith(b"\x89PNG")
-    svg = paths[1].read_text(encoding="utf-8")
-    assert all(text in svg for text in ("A model", "Read this.", "trustworthiness", "$x$"))
+    draw(table, measures, tmp_path / "map", "token", "A model", ["Read this."])
+    assert {file.name for file in tmp_path.iterdir()} == set(files("map"))
+    assert "$x$" in (tmp_path / "map.svg").read_text(encoding="utf-8")
+    first, *_, last = (tmp_path / "map.caption.txt").read_text(encoding="utf-8").splitlines()
+    assert (first, last) == ("A model", "Read this.")

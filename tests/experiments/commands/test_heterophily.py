@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from attngraph.analysis.heterophily import REGION_STATISTICS
+from attngraph.analysis.plots.style import files
 from attngraph.errors import UserError
 from attngraph.experiments.base.arguments import asked
 from attngraph.experiments.commands import heterophily
@@ -46,7 +47,7 @@ def first(tmp_path_factory):
     words = ("--layers", "vision_model*3*", LAYER.format(3, "*"), "--heads", 3, 1, "--spectra")
     with pytest.MonkeyPatch.context() as patch:
         for figure in ("heat_maps", "spectra"):  # which take long, and are drawn by tests of their own
-            patch.setattr(statistics, figure, lambda data, file, title: file.touch())
+            patch.setattr(statistics, figure, lambda data, stem, subject: stem.with_suffix(".png").touch())
         return out, run(out, *words, figures=True)
 
 
@@ -61,7 +62,8 @@ def test_files_and_columns(first):
         "heterophily.csv",
         "run.json",
         "spectrum.csv",
-        *(f"{kind}-{stack}.png" for stack in stacks for kind in ("curves", "heads", "spectra")),
+        *(name for stack in stacks for name in files(f"curves-{stack}")),
+        *(f"{kind}-{stack}.png" for stack in stacks for kind in ("heads", "spectra")),
     }
     assert set(table["head"]) == {"3", "1", "all"} and set(table.weights) == {"M"}
     assert table.layer.nunique() == 3 and set(table.kind) == {"self", "cross"}

@@ -32,7 +32,7 @@ def test_every_comparison_of_the_table_also_from_archives(run, tmp_path, capsys)
     figures = {
         path.suffix for path in (tmp_path / "out").glob("significance.*") if path.stat().st_size > 5000
     }
-    assert figures >= {".png", ".svg"}
+    assert figures >= {".png", ".svg", ".pdf"}
     write_archives(run, tmp_path / "archives")
     assert main(["significance", str(tmp_path / "archives")]) == 0
     assert capsys.readouterr().out == text

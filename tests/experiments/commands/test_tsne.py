@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attngraph.analysis import embedding
+from attngraph.analysis.plots.style import files
 from attngraph.analysis.points import COLUMNS
 from attngraph.experiments.base.arguments import asked
 from attngraph.experiments.base.lock import sole_use
@@ -52,7 +53,7 @@ def test_by_default_the_last_cross_attention_and_the_self_attention_before_it(fi
     ]
     assert list(table.columns[: len(COLUMNS)]) == COLUMNS
     assert table.perplexity.unique().tolist() == [5, 10] and table.panel.nunique() == 4
-    figures = {f"tsne-{colour}.{kind}" for colour in ("class", "role") for kind in ("png", "svg")}
+    figures = {name for colour in ("class", "role") for name in files(f"tsne-{colour}")}
     assert {file.name for file in out.iterdir()} == {"coordinates.csv", "quality.csv", "run.json", *figures}
     told = measures[measures.panel == 3][["label", "space"]].fillna("").agg(" ".join, axis=1)
     assert told.tolist() == [" map", "role features", "role map", "class features", "class map"]

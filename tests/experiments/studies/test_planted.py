@@ -30,7 +30,7 @@ from attngraph.experiments.studies.planted import (
     drawn,
     train,
 )
-from attngraph.experiments.studies.planted_report import chosen, conditions, interval, text
+from attngraph.experiments.studies.planted_report import FIGURES, chosen, conditions, interval, text
 
 # ---- graphs ------------------------------------------------------------------------------------------------
 
@@ -235,7 +235,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert tuple(found.columns) == COLUMNS and len(found) == len(ROWS) * 2 * 2  # contrasts, seeds
     assert found.groupby("row").p.count().loc["gcn"] == 0 < found.groupby("row").p.count().loc["pgnn"]
     assert (found.measured * found.contrast > 0).all()
-    assert (tmp_path / "planted.png").stat().st_size > 20_000
+    assert all((tmp_path / f"{stem}.png").stat().st_size > 20_000 for stem in FIGURES)
     shown = capsys.readouterr().out
     assert (tmp_path / "planted.txt").read_text() in shown and "2 conditions" in shown
     assert main([*words, "--join", "blend"]) == 2

@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from attngraph.experiments.tables.figure import draw_differences
+from attngraph.experiments.tables.figure import draw_differences, draw_table
 from attngraph.experiments.tables.frame import Row, Summary
+from attngraph.experiments.tables.grid import load_table
 from attngraph.experiments.tables.make import save_table
 from attngraph.experiments.tables.render import escape, latex, markdown_grid, number, render_text, scope
 from attngraph.experiments.tables.table import Table, make_table
@@ -27,7 +28,7 @@ def odd_table() -> Table:
 
 def test_a_table_is_rendered_as_expected(tmp_path):
     paths = save_table(odd_table(), tmp_path)
-    assert set(paths) == {"csv", "md", "png", "svg", "tex", "txt"}
+    assert set(paths) == {"csv", "md", "png", "svg", "pdf", "caption.txt", "tex", "txt"}
     for suffix in ("csv", "md", "tex", "txt"):
         assert paths[suffix].read_text("utf-8") == (EXPECTED / f"table.{suffix}").read_text("utf-8"), suffix
 
@@ -99,3 +100,24 @@ def test_the_figure_shows_each_difference_with_its_interval(tmp_path):
             pytest.approx(one) for one in thin
         ]
         assert (container[0].get_markerfacecolor() != "white") == (line["p_holm"] < 0.05)
+
+
+def test_the_figure_of_widths_shows_differences_over_the_width(tmp_path):
+    """Also the published ones, whose rows are in the same order; the baseline is at 0."""
+    tasks, grid = {"vqa2": TASKS["vqa2"]}, load_table("width", "scenes")
+    whole = make_table(runs_on(tmp_path, tasks, rows=tuple(grid.blocks), seeds=range(3)), tasks, "t", grid)
+    figure, _ = draw_table(whole)
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.lines}
+    compared = {line["row"]: 100 * line["difference"] for line in whole.comparisons} | {"GCN, width 1/8": 0}
+    assert axes.get_xscale() == "log" and len(compared) == 8
+    for block, title, printed in (
+        ("Adapter", "GCN", (66.94, 67.78, 69.00, 69.53)),
+        ("p-Adapter", "pGNN", (69.69, 69.89, 70.10, 70.39)),
+    ):
+        widths = [64, 32, 16, 8]
+        assert lines[block].get_xdata().tolist() == [1 / width for width in widths]
+        assert lines[block].get_ydata().tolist() == [
+            compared[f"{title}, width 1/{width}"] for width in widths
+        ]
+        assert lines[f"{block}, published"].get_ydata() == pytest.approx([one - 69.53 for one in printed])

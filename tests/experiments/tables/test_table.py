@@ -21,7 +21,7 @@ def test_every_file_holds_every_score(tmp_path):
     made = make_table(twice, tasks, "GNN ablation")
     assert [row.name for row in made.rows] == ["GCN", "pGNN", "Learned p"]
     paths = save_results(twice, tasks, made, tmp_path / "out", {"machine": "small"})
-    texts = {what: path.read_text() for what, path in paths.items() if what != "png"}
+    texts = {what: path.read_text() for what, path in paths.items() if what not in ("png", "pdf")}
     assert json.loads(texts["results"]) == {"cells": [run.result for run in runs], "machine": "small"}
     assert "Learned p" not in texts["details"] and "| pGNN − GCN | coco.bleu4 |" in texts["details"]
     keys = [column.key for task in tasks.values() for column in task.columns]
