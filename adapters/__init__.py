@@ -1,6 +1,6 @@
 """Adapters that run a message-passing scheme on an attention graph.
 
-A scheme is one file. :data:`SCHEMES` maps names to classes; a scheme registers itself beside its definition.
+A scheme is one file. :data:`SCHEMES` maps names to classes; a scheme registers itself next to its definition.
 :mod:`attngraph.adapters.conv` makes a PyG layer of any.
 Importing this package also makes graph adapters known to PEFT (:mod:`attngraph.adapters.peft`).
 """

@@ -30,7 +30,7 @@ class GraphAdapter(nn.Module):
         backend, top_k, rescale, query_rows: as in :class:`attngraph.adapters.GraphAdapterConfig`.
 
     Args:
-        config: what the adapter is made of.
+        config: its configuration.
         width: feature width after the output projection.
         scheme: the scheme to use; layers may share one.
     """
@@ -56,7 +56,7 @@ class GraphAdapter(nn.Module):
     def reweighted(self, graph: AttentionGraph) -> AttentionGraph:
         r"""The graph with the weights :math:`\bar M` that the scheme uses in place of M.
 
-        The adapter has one p and one μ for all heads, so heads may have been left out.
+        The adapter has one p and one μ for all heads, so the graph may lack some heads.
         """
         kept = graph if self.top_k is None else graph.sparsify(top_k=self.top_k)
         return replace(kept, weight=self.scheme.reweight(kept))
@@ -71,7 +71,7 @@ class GraphAdapter(nn.Module):
         model's weights, or without gradients from the scores if it has a faster way from there. The tiled
         backend always starts from the scores, and gives the attention output. When a model decodes with a
         key/value cache, adapters that see the same edges share the running degrees kept there. A scheme that
-        gives the attention output itself takes it as it is, and needs none of that.
+        gives the attention output itself takes the model's, and needs no degrees.
 
         Args:
             call: what the attention layer computed. Its ``context`` is set where the scheme computes it

@@ -37,9 +37,9 @@ SWITCHES = ("shared", "rescale", "init_weights", "inference_mode")
 CHOICES = ("target_modules", "ffn_modules")  # an empty list would leave nothing
 MODULE_LISTS = (*CHOICES, "exclude_modules", "layers_pattern", "modules_to_save")
 FORMAT = 2
-"""The version of saved adapters that is written. Version 1 had ``exclude`` for ``exclude_modules``, which
-left out the feed-forward block of an excluded attention layer too: adapters with it keep version 1. It is
-read, and so are files from before versions, which have none."""
+"""Version of the file format in which adapters are saved. Version 1 had ``exclude`` instead of
+``exclude_modules``, which also excluded the feed-forward block of an excluded attention layer; adapters that
+use it keep version 1. Files of version 1, and older ones without a version, can be read."""
 
 
 def add_member(kind: Any, name: str) -> Any:
@@ -65,11 +65,11 @@ class GraphAdapterConfig(PeftConfig):
     r"""Graph adapters for ``peft.get_peft_model``.
 
     By default they follow every attention layer and feed-forward block of the model; in a vision-language
-    model those of its language side, since the image encoder is frozen. See
+    model, those of its language side, since the image encoder is frozen. See
     :mod:`attngraph.adapters.peft.places` for how they are found.
 
-    With ``gnn="gcn"`` this **is** the bottleneck adapter of Houlsby et al. (2019), as AdapterHub has it and
-    PEFT's users have asked for it since 2023 (`PEFT #244 <https://github.com/huggingface/peft/issues/244>`_),
+    With ``gnn="gcn"`` this **is** the bottleneck adapter of Houlsby et al. (2019), as implemented in
+    AdapterHub and requested for PEFT in `PEFT #244 <https://github.com/huggingface/peft/issues/244>`_,
 
     .. math:: \sigma(U W_{down}) W_{up} + U ,
 
@@ -84,36 +84,36 @@ class GraphAdapterConfig(PeftConfig):
         gnn: the scheme's name in ``attngraph.adapters.SCHEMES``.
         p, mu, steps, alpha, theta, degree, learn_p, learn_mu, normalize, seed: arguments of the scheme, where
             it takes them. Default: the scheme's own, which is saved with the adapter.
-        gnn_args: arguments of schemes that have others, e.g. ``{"epsilon": 0.2}``; likewise.
+        gnn_args: other arguments of the scheme, e.g. ``{"epsilon": 0.2}``, with the same defaults.
         join: how the scheme's output joins the frozen model: ``replace``, ``gated`` or ``blend``. Default:
-            ``blend``, which leaves the model as it is until it is trained.
+            ``blend``, which does not change the model until it is trained.
         reduction: width of the model / width of the bottleneck.
         positions: after ``self``-attention, ``cross``-attention and the feed-forward block (``ffn``; there
-            always the bottleneck adapter, since a feed-forward block has no graph). Those that a model does
-            not have are skipped. With all three, the default, so is what no adapter can follow, with a
-            warning, if some attention layer is left; otherwise that is an error. Attention that cannot be
-            read is left out with a warning, whatever the positions.
+            always the bottleneck adapter, since a feed-forward block has no graph). Positions that a model
+            does not have are skipped. With all three, the default, modules that no adapter can follow are
+            skipped with a warning if an attention layer remains; otherwise they raise an error. Attention
+            that cannot be read is skipped with a warning for any positions.
         backend: ``dense``, ``sparse`` or ``tiled`` message passing; or ``eager`` or ``native``, which is
             dense without kernels in C, or an error where these cannot be used.
         shared: one scheme for all layers, so that they learn one p together. Default: one per layer.
         top_k: keep only each query's ``top_k`` heaviest edges. Default: all of them.
         rescale: give each query's aggregated features the length of its attention output, so that only their
             direction differs; see :func:`attngraph.adapters.rescale.rescaled`.
-        query_rows: what stands at the query nodes: ``query`` (the projected queries), ``zero`` or ``noise``;
+        query_rows: features of the query nodes: ``query`` (the projected queries), ``zero`` or ``noise``;
             see :func:`attngraph.adapters.query_rows.with_query_rows`.
         target_modules: which attention layers: names of attention modules or of their output projections. In
             a list, full names or their ends (``"layers.3.self_attn"``); a string is a regular expression for
-            the whole name. ``"all-linear"`` means all attention layers, those of an image encoder too.
-        ffn_modules: likewise the output projections of feed-forward blocks. Default: those in the layers of
-            the chosen attention modules.
-        exclude_modules: likewise what is left out of both.
-        layers_to_transform: the number of a layer, or several: adapters go only there, as PEFT counts layers.
-            Not with a regular expression.
+            the whole name. ``"all-linear"`` means all attention layers, including those of an image encoder.
+        ffn_modules: names of output projections of feed-forward blocks, in the same form. Default: those in
+            the layers of the chosen attention modules.
+        exclude_modules: names of modules to exclude from both, in the same form.
+        layers_to_transform: number of a layer, or a list of numbers, counted as in PEFT: only these layers
+            get adapters. Not available with a regular expression.
         layers_pattern: names of the lists that hold the numbered layers (``"layers"``, ``"h"``), where a
             model has several kinds. Default: any.
         modules_to_save: other modules to train and save, a classification head for instance.
-        init_weights: ``False`` draws random weights where a new adapter would start at zero (for tests).
-        format_version: of the saved adapter; see :data:`FORMAT`.
+        init_weights: ``False`` samples random weights where a new adapter would start at zero (for tests).
+        format_version: version of the saved adapter; see :data:`FORMAT`.
         exclude: the old name of ``exclude_modules``.
 
     Raises:
@@ -156,7 +156,7 @@ class GraphAdapterConfig(PeftConfig):
         self._check_format()
         if exclude is not None:
             if self.exclude_modules is not None:
-                raise UserError("exclude is the old name of exclude_modules: give one of them")
+                raise UserError("exclude is the old name of exclude_modules: use only exclude_modules")
             if self.format_version == FORMAT:  # not of a file that has it
                 warnings.warn("exclude is called exclude_modules now", FutureWarning, stacklevel=3)
             self.exclude_modules = exclude
@@ -177,7 +177,7 @@ class GraphAdapterConfig(PeftConfig):
             )
 
     def _check_parts(self) -> None:
-        """What is chosen by a name."""
+        """Check the parts that are chosen by name."""
         if isinstance(self.gnn, str) and self.gnn not in SCHEMES:
             name = spelled(self.gnn, [*SCHEMES, *RENAMED])
             self.gnn = RENAMED.get(name, name)
@@ -296,7 +296,7 @@ def is_all_linear(names: list[str] | str | None) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers as Python's; anything else as it is."""
+    """NumPy scalars as Python numbers; any other value unchanged."""
     return value.item() if hasattr(value, "item") and not getattr(value, "ndim", 0) else value
 
 
@@ -304,7 +304,7 @@ def _names(field_name: str, value: Any) -> list[str] | str | None:
     """A list of names of modules in order, a regular expression, or None.
 
     Raises:
-        UserError: it is none of them, or chooses nothing.
+        UserError: another type, or a value that matches nothing.
     """
     if value is None:
         return None
@@ -312,14 +312,14 @@ def _names(field_name: str, value: Any) -> list[str] | str | None:
         try:
             re.compile(value)
         except (re.error, RecursionError) as error:
-            raise UserError(f"{field_name}={value!r} is no regular expression: {error}") from None
+            raise UserError(f"{field_name}={value!r} is not a valid regular expression: {error}") from None
         names = [value]
     elif isinstance(value, (list, tuple, set)) and all(isinstance(x, str) for x in value):
         names, value = sorted(value), sorted(value)
     else:
         raise UserError(f"{field_name} must be a list of names of modules, got {value!r}")
     if not all(names) or (not names and field_name in CHOICES):
-        raise UserError(f"{field_name}={value!r} names no module: leave it out for the default")
+        raise UserError(f"{field_name}={value!r} names no module: remove it to use the default")
     return value
 
 

@@ -21,10 +21,10 @@ class SchemeConv(WeightedSum):
     >>> conv((x_value, x_query), edge_index, edge_weight)  # (queries, d)
 
     It computes the scheme's own equation, with :math:`M_{ij}` the weight of the edge from value j to query i,
-    :math:`d_i` and :math:`e_j` the sums of weights at its ends, and node features :math:`\hat V` as they are
-    given: there is no weight matrix, and no self-loops are added. So ``SchemeConv(GCN())`` is not PyG's
-    ``GCNConv``; one class for every scheme, your own too, keeps the names apart. GCNII gives what enters its
-    bottleneck, :math:`H`.
+    :math:`d_i` and :math:`e_j` the sums of weights at its ends, and the given node features :math:`\hat V`:
+    there is no weight matrix, and no self-loops are added. So ``SchemeConv(GCN())`` is not PyG's ``GCNConv``;
+    the common class name for all schemes, including custom ones, avoids confusion. GCNII returns the input of
+    its bottleneck, :math:`H`.
 
     *One kind of nodes.* A tensor ``x`` stands for ``(x, x)``: every node is a value and a query. On an
     undirected graph (both directions in ``edge_index``, with equal weights) this is the scheme on that graph,
@@ -50,7 +50,7 @@ class SchemeConv(WeightedSum):
     steps (``past_degree``) need the graph itself: ``PGNN()(graph, backend="sparse")``.
 
     Args:
-        scheme: the scheme; its parameters become the layer's. ``degree="mean"`` is refused when it runs.
+        scheme: the scheme; its parameters become the layer's. ``degree="mean"`` raises an error when it runs.
         causal: queries are ordered in time. Default: ``False``.
 
     Shapes:
@@ -89,7 +89,7 @@ class SchemeConv(WeightedSum):
             )
         if not isinstance(edge_index, Tensor) or edge_index.layout != torch.strided:
             raise ValueError(
-                "edge_index must be a tensor (2, edges): torch_geometric.utils.to_edge_index makes one, with "
+                "edge_index must be a tensor (2, edges): torch_geometric.utils.to_edge_index makes one, and "
                 "its weights, from a sparse matrix"
             )
         if edge_index.dim() != 2 or len(edge_index) != 2 or edge_index.is_floating_point():

@@ -1,13 +1,14 @@
-r"""What a scheme does to a query, as a few numbers: how much of its message, and in which direction.
+r"""The effect of a scheme on a query in a few numbers: the weight of its message, and the message's
+direction.
 
-A learned exponent says little by itself: p, μ, the degrees and a join's share trade against each other. These
-numbers compare what comes out instead. With a query's aggregated features :math:`\bar U_i`, its residual
-share :math:`\beta_i` (:meth:`attngraph.adapters.scheme.Scheme.residual_share`) and its attention output
-:math:`U_i`,
+A learned exponent says little by itself: p, μ, the degrees and a join's weight compensate for one another.
+These numbers compare the results instead. With a query's aggregated features :math:`\bar U_i`, the weight of
+its residual :math:`\beta_i` (:meth:`attngraph.adapters.scheme.Scheme.residual_share`) and its attention
+output :math:`U_i`,
 
-- :math:`\kappa_i = 1 - \beta_i`, the share of the message;
+- :math:`\kappa_i = 1 - \beta_i`, the weight of the message;
 - :math:`\text{moved}_i = \frac12 \sum_j \Big| \frac{\bar w_{ij}}{\sum_k \bar w_{ik}} -
-  \frac{M_{ij}}{\sum_k M_{ik}} \Big|`, the share of attention mass that the scheme moves to other values:
+  \frac{M_{ij}}{\sum_k M_{ik}} \Big|`, the fraction of attention mass that the scheme moves to other values:
   total variation, from 0 to 1. The weights :math:`\bar w` are those with which values enter the message,
   degrees included (:meth:`attngraph.adapters.scheme.Scheme.message_weights`);
 - :math:`\text{length}_i = \lVert m_i \rVert / \lVert U_i \rVert` and :math:`\text{cosine}_i = \cos(m_i, U_i)`
@@ -38,20 +39,20 @@ from attngraph.reading.heads import merge_heads
 
 @dataclass(frozen=True)
 class Effect:
-    r"""What a scheme does, as averages over queries (and heads); see :mod:`attngraph.adapters.effects`.
+    r"""Effect of a scheme, averaged over queries (and heads); see :mod:`attngraph.adapters.effects`.
 
     The averages are NaN where no query counts.
 
     Attributes:
-        kappa: share of the message, :math:`1 - \beta`. 1 for a scheme without residual.
-        moved: share of attention mass that moves to other values, by degrees too, in [0, 1].
-        length: of the message, over the length of the attention output :math:`U`.
-        cosine: of the message and :math:`U`.
-        whole_length, whole_cosine: the same of :math:`\bar U`, residual included.
-        queries: how many queries were averaged over: valid ones that see something in every head and whose
+        kappa: weight of the message, :math:`1 - \beta`. 1 for a scheme without residual.
+        moved: fraction of attention mass that moves to other values, also through degrees, in [0, 1].
+        length: norm of the message divided by the norm of the attention output :math:`U`.
+        cosine: cosine between the message and :math:`U`.
+        whole_length, whole_cosine: the same for :math:`\bar U`, residual included.
+        queries: number of queries averaged over: valid ones that see a value in every head and whose
             attention output is not 0.
-        p: the scheme's exponent, learned or not; None where it has none.
-        share: the share of the ``blend`` join; None where there is none.
+        p: the scheme's exponent, learned or fixed; None for a scheme without exponent.
+        share: weight of the ``blend`` join; None for other joins.
     """
 
     kappa: float
@@ -71,11 +72,11 @@ class EffectTally:
     Args:
         scheme: the scheme.
         output: :math:`W_o` ``(h·d, width)``, by which rows of merged heads are multiplied from the right.
-            Default: none, so that heads stay apart side by side.
-        top_k: keep only each query's heaviest edges before the scheme runs, as the option of the adapter.
-        rescale: see :func:`attngraph.adapters.rescale.rescaled`; the whole then has length 1.
-        share: of the ``blend`` join, to be put into the effect.
-        query_rows: what stands at the query nodes; see :func:`attngraph.adapters.query_rows.with_query_rows`.
+            Default: none, so that heads remain separate.
+        top_k: keep only each query's heaviest edges before the scheme runs, as the adapter's option does.
+        rescale: see :func:`attngraph.adapters.rescale.rescaled`; ``whole_length`` is then 1.
+        share: weight of the ``blend`` join, copied into the effect.
+        query_rows: features of the query nodes; see :func:`attngraph.adapters.query_rows.with_query_rows`.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ def effect(
     top_k: int | None = None,
     rescale: bool = False,
 ) -> Effect:
-    """What a scheme does on one graph; the arguments are those of :class:`EffectTally`.
+    """Effect of a scheme on one graph; the arguments are those of :class:`EffectTally`.
 
     >>> effect(PGNN(p=1.25), capture(model, inputs)["encoder.layer.0.attention.self"], layer.weight.T)
     """

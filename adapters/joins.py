@@ -2,9 +2,9 @@ r"""The bottleneck, which all adapters train, and three ways to join a scheme's 
 a frozen model whose attention output is :math:`U`.
 
 A join is called as ``join(plain, aggregated, project, scheme)`` with both before the output projection,
-``(b, n, h·d)``; ``project`` applies :math:`W_o` and its bias. It returns ``(b, n, width)``, which goes on to
-what follows the output projection in the frozen layer (dropout, residual connection, LayerNorm). Schemes
-never know which join is used. Every join has the attribute ``bottleneck``.
+``(b, n, h·d)``; ``project`` applies :math:`W_o` and its bias. It returns ``(b, n, width)``, the input of
+the modules after the output projection in the frozen layer (dropout, residual connection, LayerNorm). Schemes
+do not depend on the join. Every join has the attribute ``bottleneck``.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Gated(nn.Module):
 
     .. math:: U' = U + \big(\mathrm{GELU}(U W_{gate}) \odot \bar U W_{down}\big) W_{up} .
 
-    :math:`W_{up}` starts at zero, so a new adapter leaves the model as it is. It has a third more parameters
-    than the others. A scheme's own ``combine`` does not apply: :math:`U` is never rescaled.
+    :math:`W_{up}` starts at zero, so a new adapter does not change the model. It has a third more parameters
+    than the others. The scheme's ``combine`` is not used: :math:`U` is never rescaled.
     """
 
     def __init__(self, width: int, hidden: int):
@@ -87,13 +87,13 @@ class Gated(nn.Module):
 
 
 class Blend(nn.Module):
-    r"""A learned share :math:`g` (starting at 0) between the vanilla adapter and the scheme,
+    r"""Learned interpolation between the vanilla adapter and the scheme, with weight :math:`g`, initially 0:
 
     .. math::
         H &= U + g (\bar U - U), \qquad \Delta = \sigma(H W_{down}) W_{up}, \\
         U' &= (1 - g) (H + \Delta) + g \, \mathrm{combine}(H, \Delta) .
 
-    A new adapter leaves the model as it is, with any scheme; :math:`g = 1` is ``replace``.
+    A new adapter does not change the model, for any scheme; :math:`g = 1` is ``replace``.
     """
 
     def __init__(self, width: int, hidden: int):

@@ -1,5 +1,5 @@
-"""What pGNN (:class:`attngraph.adapters.pgnn.PGNN`) and its controls share: steps of p-Laplacian message
-passing in tensor operations, and a scheme with their exponent, residual and degrees."""
+"""Common parts of pGNN (:class:`attngraph.adapters.pgnn.PGNN`) and its controls: steps of p-Laplacian message
+passing in tensor operations, and a base scheme with exponent, residual and degrees."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from attngraph.edges import Edges, PerEdge, rsqrt, smallest_weight, square_dista
 P_LOW, P_HIGH = 1.0, 3.0  # the interval of a learned p
 
 Weigh: TypeAlias = Callable[[Edges, Tensor, Tensor, PerEdge, PerEdge, "Tensor | float"], PerEdge]
-r"""What weighs the edges of a step: ``weigh(edges, query, value, rsqrt_d, rsqrt_e, p)`` with the current
-features ``(b, h, n, d)`` and ``(b, h, m, d)`` and, per edge, :math:`1/\sqrt{d_i}` and
+r"""Function that weights the edges of a step: ``weigh(edges, query, value, rsqrt_d, rsqrt_e, p)`` with
+current features ``(b, h, n, d)`` and ``(b, h, m, d)`` and, per edge, :math:`1/\sqrt{d_i}` and
 :math:`1/\sqrt{e_{ij}}`. It returns a number per edge, 0 where there is no edge."""
 
 
@@ -54,8 +54,8 @@ def distance_weight(
     rsqrt_e: PerEdge,
     p: Tensor | float,
 ) -> PerEdge:
-    r""":math:`M^{p/2} R^{p-2}` from what the distances are made of, per edge: :math:`|q|^2`, :math:`|v|^2`
-    and :math:`q \cdot v`."""
+    r""":math:`M^{p/2} R^{p-2}` from the terms of the distances, per edge: :math:`|q|^2`, :math:`|v|^2` and
+    :math:`q \cdot v`."""
     square = square_distance(norm_q, norm_v, dot, rsqrt_d, rsqrt_e)
     return power_weight(edges, p, (0.5 * p - 1) * square.log())
 

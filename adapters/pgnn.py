@@ -60,8 +60,8 @@ class PGNN(PScheme):
     def aggregate_and_context(
         self, scores: AttentionScores, backend: str = "dense", context: bool = True
     ) -> tuple[Tensor, Tensor | None]:
-        """See :meth:`attngraph.adapters.scheme.Scheme.aggregate_and_context`. A single step has a function
-        with a backward pass of its own; see :mod:`attngraph.adapters.kernels`."""
+        """See :meth:`attngraph.adapters.scheme.Scheme.aggregate_and_context`. A single step is a function
+        with a hand-written backward pass; see :mod:`attngraph.adapters.kernels`."""
         trained_metric = scores.metric is not None and scores.metric.requires_grad and torch.is_grad_enabled()
         step = None if self.steps > 1 or trained_metric else step_of(backend, scores, context)
         if step is None:

@@ -1,4 +1,4 @@
-r"""What stands in the query rows of the node features :math:`\hat V = [Q W_q ; V W_v] W_o`."""
+r"""Alternative query rows of the node features :math:`\hat V = [Q W_q ; V W_v] W_o`."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ def with_query_rows(graph: Graph, rows: str) -> Graph:
     r"""The graph with other features at its query nodes; edges and value nodes stay.
 
     - ``query``: the projected queries, as in the paper;
-    - ``zero``: zeros, :math:`\hat V = [0 ; V W_v] W_o`: distances know of values and degrees alone, and a
+    - ``zero``: zeros, :math:`\hat V = [0 ; V W_v] W_o`: distances depend on values and degrees alone, and a
       residual adds nothing;
-    - ``noise``: a standard normal vector for each place in the text, at the length of the query's own row.
+    - ``noise``: a standard normal vector for each position in the text, scaled to the norm of the query's
+      row.
 
-    GCN has no use for them; in pGNN, APPNP, GCNII and their controls they stand in the distances and in the
+    GCN does not use query rows; in pGNN, APPNP, GCNII and their controls they enter the distances and the
     residual.
 
-    The noise is drawn once, and is a function of the place (how many valid queries of the same text came
-    before), the head and the feature. Noise drawn anew in every call would not be the same in cached decoding
-    and in a whole pass, nor in training and after loading. So it knows nothing of the query but its length,
-    and nothing of the layer, of padding or of other texts.
+    The noise is a fixed function of the position (the number of valid queries of the same text before), the
+    head and the feature. Noise sampled in every call would differ between cached decoding and a full pass,
+    and between training and a loaded model. So it depends on the query only through its norm, and not on the
+    layer, on padding or on other texts.
 
     Args:
         graph: an attention graph, or scores; with the past degrees if earlier queries are in a cache.
         rows: one of :data:`QUERY_ROWS`.
 
-    Source: the ablation of the concatenation in Wu et al., AAAI 2024, which does not say how its noise is
-    drawn; place and length are ours.
+    Source: the ablation of the concatenation in Wu et al., AAAI 2024, which does not specify the noise;
+    its dependence on position and norm is ours.
     """
     if rows == "query":
         return graph
@@ -54,7 +55,7 @@ def with_query_rows(graph: Graph, rows: str) -> Graph:
 
 
 def _places(graph: AttentionGraph | AttentionScores) -> Tensor:
-    """How many valid queries of the same text come before each query, ``(b or 1, n)``."""
+    """Number of valid queries of the same text before each query, ``(b or 1, n)``."""
     n, device = graph.shape[2], graph.query.device
     mask = graph.query_mask
     valid = torch.ones(1, n, dtype=torch.bool, device=device) if mask is None else mask
@@ -86,6 +87,6 @@ def _draw(heads: int, features: int, dtype: torch.dtype, device: torch.device) -
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # a tensor that is made in this mode serves no backward pass
 def _noise(heads: int, features: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """:func:`_draw`, kept on the device for the next call. Not while a transform is at work: what is made
-    there is no tensor of its own."""
+    """:func:`_draw`, cached on the device for the next call, except inside a transform of PyTorch, where
+    new tensors are only valid within the transform."""
     return _draw(heads, features, dtype, device)

@@ -12,7 +12,7 @@ from attngraph.rotation import rotated_metric
 
 @register("rotated")
 class RotatedQueries(PScheme):
-    r"""pGNN with the query features turned at random inside the distances.
+    r"""pGNN with randomly rotated query features inside the distances.
 
     .. math::
         R_{ij}^2 = \frac{|\hat V_i|^2}{d_i} + \frac{|\hat V_j|^2}{e_j}
@@ -26,20 +26,20 @@ class RotatedQueries(PScheme):
     it equals at p = 2. The difference between pGNN and this control is what the scalar product between a
     query and its values contributes to :math:`R`, its mean over all pairs included.
 
-    Dealing the features out anew among the queries would do that too, but a query would then see features of
-    later tokens, or of other texts of the batch, and cached decoding would deal differently. A rotation acts
-    on each query alone, so causality, padding and caches are those of pGNN.
+    Permuting the features among the queries would have the same effect, but a query would then see features
+    of later tokens, or of other texts of the batch, and cached decoding would permute them differently. A
+    rotation acts on each query separately, so causality, padding and caches are those of pGNN.
 
-    This is no placebo: lengths and degrees stay in :math:`R`, and in cross-attention they are nearly all of
-    it. There few queries share their weight among many values, so :math:`e_j \ll 1`,
+    This control is not a placebo: norms and degrees remain in :math:`R`, and in cross-attention they are
+    nearly all of it. There a few queries divide their weight among many values, so :math:`e_j \ll 1`,
     :math:`|\hat V_j|^2/e_j` outweighs the product, and pGNN and this control give nearly the same weights
-    (:mod:`attngraph.analysis.closed_form`). That they score alike is then to be expected, and says nothing of
-    what lengths and degrees do.
+    (:mod:`attngraph.analysis.closed_form`). Similar scores are then expected, and do not say whether norms
+    and degrees matter.
 
     With the metric :math:`G = W_o W_o^\top = L L^\top` (Cholesky) and features :math:`q, v` before
     :math:`W_o`, :math:`E = L^{-1} W_o` and the product is :math:`q\, (L Q L^\top)\, v^\top`: nothing is
     inverted, and no array is wider than in pGNN. :math:`Q` is the same in all heads and layers (their
-    :math:`L` differ). It follows from ``seed`` and :math:`d_h` alone, so it is neither trained nor saved.
+    :math:`L` differ). It follows from ``seed`` and :math:`d_h` alone, and is neither trained nor saved.
 
     Args:
         p: exponent. The starting value in (1, 3) if it is learned, else any value in [1, 8]. Default: 1.5.

@@ -11,29 +11,29 @@ from torch import Tensor, nn
 from attngraph.errors import UserError
 
 SPEED = 10
-"""How many times faster than the entries of a matrix a single number is learned."""
+"""Factor by which a scalar is learned faster than the entries of a matrix."""
 
 
 class Scalar(nn.Module):
     """A learned number. Calling it gives its value, a tensor without dimensions.
 
-    Adam moves every parameter by about the learning rate per step. That suits matrices, but a share has the
-    whole way from 0 to 1 to go. So the parameter, ``stored``, is the value divided by :data:`SPEED`, and its
-    gradient is that of the value: under any first-order optimiser the value moves as if it had :data:`SPEED`
-    times the learning rate, without a parameter group of its own, and gradient clipping sees the norm that it
-    would see then. (The derivative by ``stored`` itself would be :data:`SPEED` times as large and would
-    dominate that norm.)
+    Adam moves every parameter by about the learning rate per step. That suits matrices, but an interpolation
+    weight has to travel from 0 to 1. So the parameter, ``stored``, is the value divided by :data:`SPEED`, and
+    its gradient is that of the value: under any first-order optimiser the value moves as if it had
+    :data:`SPEED` times the learning rate, without a separate parameter group, and gradient clipping sees the
+    norm that it would see in that case. (The derivative with respect to ``stored`` would be :data:`SPEED`
+    times as large and would dominate that norm.)
 
     ``stored`` has the shape ``(1,)``: FSDP takes no parameter without dimensions, and the usual rule decays
-    only parameters of two dimensions or more. ``.half()`` and its like leave it in single precision, since
-    half precision would swallow its steps.
+    only parameters of two dimensions or more. ``.half()`` and similar calls keep it in single precision,
+    since its steps would vanish in half precision.
 
     Args:
-        value: where it starts.
+        value: initial value.
 
     Raises:
-        UserError: it is called with gradients where FSDP has it sharded. (Without gradients, all processes
-            call it together and get the whole number.)
+        UserError: it is called with gradients while FSDP has sharded it. (Without gradients, all processes
+            call it together and get the full value.)
     """
 
     def __init__(self, value: float):
@@ -64,7 +64,7 @@ class Scalar(nn.Module):
         self.stored.fill_(value / SPEED)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Scalar:
-        """What ``to``, ``half`` and ``cuda`` call for every parameter."""
+        """Called by ``to``, ``half`` and ``cuda`` for every parameter."""
 
         def precise(x: Tensor) -> Tensor:
             got = fn(x)

@@ -1,4 +1,4 @@
-"""What every message-passing scheme is."""
+"""Base class of message-passing schemes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,8 @@ class Scheme(nn.Module):
     Attributes:
         fused: whether :meth:`aggregate_and_context` has its own way on the dense backend, which is faster
             than :meth:`forward` on a graph whose weights are known.
-        is_attention: whether what it aggregates is the attention output itself, and 0 for padded queries.
+        is_attention: whether its aggregated features are the attention output itself, and 0 for padded
+            queries.
     """
 
     name: str
@@ -150,8 +151,8 @@ class Scheme(nn.Module):
             return edges.to_dense(self.edge_weights(edges))
 
     def __repr__(self) -> str:
-        """The scheme with the arguments it was made with, as far as they are attributes. Learned ones may
-        be others by now."""
+        """The scheme with its initial arguments, if they are attributes. Learned ones may have changed
+        since."""
         held = vars(self)
         given = {x: held.get(x, held.get(f"fixed_{x}")) for x in inspect.signature(type(self)).parameters}
         parts = [f"{name}={value!r}" for name, value in given.items() if value is not None]
@@ -192,22 +193,22 @@ class Scheme(nn.Module):
         return learned_values(self)
 
     def combine(self, hidden: Tensor, update: Tensor) -> Tensor:
-        r"""How the bottleneck's output joins the aggregated features (both after :math:`W_o`):
-        :math:`H + \sigma(H W_{down}) W_{up}` unless a scheme says otherwise."""
+        r"""Combine the bottleneck's output with the aggregated features (both after :math:`W_o`):
+        :math:`H + \sigma(H W_{down}) W_{up}` unless a scheme overrides this method."""
         return hidden + update
 
 
 def check_range(name: str, value: float, low: float, high: float, open_low: bool = False) -> float:
-    """``value`` as a float if it lies in ``[low, high]`` (``(low, high]`` with ``open_low``).
+    """``value`` as a float if it is in ``[low, high]`` (``(low, high]`` with ``open_low``).
 
     Raises:
-        ValueError: it does not.
+        ValueError: it is not.
     """
     if not isinstance(value, Real) or isinstance(value, bool):
         raise ValueError(f"{name} must be a number, got {value!r}")
     value = float(value)
     if not (low < value if open_low else low <= value) or not value <= high:
-        raise ValueError(f"{name} must lie in {'(' if open_low else '['}{low:g}, {high:g}], got {value:g}")
+        raise ValueError(f"{name} must be in {'(' if open_low else '['}{low:g}, {high:g}], got {value:g}")
     return value
 
 

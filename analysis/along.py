@@ -149,7 +149,7 @@ def _form(
         return (factor if gone is None else factor.masked_fill_(gone, -torch.inf)).softmax(-1)
 
     def distance(other: Tensor) -> Tensor:
-        """0 at queries without edges, whose shares are no numbers."""
+        """0 at queries without edges, whose shares are NaN."""
         apart = other.sub_(own).abs_().sum(-1)
         return torch.where(edges[..., 0] > 0, apart, 0).sum(-1, dtype=torch.float64)
 

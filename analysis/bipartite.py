@@ -45,10 +45,11 @@ class Bipartite:
 
         Features of an attention graph are mapped by a factor :math:`L` of its metric :math:`G = L L^\top`, so
         that products and distances are those after :math:`W_o`. In a plain ``Data`` an edge goes from source
-        (value) to target (query), as messages do, and every node stands on both sides; so an undirected graph
+        (value) to target (query), as messages do, and every node is on both sides, so an undirected graph
         has a symmetric weight. ``HeteroData`` must hold queries and values
-        (:func:`attngraph.convert.to_hetero`), or one edge type. Weights come from ``edge_weight``, 1 without;
-        parallel edges add up. The array of weights is dense: for graphs of up to some ten thousand nodes.
+        (:func:`attngraph.convert.to_hetero`), or one edge type. Weights come from ``edge_weight`` (default
+        1); parallel edges add up. The array of weights is dense, for graphs of up to about ten thousand
+        nodes.
 
         Raises:
             ValueError: a step of cached decoding, a graph without edges to read, several edge types, weights
@@ -72,12 +73,12 @@ class Bipartite:
 
     @cached_property
     def seen(self) -> Tensor:
-        """How many values each query may see, ``(b, n)``."""
+        """Number of values that each query may see, ``(b, n)``."""
         return self.visible.sum(2)
 
     @cached_property
     def seen_by(self) -> Tensor:
-        """How many queries may see each value, ``(b, m)``."""
+        """Number of queries that may see each value, ``(b, m)``."""
         return self.visible.sum(1)
 
     @property
@@ -202,12 +203,12 @@ class Stream(Bipartite):
 
     @property
     def seen(self) -> Tensor:
-        """How many values each query may see, ``(b, n)``."""
+        """Number of values that each query may see, ``(b, n)``."""
         return self._counts[0]
 
     @property
     def seen_by(self) -> Tensor:
-        """How many queries may see each value, ``(b, m)``."""
+        """Number of queries that may see each value, ``(b, m)``."""
         return self._counts[1]
 
     @cached_property

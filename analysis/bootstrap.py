@@ -10,22 +10,22 @@ from attngraph.extras import optional
 
 
 class Means:
-    r"""Means of an array of statistics over examples, NaN left out, and over resampled examples.
+    r"""Means of an array of statistics over examples, ignoring NaN, and over resampled examples.
 
     The resampling is the Poisson bootstrap (Hanley & MacGibbon 2006): in each replicate an example has a
-    weight drawn from Poisson(1), by the seed and the example's number. So only sums are kept, all statistics
-    see the same replicates, and neither the size of batches nor the order of layers matters.
+    weight sampled from Poisson(1), determined by the seed and the example's number. So only sums are kept,
+    all statistics see the same replicates, and neither the size of batches nor the order of layers matters.
 
-    Percentiles of resampled means are too narrow for few examples, since they take the sample's spread for
-    the true one. So they are moved away from the mean by the factor :math:`t_{n-1} / z`, Student's quantile
-    of the level over the normal one. Hesterberg 2015. (His factor :math:`\sqrt{n/(n-1)}` besides is in the
-    Poisson numbers already: their sum varies, which makes the variance of a resampled mean larger by
-    :math:`1 + 1/n`.)
+    Percentile intervals of resampled means are too narrow for few examples, since they use the sample's
+    spread as the true one. So their ends are moved away from the mean by the factor :math:`t_{n-1} / z`, the
+    ratio of Student's and the normal quantile of the level (Hesterberg 2015). (His other factor,
+    :math:`\sqrt{n/(n-1)}`, is already part of the Poisson bootstrap: the sum of the weights varies, which
+    increases the variance of a resampled mean by the factor :math:`1 + 1/n`.)
 
     Args:
-        shape: of the statistics of one example.
-        replicates: how many resamplings, at least 2.
-        seed: of the resamplings.
+        shape: shape of the statistics of one example.
+        replicates: number of resamplings, at least 2.
+        seed: seed of the resamplings.
     """
 
     def __init__(self, shape: tuple[int, ...], replicates: int = 200, seed: int = 0):

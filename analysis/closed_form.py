@@ -1,4 +1,4 @@
-r"""pGNN without the query: what its weights become where values have small degrees.
+r"""pGNN without the query: the limit of its weights for values of small degree.
 
 A value enters the message of pGNN (:class:`attngraph.adapters.pgnn.PGNN`) with the weight
 
@@ -7,14 +7,14 @@ A value enters the message of pGNN (:class:`attngraph.adapters.pgnn.PGNN`) with 
     R_{ij}^2 = \frac{|\hat V_i|^2}{d_i} + \frac{|\hat V_j|^2}{e_{ij}}
                - \frac{2\, \hat V_i \cdot \hat V_j}{\sqrt{d_i e_{ij}}} .
 
-Where few queries share their weight among many values, as in cross-attention to a picture,
+Where few queries divide their weight among many values, as in cross-attention to an image,
 :math:`e_{ij} \ll 1`. Then :math:`R_{ij}^2 \to |\hat V_j|^2/e_{ij}`, and up to one factor for each query
 
 .. math:: w_{ij} \to M_{ij}^{p/2}\, e_{ij}^{(1-p)/2}\, |\hat V_j|^{p-2},
 
-in which the query's features no longer stand: the power of M, the value's degree and its length are all. It
-fails where :math:`|\hat V_i|^2/d_i` is not small beside :math:`|\hat V_j|^2/e_{ij}`: in self-attention, where
-:math:`e_{ij}` is about 1, and at sinks, values of large degree and little length.
+which depends on a power of M, the value's degree and the value's norm, but not on the query's features. The
+limit fails where :math:`|\hat V_i|^2/d_i` is not small compared with :math:`|\hat V_j|^2/e_{ij}`: in
+self-attention, where :math:`e_{ij}` is about 1, and at sinks, values of large degree and small norm.
 
 **Error.** Let :math:`s_{ij} = \sqrt{e_{ij}/d_i}\, |\hat V_i|/|\hat V_j|`, and :math:`c_{ij}` the cosine of
 query and value. Then
@@ -82,11 +82,11 @@ class ClosedForm:
 
 
 def closed_form(graph: AttentionGraph, p: float = 1.5, degree: str = "sum") -> ClosedForm:
-    """pGNN's message weights beside their closed form.
+    """pGNN's message weights and their closed form.
 
     Args:
-        graph: an attention graph with all its weights; degrees are as the scheme sees them, in causal graphs
-            those so far.
+        graph: an attention graph with all its weights; degrees are those that the scheme uses, in causal
+            graphs those so far.
         p: exponent, at least 1.
         degree: of the values, ``"sum"`` or ``"mean"``, see :meth:`attngraph.AttentionGraph.value_degree`.
 

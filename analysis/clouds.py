@@ -39,8 +39,8 @@ def cka(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
 
 def neighbour_cka(query: Tensor, received: Tensor, sums: EdgeSums, backs: Sequence[Tensor] = ()) -> Tensor:
     r""":func:`cka` of each query :math:`q_i` and what it receives, :math:`\sum_j A_{ij} v_j / d_i`, in a
-    graph and in permuted graphs, ``(b, h, graphs)``. So the clouds are paired by attention, whatever their
-    sizes. Undefined for uniform attention without a mask, where all receive the same.
+    graph and in permuted graphs, ``(b, h, graphs)``. Attention pairs the two clouds, so their sizes may
+    differ. Undefined for uniform attention without a mask, where all queries receive the same.
 
     Args:
         query: ``(b, h, n, d)``.
@@ -166,8 +166,8 @@ def _probe(train: tuple[Tensor, ...], test: tuple[Tensor, ...], ridge: float) ->
 
 
 def _centred(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The valid rows less their mean, others 0; their squared lengths; and the sum of those of the rows as
-    they were."""
+    """The valid rows minus their mean, others 0; their squared norms; and the sum of the squared norms before
+    centring."""
     mask = valid[..., None].to(x.dtype)
     x = x * mask
     total = torch.linalg.vecdot(x, x).sum(-1, dtype=torch.float64)
@@ -179,7 +179,7 @@ def _centred(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _moments(x: Tensor, y: Tensor, valid: Tensor) -> Tensor:
     r"""Of the centred x and y, with the squared lengths k and g of their rows: :math:`\lVert X^\top X
     \rVert^2`, :math:`\lVert Y^\top Y \rVert^2` and :math:`\lVert X^\top Y \rVert^2`; the sums of k k, g g,
-    k g, k and g; and that of y's squared lengths as they were. In C: ``edges.c``."""
+    k g, k and g; and the sum of y's squared norms before centring. In C: ``edges.c``."""
     (x, k, _), (y, g, total) = _centred(x, valid), _centred(y, valid)
     squares = [(a.mT @ b).double().square().sum((-1, -2)) for a, b in ((x, x), (y, y), (x, y))]
     sums = [a.sum(-1) for a in (k * k, g * g, k * g, k, g)]

@@ -1,10 +1,10 @@
-r"""Does distance tell a query's relevant values from its distractors? The condition under which p-Laplacian
-message passing can move weight to the right values.
+r"""Contrast of distances between a query's relevant values and its distractors: the condition under which
+p-Laplacian message passing can move weight to the relevant values.
 
 p-Laplacian message passing (Fu et al. 2022) gives an edge the weight :math:`M_{ij}^{p/2} R_{ij}^{p-2}` with
 :math:`R_{ij} = \lVert \hat V_i/\sqrt{d_i} - \hat V_j/\sqrt{e_{ij}} \rVert` in the metric of :math:`W_o`. So p
-below 2 moves weight to a query's near values, p above 2 to its far ones, and it helps only where near and far
-have to do with relevant and not.
+below 2 moves weight to a query's near values, p above 2 to its far ones, and it can help only if distance is
+related to relevance.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Region:
     """Which values are relevant for each query, and which of the others are distractors.
 
     Args:
-        relevant: bool ``(b, n, m)``. A query without relevant values has no known region and counts nowhere.
-        candidates: bool ``(b, m)``, values that are relevant or distractors, the patches of a picture, say;
-            others ([CLS], text) are neither. Default: all that some query sees.
-        grids: rows and columns of each example's candidates, which stand row by row. Default: one row.
+        relevant: bool ``(b, n, m)``. A query without relevant values has no known region and is not counted.
+        candidates: bool ``(b, m)``, values that are relevant or distractors, for instance the patches of an
+            image; others ([CLS], text) are neither. Default: all values that some query sees.
+        grids: rows and columns of each example's candidates, in row-major order. Default: one row.
 
     Raises:
         ValueError: masks that are not bool or do not fit one another.
@@ -98,16 +98,16 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    r"""What distances say of a region. All ``(b, h)``: means over the queries whose region is known and that
-    have weight on relevant values and on distractors (for the mass: on either); NaN where there are none.
+    r"""Statistics of distances and a region. All ``(b, h)``: means over the queries whose region is known and
+    that have weight on relevant values and on distractors (for the mass: on either); NaN if there are none.
 
     Args:
         contrast: the difference of the mean squared distances of distractors and of relevant values over
             their sum, in [-1, 1].
         raw: the difference itself, in the squared unit of the features.
-        auc: the chance that a distractor is farther than a relevant value, both drawn by :math:`M_{ij}`, in
-            [0, 1]; ties count one half.
-        distractor_mass: :math:`\delta_i`, the share of a query's weight on distractors, in [0, 1].
+        auc: the probability that a distractor is farther than a relevant value, both sampled with weights
+            :math:`M_{ij}`, in [0, 1]; ties count one half.
+        distractor_mass: :math:`\delta_i`, the fraction of a query's weight on distractors, in [0, 1].
     """
 
     contrast: Tensor
@@ -202,7 +202,7 @@ class Distances:
 
 
 def queries_per_value(graph: Bipartite) -> Tensor:
-    """The number of queries over that of values, :math:`N_1/N_2`, padding left out, ``(b, h)``."""
+    """Ratio of the numbers of queries and values, :math:`N_1/N_2`, without padding, ``(b, h)``."""
     ratio = divide(graph.rows.sum(1).double(), graph.columns.sum(1).double())
     return ratio[:, None].expand(-1, graph.heads)
 

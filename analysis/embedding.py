@@ -23,10 +23,10 @@ class Map:
 
     Attributes:
         coordinates: ``(points, 2)``.
-        place: from new points ``(n, features)`` to where they belong on this map, ``(n, 2)``; the map stays
-            as it is.
+        place: function from new points ``(n, features)`` to their coordinates on this map, ``(n, 2)``,
+            without changing it.
         method: one of ``METHODS``.
-        perplexity, seed: what the map was made with; None for PCA, which has neither.
+        perplexity, seed: settings of the map; None for PCA.
     """
 
     coordinates: np.ndarray
@@ -68,8 +68,8 @@ def maps(
     Args:
         points: ``(n, features)``; distances are Euclidean.
         method: ``"tsne"``; ``"umap"`` (McInnes et al. 2018), whose number of neighbours is then the
-            perplexity; or ``"pca"``, the two directions of most variance: one map, whatever perplexities and
-            seeds.
+            perplexity; or ``"pca"``, the two directions of largest variance: one map, without perplexities
+            and seeds.
         perplexities: one map or more for each.
         seeds: one map for each. From ``init="pca"`` t-SNE maps of different seeds are nearly the same.
         init: ``"pca"``, which keeps some of the large-scale arrangement, or ``"random"``.
@@ -213,7 +213,7 @@ def purity(points: np.ndarray, labels: Sequence | np.ndarray, neighbours: int = 
     codes = _codes(labels, len(points))
     if not 1 <= neighbours < len(points):
         raise ValueError(
-            f"neighbours must lie in 1..{len(points) - 1} for {len(points)} points, got {neighbours}"
+            f"neighbours must be in 1..{len(points) - 1} for {len(points)} points, got {neighbours}"
         )
     search = optional("sklearn.neighbors").NearestNeighbors(n_neighbors=neighbours)
     nearest = search.fit(points).kneighbors(return_distance=False)
@@ -235,7 +235,7 @@ def _codes(labels: Sequence | np.ndarray, points: int) -> np.ndarray:
     if len(codes) != points:
         raise ValueError(f"labels must be one per point, got {len(codes)} for {points} points")
     if (codes < 0).all():
-        raise ValueError("labels are all missing: leave them out")
+        raise ValueError("labels are all missing: remove them")
     return codes
 
 
@@ -251,16 +251,16 @@ def quality(
 
     Trustworthiness (Venna & Kaski 2001) is 1 if every point's neighbours on the map are its neighbours among
     the points, and about 0.5 on a random map. It takes time and memory quadratic in the number of points, so
-    that of more than ``most`` points a random sample is measured, for all rows of the table alike.
+    that of more than ``most`` points a random sample is measured, the same for all rows of the table.
 
     Args:
         points: ``(n, features)``, at least 3.
         coordinates: ``(n, 2)``, their map.
-        labels: ``{name: (n,)}``, see :func:`purity`. Of labels that are all missing, or all the same, nothing
-            is said.
-        neighbours: how many; fewer where there are not twice as many points.
-        most: how many points are measured.
-        seed: of the sample.
+        labels: ``{name: (n,)}``, see :func:`purity`. Labels that are all missing, or all the same, are
+            skipped.
+        neighbours: number of neighbours; fewer if there are not twice as many points.
+        most: largest number of points that are measured.
+        seed: seed of the sample.
 
     Returns:
         a row for the map's ``trustworthiness``, and for each of the labels the ``purity`` among the points

@@ -25,14 +25,14 @@ class Energies(NamedTuple):
             [-1, 1].
         generalised_edge: generalised edge homophily: the same minus what the degrees alone give,
             :math:`\sum_{ij} d_i e_j \cos(q_i, v_j) / (\sum A)^2`. It is positive where attention prefers the
-            values that point the query's way; without a mask it is 0 for uniform attention. Jin et al. 2022.
+            values in the query's direction; without a mask it is 0 for uniform attention. Jin et al. 2022.
         dirichlet: Dirichlet energy :math:`\sum_{ij} A_{ij} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j}
             \rVert^2`, at least 0. It is :math:`\operatorname{tr} X^\top (I - S) X` for :math:`X = [Q; V]` and
             :math:`S = D^{-1/2} \tilde A D^{-1/2}`, and does not change when A is scaled.
         dirichlet_normalised: the same over :math:`\sum_i \lVert x_i \rVert^2`, the sum over the nodes of both
-            sides that have edges: free of the scales of features and weights. It lies in [0, 2]: 0 at
-            :math:`X = (\sqrt d, \sqrt e)`, 2 at :math:`X = (\sqrt d, -\sqrt e)`, 1 for features that have
-            nothing to do with the edges.
+            sides that have edges: invariant to the scales of features and weights. It is in [0, 2]: 0 at
+            :math:`X = (\sqrt d, \sqrt e)`, 2 at :math:`X = (\sqrt d, -\sqrt e)`, 1 for features that are
+            unrelated to the edges.
         p_dirichlet: p-Dirichlet energy :math:`\sum_{ij} A_{ij}^{p/2} \lVert q_i/\sqrt{d_i} - v_j/\sqrt{e_j}
             \rVert^p`, at least 0: half the sum over both directions of :math:`\tilde A`. With p = 2 it is the
             Dirichlet energy. Fu et al. 2022.
@@ -89,14 +89,14 @@ def energies_of_graphs(graph: Bipartite, p: float, along: Along) -> list[Energie
 
 def decompose(graph: Bipartite) -> tuple[Tensor, Tensor]:
     r"""Frequencies and the share of the features' energy at each, both ``(b, h, 2r + 1)`` with r = min(n, m):
-    first :math:`1 - \sigma_k`, then :math:`1 + \sigma_k`, then the rest at frequency 1. Shares sum to 1, and
+    first :math:`1 - \sigma_k`, then :math:`1 + \sigma_k`, then the rest, at frequency 1. Shares sum to 1, and
     :math:`\sum \lambda \cdot \text{share}` is the normalised Dirichlet energy.
 
     The normalised graph :math:`S = D^{-1/2} \tilde A D^{-1/2}` of a bipartite graph has eigenvalues
     :math:`\pm\sigma_k` with eigenvectors :math:`(u_k, \pm w_k)/\sqrt 2`, where :math:`\sigma_k, u_k, w_k`
     come from the singular value decomposition of the :math:`n \times m` block, and 0. So no
     :math:`(n+m)^2` matrix is needed. Frequencies are eigenvalues of :math:`I - S`, :math:`1 \mp \sigma_k` in
-    [0, 2]: low where neighbours are alike, 2 where they are opposite."""
+    [0, 2]: low where neighbours are similar, 2 where they are opposite."""
     u, sigma, wt = torch.linalg.svd(graph.symmetric().double(), full_matrices=False)
     query, value = graph.features
     query = query.double() * joined(graph.query_degree)[..., None]
@@ -122,8 +122,8 @@ def spectral_energy(graph: Bipartite, bins: int = 21) -> Tensor:
 
 
 def spectral_density(graph: Bipartite, bins: int = 21) -> Tensor:
-    """Share of the eigenvalues in the same bins, ``(b, h, bins)``: where the energy of features drawn at
-    random would lie. Nodes without edges count as eigenvalues of 1. Bins as in :func:`spectral_energy`."""
+    """Share of the eigenvalues in the same bins, ``(b, h, bins)``: the expected energy of random features.
+    Nodes without edges count as eigenvalues of 1. Bins as in :func:`spectral_energy`."""
     sigma = torch.linalg.svdvals(graph.symmetric().double()).clamp(max=1)
     nodes = (graph.rows.sum(1) + graph.columns.sum(1))[:, None, None].double()
     nonzero = (sigma > 1e-9).double()

@@ -98,14 +98,14 @@ def by_class(x: Tensor, labels: Tensor, classes: int) -> Tensor:
 
 
 def numbers(labels: Tensor, classes: int) -> Tensor:
-    """How many nodes each class has, ``(b, h|1, classes)``; arguments as for :func:`by_class`."""
+    """Number of nodes of each class, ``(b, h|1, classes)``; arguments as for :func:`by_class`."""
     ones = torch.ones((), dtype=torch.float64, device=labels.device).expand(labels.shape)
     return by_class(ones[:, :, None], labels, classes)[:, :, 0]
 
 
 def of_class(x: Tensor, labels: Tensor) -> Tensor:
-    """What numbers of classes ``(b, h, classes)``, or ``(b, h, c, classes)``, are for the class of each node,
-    ``(b, h, nodes)`` or ``(b, h, c, nodes)``; 0 for a node without a class."""
+    """Entries of ``(b, h, classes)``, or ``(b, h, c, classes)``, for the class of each node, ``(b, h,
+    nodes)`` or ``(b, h, c, nodes)``; 0 for a node without a class."""
     labels = labels if x.dim() == 3 else labels[:, :, None]
     places = labels.clamp(min=0).expand(*x.shape[:-1], -1)
     return x.gather(-1, places).masked_fill(labels < 0, 0)
@@ -123,7 +123,7 @@ def node_query(mixing: Mixing, isolated: bool = False) -> Tensor:
     :math:`\operatorname{mean}_i \sum_j A_{ij} 1[y_i = z_j] / d_i`. Pei et al. 2020.
 
     Args:
-        isolated: count labelled queries without edges as 0, as PyG does, instead of leaving them out.
+        isolated: count labelled queries without edges as 0, as PyG does, instead of excluding them.
     """
     _shared(mixing)
     return _node(mixing.at_queries, mixing.labels.query, isolated)
@@ -178,16 +178,16 @@ def adjusted_of_edges(
     Args:
         edge_index: ``(2, e)``, source (value) and target (query) of each edge; an undirected graph has both
             directions.
-        y: the class of each node, whole numbers ``(nodes,)``; of two kinds of nodes a pair, those of the
-            sources ``(m,)`` and those of the targets ``(n,)``, in the order of PyG's ``x``. Equal numbers are
-            the same class. Edges of a node of class -1 do not count.
+        y: the class of each node, integers ``(nodes,)``; for two kinds of nodes a pair, the classes of the
+            sources ``(m,)`` and of the targets ``(n,)``, in the order of PyG's ``x``. Equal numbers are the
+            same class. Edges of a node of class -1 do not count.
         edge_weight: ``(e,)``, at least 0. Default: 1 each.
 
     Returns:
         The number; NaN without edges, or where all edges join nodes of one class.
 
     Raises:
-        ValueError: classes that are no vectors of whole numbers or fewer than the nodes that edges name, or
+        ValueError: classes that are not vectors of integers or fewer than the nodes that edges name, or
             weights that are negative, not finite or not one per edge.
     """
     return adjusted(_between_classes(edge_index, y, edge_weight)).item()

@@ -1,4 +1,4 @@
-"""Classes of nodes, by which label statistics call two nodes alike."""
+"""Classes of nodes, by which label statistics compare them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Labels:
     """A class for each node of each side.
 
     Args:
-        query: int ``(b, n)``, or ``(b, h, n)`` where heads have classes of their own; -1 for a node without a
+        query: int ``(b, n)``, or ``(b, h, n)`` if classes differ between heads; -1 for a node without a
             class, whose edges count in no statistic of these labels.
         value: int, the same for the values.
-        shared: equal numbers on the two sides mean the same class. With False the sides have alphabets of
-            their own, and only label informativeness, aggregation and neighbourhood similarity are defined.
+        shared: equal numbers on the two sides mean the same class. With False the sides have separate
+            alphabets, and only label informativeness, aggregation and neighbourhood similarity are defined.
 
     Raises:
-        ValueError: labels that are not whole numbers, or of the wrong number of axes.
+        ValueError: labels that are not integers, or of the wrong number of axes.
     """
 
     query: Tensor
@@ -58,7 +58,7 @@ class Labels:
 
     def on(self, graph: Bipartite) -> Labels:
         """The labels of a graph: without classes at nodes that no visible edge touches, and with classes
-        numbered anew in each example (and head), from 0 up, so that one-hot codes are narrow.
+        renumbered in each example (and head), from 0 up, so that one-hot codes are narrow.
 
         Raises:
             ValueError: another number of nodes than the graph's.
@@ -220,7 +220,7 @@ class SharedClusters:
         Raises:
             ValueError: fewer nodes than clusters.
         """
-        # taken out at once: after an error it is gathered anew
+        # removed at once: after an error it is gathered again
         del self._seen[name]
         points = torch.cat([x for _, x in self._gathered.pop(name)]).transpose(0, 1)
         if points.shape[1] < self.clusters:

@@ -1,14 +1,14 @@
-r"""Null models: graphs of the same size, degrees and mask whose edges do not depend on what the nodes are.
+r"""Null models: graphs of the same size, degrees and mask whose edges are independent of classes and
+features.
 
 - :func:`uniform`: every query spreads its weight evenly over the values that it sees,
   :math:`U_{ij} = d_i / |\{j : ij \text{ visible}\}|`. The mask and the query degrees stay.
-- :func:`permuted`: the weights stay in their places, and what the nodes are is permuted: the values' classes
-  (or features) among the values; and where both sides are the same nodes (self-attention, plain graphs) the
-  nodes', on both sides alike. All degrees of both sides, every single weight and the mask stay, and so do the
-  numbers of nodes in each class; only the link between the nodes and their edges goes. Under a causal mask
-  no weight moves to a place that the mask hides, since none moves. (Permuting only one side of self-attention
-  would be wrong: without its diagonal no token meets itself, so tokens of its class are a little rarer among
-  those that it meets than among all.)
+- :func:`permuted`: the weights do not move, and classes (or features) are permuted: those of the values among
+  the values; if both sides are the same nodes (self-attention, plain graphs), those of the nodes, identically
+  on both sides. All degrees of both sides, every single weight, the mask and the size of each class are kept;
+  only the link between nodes and edges is broken. Since no weight moves, none moves to an edge that a causal
+  mask hides. (Permuting only one side of self-attention would be wrong: without its diagonal no token meets
+  itself, so tokens of its class are slightly rarer among those that it meets than among all.)
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from attngraph.analysis.bipartite import Bipartite, Stream
 
 
 class Draws:
-    """Random numbers for nodes. Every example has a stream of its own, from the seed, a name and the
-    example's number, and its numbers go to the nodes that count, one after another: so neither the size of
-    batches nor padding changes them. They are drawn on the CPU and so are the same on every device.
+    """Random numbers for nodes. Every example has a separate stream, determined by the seed, a name and the
+    example's number, and its numbers are assigned to the nodes that count, one after another, so neither the
+    size of batches nor padding changes them. They are sampled on the CPU, hence identical on every
+    device.
 
     Args:
-        seed: of the numbers.
-        name: tells streams of one seed apart, such as a layer's name.
+        seed: seed of the numbers.
+        name: name of the stream, such as that of a layer.
         first: number of the batch's first example.
     """
 

@@ -1,4 +1,4 @@
-"""Values on image nodes as maps on the picture, and the share of a map inside a region."""
+"""Values on image nodes as maps over the image, and the fraction of a map inside a region."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def patch_grid(nodes: int, grid: Grid | None = None) -> tuple[int, int, int]:
             SmolVLM), without other nodes then. Default: a square with at most one node before it.
 
     Raises:
-        ValueError: the grid does not fit the nodes, or no grid was given and the nodes are no square.
+        ValueError: the grid does not fit the nodes, or no grid was given and the nodes do not form a square.
     """
     if grid is None:
         side = isqrt(max(nodes, 0))

@@ -55,21 +55,19 @@ class Points:
     r"""Gathers points from graph after graph, at most ``most`` for each layer and head.
 
     The features are queries and values after :math:`W_o`, up to a rotation, so that all distances are kept.
-    Of a whole layer: :math:`\hat V = \sum_h x^h W_o^h`, which needs :math:`W_o` itself (heads that are set
-    beside each other, each in its own metric, have other distances: the products
-    :math:`W_o^h {W_o^{h'}}^\top` are missing). Of one head: :math:`x^h L^h` with
-    :math:`L^h {L^h}^\top = W_o^h {W_o^h}^\top`, as wide as the head. Points of different heads lie in
-    different bases, so they do not share a map.
+    For a whole layer: :math:`\hat V = \sum_h x^h W_o^h`, which needs :math:`W_o` itself (concatenated heads,
+    each in its own metric, have other distances: the products :math:`W_o^h {W_o^{h'}}^\top` are missing). For
+    one head: :math:`x^h L^h` with :math:`L^h {L^h}^\top = W_o^h {W_o^h}^\top`, as wide as the head. Points of
+    different heads are in different bases, and do not share a map.
 
-    Padding is left out, special tokens are kept. Where there are too many points, every example's queries and
-    its values are thinned out to one and the same number, at random. The choice depends on the seed and on
-    which nodes there are, so it is the same for all heads, however examples are batched, and for the same
-    examples in another model.
+    Padding is excluded, special tokens are kept. If there are too many points, the queries and the values of
+    every example are subsampled at random to the same number. The sample depends on the seed and on the nodes
+    only, and is the same for all heads, for any batches, and for the same examples in another model.
 
     Args:
         most: points kept for each cloud.
-        seed: of the choice.
-        heads: their numbers, where the graphs hold these alone: a cloud for each. Default: a cloud for the
+        seed: seed of the sample.
+        heads: numbers of the heads if the graphs hold only some: a cloud for each. Default: a cloud for the
             whole layer.
         outputs: from :func:`output_matrices`; only for whole layers.
     """
@@ -174,7 +172,7 @@ class Points:
         )
 
     def _projection(self, layer: str, graph: AttentionGraph) -> tuple[Callable[[Tensor], Tensor], bool]:
-        """What maps features ``(points, h, d)`` to ``(clouds, points, width)``, and whether it is W_o."""
+        """Function from features ``(points, h, d)`` to ``(clouds, points, width)``, and whether it is W_o."""
         _, h, _, _, d = graph.shape
         if self.heads is None and h > 1:
             output = self.outputs.get(layer.partition("#")[0])
@@ -192,7 +190,7 @@ class Points:
         return lambda x: x.transpose(0, 1) @ root.to(x), True
 
     def _ranks(self, valid: np.ndarray, role: int, before: int) -> np.ndarray:
-        """The valid nodes of each example in a random order of its own: ``(b, nodes)``, from 0 up."""
+        """Random ranks of the valid nodes of each example: ``(b, nodes)``, from 0 up."""
         order = np.full(valid.shape, np.inf)
         for k, nodes in enumerate(valid):
             order[k, nodes] = np.random.default_rng([self.seed, role, before + k]).random(int(nodes.sum()))
@@ -261,7 +259,7 @@ class _Layer:
     features: list[np.ndarray] = field(default_factory=list)
 
     def each(self, most: int) -> int:
-        """How many of each example's queries, and of its values, make at most ``most`` points in all; at
+        """Number of queries, and of values, of each example that gives at most ``most`` points in total; at
         least one. More examples only lower it."""
         sizes = np.concatenate(self.sizes)
         return max(1, bisect_right(range(1, most + 1), most, key=lambda k: np.minimum(sizes, k).sum()))

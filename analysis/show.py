@@ -37,8 +37,8 @@ def show(
 
     Args:
         graphs: one graph, or ``{layer: graph}`` as :func:`attngraph.capture` returns it.
-        image: the image that the model saw, after the processor's crop: patches are drawn over it in equal
-            parts. Default: image nodes are shown as words.
+        image: the image that the model saw, after the processor's crop; it is divided into equal patches.
+            Default: image nodes are shown as words.
         tokens: the words of the text nodes. A list names each side that has as many text nodes, or as many
             nodes, as it has words. Several lists of one length are those of the batch's examples; several of
             different lengths name the sides of a model with several texts. Default: numbers.
@@ -50,11 +50,11 @@ def show(
         height: of the frame in a notebook, in pixels.
 
     Returns:
-        The page. A notebook shows it when it is the last value of a cell; ``save(path)`` writes it.
+        The page. A notebook displays it; ``save(path)`` writes it to a file.
 
     Raises:
         UserError: no graph, or no such example; an image that cannot be read, or whose grid of patches is
-            unknown; words that name no nodes; a model without graph adapters on these layers; weights that
+            unknown; words that match no nodes; a model without graph adapters on these layers; weights that
             are not finite.
     """
     layers = {"attention": graphs} if isinstance(graphs, AttentionGraph) else dict(graphs)
@@ -81,7 +81,7 @@ def show(
             counts = sorted({sum(not x for x in side[0]) for both in nodes.values() for side in both})
             raise UserError(
                 f"tokens has {len(words)} words, but the graphs have "
-                f"{' or '.join(map(str, counts))} text nodes a side: give one word for each"
+                f"{' or '.join(map(str, counts))} text nodes a side: pass one word for each"
             )
     patches = _grid(nodes, grid) if picture is not None else None
     sides, others = cells_of(nodes, patches or (0, 0))
@@ -157,7 +157,7 @@ def _opened(image: Image.Image | str | Path | None) -> Image.Image | None:
 
 
 def _reweighted(model: nn.Module, graphs: Graphs) -> dict[str, AttentionGraph]:
-    """The graphs with the weights that the adapters use; those of layers without an adapter as they are.
+    """The graphs with the weights that the adapters use; those of layers without an adapter do not change.
 
     Raises:
         UserError: no layer has an adapter.

@@ -1,8 +1,8 @@
-r"""Sums over the edges of graphs: all that label statistics, entropies and what queries receive need of the
+r"""Sums over the edges of graphs: all that label statistics, entropies and aggregated features need of the
 weights.
 
-They are as small as the nodes, and one pass over the weights gives them all, since what the weights are to be
-multiplied by is known beforehand: one-hot codes of the classes, permuted ones, features.
+They have one entry per node, and one pass over the weights gives them all, since the factors of the weights
+are known beforehand: one-hot codes of the classes, permuted ones, features.
 
 Passes over edges are computed in C where :func:`in_c` can, and elsewhere by torch, :func:`in_parts`.
 """
@@ -25,7 +25,7 @@ from attngraph.streaming import sweep
 
 #: The most edges of one part in :func:`in_parts`: some arrays of them fit into a processor's cache.
 EDGES = 2**19
-LINE = 32  # the functions in C write sums by class for whole lines of so many nodes
+LINE = 32  # the functions in C write sums by class for whole lines of this many nodes
 #: What the functions in C read.
 TYPES = (torch.float32, torch.bool, torch.int32)
 
@@ -290,13 +290,13 @@ def in_c(
 
 
 def in_parts(function: Callable[..., Sequence[Tensor]], *arrays: Tensor) -> list[Tensor]:
-    """What a function of arrays with the axes ``(b, h, ...)`` returns, arrays ``(b, h, ...)`` too, computed
-    for so few examples and heads at a time that what it keeps of every edge stays in the processor's cache.
+    """Results of a function of arrays ``(b, h, ...)``, which are arrays ``(b, h, ...)`` too, computed for a
+    few examples and heads at a time, so that its numbers per edge fit into the processor's cache.
 
     Args:
-        function: treats examples and heads one by one.
-        arrays: the first is the largest, ``(b, h, n, m)``, with a number for each edge, say; of the others
-            the first two sizes may be 1.
+        function: function that treats examples and heads independently.
+        arrays: the first is the largest, for instance ``(b, h, n, m)`` with a number for each edge; the first
+            two sizes of the others may be 1.
     """
     b, h, n, m = arrays[0].shape
     heads = max(1, min(h, EDGES // max(1, n * m)))

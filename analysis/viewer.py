@@ -27,9 +27,9 @@ from attngraph.analysis.patches import OTHERS, Grid
 
 EDGES = 500_000  # in a page, unless asked for otherwise: about 3 MB
 
-# the number of an image node (others first, then patches row by row), a word, or None: not drawn
+# the number of an image node (others first, then patches row by row), a word, or None: not shown
 Cell: TypeAlias = int | str | None
-# of a side's nodes: which stand for parts of an image, and the names of the others (None: not drawn)
+# of a side's nodes: which stand for parts of an image, and the names of the others (None: not shown)
 Nodes: TypeAlias = tuple[Sequence[bool], Sequence[str | None]]
 
 
@@ -40,13 +40,13 @@ class ViewerExample:
     Args:
         name: of the example.
         graphs: ``{kind of weights ("M", an adapter's): {layer: graph}}``, graphs of this example alone (b =
-            1). All kinds have the same layers; all are drawn, in this order.
-        sides: ``{layer: (query cells, value cells)}``, what each node is: the number of an image node, a
-            word, or None for a node that is not drawn (padding).
-        image: what the encoder saw; None where there is no image node.
+            1). All kinds have the same layers; all are shown, in this order.
+        sides: ``{layer: (query nodes, value nodes)}``, with an entry for each node: the number of an image
+            node, a word, or None for a node that is not shown (padding).
+        image: the input of the image encoder; None if there is no image node.
         grid: rows and columns of the patches.
-        others: how many image nodes come before the patches ([CLS], registers).
-        start: ``{layer: query node that is picked at first}``. Default: the first that is drawn.
+        others: number of image nodes before the patches ([CLS], registers).
+        start: ``{layer: query node that is selected initially}``. Default: the first that is shown.
     """
 
     name: str
@@ -60,7 +60,7 @@ class ViewerExample:
 
 @dataclass(frozen=True)
 class Page:
-    """An HTML page. A notebook shows it in the output of the cell that returns it.
+    """An HTML page. A notebook displays it.
 
     Args:
         text: the page's HTML.
@@ -91,23 +91,22 @@ def viewer_page(
 ) -> Page:
     """The page that shows these examples.
 
-    Weights are rounded to 1/65535 of their query's largest. Each query keeps its strongest edges, as many for
-    each as ``edges`` allows, and the page says which share of the query's weight they are. Nodes that are not
-    drawn do not count.
+    Weights are rounded to 1/65535 of their query's largest. Each query keeps its strongest edges, the same
+    number for each as far as ``edges`` allows, and the page shows which fraction of the query's weight they
+    are. Nodes that are not shown do not count.
 
     Args:
-        examples: what to show.
-        title: of the page.
-        heads: which heads, beside their mean. Default: all.
-        edges: how many edges to keep in the whole page.
-        first: the layer that is chosen when the page opens. Default: the last.
+        examples: the examples.
+        title: title of the page.
+        heads: which heads, in addition to their mean. Default: all.
+        edges: number of edges to keep in the whole page.
+        first: the layer that is selected when the page opens. Default: the last.
 
     Raises:
-        UserError: weights that are drawn are not finite.
-        ValueError: no example; kinds of weights or layers that differ; heads, a first layer or a query to
-            start with that are not there; sides that lack a layer, do not fit its graphs, draw no query or no
-            value, name an image node that does not exist or name one twice; image nodes without an image and
-            its grid.
+        UserError: weights are not finite.
+        ValueError: no example; kinds of weights or layers that differ; unknown heads, first layer or query to
+            start with; sides that lack a layer, do not fit its graphs, show no query or no value, or name an
+            unknown image node or one twice; image nodes without an image and its grid.
     """
     layers = _layers(examples)
     if first is not None and first not in layers:
@@ -117,7 +116,7 @@ def viewer_page(
     rows = sum(
         len(kinds) * (1 + len(layer.heads)) * len(layer.queries) for example in drawn for layer in example
     )
-    sides: dict[tuple[Cell, ...], int] = {}  # lists of cells that are drawn, once each, and their numbers
+    sides: dict[tuple[Cell, ...], int] = {}  # distinct lists of shown nodes, and their numbers
     contents = [
         _example(shown, dict(zip(layers, example)), sides, max(1, edges // rows))
         for shown, example in zip(examples, drawn)
@@ -138,7 +137,7 @@ def viewer_page(
 def cells_of(
     layers: Mapping[str, tuple[Nodes, Nodes]], grid: Grid
 ) -> tuple[dict[str, tuple[list[Cell], list[Cell]]], int]:
-    """The cells of all layers' nodes, and how many image nodes come before the patches.
+    """The entries of all layers' nodes, and the number of image nodes before the patches.
 
     Image nodes that do not fit the grid (an encoder's before patches are merged, a Q-Former's queries) are
     shown as words.
@@ -189,7 +188,7 @@ def _layers(examples: Sequence[ViewerExample]) -> list[str]:
 
 
 class _Drawn(NamedTuple):
-    """What is drawn of one layer: the numbers of heads, query nodes and value nodes."""
+    """Shown part of one layer: the numbers of heads, query nodes and value nodes."""
 
     heads: list[int]
     queries: list[int]
@@ -197,33 +196,33 @@ class _Drawn(NamedTuple):
 
 
 def _drawn(shown: ViewerExample, name: str, heads: Sequence[int] | None) -> _Drawn:
-    """What is drawn of a layer, whose graphs and cells are checked."""
+    """Shown part of a layer, whose graphs and sides are checked."""
     graphs = [kind[name] for kind in shown.graphs.values()]
     _, h, n, m, _ = graphs[0].shape
     for graph in graphs:
         if graph.shape[:4] != (1, h, n, m):
             raise ValueError(
-                f"graphs must be of one example and have one shape, got {graph.shape[:4]} beside "
+                f"graphs must be of one example and have one shape, got {graph.shape[:4]} and "
                 f"{(1, h, n, m)} for {name}"
             )
     chosen = list(range(h)) if heads is None else list(heads)
     if not chosen or not all(0 <= head < h for head in chosen):
-        raise ValueError(f"heads must lie in 0..{h - 1} for {name}, got {chosen}")
+        raise ValueError(f"heads must be in 0..{h - 1} for {name}, got {chosen}")
     if name not in shown.sides:
         raise ValueError(f"sides must hold all layers, got none for {name}")
     sides = shown.sides[name]
     if [len(cells) for cells in sides] != [n, m]:
         raise ValueError(
-            f"sides must hold {n} query cells and {m} value cells for {name}, got "
+            f"sides must hold {n} query nodes and {m} value nodes for {name}, got "
             f"{' and '.join(str(len(cells)) for cells in sides)}"
         )
     for cells in sides:
         _check_image(shown, name, [cell for cell in cells if cell is not None and not isinstance(cell, str)])
     queries, values = ([node for node, cell in enumerate(cells) if cell is not None] for cells in sides)
     if not queries or not values:
-        raise ValueError(f"sides must hold a query and a value that are drawn for {name}")
+        raise ValueError(f"sides must hold a query and a value that are shown for {name}")
     if name in shown.start and shown.start[name] not in queries:
-        raise ValueError(f"start must be a query that is drawn, got {shown.start[name]} for {name}")
+        raise ValueError(f"start must be a query that is shown, got {shown.start[name]} for {name}")
     return _Drawn(chosen, queries, values)
 
 
@@ -245,7 +244,7 @@ def _check_image(shown: ViewerExample, name: str, numbers: list[int]) -> None:
 def _example(
     shown: ViewerExample, drawn: Mapping[str, _Drawn], sides: dict[tuple[Cell, ...], int], kept: int
 ) -> dict:
-    """An example as the page reads it; lists of cells that ``sides`` does not hold yet are added to it."""
+    """An example in the page's format; lists of nodes that ``sides`` does not hold yet are added to it."""
     layers = []
     for name, (heads, queries, values) in drawn.items():
         query, value = (
@@ -261,8 +260,8 @@ def _example(
                 weight = strip[0, heads][:, here][:, :, values]
                 if not weight.isfinite().all():
                     raise UserError(
-                        f"{shown.name}, {name}: the weights {kind} hold NaN or infinity and cannot be drawn: "
-                        "look for inputs or parameters that are not finite"
+                        f"{shown.name}, {name}: the weights {kind} hold NaN or infinity and cannot be shown: "
+                        "check for inputs or parameters that are not finite"
                     )
                 packed.append(_strongest(weight, kept_here))
             weights.append(_pack([torch.cat(parts, 1) for parts in zip(*packed)]))
@@ -293,7 +292,7 @@ def _strongest(weight: torch.Tensor, kept: int) -> tuple[torch.Tensor, ...]:
 
 
 def _pack(strongest: Sequence[torch.Tensor]) -> dict[str, str]:
-    """What :func:`_strongest` returns, in base64: nodes and weights, relative to the strongest, as 16-bit
+    """Result of :func:`_strongest` in base64: nodes and weights, relative to the strongest, as 16-bit
     numbers; the strongest and the sum as 32-bit floats. All little-endian, row by row."""
     node, weight, total = strongest
     most = weight[..., :1]

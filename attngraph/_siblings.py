@@ -79,7 +79,7 @@ def install() -> None:
 
 
 def use_full_name(folder: str) -> None:
-    """What a folder's ``__init__.py`` calls when it is imported by its bare name."""
+    """Called by a folder's ``__init__.py`` when it is imported by its bare name."""
     warnings.warn(f"`import {folder}` is `import attngraph.{folder}` now", DeprecationWarning, stacklevel=3)
     if BareNames not in sys.meta_path:
         sys.meta_path.insert(0, BareNames)

@@ -72,8 +72,8 @@ def check_weight(weight: Tensor, shape: tuple[int, ...]) -> None:
 
 
 def check_no_nan(name: str, tensor: Tensor) -> None:
-    """Numbers of a graph that somebody made by hand or read from a file. (Those of a model are not looked at:
-    what it computes goes on through its adapters.)"""
+    """Check a graph that was made by hand or read from a file for NaN. (Graphs of a running model are not
+    checked, since the model continues with them.)"""
     if tensor.isnan().any():
         raise ValueError(f"{name} must not hold NaN: look for where it comes from, or leave those nodes out")
 
@@ -134,7 +134,7 @@ def check_modality(name: str, modality: str | Tensor | None, b: int, nodes: int)
 
 
 def unchecked(checked: Checked, **changes: Any) -> Checked:
-    """A copy of a frozen dataclass with other fields, which are known to fit and not checked once more."""
+    """A copy of a frozen dataclass with other fields, which are known to fit and are not checked again."""
     copied = object.__new__(type(checked))
     vars(copied).update(vars(checked), **changes)
     return copied

@@ -34,8 +34,8 @@ if TYPE_CHECKING:  # PyG and networkx take seconds to import
 Graph: TypeAlias = Any
 """An :class:`attngraph.AttentionGraph`, whose module imports this one."""
 Side: TypeAlias = dict[str, Any]
-"""What the nodes of one side carry, by name: ``x``, ``valid``, ``modality``, queries also ``span`` and values
-``past_degree``."""
+"""Fields of the nodes of one side, by name: ``x``, ``valid``, ``modality``; also ``span`` for queries and
+``past_degree`` for values."""
 Listed: TypeAlias = tuple[Tensor, Tensor, Tensor]
 """Query, value and weight of each edge, ``(e,)`` each."""
 
@@ -83,8 +83,8 @@ def from_pyg(data: Data | HeteroData) -> dict[str, Any]:
 
 
 def to_networkx(graph: Graph) -> networkx.Graph:
-    """An undirected graph that networkx can write to GraphML, GML and node-link JSON. GEXF has no place for
-    the fields of the graph itself, and :func:`from_networkx` refuses what comes back from there.
+    """An undirected graph that networkx can write to GraphML, GML and node-link JSON. GEXF cannot store the
+    fields of the graph itself, so :func:`from_networkx` raises an error for a graph read from it.
 
     Nodes are ``("query", i)`` and ``("value", j)`` with attributes ``bipartite`` (0 or 1), ``x`` (its
     features, as JSON), ``valid`` and ``modality`` (0 text, 1 image, -1 unknown); in a causal graph queries
@@ -220,7 +220,7 @@ def _sides(graph: Graph) -> tuple[Side, Side]:
 
 
 def _graph_fields(graph: Graph) -> dict[str, str | bool | int | float]:
-    """What has no place on nodes or edges, and goes on the graph itself."""
+    """Fields of the graph itself, not of its nodes or edges."""
     visible, rows = graph.value_mask, []
     if visible is not None and visible.dim() == 3:
         rows = (visible[0].byte() + ord("0")).tolist()
@@ -303,8 +303,8 @@ def _arguments(query: Side, value: Side, edges: Listed, back: Listed | None, fie
     if back_weight is not None and not torch.allclose(weight, back_weight, equal_nan=True):
         raise ValueError(
             "the PyG graph's edges from queries to values are not those from values to queries, and an "
-            "attention graph has one weight for both: leave them out, or let "
-            "torch_geometric.utils.to_undirected make them"
+            "attention graph has one weight for both: remove them, or make them with "
+            "torch_geometric.utils.to_undirected"
         )
     for name, x in (("query", query["x"]), ("value", value["x"]), ("weight", weight)):
         checks.check_no_nan(name, x)
@@ -337,7 +337,7 @@ def _from_hetero(data: HeteroData) -> tuple[Side, Side, Listed, Listed | None]:
             raise ValueError(f"the PyG graph has no {store!r}.{field} (see AttentionGraph.to_hetero)")
     for kind in data.edge_types:
         if kind not in (there, back):
-            raise ValueError(f"the PyG graph has edges {kind!r}, which are none of an attention graph")
+            raise ValueError(f"the PyG graph has edges {kind!r}, which an attention graph does not have")
     j, i = data[there].edge_index
     query, value = (data[name].to_dict() for name in ("query", "value"))
     edges = i, j, data[there].edge_weight
@@ -385,7 +385,7 @@ def _unless_identity(metric: Tensor) -> Tensor | None:
 
 
 def _modality(modality: Tensor | None) -> str | Tensor | None:
-    """What the nodes of one side stand for: a name where all are alike, None if any of them is unknown."""
+    """Modality of the nodes of one side: a name if it is the same for all, None if any of them is unknown."""
     if modality is None or not len(modality) or (modality < 0).any():
         return None
     is_image = modality.bool()

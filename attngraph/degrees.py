@@ -11,11 +11,11 @@ DEGREES = ("sum", "mean")
 
 
 class PastDegree(NamedTuple):
-    """What queries decoded earlier left on the value nodes, for decoding with a key/value cache.
+    """Degrees of the value nodes left by earlier queries, for decoding with a key/value cache.
 
     Args:
         total: ``(b, h, m)``, the sum of the earlier valid queries' weights on each value (0 for new values).
-        queries: ``(b,)``, how many valid queries came before.
+        queries: ``(b,)``, number of valid queries before.
     """
 
     total: Tensor
@@ -31,7 +31,7 @@ def check_degree(degree: str) -> None:
 def queries_counted(
     query_mask: Tensor, causal: bool, past_degree: PastDegree | None = None, span: Tensor | None = None
 ) -> Tensor:
-    """How many valid queries count in the value degrees that each query sees.
+    """Number of valid queries that count in the value degrees that each query sees.
 
     Args:
         query_mask: bool ``(b, n)``, which queries are valid.

@@ -38,7 +38,7 @@ EXTRA_OF = {
 
 
 def missing(package: str) -> str:
-    """Says in one line that a package is missing, and how to install it."""
+    """The error message for a missing package, with the command that installs it."""
     extra = EXTRA_OF.get(package)
     if extra is None:
         return f"the package {package} is missing; `attngraph doctor` says how to install it"

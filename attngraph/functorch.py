@@ -1,5 +1,4 @@
-"""Whether PyTorch transforms operations in a way that functions with a backward pass of their own do not
-take."""
+"""Check whether operations run under a PyTorch transform that does not support custom autograd functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an attention graph is: two sets of nodes, weighted edges, masks and an order in time."""
+"""Attention graphs: two sets of nodes, weighted edges, masks and an order in time."""
 
 from __future__ import annotations
 
@@ -38,28 +38,28 @@ class AttentionGraph:
         query: projected query features, biases included, before rotary embedding, ``(b, h, n, d)``.
         value: projected value features, biases included, ``(b, h, m, d)``.
         weight: attention weights ``(b, h, n, m)``, at least 0; rows need not sum to 1. NaN, from a
-            model that diverged, stays NaN; :meth:`from_pyg` and :meth:`from_networkx` refuse it.
+            model that diverged, stays NaN; in :meth:`from_pyg` and :meth:`from_networkx` it is an error.
         query_mask: ``(b, n)`` bool, False for padded queries. Default: all valid.
-        value_mask: ``(b, m)`` bool, or ``(b, n, m)`` where each query sees its own values (a causal mask,
-            say). Default: all visible. Edges outside either mask weigh exactly 0.
+        value_mask: ``(b, m)`` bool, or ``(b, n, m)`` if queries see different values (for instance under a
+            causal mask). Default: all visible. Edges outside either mask have weight exactly 0.
         causal: the queries are ordered in time (a decoder). The weights need not be triangular:
             cross-attention in a decoder is causal too. Messages then flow from values to queries only, and
             value degrees as seen by query :math:`i` sum over queries :math:`i' \le i`, so nothing leaks from
             later tokens.
         span: in causal graphs, the first and the last query whose weights count in the value degrees that
-            each query sees, whole numbers ``(b, n, 2)``. The last one is later than the query itself where
-            queries see each other (the prefix of a prefix-LM, a block of an image); the first one is that of
-            the query's own text where several are packed, and -1 where ``past_degree`` counts too.
+            each query sees, integers ``(b, n, 2)``. The last one is later than the query itself if queries
+            see each other (the prefix of a prefix-LM, a block of an image); the first one is that of the
+            query's text if several are packed, and -1 if ``past_degree`` counts too.
             Default: from the first query, with ``past_degree``, to the query itself.
         metric: ``(h, d, d)`` Gram matrix of each head's slice of :math:`W_o`. Default: the identity.
         past_degree: degrees left by earlier queries; only for causal graphs.
         kind: ``"self"`` or ``"cross"``; None if unknown.
-        query_modality: what the query nodes stand for: ``"text"``, ``"image"``, or, where both are mixed, a
-            bool ``(b, n)`` that is True for image nodes; None if unknown.
+        query_modality: ``"text"`` or ``"image"`` for the query nodes, or, if both are mixed, a bool ``(b,
+            n)`` that is True for image nodes; None if unknown.
         value_modality: the same for value nodes, ``(b, m)``.
         kept_norms: squared norms of these very value features, kept between decoding steps.
-        rotated: query features carry rotary positions: distances to values depend on absolute position. So it
-            is where a model rotates its queries and they could not be read before.
+        rotated: query features include rotary positions, so distances to values depend on absolute position.
+            This happens if a model rotates its queries and they could not be read before.
 
     Raises:
         ValueError: shapes or types that do not fit, negative weights (looked for on the CPU only), or an
@@ -159,7 +159,7 @@ class AttentionGraph:
         return f"AttentionGraph({sizes}, {', '.join(properties)})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: :func:`repr` and a small image of the weights of the first example."""
+        """HTML for notebooks: :func:`repr` and a small image of the weights of the first example."""
         b, h, n, m, _ = self.shape
         small = b > 0 and h * n * m <= thumbnail.LARGEST
         return thumbnail.thumbnail(repr(self), self[0].weight[0] if small else self.query.new_empty(0))
@@ -200,8 +200,8 @@ class AttentionGraph:
         return kept.sum(axis) if isinstance(kept, KeptWeight) else widen(kept).sum(axis)
 
     def degree_scale(self, degree: str) -> Tensor | None:
-        """What sums of weights are multiplied by to give value degrees: None for ``"sum"``, else
-        broadcastable to ``(b, 1, n, 1)`` in a causal graph and to ``(b, 1, 1, 1)`` in others.
+        """Factor from sums of weights to value degrees: None for ``"sum"``, else broadcastable to
+        ``(b, 1, n, 1)`` in a causal graph and to ``(b, 1, 1, 1)`` in others.
 
         Raises:
             ValueError: another name for ``degree``.
@@ -243,8 +243,8 @@ class AttentionGraph:
         return total + past * (first < 0)[:, None, :, None]
 
     def split_degree(self, count: int) -> tuple[Tensor, Tensor]:
-        """What the first ``count`` queries and those before leave on the values, ``(b, h, m)``, and the
-        weights of the rest, ``(b, h, n - count, m)``; both without a gradient."""
+        """Degrees that the first ``count`` queries and those before leave at the values, ``(b, h, m)``, and
+        the weights of the other queries, ``(b, h, n - count, m)``; both without a gradient."""
         kept = self.stored
         if isinstance(kept, KeptWeight):
             rows = kept.rows(slice(count, None))
@@ -256,7 +256,7 @@ class AttentionGraph:
         return early if self.past_degree is None else early + self.past_degree.total, rows
 
     def following(self, past: PastDegree | None, norms: KeptNorms | None = None) -> AttentionGraph:
-        """The same graph with ``past_degree`` and ``kept_norms``, whose weights are not masked once more."""
+        """The same graph with ``past_degree`` and ``kept_norms``; its weights are not masked again."""
         b, h, _, m, _ = self.shape
         checks.check_past_degree(past, self.causal, b, h, m)
         return checks.unchecked(self, past_degree=past, kept_norms=norms)
@@ -275,8 +275,8 @@ class AttentionGraph:
         return kept[torch.arange(len(numbers)), :, numbers]
 
     def queries_counted(self) -> Tensor:
-        """How many valid queries count in the value degrees that each query sees, ``(b, n)``; ``(b, 1)`` in a
-        graph that is not causal."""
+        """Number of valid queries that count in the value degrees that each query sees, ``(b, n)``; ``(b,
+        1)`` in a graph that is not causal."""
         valid = self.query_mask
         if valid is None:
             b, _, n, _, _ = self.shape
@@ -375,7 +375,7 @@ class AttentionGraph:
         """
         if isinstance(target, torch.dtype) and not target.is_floating_point:
             raise ValueError(
-                f"a graph holds floating-point numbers, not {target}: give one such as torch.float16"
+                f"a graph holds floating-point numbers, not {target}: use a dtype such as torch.float16"
             )
         if not isinstance(target, torch.dtype):
             return self._with(lambda x: x.to(target))
@@ -470,7 +470,7 @@ class AttentionGraph:
 
 
 def _chosen(name: str, size: int, index: Any) -> Any:
-    """What chooses rows of a tensor: a slice, or their numbers."""
+    """Index of rows of a tensor: a slice, or their numbers."""
     if isinstance(index, slice):
         return index
     numbers = torch.arange(size)

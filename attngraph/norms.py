@@ -26,7 +26,7 @@ def square_norm(value: Tensor, metric: Tensor | None) -> Tensor:
 
 
 def square_norm_by_picture(value: Tensor, metric: Tensor | None, picture: Tensor) -> Tensor:
-    r""":func:`square_norm`, computed once for each picture.
+    r""":func:`square_norm`, computed once for each image.
 
     Args:
         value: ``(b, h, m, d)``.
@@ -43,12 +43,12 @@ def square_norm_by_picture(value: Tensor, metric: Tensor | None, picture: Tensor
 @dataclass(eq=False)
 class KeptNorms:
     r"""Keeps :math:`v_j G v_j^\top` of a graph's values, so that it is computed once for each of them: every
-    new token of a decoder looks at the same image and the same earlier tokens.
+    new token of a decoder attends to the same image and the same earlier tokens.
 
     Attributes:
         value: the features whose norms these are, ``(b, h, m, d)``, as the graph holds them.
-        known: the norms of the first ``k`` values, ``(b, h, k)``, in a list that whoever keeps them has too;
-            empty as long as nobody has asked for any.
+        known: the norms of the first ``k`` values, ``(b, h, k)``, in a list shared with the owner; empty
+            until norms are first needed.
     """
 
     value: Tensor

@@ -44,7 +44,7 @@ def rotation(features: int, seed: int) -> np.ndarray:
 def root_of(metric: Tensor) -> Tensor:
     r""":math:`L` with :math:`L L^\top = G` up to rounding, lower triangular, for ``(h, d, d)``.
 
-    :math:`G` may be singular, so a few of its own rounding errors are added to the diagonal.
+    :math:`G` may be singular, so a small multiple of its rounding error is added to the diagonal.
     """
     d = metric.shape[-1]
     trace = metric.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]

@@ -16,14 +16,14 @@ from attngraph.degrees import PastDegree
 from attngraph.errors import UserError
 from attngraph.sparsify import KeptWeight, NonZeros, Totals
 
-KEY = "attention graph"  # of the file's metadata: what is no tensor, as JSON
+KEY = "attention graph"  # of the metadata of the file: fields that are not tensors, as JSON
 REMEDY = "restore it, or save the graph again"
 NOT_SAVED = "kept_norms"  # is computed again
 
 
 def write(path: str | Path, fields: Mapping[str, Any]) -> None:
-    """Write what a graph holds. Masks, degrees and the non-zero weights of a compact graph are tensors of
-    their own; names, flags and the shape of compact weights are JSON in the file's metadata.
+    """Write the fields of a graph. Masks, degrees and the non-zero weights of a compact graph are separate
+    tensors; names, flags and the shape of compact weights are JSON in the file's metadata.
 
     Raises:
         UserError: the file cannot be written.

@@ -35,7 +35,7 @@ class AttentionScores:
     or even made.
 
     Args:
-        query: projected queries, biases included, ``(b, h, n, d)``, as they are compared with the keys.
+        query: projected queries, biases included, ``(b, h, n, d)``, in the form compared with the keys.
         key: ``(b, h, m, d)``.
         value: projected values, biases included, ``(b, h, m, d)``.
         scale: the factor of the scores: a number, or a tensor that broadcasts against ``query`` and may be
@@ -52,12 +52,12 @@ class AttentionScores:
             (rotary embedding). Default: ``query``.
         kept: which weights dropout keeps, bool ``(b, h, n, m)``; the others are 0 in the graph. Default: all.
         dropout: its probability, at least 0 and below 1; weights that are kept are divided by 1 less it.
-        picture: the place of the first example that attends to the same picture, int64 ``(b,)``: its keys and
-            values are the same, and what depends on these alone need be computed once. Default: nothing is
-            known of that.
+        picture: the number of the first example with the same image, int64 ``(b,)``: its keys and values are
+            the same, and results that depend on these alone are computed once. Default: unknown.
         kept_norms: as in :class:`AttentionGraph`.
         known_weight: the weights where a model has computed them already, ``(b, h, n, m)``: after dropout,
-            0 where an edge is hidden, padded queries like all others. Whoever needs weights takes these.
+            0 where an edge is hidden, padded queries like all others. They are used wherever weights are
+            needed.
 
     Raises:
         ValueError: shapes or types that do not fit; the message names the argument.
@@ -106,9 +106,9 @@ class AttentionScores:
         checks.check_mask("kept", self.kept, (b, h, n, m), true="kept")
         checks.check_shape("known_weight", self.known_weight, (b, h, n, m))
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout:g}")
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout:g}")
         if self.dropout and self.kept is None:
-            raise ValueError("dropout needs kept=, which weights it keeps: pass that too")
+            raise ValueError("dropout needs kept=, the mask of weights that it keeps: pass it too")
         checks.check_shape("picture", self.picture, (b,))
         if self.scale is None:
             object.__setattr__(self, "scale", 1 / math.sqrt(d))
@@ -126,7 +126,7 @@ class AttentionScores:
 
     @property
     def growth(self) -> float:
-        """What dropout multiplies the weights by that it keeps."""
+        """Factor of the weights that dropout keeps."""
         return 1 / (1 - self.dropout)
 
     @property
@@ -173,8 +173,8 @@ class AttentionScores:
         return scores if visible is None else scores.masked_fill_(~of(visible), HIDDEN)
 
     def degree_scale(self, degree: str) -> Tensor | None:
-        """What sums of weights are multiplied by to give ``degree``: None for ``"sum"``, else broadcastable
-        to ``(b, 1, n, 1)``; see :meth:`AttentionGraph.value_degree`."""
+        """Factor from sums of weights to ``degree``: None for ``"sum"``, else broadcastable to
+        ``(b, 1, n, 1)``; see :meth:`AttentionGraph.value_degree`."""
         check_degree(degree)
         if degree == "sum":
             return None
@@ -186,8 +186,8 @@ class AttentionScores:
         return mean_scale(values, rows, self.causal, self.past_degree)
 
     def _visible_values(self) -> Tensor:
-        """How many values each query sees, ``(b, n)``; in a graph without order, how many any query sees,
-        ``(b, 1)``."""
+        """Number of values that each query sees, ``(b, n)``; in a graph without order, the number that any
+        query sees, ``(b, 1)``."""
         b, _, n, m, _ = self.shape
         if not self.masked:
             return torch.full((b, n if self.causal else 1), m, device=self.query.device)
@@ -198,8 +198,8 @@ class AttentionScores:
         return torch.cat(counts, 1) if self.causal else visible.sum(-1, keepdim=True)
 
     def query_degree(self) -> Tensor:
-        """``(b, h, n, 1)``: 1, or 0 for a query that sees nothing. Softmax rows sum to 1 whatever the scores
-        are, so this has no gradient; under dropout it is the sum of the weights that are left."""
+        """``(b, h, n, 1)``: 1, or 0 for a query that sees nothing. Softmax rows sum to 1 for all scores, so
+        this has no gradient; under dropout it is the sum of the remaining weights."""
         if self.kept is not None:
             return self.weight().sum(-1, keepdim=True)
         b, h, n, m, _ = self.shape
@@ -220,8 +220,8 @@ class AttentionScores:
             yield seen.expand(b, 1, rows.stop - start, m)[:, 0]
 
     def without_query_mask(self) -> AttentionScores:
-        """The same scores with padded queries as valid ones: they see what the mask shows them, as in the
-        model."""
+        """The same scores with padded queries as valid ones: they see all values that the mask does not hide,
+        as in the model."""
         return self if self.query_mask is None else unchecked(self, query_mask=None)
 
     def unpadded(self) -> AttentionScores:
@@ -276,17 +276,17 @@ class AttentionScores:
         return unchecked(self, past_degree=past, kept_norms=norms)
 
     def refuse_dropout(self) -> None:
-        """Refuse dropout where no array of all edges is held.
+        """Check that there is no dropout, for code that holds no array of all edges.
 
         Raises:
-            ValueError: there is dropout, whose draw is such an array.
+            ValueError: there is dropout, whose mask is such an array.
         """
         if self.kept is not None:
             raise ValueError('the tiled backend takes no scores with kept=: use "dense", or no dropout')
 
     def without_features(self) -> AttentionScores:
-        """The same scores without what would outlive a checkpoint: queries, keys, values, what is known of
-        them, and dropout's draw."""
+        """The same scores without tensors that would outlive a checkpoint: queries, keys, values, their
+        norms, and the mask of dropout."""
         nothing = self.query.new_empty(())
         query, key = nothing.expand(self.query.shape), nothing.expand(self.key.shape)
         empty = dict.fromkeys(("feature", "kept", "kept_norms", "known_weight"))

@@ -46,7 +46,7 @@ def keep(
     order = weight.sort(dim=-1, descending=True, stable=True)
     if mass is not None:
         if not 0 < mass <= 1:
-            raise ValueError(f"mass must lie in (0, 1], got {mass}")
+            raise ValueError(f"mass must be in (0, 1], got {mass}")
         values = order.values.double()
         heavier = values.cumsum(-1) - values  # the mass of the heavier edges
         ranked = ~(heavier >= mass * values.sum(-1, keepdim=True))
@@ -166,7 +166,7 @@ class NonZeros(KeptWeight):
     def chosen(self, **rules: Any) -> NonZeros:
         if rules.get("top_k") is None:
             return super().chosen(**rules)
-        keep(torch.ones(1, 1), **rules)  # refuses what it cannot be
+        keep(torch.ones(1, 1), **rules)  # raises errors for invalid arguments
         order = self.values.argsort(descending=True, stable=True)  # of equal edges the first come first
         order = order[(self.index.long() // self.shape[3])[order].argsort(stable=True)]
         row = self.index.long()[order] // self.shape[3]
@@ -225,7 +225,7 @@ class WeightField:
 
     def __get__(self, graph: Any, owner: type | None = None) -> Tensor:
         if graph is None:
-            raise AttributeError("weight has no default")  # which tells dataclass that it must be given
+            raise AttributeError("weight has no default")  # so dataclass requires it
         kept = graph.__dict__["_weight"]
         return kept.dense() if isinstance(kept, KeptWeight) else kept
 

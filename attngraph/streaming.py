@@ -1,10 +1,10 @@
-r"""Graphs whose weights are never all in memory: what one sweep over strips of its rows says of
-:math:`M = \mathrm{softmax}(s\, Q K^\top + \text{mask})`.
+r"""Graphs whose weights are never all in memory: statistics of
+:math:`M = \mathrm{softmax}(s\, Q K^\top + \text{mask})` from one sweep over strips of its rows.
 
-A strip is a few queries times all values. From it come the heaviest edges of its queries and whatever is a
-sum over edges, so that time is that of computing M and memory that of the nodes and of the edges that are
-kept. With the library of C kernels (:mod:`attngraph.native`) a sweep is one call; without it, or on a GPU, in
-float64, or under a mask that adds numbers, strips are computed by torch.
+A strip is a few queries times all values. It gives the heaviest edges of its queries and all sums over edges,
+so that time is that of computing M, and memory that of the nodes and of the edges that are kept. With the
+library of C kernels (:mod:`attngraph.native`) a sweep is one call; without it, or on a GPU, in float64, or
+under a mask that adds numbers, strips are computed by torch.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ STRIP = 2**20  # edges of such a strip, as far as its rows allow
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    r"""What one sweep over the edges gives.
+    r"""Results of one sweep over the edges.
 
     Args:
         totals: degrees and entropies.
-        heaviest: the heaviest edges of each query, if they were asked for, with these totals.
-        value_log: :math:`\sum_i M_{ij} \log M_{ij}`, ``(b, h, m)``, if it was asked for.
-        loops: :math:`M_{ii}`, ``(b, h, n)``, if ``value_log`` was asked for; 0 where there is no value i, or
-            where self-loops are no edges.
+        heaviest: the heaviest edges of each query, if requested, with these totals.
+        value_log: :math:`\sum_i M_{ij} \log M_{ij}`, ``(b, h, m)``, if requested.
+        loops: :math:`M_{ii}`, ``(b, h, n)``, if ``value_log`` was requested; 0 if there is no value i, or
+            if self-loops do not count as edges.
         at_queries: :math:`\sum_j M_{ij} x_j`, ``(b, h, n, c)``, for the columns x that were given.
         at_values: :math:`\sum_i M_{ij} y_i`, ``(b, h, m, c)``, for the columns y that were given.
     """
@@ -63,18 +63,18 @@ def sweep(
 
     Args:
         scores: the attention.
-        top_k: how many edges of each query to keep, as :func:`attngraph.sparsify.keep` chooses them.
-        values: columns ``(b or 1, h or 1, m, c)`` whose sums at the queries are asked for.
-        queries: columns ``(b or 1, h or 1, n, c)`` whose sums at the values are asked for.
-        logs: whether ``value_log`` and ``loops`` are asked for.
-        self_loops: whether the edges from query i to value i are edges. They are left out of the sums, not
-            taken from them: of a query that looks at itself nearly alone, rounding would be all that is left.
+        top_k: number of edges of each query to keep, chosen as by :func:`attngraph.sparsify.keep`.
+        values: columns ``(b or 1, h or 1, m, c)`` to be summed at the queries.
+        queries: columns ``(b or 1, h or 1, n, c)`` to be summed at the values.
+        logs: whether to compute ``value_log`` and ``loops``.
+        self_loops: whether edges from query i to value i count. If not, they are excluded from the sums, not
+            subtracted: for a query that attends almost only to itself, only rounding errors would remain.
 
     Raises:
-        ValueError: a ``top_k`` that is no whole number of at least 1, or scores with dropout.
+        ValueError: a ``top_k`` that is not an integer of at least 1, or scores with dropout.
     """
     if top_k is not None:
-        keep(torch.ones(1, 1), top_k=top_k)  # refuses what it cannot be
+        keep(torch.ones(1, 1), top_k=top_k)  # raises errors for invalid arguments
         top_k = min(int(top_k), scores.shape[3])
     if scores.kept is not None:
         raise ValueError("weights after dropout can't be streamed: give scores without kept=")
@@ -92,7 +92,7 @@ class Streamed(KeptWeight):
     """Weights that are computed from their scores whenever they are read; degrees are known.
 
     Args:
-        scores: what they are computed from.
+        scores: the scores.
         totals: from a sweep.
         heaviest: the edges to keep once the scores are not needed any more; None if they always are.
     """
@@ -266,7 +266,7 @@ def _in_torch(
 
 
 def _non_zeros(weights: Tensor, places: Tensor, m: int, totals: Totals) -> NonZeros:
-    """The edges that are kept of each query, ``(b, h, n, k)``; 0 is none."""
+    """The edges that are kept of each query, ``(b, h, n, k)``; a weight of 0 means no edge."""
     b, h, n, _ = weights.shape
     size = torch.Size((b, h, n, m))
     dtype = torch.int32 if size.numel() < 2**31 else torch.int64

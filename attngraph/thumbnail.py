@@ -1,4 +1,4 @@
-"""A graph in the output of a notebook's cell: what it is, and a small image of its weights."""
+"""Display of a graph in a notebook: its description, and a small image of its weights."""
 
 from __future__ import annotations
 
@@ -35,5 +35,5 @@ def thumbnail(description: str, weight: Tensor) -> str:
     return (
         f'{text}<br><img src="data:image/png;base64,{picture}" style="border: 1px solid #d0d7de" '
         f'alt="attention weights"><br><small>M of example 0, mean of heads, each query (row) relative to its '
-        "largest weight; attngraph.show(graph) draws the edges</small>"
+        "largest weight; attngraph.show(graph) shows the edges</small>"
     )

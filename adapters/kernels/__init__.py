@@ -8,22 +8,23 @@ weights themselves, so that they need less memory and time:
 - :func:`attngraph.adapters.kernels.native.native_step`: all edges of a head at a time, in C, on a processor
   and in single or half precision. Training takes it where it can, and so does evaluation without gradients.
 - :func:`attngraph.adapters.kernels.fused.fused_step`: all edges of a few heads at a time, in PyTorch
-  operations; keeps two numbers per edge. It stands in for the one in C (``backend="eager"``: always).
+  operations; keeps two numbers per edge. It replaces the one in C where that cannot run, and always with
+  ``backend="eager"``.
 - :func:`attngraph.adapters.kernels.decoding.decoding_step`: in PyTorch operations, from weights that are
-  known, without gradients. It stands in for the one in C while a model decodes with a key/value cache.
+  known, without gradients. It replaces the one in C while a model decodes with a key/value cache.
 - :func:`attngraph.adapters.kernels.gpu.triton_step`: in Triton, for NVIDIA GPUs, where
   :func:`~attngraph.adapters.kernels.gpu.covers` says so.
 - :func:`attngraph.adapters.kernels.strips.strip_step`: some queries at a time, in C; keeps no array of all
-  edges. For long sequences (``backend="tiled"``); :mod:`attngraph.backends.chunks` stands in for it.
+  edges. For long sequences (``backend="tiled"``); :mod:`attngraph.backends.chunks` is its fallback.
 
 All return the same numbers as the dense backend, also the attention output, and gradients for queries, keys,
 values, separate features of the query nodes, p and :math:`2\mu/p`; the metric gets none. Strips take no
-dropout, whose draw is an array of all edges. Those in PyTorch operations run on every device. Second
-derivatives (``create_graph=True``, ``hvp``), the transforms of ``torch.func``, forward-mode differentiation
-and ``torch.export`` work too, in the plain tensor operations of :mod:`attngraph.adapters.p_scheme`, which
-hold arrays of all edges. Masks and draws of dropout are not copied: leave them as they are until the backward
-pass is done. :mod:`attngraph.adapters.kernels.step` and :mod:`attngraph.adapters.kernels.distances` hold what
-they share.
+dropout, since its random mask is an array of all edges. Those in PyTorch operations run on every device.
+Second derivatives (``create_graph=True``, ``hvp``), the transforms of ``torch.func``, forward-mode
+differentiation and ``torch.export`` work too, in the plain tensor operations of
+:mod:`attngraph.adapters.p_scheme`, which hold arrays of all edges. Masks, including those of dropout, are not
+copied: do not change them until the backward pass is done. :mod:`attngraph.adapters.kernels.step` and
+:mod:`attngraph.adapters.kernels.distances` hold the code that they share.
 
 Axes in comments: ``b`` examples, ``h`` heads, ``g = b·h`` heads of all examples, ``n`` queries, ``m`` values,
 ``d`` features per head.

@@ -292,7 +292,7 @@ def _prepare(x, results, up, meta: tl.constexpr):
 
 @triton.jit
 def _edges(query, key, value, query_g, grad, head, block, i, j, x, results, up, meta: tl.constexpr):
-    """What both ways back need of a tile.
+    """Quantities of a tile that both backward kernels need.
 
     Args:
         grad: of the messages.

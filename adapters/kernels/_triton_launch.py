@@ -26,7 +26,7 @@ edges as a block has rows. Heads are launched a few at a time where all of them 
 
 
 class Blocks(NamedTuple):
-    """How a head's edges are cut into tiles, and how a kernel is compiled."""
+    """Tile sizes for the edges of a head, and compilation options of a kernel."""
 
     rows: int
     columns: int
@@ -98,7 +98,7 @@ class Shared(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What all kernels read."""
+    """Inputs of all kernels."""
 
     query: Array
     key: Array
@@ -121,7 +121,7 @@ class Inputs(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What the backward pass needs of the forward pass: contiguous, float32."""
+    """Results of the forward pass that the backward pass needs: contiguous, float32."""
 
     message: Tensor  # g n d: the messages over S
     log_total: Tensor  # g n: the row normalisers L
@@ -145,7 +145,7 @@ class Upstream(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What the backward kernels fill: contiguous."""
+    """Outputs of the backward kernels: contiguous."""
 
     query: Tensor  # g n d
     node: Tensor | None  # g n d; None where the query is the feature
@@ -157,7 +157,7 @@ class Gradients(NamedTuple):
 
 @dataclass(frozen=True)
 class Meta:
-    """What a kernel is compiled for."""
+    """Compile-time constants of a kernel."""
 
     rows: int
     columns: int
@@ -169,7 +169,7 @@ class Meta:
     mean: bool  # degree "mean"
     past: bool
     metric: bool
-    feature: bool  # whether the query nodes have features of their own
+    feature: bool  # whether the query nodes have separate features
     context: bool
     keys: bool  # whether keys get gradients
     values: bool
@@ -263,7 +263,7 @@ def backward(
 
 
 class _Call:
-    """What the launches of a pass have in common."""
+    """Arguments that the launches of a pass have in common."""
 
     def __init__(self, given: Attention, context: bool, keys: bool = False, values: bool = False):
         b, self.heads, n, d = given.query.shape

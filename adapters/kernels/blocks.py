@@ -1,4 +1,4 @@
-"""What :mod:`attngraph.adapters.kernels.fused` computes for all heads, a block of them at a time."""
+"""The computations of :mod:`attngraph.adapters.kernels.fused` for all heads, one block of heads at a time."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ Under dropout the graph has the weights :math:`W = D \circ M` that dropout leave
 1 but to :math:`d_i`: the same formulas with :math:`W`, with :math:`\hat V_i/\sqrt{d_i}` in :math:`R`, with
 :math:`S_i/d_i`, and with messages times :math:`\sqrt{d_i}`.
 
-Two numbers per edge are kept for the backward pass, and under dropout a byte, its draw: :math:`\log M + \log
-R^2` (up to a constant per row) and :math:`R^2`. :math:`\sigma`, :math:`M` and all gradients follow from them
-with two powers. Queries, keys and values are kept as they came, strided or not, so that no copy of them
+Two numbers per edge are kept for the backward pass: :math:`\log M + \log R^2` (up to a constant per row) and
+:math:`R^2`; under dropout also its mask, a byte. :math:`\sigma`, :math:`M` and all gradients follow from them
+with two powers. Queries, keys and values are kept with their strides, so that no copy of them
 outlives the forward pass (only :math:`V G` does, where values need gradients: computing it again would take a
 fifth of the step's time). Small arrays (per node) are computed for all heads at once, large ones (per edge)
 for a block of heads at a time, so that a block's edges stay in the processor's cache. Logarithms are to base

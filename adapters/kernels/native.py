@@ -1,11 +1,12 @@
-r"""Attention and one p-Laplacian step in C, for processors: what :mod:`attngraph.adapters.kernels.fused`
-computes, a head of an example at a time (``attngraph/native/step.h`` has the formulas).
+r"""Attention and one p-Laplacian step in C, for CPUs: the computation of
+:mod:`attngraph.adapters.kernels.fused`, one head of one example at a time (``attngraph/native/step.h`` has
+the formulas).
 
-The backward pass computes all numbers per edge again, scores and products of features too: to keep these two
-saves a tenth of the time of both passes, and costs 1.6 times the memory of what is kept otherwise. So a
-layer keeps two numbers for each query and for each value, beside queries, keys and values as the views that
-they came as. While a model decodes with a key/value cache, its weights are taken as they are (in single
-precision), and norms of values are computed for new ones only.
+The backward pass recomputes all numbers per edge, including scores and products of features: keeping these
+two would save a tenth of the time of both passes, and cost 1.6 times the memory of everything else that is
+kept. So a layer keeps two numbers for each query and for each value, in addition to views of queries, keys
+and values. While a model decodes with a key/value cache, its weights are used directly (in single precision),
+and norms are computed for new values only.
 
 The two functions of the library are PyTorch operators, ``attngraph::p_step`` and
 ``attngraph::p_step_backward``, on tensors in single precision.
@@ -36,7 +37,8 @@ def native_step(
     degree: str = "sum",
     context: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """The same as :func:`attngraph.adapters.kernels.fused.fused_step`, where :func:`refusal` is None."""
+    """The same as :func:`attngraph.adapters.kernels.fused.fused_step`, for scores that :func:`refusal`
+    accepts."""
     return apply_step(_NativeStep, scores, p, residual, degree, context)
 
 
@@ -59,7 +61,7 @@ def _there_is_library() -> bool:
 
 
 class _Attention(NamedTuple):
-    """What the operators are given besides features and numbers, in the order of their signatures."""
+    """Arguments of the operators other than features and numbers, in the order of their signatures."""
 
     metric: Tensor | None  # h d d
     mask: Tensor | None  # b 1 n m, some of them 1: bool or float32
@@ -158,7 +160,7 @@ class _NativeStep(torch.autograd.Function):
 
 
 def _kept_norms(scores: AttentionScores) -> KeptNorms | None:
-    """What is kept of the norms of these values, not of others."""
+    """Cached norms of these values, if there are any."""
     kept = scores.kept_norms
     return kept if kept is not None and kept.value is scores.value else None
 
@@ -266,7 +268,7 @@ def _p_step_backward(query, key, value, feature, p, residual, *rest):
 
 
 def _rows(x: Tensor) -> Tensor:
-    """The same tensor if its rows lie in memory one by one, else a copy."""
+    """The same tensor if each row is contiguous in memory, else a copy."""
     whole = x.stride(3) == 1 and (x.stride(2) >= x.shape[3] or x.shape[2] == 1)
     return x if whole else x.contiguous()
 

@@ -80,7 +80,7 @@ def apply_step(
 
 
 def plain_step(scores: AttentionScores, degree: str, context: bool, *inputs: Any) -> tuple[Tensor, ...]:
-    """A step in tensor operations, which autograd differentiates as often as it is asked to.
+    """A step in tensor operations, which autograd can differentiate any number of times.
 
     Args:
         scores: all of the attention but the inputs.
@@ -154,17 +154,17 @@ def plain_backward(
 
 
 class PLaplacianStep:
-    r"""A step's numbers, and what a kernel does with them for some heads.
+    r"""The numbers of a step, and the operations on them that kernels share.
 
     Attributes:
         scores: the attention without its queries, keys and values: shape, mask, degrees.
         p, residual, scale: the exponent, :math:`2\mu/p`, and the factor of the scores.
         causal: whether the queries are ordered in time.
         count: the number of heads of all examples, ``g``.
-        metric: ``(h, d, d)`` or None; examples have no copies of their own, which each layer would hold.
+        metric: ``(h, d, d)`` or None; shared by all examples, so that layers hold no copies.
         past: sums of weights left by earlier queries, ``(g, 1, m)`` or None.
-        dropout, growth: the probability of dropout, and the factor of the weights that it keeps. Which
-            these are is the caller's to hold.
+        dropout, growth: the probability of dropout, and the factor of the weights that it keeps. The caller
+            holds the mask.
     """
 
     def __init__(self, call: StepCall, p: float, residual: float):
@@ -234,8 +234,8 @@ class PLaplacianStep:
         return out
 
     def square_norms(self, value: Tensor) -> Tensor | None:
-        """:math:`|v|^2` of values ``(g, m, d)``, as ``(g, 1, m)``, computed once for each picture; None where
-        no two examples are known to look at the same one."""
+        """:math:`|v|^2` of values ``(g, m, d)``, as ``(g, 1, m)``, computed once for each image; None if no
+        two examples are known to share an image."""
         picture = self.scores.picture
         if picture is None:
             return None

@@ -29,7 +29,7 @@ from attngraph.scores import AttentionScores
 
 ROWS = 64
 """Queries of a strip, half as many as in a graph without order. More are faster, and take more memory."""
-VISIBLE, ADDED = 1, 2  # kinds of masks; 0 is none
+VISIBLE, ADDED = 1, 2  # kinds of masks; 0 for no mask
 
 
 def strip_step(

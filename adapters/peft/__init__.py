@@ -27,7 +27,7 @@ __all__ = [
 
 
 def _register() -> None:
-    """Register the method with PEFT; a second time, as when a notebook reloads the package, anew."""
+    """Register the method with PEFT, or register it again, as when a notebook reloads the package."""
     known: tuple[dict[Any, Any], ...] = (
         mapping.PEFT_TYPE_TO_CONFIG_MAPPING,
         mapping.PEFT_TYPE_TO_TUNER_MAPPING,

@@ -1,4 +1,4 @@
-"""What the graph adapters in a model have learned, and what they do to its attention, layer by layer."""
+"""Learned parameters of the graph adapters in a model, and their effect on its attention, layer by layer."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from attngraph.reading.reader import record
 
 
 def adapter_effects(model: nn.Module, batches: Mapping | Iterable[Mapping]) -> dict[str, Effect]:
-    """What each adapted attention layer's scheme does, from one forward pass per batch.
+    """Effect of the scheme in each adapted attention layer, from one forward pass per batch.
 
-    Every layer is looked at on the graph that it gets in the adapted model (with the weights before
-    dropout), with its own learned p and μ, ``top_k`` and ``rescale``, and with the frozen :math:`W_o`.
+    Every layer is evaluated on its graph in the adapted model (with the weights before dropout), with its own
+    learned p and μ, ``top_k`` and ``rescale``, and with the frozen :math:`W_o`.
 
     Args:
-        model: a PEFT model with graph adapters that are switched on, or the model inside; in evaluation mode,
-            as a rule.
+        model: a PEFT model with active graph adapters, or the model inside; usually in evaluation mode.
         batches: keyword arguments of the model, for one forward pass or several.
 
     Returns:
         ``{attention layer, named as by attngraph.capture of the base model: effect}``.
 
     Raises:
-        UserError: no graph adapter that is switched on follows an attention layer, or no layer ran.
+        UserError: no active graph adapter follows an attention layer, or no layer ran.
     """
     with watch_effects(model) as effects, torch.no_grad():
         for batch in [batches] if isinstance(batches, Mapping) else batches:
@@ -44,7 +43,7 @@ def adapter_effects(model: nn.Module, batches: Mapping | Iterable[Mapping]) -> d
 
 @contextmanager
 def watch_effects(model: nn.Module) -> Iterator[dict[str, Effect]]:
-    """:func:`adapter_effects` of whatever runs in the with block, for models that are not called directly.
+    """:func:`adapter_effects` of all passes in the with block, for models that are not called directly.
 
     >>> with watch_effects(model) as effects:
     ...     loss = family.loss(batch)
@@ -55,7 +54,7 @@ def watch_effects(model: nn.Module) -> Iterator[dict[str, Effect]]:
             where the adapters have ``top_k``.
 
     Yields:
-        what :func:`adapter_effects` returns; filled in at the end of the block.
+        the dictionary that :func:`adapter_effects` returns; it is filled at the end of the block.
     """
     base: Any = model
     while hasattr(base, "get_base_model"):
@@ -102,17 +101,17 @@ def _tally(layer: OutputLayer) -> EffectTally:
 
 
 def learned_scalars(model: nn.Module) -> dict[str, float]:
-    """Current values of the single numbers that the active graph adapter learns, layer by layer.
+    """Current values of the scalar parameters that the active graph adapter learns, layer by layer.
 
     These are the scheme's (:meth:`attngraph.adapters.scheme.Scheme.learned`: p and μ of pGNN, for example)
-    and the share of the ``blend`` join.
+    and the weight of the ``blend`` join (``share``).
 
     Args:
         model: a PEFT model with graph adapters, or the model inside.
 
     Returns:
         ``{"layer.0.attention.p": 1.31, "layer.0.attention.share": 0.2, ...}``. A layer is named by the part
-        of its path in the model that tells it from the other adapted layers.
+        of its path in the model that distinguishes it from the other adapted layers.
     """
     layers = {module.name: module for module in model.modules() if isinstance(module, OutputLayer)}
     values: dict[str, float] = {}

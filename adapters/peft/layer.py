@@ -33,9 +33,9 @@ BASE = "__base__"
 """PEFT's name for no adapter, for an example of a mixed batch."""
 
 FROZEN = (
-    "the graph adapters learn nothing: they were frozen after they were put in, as prompt tuning and prefix "
-    "tuning freeze all that is below them; call set_requires_grad(adapter name) on the model with the graph "
-    "adapters to train them too, or set_requires_grad(adapter name, False) to leave them as they are"
+    "the graph adapters learn nothing: they were frozen after they were added (prompt tuning and prefix "
+    "tuning freeze the whole model below them); call set_requires_grad(adapter name) on the model with the "
+    "graph adapters to train them too, or set_requires_grad(adapter name, False) to keep them frozen"
 )
 NO_GRADIENT = "torch.ao.nn.quantized"  # where the classes of such layers are
 NOT_MERGED = (
@@ -62,16 +62,16 @@ class MixedBatch:
         """The names for each row of a batch.
 
         Args:
-            batch: how many rows.
-            any_number: whether an example may have any number of rows, as where tokens lie in a row each.
+            batch: number of rows.
+            any_number: whether an example may have any number of rows, for instance a row per token.
 
         Raises:
-            UserError: another number of rows than there can be.
+            UserError: a number of rows that does not fit the names.
         """
         copies, rest = divmod(batch, len(self.names))
         if rest or not (any_number or copies in self.copies):
             raise UserError(
-                f"adapter_names has {len(self.names)} names for a batch of {batch}: give one for each "
+                f"adapter_names has {len(self.names)} names for a batch of {batch}: use one for each "
                 "example (and call generate with num_beams or num_return_sequences, if it uses several)"
             )
         return [name for name in self.names for _ in range(copies)]
@@ -102,8 +102,8 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         self.training = base_layer.training
         self.name = name
         self.gnn_adapter = nn.ModuleDict()
-        self._learning: set[str] = set()  # adapters that are to learn, as far as PEFT was told
-        # what holds it, under which name, and a hook; in a tuple, as that module is no part of this one
+        self._learning: set[str] = set()  # adapters that are to be trained, as set through PEFT
+        # what holds it, under which name, and a hook; in a tuple, as that module is not part of this one
         self._watched: tuple[nn.Module, str, Any] | None = None
         self._ran: set[int] = set()  # threads in which the layer ran in the holder's present pass
         self._compiled = False
@@ -115,7 +115,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
 
         Args:
             adapter_name: its name.
-            config: what it is made of.
+            config: its configuration.
             scheme: its message-passing scheme.
         """
         adapter = self.make(config, scheme)
@@ -135,10 +135,10 @@ class GraphLayer(nn.Module, BaseTunerLayer):
 
     def _adopt(self, adapter: nn.Module) -> None:
         """Give a new adapter the layer's mode (training or evaluation), and its base layer's device and
-        precision (float32 beside quantised weights).
+        precision (float32 for quantised weights).
 
-        Single numbers (a share, p, μ) stay in single precision. Parameters on ``meta``, whose values are
-        still to be loaded, stay there; so do all of a model there, whose parameters are only counted.
+        Scalars (p, μ, the weight of a join) stay in single precision. Parameters on ``meta`` stay there:
+        their values are loaded later, or the model is only built to count its parameters.
         """
         adapter.train(self.training)
         device, precision = place(self.projection)
@@ -225,14 +225,14 @@ class GraphLayer(nn.Module, BaseTunerLayer):
             )
 
     def watch(self, holder: nn.Module, path: str) -> None:
-        """Look after each pass of a module whether the layer took part in it.
+        """Check after each pass of a module that the layer took part in it.
 
-        Methods of PEFT that wrap the layer and read the frozen weight instead of calling it, and kernels that
-        do, would leave the adapter out without a word.
+        PEFT methods and kernels that read the frozen weight instead of calling the layer would silently skip
+        the adapter.
 
         Args:
             holder: the smallest module that cannot run without the layer.
-            path: where the layer, or what wraps it, is in there.
+            path: the name of the layer, or of its wrapper, within ``holder``.
         """
         self.unwatch()
         parent, _, name = path.rpartition(".")
@@ -255,7 +255,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         return layers
 
     def _note_run(self) -> None:
-        if torch.compiler.is_compiling():  # where threads cannot be told apart: nothing is checked then
+        if torch.compiler.is_compiling():  # threads cannot be distinguished: nothing is checked then
             self._compiled = True
         else:
             self._ran.add(threading.get_ident())
@@ -281,7 +281,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
         if left_out and not others:
             raise UserError(
                 f"the adapter on {self.name} had no part in a pass of {type(holder).__name__}, which reads "
-                "the weight of that projection instead of calling it: leave it out with exclude_modules=[...]"
+                "the weight of that projection instead of calling it: exclude it with exclude_modules=[...]"
             )
         refuse_left_out(self.name, others, left_out)
 
@@ -348,11 +348,12 @@ class FeedForwardLayer(GraphLayer):
 
 
 class Pending:
-    """What :meth:`OutputLayer.listen` leaves for :meth:`OutputLayer.forward`; each thread has its own.
+    """Results that :meth:`OutputLayer.listen` leaves for :meth:`OutputLayer.forward`, separate in each
+    thread.
 
     Attributes:
-        result: the attention output, if it is to be checked, and of each adapter that runs the scheme's; None
-            before and after.
+        result: the attention output, if it is to be checked, and the output of each active adapter's scheme;
+            None before and after.
     """
 
     def __init__(self):
@@ -367,7 +368,7 @@ class OutputLayer(GraphLayer):
     the frozen :math:`W_o`.
 
     Order of operations: the adapter follows :math:`W_o` and its bias directly. A dropout that the model has
-    after :math:`W_o` acts on the adapter's output; it never lies between :math:`W_o` and the adapter.
+    after :math:`W_o` acts on the adapter's output; it is never between :math:`W_o` and the adapter.
     Residual connection and LayerNorm follow. Where LoRA is on the same projection, its update of the
     attention output is added to the adapter's output.
 
@@ -417,7 +418,7 @@ class OutputLayer(GraphLayer):
             raise UserError(
                 f"the attention before {self.name} ran unseen: its implementation was changed after the "
                 "adapters were put in (set it before), or it cannot be read, and capture(model, inputs) says "
-                "why (leave it out with exclude_modules=[...])"
+                "why (exclude it with exclude_modules=[...])"
             )
         plain, results = pending
         self._check_input(plain, hidden_states)
@@ -429,11 +430,11 @@ class OutputLayer(GraphLayer):
         return output
 
     def _check_input(self, plain: Tensor | None, hidden_states: Tensor) -> None:
-        """Refuse an attention output that was changed on its way to the projection.
+        """Raise an error if the attention output was changed before the projection.
 
         Args:
-            plain: what attention gave; None if that is known to come unchanged.
-            hidden_states: what the projection gets.
+            plain: output of attention; None if it is known to arrive unchanged.
+            hidden_states: input of the projection.
         """
         others, turned = self.around(), False
         if plain is not None:
@@ -442,9 +443,9 @@ class OutputLayer(GraphLayer):
         refuse_turned(self.name, others, turned)
         if turned:
             raise UserError(
-                f"the model changes the attention output before {self.name} takes it (a gate or a norm) or "
-                "lays it out otherwise (in windows, or time first), so that a graph's messages cannot take "
-                "its place: leave the layer out with exclude_modules=[...]"
+                f"the model changes the attention output before {self.name} (with a gate or a norm) or "
+                "its layout (windows, or time first), so that messages of a graph cannot replace it: "
+                "exclude the layer with exclude_modules=[...]"
             )
         self._checked = tuple(others)
 

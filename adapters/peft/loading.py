@@ -20,7 +20,7 @@ def read_config(folder: str | Path) -> GraphAdapterConfig:
     """The configuration of a saved graph adapter.
 
     Args:
-        folder: what ``save_pretrained`` wrote.
+        folder: folder that ``save_pretrained`` wrote.
 
     Raises:
         UserError: no configuration in the folder, a damaged one, or that of another kind of adapter.
@@ -51,10 +51,10 @@ def read_config(folder: str | Path) -> GraphAdapterConfig:
 
 
 def check_saved_weights(model: nn.Module, adapter_name: str, state: dict[str, Tensor]) -> None:
-    """Refuse weights of which any is missing, left over or of another shape.
+    """Raise an error if weights are missing, unexpected or of the wrong shape.
 
-    PEFT loads what fits and only warns of the rest, so that adapters of another model would compute as if
-    they had never been trained.
+    PEFT loads weights that fit and only warns about the others, so that adapters of another model would
+    behave as if untrained.
 
     Args:
         model: the model with the adapters.
@@ -62,7 +62,7 @@ def check_saved_weights(model: nn.Module, adapter_name: str, state: dict[str, Te
         state: its saved weights, under the model's names.
 
     Raises:
-        UserError: they do not fit; the message names the first one of each kind.
+        UserError: weights do not fit; the message names the first of each kind.
     """
     there = model.state_dict()
     own = [f".{part}.{adapter_name}." for part in (ADAPTERS, "modules_to_save")]
@@ -92,12 +92,12 @@ def load_adapter(
 ) -> PeftModel:
     """``PeftModel.from_pretrained`` for graph adapters, with errors that name the file.
 
-    Both refuse weights that do not fit. After an error here the model computes what it did before, also with
-    LoRA or other graph adapters in it.
+    Both raise an error for weights that do not fit. After an error here the model computes the same as
+    before, also with LoRA or other graph adapters in it.
 
     Args:
         model: the base model, of the kind that the adapter was trained for; changed in place.
-        folder: what ``save_pretrained`` wrote.
+        folder: folder that ``save_pretrained`` wrote.
         adapter_name: the adapter's name in the model.
         is_trainable: whether the adapter is to be trained further.
         autocast_adapter_dtype: see ``peft.get_peft_model``.
@@ -113,7 +113,7 @@ def load_adapter(
     path = Path(folder) / SAFETENSORS_WEIGHTS_NAME
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the folder that save_pretrained wrote")
-    read_tensors(path)  # PEFT reads them again, with errors of its own
+    read_tensors(path)  # PEFT reads them again, with other errors
     key_mapping = getattr(model, "_checkpoint_conversion_mapping", {})
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     others = bool(getattr(base, "peft_config", None))

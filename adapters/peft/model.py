@@ -44,25 +44,25 @@ class GraphAdapterModel(BaseTuner):
     """Graph adapters in a Hugging Face transformer.
 
     ``peft.get_peft_model`` makes it from a :class:`~attngraph.adapters.GraphAdapterConfig`. A model that
-    has LoRA (or another PEFT method) already keeps it: both then train, and are saved, switched off and taken
-    out together, each under its own adapter name. An adapted model may run in several threads at once, as
-    long as none of them adds, switches or removes adapters. It does not run under ``nn.DataParallel``, which
-    copies it; use one process per device.
+    already has LoRA (or another PEFT method) keeps it: both are then trained, saved, switched off and removed
+    together, each under its own adapter name. An adapted model may run in several threads at once, as long as
+    none of them adds, switches or removes adapters. It does not run under ``nn.DataParallel``, which copies
+    the model; use one process per device.
 
     Args:
-        model: the base model, or a ``PeftModel``, whose own model is taken.
+        model: the base model, or a ``PeftModel``, whose inner model is used.
         peft_config: the configuration, or ``{adapter name: configuration}``.
         adapter_name: the adapter's name.
 
     Raises:
         UserError: no attention layer is found, or the adapter name is taken.
 
-    A second one in the same model, under a name of its own, becomes the active one; of graph adapters one
-    runs at a time. Both keep what they have learned, and ``set_adapter`` chooses.
+    A second graph adapter in the same model, under another name, becomes the active one: only one runs at a
+    time. Both keep their weights, and ``set_adapter`` selects one.
 
-    What :meth:`unload` gives back is the base model as it was before the first graph adapter: its modules,
-    its attention function, and which of its parameters require gradients. With LoRA below these are LoRA's
-    alone, so what LoRA froze stays frozen, as after LoRA's own ``unload``.
+    :meth:`unload` returns the base model in its state before the first graph adapter: its modules, its
+    attention function, and which of its parameters require gradients. With LoRA below, only LoRA's parameters
+    do, and those that LoRA froze remain frozen, as after LoRA's ``unload``.
     """
 
     prefix = "gnn_"
@@ -92,7 +92,7 @@ class GraphAdapterModel(BaseTuner):
             named = model.named_parameters()
             setattr(model, TRAINED_BEFORE, {_plain_name(name) for name, p in named if p.requires_grad})
         try:
-            with warnings.catch_warnings():  # LoRA in the model is no mistake
+            with warnings.catch_warnings():  # LoRA in the model is not a mistake
                 warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
                 super().__init__(model, peft_config, adapter_name, **options)
         except BaseException:
@@ -116,7 +116,7 @@ class GraphAdapterModel(BaseTuner):
         if any(adapter_name in name.split(".") for name in names):
             raise UserError(
                 f"the adapter name {adapter_name!r} is part of the names of parameters, which PEFT would "
-                "take for that adapter's: choose another"
+                "treat as parameters of the adapter: choose another name"
             )
         off = any(isinstance(module, GraphLayer) and module.disable_adapters for module in model.modules())
         put_back, target_modules = _switches(model), config.target_modules
@@ -155,7 +155,7 @@ class GraphAdapterModel(BaseTuner):
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         self._places = find_places(model, self._sites(), peft_config)
 
-    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool:  # type: ignore[override]
+    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool: # type: ignore[override]
         config: Any = peft_config
         found: Any = key in self._places or by_name(config, key)
         return found and key in self._places  # PEFT looks for its mark of an excluded module
@@ -198,7 +198,7 @@ class GraphAdapterModel(BaseTuner):
         setattr(parent, child_name, new_module)
 
     def _take_back(self, adapter_name: str) -> None:
-        """Take out what an injection that failed has put in so far."""
+        """Remove the layers that a failed injection has added so far."""
         for name, layer in list(self.model.named_modules()):
             if isinstance(layer, GraphLayer):
                 if adapter_name in layer.gnn_adapter:
@@ -341,9 +341,9 @@ class GraphAdapterModel(BaseTuner):
             self.set_adapter([name for name in self.peft_config if kinds[name] == PEFT_TYPE][:1])
 
     def withdraw(self, adapter_name: str) -> None:
-        """Take an adapter out again that was just put in beside others, which stay as they were."""
+        """Remove an adapter that was just added next to others, without changing these."""
         self.delete_adapter(adapter_name)
-        if self.instrument is not None:  # adapters of another PeftModel have a handle of their own
+        if self.instrument is not None:  # adapters of another PeftModel have a separate handle
             self.instrument.remove()
             self.instrument = None
 
@@ -377,7 +377,7 @@ class GraphAdapterModel(BaseTuner):
         return model
 
     def _check_hooks(self) -> None:
-        """Refuse to give back attention layers that have hooks of the kind that accelerate puts on.
+        """Raise an error if attention layers to be restored have hooks such as those of accelerate.
 
         Such a hook keeps the forward method of the class that the layer has while the adapters run.
 
@@ -422,10 +422,10 @@ class GraphAdapterModel(BaseTuner):
 
 
 def check_name(adapter_name: str) -> None:
-    """Refuse a name that no module can have, or that is no name of a folder.
+    """Check that a name can be the name of a module and of a folder.
 
     Raises:
-        UserError: an empty name, one with other signs than letters, digits, - and _, or one that
+        UserError: an empty name, one with characters other than letters, digits, - and _, or one that
             ``nn.ModuleDict`` itself uses.
     """
     try:
@@ -446,7 +446,7 @@ def _plain_name(name: str) -> str:
 
 
 def _switches(model: nn.Module) -> Callable[[], None]:
-    """What puts back which parameters learn and which adapters run, as it is now."""
+    """Function that restores which parameters are trained and which adapters are active."""
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     chosen = [
         (layer, {name: x for name, x in vars(layer).items() if name in ("_active_adapter", "_learning")})
@@ -464,7 +464,7 @@ def _switches(model: nn.Module) -> Callable[[], None]:
 
 
 def _pass_names(mixed: MixedBatch, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    """A hook that tells a module of ``modules_to_save`` which copy each example takes."""
+    """Hook that passes the adapter name of each example to a module of ``modules_to_save``."""
     names = [name if name in module._adapters else BASE for name in mixed.expanded(len(args[0]))]
     return args, {**kwargs, "adapter_names": names}
 

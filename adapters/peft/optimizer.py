@@ -15,19 +15,19 @@ def optimizer_groups(
     weight_decay: float,
     apart: Mapping[nn.Module, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameter groups for an optimiser, from whatever is trainable in a model.
+    """Parameter groups for an optimiser, from all trainable parameters of a model.
 
-    The groups are matrices, which are decayed, and the rest, which is not: vectors (biases) and single
-    numbers (a join's share, p, μ).
+    The groups are matrices, with weight decay, and all others, without: vectors (biases) and scalars (p, μ,
+    the weight of a join).
 
     Args:
         model: for example a PEFT model with graph adapters.
         learning_rate: the learning rate.
         weight_decay: the weight decay of matrices.
-        apart: modules with learning rates of their own, none inside of another.
+        apart: modules with their own learning rates, none inside another.
 
     Returns:
-        Two groups for any of PyTorch's optimisers, and two more for each module that is apart.
+        Two groups for any PyTorch optimiser, and two more for each module in ``apart``.
     """
     apart = apart or {}
     others = {id(parameter) for module in apart for parameter in module.parameters()}

@@ -10,20 +10,20 @@ from attngraph.errors import UserError
 
 
 def find_base(module: Any) -> Any:
-    """The module that a layer of PEFT wraps; None if the module is no layer of PEFT."""
+    """The module that a PEFT layer wraps; None if the module is not a PEFT layer."""
     return getattr(module, "base_layer", None) if isinstance(module, BaseTunerLayer) else None
 
 
 def refuse_left_out(name: str, others: list[Any], left_out: bool) -> None:
-    """Refuse methods that leave out what the layer below them gives.
+    """Raise an error for PEFT methods that ignore the output of the layer that they wrap.
 
     Args:
-        name: where the layer sits.
-        others: the layers around it, the outermost first.
-        left_out: whether it was not called.
+        name: name of the layer.
+        others: the PEFT layers around it, the outermost first.
+        left_out: whether the layer was not called.
 
     Raises:
-        UserError: there is one.
+        UserError: there is such a method.
     """
     subtracting = [layer for layer in others if _kind(layer) == "glora" and _works(layer)]  # what they called
     guilty = others[:1] if left_out else subtracting
@@ -35,14 +35,14 @@ def refuse_left_out(name: str, others: list[Any], left_out: bool) -> None:
 
 
 def refuse_turned(name: str, others: list[Any], turned: bool) -> None:
-    """Refuse methods that change the input of an attention layer's output projection.
+    """Raise an error for PEFT methods that change the input of an attention layer's output projection.
 
     Args:
         name, others: as for :func:`refuse_left_out`.
-        turned: whether the input is another than attention gave. Some methods start where it is not.
+        turned: whether the input differs from the output of attention. Some methods start as the identity.
 
     Raises:
-        UserError: there is one.
+        UserError: there is such a method.
     """
     guilty = [layer for layer in others if _works(layer) and _turns(layer)] or (others[:1] if turned else [])
     if guilty:

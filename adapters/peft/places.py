@@ -93,18 +93,18 @@ class Place:
 def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterConfig) -> dict[str, Place]:
     """The places of one adapter, by the name of the module to wrap.
 
-    With all positions and no names of modules, what no adapter can follow (a gated attention layer, a set of
-    experts) is left out, and a warning names it, as long as some attention layer can be followed. So it is
-    with attention that cannot be read, whatever the positions and names.
+    With all positions and no names of modules, modules that no adapter can follow (a gated attention layer, a
+    set of experts) are skipped, and a warning names them, as long as some attention layer can be followed.
+    Attention that cannot be read is skipped with a warning for any positions and names.
 
     Args:
         model: the base model.
         sites: its attention layers.
-        config: where the adapter shall sit.
+        config: its positions and names of modules.
 
     Raises:
-        UserError: no place fits, a name in the configuration fits none, or what was asked for cannot be
-            followed; the message lists what the model has.
+        UserError: no module matches, a name in the configuration matches none, or a requested module cannot
+            be followed; the message lists the modules of the model.
     """
     sites = list(sites)
     linear = _linear(model, sites)
@@ -133,7 +133,7 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     if left_out and (by_choice or not all_positions or len(left_out) == len(followed)):
         name, reason = next(iter(left_out.items()))
         if len(left_out) < len(followed):
-            remedy = "leave it out with exclude_modules=[...]"
+            remedy = "exclude it with exclude_modules=[...]"
         elif any(why_unusable(site) is None for site in sites):
             remedy = "choose other layers with target_modules"
         else:
@@ -226,7 +226,7 @@ def language_sites(model: nn.Module, sites: Iterable[Site]) -> list[Site]:
 
 
 def on_language_side(model: nn.Module, name: str) -> bool:
-    """Whether a module's name is none of a model's other sides."""
+    """Whether a module does not belong to another side of the model, by its name."""
     kind: str = getattr(getattr(model, "config", None), "model_type", None) or ""
     parts = name.split(".")
     return not OTHER_SIDES & set(parts) and parts[0] not in OTHER_SIDES_AT_TOP.get(kind, ())
@@ -261,7 +261,7 @@ def by_name(config: GraphAdapterConfig, name: str, patterns: list[str] | str | N
     """
     end = name.rpartition(".")[2]
     if patterns is None and end == name and config.layers_to_transform is not None:
-        return False  # PEFT asks for no number where the whole name is given, as it is here
+        return False  # PEFT needs no number if the full name is given, as here
     rule = SimpleNamespace(
         target_modules=patterns or [end],
         target_parameters=None,
@@ -274,7 +274,7 @@ def by_name(config: GraphAdapterConfig, name: str, patterns: list[str] | str | N
 
 
 def _check_saved(config: GraphAdapterConfig, model: nn.Module) -> None:
-    """Refuse a module to save that there is not. By PEFT's rule, which says nothing: the ends of names."""
+    """Raise an error for an unknown module to save; PEFT, which matches the ends of names, ignores it."""
     names = [name for name, _ in model.named_modules()]
     ends = set(config.modules_to_save or ())
     missing = sorted(end for end in ends if not any(name.endswith(end) for name in names))
@@ -290,7 +290,7 @@ def _check_saved(config: GraphAdapterConfig, model: nn.Module) -> None:
 def _check_layers(
     config: GraphAdapterConfig, modules: Iterable[tuple[str | None, ...]], model: nn.Module
 ) -> None:
-    """Refuse a layer's number that no module's name has; arguments as for :func:`_check_names`."""
+    """Raise an error for a layer number that no module's name has; arguments as for :func:`_check_names`."""
     names = [name for several in modules for name in several if name is not None]
     numbers: Any = config.layers_to_transform or ()
     for number in numbers:
@@ -310,13 +310,13 @@ def _check_names(
     kind: str,
     model: nn.Module,
 ) -> None:
-    """Refuse a name or a regular expression that matches no module.
+    """Raise an error for a name or a regular expression that matches no module.
 
     Args:
-        field: of the configuration.
-        patterns: what it holds.
-        modules: the names that each module goes by.
-        kind: what the modules are.
+        field: name of the field of the configuration.
+        patterns: its value.
+        modules: the names by which each module can be selected.
+        kind: kind of modules, for the message.
         model: the base model, for the message.
     """
     modules = list(modules)
@@ -339,14 +339,14 @@ def _feed_forward(
 
 
 def _beside(sites: list[Site], chosen: list[Site], linear: list[str]) -> list[str]:
-    """The linear layers beside attention in the chosen sites' layers."""
+    """The linear layers outside attention in the layers of the chosen sites."""
     layers = {_layer(site.name) for site in chosen}
     attention = tuple(f"{site.name}." for site in sites)
     return [name for name in linear if _layer(name) in layers and not name.startswith(attention)]
 
 
 def _warn_left_out(left_out: dict[str, str], attention: list[str]) -> None:
-    """Say in one line which attention layers and feed-forward blocks no adapter follows, and why."""
+    """Warn which attention layers and feed-forward blocks no adapter follows, and why."""
     reasons: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         reasons.setdefault(reason, []).append(name)

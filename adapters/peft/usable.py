@@ -16,10 +16,10 @@ ARITHMETIC = {"*": "a gate", "+": "a calculation"}  # a product, any other opera
 
 
 def why_unusable(site: Site) -> str | None:
-    """Why no adapter can follow an attention layer; None if nothing speaks against it.
+    """Reason why no adapter can follow an attention layer; None if no reason is known.
 
-    What does not show here, as where the output projection is in another module, is refused when the layer
-    runs.
+    Reasons that do not show here, such as an output projection in another module, raise an error when the
+    layer runs.
     """
     if site.output is None:
         return "no output projection that an adapter can follow was found"
@@ -45,8 +45,8 @@ def why_unusable(site: Site) -> str | None:
 
 @cache
 def _steps(kind: Any, output: str) -> list[str]:
-    """What a class always does to the attention output before its output projection gets it: names of its
-    own modules and methods that it goes through, and the signs of :data:`ARITHMETIC`."""
+    """Operations that a class always applies to the attention output before its output projection: names of
+    its modules and methods, and the signs of :data:`ARITHMETIC`."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(kind.forward))))
     except (OSError, TypeError, SyntaxError):

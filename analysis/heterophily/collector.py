@@ -86,7 +86,7 @@ class _LayerRecord:
 
 class Heterophily:
     """Collects the statistics of graphs, batch by batch: first of every example and head, then their mean
-    over examples with an interval, beside the same statistic of two null models. Memory does not grow with
+    over examples with an interval, next to the same statistic of two null models. Memory does not grow with
     the number of examples.
 
     >>> collected = Heterophily()
@@ -95,11 +95,11 @@ class Heterophily:
     ...         collected.add(name, graph, {"class": labels})
     >>> collected.table()
 
-    Label statistics leave the diagonal of self-attention out (a token is always of its own class), and
-    ``self_weight`` says how much weight lies on it; all others keep it.
+    Label statistics exclude the diagonal of self-attention (a token is always of its own class);
+    ``self_weight`` is the weight on it. All other statistics include it.
 
     Args:
-        settings: how to measure.
+        settings: settings of the measurement.
     """
 
     def __init__(self, settings: Settings = DEFAULT):
@@ -163,16 +163,16 @@ class Heterophily:
         record.left_out += left_out
 
     def table(self, differences: Differences | None = None) -> pd.DataFrame:
-        """One line for each layer, kind of weights, head, statistic and labels.
+        """One row for each layer, kind of weights, head, statistic and labels.
 
         The columns are those of :data:`~attngraph.analysis.heterophily.collector.COLUMNS`. ``head`` is a
         number, or "all" for the mean over heads. ``value`` is the mean over ``examples`` graphs, ``low`` and
         ``high`` the ends of its interval. ``excess`` is the mean difference to the permuted null, or to the
-        uniform one where a permutation changes nothing. ``note`` says which graphs were left out and why.
+        uniform one where a permutation changes nothing. ``note`` says which graphs were excluded and why.
 
         Args:
             differences: ``{name: (minuend, subtrahend)}``, two kinds of weights each. For every layer that
-                has both, lines with this name in the column ``weights`` hold the difference of every number,
+                has both, rows with this name in the column ``weights`` hold the difference of every number,
                 with the interval of the paired difference. ``examples`` is then the smaller number of graphs.
 
         Raises:
@@ -259,9 +259,9 @@ def heterophily(
 
 
 def _note(left_out: np.ndarray, examples: int) -> str:
-    """Why graphs were left out (their numbers by reason), or why there is no interval."""
+    """Reasons why graphs were excluded (with their numbers), or why there is no interval."""
     reasons = "; ".join(
-        f"{number} graph{'s' * (number > 1)} left out: {homophily.REASONS[k]}"
+        f"{number} graph{'s' * (number > 1)} excluded: {homophily.REASONS[k]}"
         for k, number in enumerate(left_out.tolist())
         if number
     )

@@ -1,4 +1,4 @@
-"""All statistics of a batch of graphs, beside the same statistics of their null models."""
+"""All statistics of a batch of graphs, and the same statistics of their null models."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Settings:
                 raise ValueError(f"{name} must be at least {least} and finite, got {getattr(self, name)}")
         check_degree(self.degree)
         if not 0 < self.level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {self.level}")
+            raise ValueError(f"level must be between 0 and 1, got {self.level}")
         if self.bins and self.bins % 2 == 0:
             raise ValueError(f"bins must be an odd number (0 for no spectra), got {self.bins}")
 
@@ -110,7 +110,7 @@ class Measured:
 
     Args:
         value: ``(b, h)``, of the graphs.
-        uniform: ``(b, h)``, of uniform attention with the same mask; None where that is no null.
+        uniform: ``(b, h)``, of uniform attention with the same mask; None where that is not a null model.
         permuted: ``(b, h)``, the mean over permuted graphs; None where a permutation changes nothing.
         reason: ``(b, h)``, an index of :data:`attngraph.analysis.homophily.REASONS`; a graph counts only
             where it is 0. None: all graphs count.
@@ -219,7 +219,7 @@ def _by_features(
 
 
 def _by_clouds(graph: Bipartite, settings: Settings, draws: Draws) -> dict[str, Measured]:
-    """The null assigns the sides (query, value) to the points anew."""
+    """Statistics of the two clouds; the null model permutes the sides (query, value) among the points."""
     features, nodes = [], []
     for x, valid in zip(graph.features, (graph.rows, graph.columns)):
         chosen = draws(valid).argsort(-1)[:, : settings.points].to(valid.device)
@@ -256,11 +256,11 @@ def _by_closed_form(found: ClosedForm) -> dict[Key, Measured]:
 def measure_regions(
     graph: AttentionGraph, regions: Mapping[str, Region], settings: Settings, new_draws: NewDraws
 ) -> dict[Key, Measured]:
-    """What distances say of regions, for each region's name, by how much rotated queries change the contrast,
-    and :math:`N_1/N_2` of the graphs in which the region is known; nothing without regions.
+    """Statistics of distances and regions, by the region's name, the change of the contrast when queries are
+    rotated, and :math:`N_1/N_2` of the graphs in which the region is known; empty without regions.
 
-    The uniform null is the contrast under uniform attention, its degrees and distances included; in the other
-    null, regions lie elsewhere (:meth:`attngraph.analysis.contrast.Region.elsewhere`).
+    The uniform null is the contrast under uniform attention, with its degrees and distances; the other null
+    moves the regions (:meth:`attngraph.analysis.contrast.Region.elsewhere`).
     """
     if not regions:
         return {}
@@ -301,8 +301,8 @@ def to_arrays(measured: Mapping[Key, Measured], graph: Bipartite) -> tuple[np.nd
 
     Returns:
         Values, both nulls and the excess over the null, ``(b, statistics, h + 1, 4)``, and the numbers of
-        graphs left out for each reason, ``(statistics, h + 1, reasons)``. The last head is the mean (the sum)
-        over heads. An excess that is rounding is 0.
+        graphs excluded for each reason, ``(statistics, h + 1, reasons)``. The last head is the mean (the sum)
+        over heads. An excess within rounding error is 0.
     """
     shape = graph.weight.shape[:2]
     undefined = torch.full(shape, torch.nan, dtype=torch.float64, device=graph.weight.device)

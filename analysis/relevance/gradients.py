@@ -50,11 +50,11 @@ def capture_with_gradients(
         record(model, on_graph=graphs.add),
     ):
         value = score(model(**inputs))
-        # image encoders may read the pictures of a batch one by one, so the batch differs between layers
+        # image encoders may read the images of a batch one by one, so the batch differs between layers
         sizes = {graph.shape[0] for graph in graphs.items.values()}
         if value.dim() != 1 or len(value) not in sizes:
             raise ValueError(
-                f"score must give one number per example, shape ({max(sizes)},), got {tuple(value.shape)}"
+                f"score must return one number per example, shape ({max(sizes)},), got {tuple(value.shape)}"
             )
         reached = [name for name in graphs.items if weights.items[name].requires_grad]
         derivatives = torch.autograd.grad(
@@ -78,8 +78,8 @@ class _PerCall(Generic[Item]):
 
 @contextmanager
 def _listening(model: nn.Module, weights: _PerCall[Tensor]) -> Iterator[None]:
-    """Collect the weights with which the model goes on; those of a graph are masked anew. This comes before
-    graph adapters, which would compute the layer's output without them."""
+    """Collect the weights that the model continues with; those of a graph are masked copies. This comes
+    before graph adapters, which would compute the layer's output without them."""
 
     def keep(name: str, call: Call) -> None:
         call.hold_weights()
@@ -99,7 +99,8 @@ def _listening(model: nn.Module, weights: _PerCall[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def _all_parameters_tracked(model: nn.Module) -> Iterator[None]:
-    """Let all parameters require gradients; in a frozen model the first layers' weights would have none."""
+    """Let all parameters require gradients; otherwise the first layers of a frozen model would have no
+    gradients."""
     frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
     for parameter in frozen:
         parameter.requires_grad_(True)

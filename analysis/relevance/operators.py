@@ -16,7 +16,7 @@ from attngraph.sparsify import KeptWeight
 
 
 class Relevance(NamedTuple):
-    """What the tokens receive from the inputs.
+    """Relevance of the inputs to the tokens.
 
     Args:
         own: ``(b, n, n)``, from the tokens themselves.
@@ -61,7 +61,7 @@ def raw(
     weight = graphs[first].weight if query is None else graphs[first].weights_of(query)[:, :, None]
     if heads is not None:
         if not heads or not all(0 <= head < weight.shape[1] for head in heads):
-            raise ValueError(f"heads must lie in 0..{weight.shape[1] - 1} for {first}, got {list(heads)}")
+            raise ValueError(f"heads must be in 0..{weight.shape[1] - 1} for {first}, got {list(heads)}")
         weight = weight[:, list(heads)]
     product = exact(weight).mean(1)
     for before, after in pairwise(hops):
@@ -86,8 +86,8 @@ def _columns(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def rollout(graphs: Graphs) -> Relevance:
-    r"""Attention rollout: how inputs mix from layer to layer if each layer keeps one half of a state and
-    takes the other half by attention.
+    r"""Attention rollout: mixing of the inputs from layer to layer, if each layer keeps one half of a state
+    and takes the other half by attention.
 
     With :math:`P` the mean over heads of a layer's weights, its rows divided by their sums, and for every
     node set :math:`c`, a layer by which the nodes :math:`a` look at :math:`b` (at themselves in
@@ -97,10 +97,10 @@ def rollout(graphs: Graphs) -> Relevance:
         R^{ac} \leftarrow \tfrac12 (R^{ac} + P R^{bc})
 
     from :math:`R^{aa} = I` and :math:`R^{ac} = 0`. That is the product of the layers' square matrices over
-    all nodes, so a token's row over all sets sums to 1. A row without edges (padding) stays as it is.
+    all nodes, so a token's row over all sets sums to 1. A row without edges (padding) does not change.
 
     Args:
-        graphs: of one model.
+        graphs: graphs of one model.
 
     Raises:
         ValueError: see :func:`attngraph.analysis.relevance.route`.
@@ -142,14 +142,15 @@ def relevance(graphs: Graphs, gradients: Mapping[str, Tensor]) -> Relevance:
         R^{ac} &\leftarrow R^{ac} + \bar A R^{bc}, \quad c \neq b && \text{(11)}
 
     from :math:`R^{aa} = I` and :math:`R^{ac} = 0`. A row of :math:`\hat R` that is 0 stays 0. The paper has
-    two node sets, and (11) for :math:`c = a` alone; here it also hands on what :math:`b` received from
-    others. Two directions of cross-attention by one module (LXMERT) look at the same states, so both are read
-    before either changes. Numbers are at least 0 and have no upper bound; compare shares of their sum.
+    two node sets, and (11) for :math:`c = a` alone; here it also propagates the relevance that :math:`b`
+    received from others. Two directions of cross-attention by one module (LXMERT) see the same states, so
+    both are read before either changes. Values are at least 0 and unbounded; compare them relative to their
+    sum.
 
     Args:
         graphs: as :func:`attngraph.analysis.relevance.capture_with_gradients` returns them.
         gradients: of the score with respect to the weights, from the same function. Weights other than those
-            that were differentiated (an adapter's :math:`\bar M`, say) have no gradients of their own.
+            that were differentiated (for instance an adapter's :math:`\bar M`) have no gradients.
 
     Raises:
         ValueError: a layer without gradients, gradients of another shape, or see

@@ -14,11 +14,11 @@ Graphs: TypeAlias = Mapping[str, AttentionGraph]
 
 
 class Nodes(NamedTuple):
-    """A set of nodes, identified by its size, what the nodes stand for and whether they are ordered in time.
+    """A set of nodes, identified by its size, the modality of the nodes and whether they are ordered in time.
 
     Args:
-        examples: the number of examples with such nodes; larger than the batch where the parts of a picture
-            are separate examples.
+        examples: the number of examples with such nodes; larger than the batch if the parts of an image are
+            separate examples.
         number: the number of nodes, padding included.
         modality: ``"text"``, ``"image"``, ``"mixed"``, or None if unknown.
         causal: the nodes are a decoder's tokens.
@@ -65,7 +65,7 @@ class Layers:
             pools its values (SegFormer).
 
     Raises:
-        ValueError: a cross-attention layer whose two sides cannot be told apart.
+        ValueError: a cross-attention layer whose two sides cannot be distinguished.
     """
 
     def __init__(self, graphs: Graphs):
@@ -82,8 +82,8 @@ class Layers:
             value = Nodes(b, m, value_modality, False) if self.is_cross(name) or n != m else query
             if self.is_cross(name) and query == value:
                 raise ValueError(
-                    f"graphs must tell the two sides of {name} apart: both have the same number and kind of "
-                    "nodes, in no order; give texts of another length"
+                    f"graphs do not distinguish the two sides of {name}: both have the same number and kind "
+                    "of nodes, in no order; use texts of another length"
                 )
             self.queries[name], self.values[name] = query, value
 
@@ -158,16 +158,17 @@ class Route(NamedTuple):
 
 
 def route(graphs: Graphs) -> Route:
-    """Find the tokens whose view is asked for, and the layers by which they see.
+    """Find the tokens to which relevance is computed, and the layers by which they see the inputs.
 
     The tokens are the queries of the last layer that is cross-attention from other nodes than image nodes, or
     self-attention in a sequence of text and image. Where there is no such layer, they are the image nodes
     that look at others (the probe of a pooling head, a Q-Former's queries), or those of the last image
     encoder, or else those of the last layer. Image tokens of a sequence that are as many as the queries of
-    some cross-attention of image nodes (a Q-Former) are taken for those, and the route goes on by that layer.
+    some cross-attention of image nodes (a Q-Former) are assumed to be those, and the route continues with
+    that layer.
 
     Raises:
-        ValueError: no layer, or cross-attention whose sides cannot be told apart.
+        ValueError: no layer, or cross-attention whose sides cannot be distinguished.
     """
     if not graphs:
         raise ValueError("graphs must hold a layer, got none")

@@ -1,4 +1,4 @@
-"""How the edges of a graph are stored and summed over.
+"""Backends: storage of the edges of a graph, and sums over them.
 
 - ``"dense"`` (:class:`attngraph.backends.dense.DenseEdges`): all pairs of nodes, an array ``(b, h, n, m)``;
 - ``"sparse"`` (:class:`attngraph.backends.sparse.SparseEdges`): the non-zero edges, as a PyG graph;
@@ -8,8 +8,8 @@
 All give the same numbers. A scheme that starts from scores
 (:meth:`attngraph.adapters.scheme.Scheme.aggregate_and_context`) may have kernels for ``"dense"``, which it
 uses where they cover the call; ``"eager"`` is dense without those in C, ``"native"`` with them or an error.
-Second derivatives through ``"tiled"`` hold all edges, and under the transforms of ``torch.func``, in
-forward-mode differentiation and under ``torch.export`` ``"dense"`` takes its place.
+Second derivatives through ``"tiled"`` hold all edges; the transforms of ``torch.func``, forward-mode
+differentiation and ``torch.export`` use ``"dense"`` instead.
 """
 
 from __future__ import annotations

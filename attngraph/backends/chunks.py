@@ -1,14 +1,14 @@
 r"""Message passing in memory that is linear in the number of nodes: some queries at a time.
 
-Each chunk of queries is a dense graph of its own, whose edges are computed again in the backward
+Each chunk of queries is a separate dense graph, whose edges are computed again in the backward
 pass (:func:`torch.utils.checkpoint.checkpoint`). Sums at queries need their own chunk only; sums at values
 need all of them:
 
 - in a causal graph, value degrees come from the queries before: each chunk starts with the degrees that its
   predecessors left, as a step of decoding does;
 - any other sum at values (degrees in a graph without order, messages to values) takes a pass over all chunks
-  that ends there. The next pass begins anew, with that sum. So a scheme with :math:`s` such sums runs
-  :math:`s + 1` times on each chunk.
+  that ends there. The next pass starts from the beginning, with that sum. So a scheme with :math:`s` such
+  sums runs :math:`s + 1` times on each chunk.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def in_chunks(
     """Query features from ``propagate``, chunk by chunk.
 
     Args:
-        propagate: from edges to query features ``(b, h, n, d)``. It is called for some of the queries at a
-            time, and for these once for each sum at values, and once more.
+        propagate: function from edges to query features ``(b, h, n, d)``. It is called for some of the
+            queries at a time, once for each sum at values plus once for the result.
         graph: an attention graph, or scores.
         context: whether the attention output of scores, :math:`M V` of all queries, padded ones too, is
             wanted.

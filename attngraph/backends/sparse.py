@@ -14,15 +14,15 @@ from attngraph.precision import widen
 
 
 class EdgeList(Edges):
-    """Edges as PyG has them: a list of pairs of nodes. Numbers per edge are ``(e,)``.
+    """Edges in PyG's format: a list of pairs of nodes. Numbers per edge are ``(e,)``.
 
     Args:
         query: query features ``(b, h, n, d)``; node ``i`` of example ``b`` and head ``h`` has the number
             ``(b·heads + h)·n + i``.
-        value: value features ``(b, h, m, d)``, whose nodes are numbered alike.
+        value: value features ``(b, h, m, d)``, whose nodes are numbered in the same way.
         edge_index: ``(2, e)``, the value and the query of each edge.
         weight: ``(e,)``, at least 0. Edges that occur twice are two edges.
-        weighted_sum: what carries messages along edges; see
+        weighted_sum: function that sends messages along edges; see
             :meth:`attngraph.backends.message_passing.WeightedSum.weighted_sum`. Sums of weights alone do not
             go through it.
         causal: queries are ordered in time, by their numbers.

@@ -76,9 +76,9 @@ def status() -> str:
 
 @cache
 def _find(wanted: str) -> tuple[Library | None, str]:
-    """The library or None, and why it is None."""
+    """The library, or None and the reason."""
     if wanted not in ("", "native", "eager", *VARIANTS):
-        return None, f"choose native, eager, {' or '.join(VARIANTS)}, or leave it unset"
+        return None, f"choose native, eager, {' or '.join(VARIANTS)}, or unset it"
     if wanted == "eager":
         return None, f"{VARIABLE}=eager"
     capability = torch.backends.cpu.get_cpu_capability()
@@ -120,7 +120,7 @@ def _load(variant: str) -> ctypes.CDLL:
         raise _Refused(f"{path} can't be loaded ({error}): {REMEDY}") from None
     functions.attngraph_source.restype = ctypes.c_char_p
     if functions.attngraph_source().decode() != source_hash():
-        raise _Refused(f"{path} was built from other sources than those beside it: {REMEDY}")
+        raise _Refused(f"{path} was built from sources other than the installed ones: {REMEDY}")
     sgemm = _address("libtorch_cpu", "sgemm_")
     if sgemm is None:
         raise _Refused("torch has no BLAS whose sgemm_ can be called")
@@ -153,9 +153,9 @@ def _self_test(functions: ctypes.CDLL, path: Path) -> None:
     """Compare powers, logarithms and products over threads with torch's.
 
     Raises:
-        _Refused: they differ: the compiler or BLAS does not do what the code says.
+        _Refused: they differ: the compiler or BLAS does not work as the code requires.
     """
-    x = torch.linspace(-60, 60, 997, dtype=torch.float32, device="cpu")  # whatever the defaults are
+    x = torch.linspace(-60, 60, 997, dtype=torch.float32, device="cpu")  # for any default dtype and device
     power, logarithm = torch.empty_like(x), torch.empty_like(x)
     functions.attngraph_powers.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int]
     functions.attngraph_powers(*map(pointer, (x, power, logarithm)), len(x))

@@ -29,7 +29,7 @@ from attngraph.scores import HIDES_BELOW
 
 
 class Projected(NamedTuple):
-    """What attention starts from: query ``(b, h, n, d)``, key and value ``(b, g, m, d)`` with ``g`` dividing
+    """Inputs of attention: query ``(b, h, n, d)``, key and value ``(b, g, m, d)`` with ``g`` dividing
     ``h``."""
 
     query: Tensor
@@ -38,14 +38,14 @@ class Projected(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What a model or a family knows of a call beyond its numbers.
+    """Facts about a call that a model or a family states in addition to its tensors.
 
     Attributes:
-        is_causal: whether self-attention's queries are ordered in time, if it is said; see
+        is_causal: whether the queries of self-attention are ordered in time, if stated; see
             :class:`attngraph.reading.masks.Order`.
-        query_mask: which queries are valid, bool ``(b, n)``, where self-attention's mask does not say.
+        query_mask: which queries are valid, bool ``(b, n)``, if the mask of self-attention does not show it.
         sides: modalities of queries and values; see :class:`attngraph.reading.calls.Call`.
-        cross: whether it is cross-attention, if it is said.
+        cross: whether it is cross-attention, if stated.
     """
 
     is_causal: bool | None = None
@@ -114,7 +114,7 @@ def attend(
 
 
 def watch(module: nn.Module, given: dict[str, Any]) -> Watch:
-    """What watches an instrumented module whose attention is not known, through one forward pass.
+    """Watch for one forward pass of an instrumented module whose attention is not known.
 
     Args:
         module: the module.
@@ -128,15 +128,15 @@ def watch(module: nn.Module, given: dict[str, Any]) -> Watch:
 
 
 def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
-    """Hand a call to the module's listeners that was seen while the module ran.
+    """Pass a call that was seen while the module ran to the module's listeners.
 
     Args:
         module: an instrumented attention module.
-        masked: whether it was given a mask.
+        masked: whether it received a mask.
         seen: the call.
 
     Returns:
-        What the module goes on with, ``(b, h, n, d)``.
+        The context with which the module continues, ``(b, h, n, d)``.
     """
     state = state_of(module)
     _check_real(state, seen.query)
@@ -170,28 +170,28 @@ def _attended(module: nn.Module, masked: bool, seen: Attended) -> Tensor:
 
 
 def _next_known(state: LayerState, again: bool) -> Known:
-    """What an outer module noted of the calls of a watched module, call by call; :data:`NOTHING` without
-    such a note.
+    """The note of an outer module about the next call of a watched module; :data:`NOTHING` without such a
+    note.
 
     Raises:
-        UserError: there is none, the layer has listeners, and the call goes on with keys that other queries
-            have met.
+        UserError: there is no note, the layer has listeners, and the call attends to the same keys as an
+            earlier call with other queries.
     """
     turns = state.notes["turns"]
     if turns:
         return turns.pop(0)
     if again and state.listeners:
         raise UserError(
-            f"{state.site.name} attends to the same keys several times in one pass, with other queries each, "
-            "as where queries are processed in chunks: these would be graphs of parts. Let it process all of "
-            "them at once, or leave it out (layers=...; for adapters exclude_modules=...)"
+            f"{state.site.name} attends to the same keys several times in one pass, each time with other "
+            "queries, as in chunked processing: each graph would hold only a part. Let it process all queries "
+            "at once, or exclude it (layers=...; for adapters exclude_modules=...)"
         )
     return NOTHING
 
 
 def _fused(module: nn.Module, seen: Fused) -> Tensor:
-    """The same for a call of PyTorch's fused attention, which is computed by its formula where somebody may
-    need its weights."""
+    """The same for a call of PyTorch's fused attention, which is computed by its formula if its weights may
+    be needed."""
     state = state_of(module)
     known = _next_known(state, seen.again)
     fused = all(handle.fused for handle in state.changes.handles)
@@ -243,10 +243,10 @@ def _formula(
 
 
 def _check_real(state: LayerState, query: Tensor) -> None:
-    """Refuse tensors without numbers.
+    """Check that tensors hold data.
 
     Raises:
-        UserError: they have none.
+        UserError: they do not, as on the device ``meta``.
     """
     if query.is_meta or isinstance(query, FakeTensor):
         raise UserError(
@@ -258,14 +258,14 @@ def _check_real(state: LayerState, query: Tensor) -> None:
 def _call(
     module: nn.Module, projected: Projected, mask: Mask, known: Known, key: Tensor, **fields: Any
 ) -> Call:
-    """A call, with what other calls of the model say of it.
+    """A call, completed from other calls of the model.
 
     Args:
         module: an instrumented attention module.
         projected: queries, keys and values of all heads.
         mask: what its mask says.
-        known: what else is known of it.
-        key: its keys as they are in a cache.
+        known: further facts about it.
+        key: its keys in the form in which a cache holds them.
         fields: further fields of :class:`attngraph.reading.calls.Call`.
     """
     state = state_of(module)
@@ -322,8 +322,9 @@ def _is_cross(state: LayerState, module: nn.Module, n: int, m: int) -> bool:
 
 
 def _before_cross(state: LayerState, module: nn.Module, b: int, n: int) -> SelfAttention | None:
-    """What self-attention says of the queries of cross-attention: in the mask that an outer module was given
-    for it (a family notes that), or in the call before in this forward pass. None if there is neither.
+    """Information from self-attention about the queries of cross-attention: from the mask that an outer
+    module received for it (noted by a family), or from the previous call in this forward pass. None if there
+    is neither.
 
     Raises:
         UserError: the layer has listeners, and there is neither in a model that may order its queries in
@@ -341,7 +342,7 @@ def _before_cross(state: LayerState, module: nn.Module, b: int, n: int) -> SelfA
         raise UserError(
             f"{state.site.name} attends to other states before any self-attention over its {n} queries has "
             f"been read in {type(state.inner_model).__name__}, so that nothing says in which order they are "
-            "and which are padding: leave the layer out (layers=...; for adapters exclude_modules=...)"
+            "and which are padding: exclude the layer (layers=...; for adapters exclude_modules=...)"
         )
     return before
 
@@ -362,13 +363,13 @@ def _may_decode(state: LayerState, module: nn.Module) -> bool:
 def _self_attention(
     state: LayerState, module: nn.Module, mask: Mask, told: bool | None, n: int, layer_idx: int | None
 ) -> SelfAttention | None:
-    """What a self-attention call leaves for the cross-attention after it. None where it would be refused if
-    the layer had listeners.
+    """Information that a self-attention call leaves for the cross-attention after it. None if listeners on
+    the layer would raise an error.
 
     Raises:
-        UserError: the layer has listeners, its mask orders the queries in a way that no attention graph has,
-            and it does not say that they are in no order, as in an encoder whose windows reach further one
-            way than the other.
+        UserError: the layer has listeners, its mask orders the queries in a way that an attention graph
+            cannot represent (such as windows that extend further in one direction), and the module does not
+            declare them unordered.
     """
     word = is_causal(module)
     config = getattr(state.inner_model, "config", None)
@@ -389,7 +390,7 @@ def _self_attention(
             return None
         raise UserError(
             f"{state.site.name}: its mask shows a query a later one that does not see it in turn, so that "
-            "the queries are ordered neither one by one nor in blocks, nor unordered: leave the layer out "
+            "the queries are ordered neither one by one nor in blocks, nor unordered: exclude the layer "
             "(layers=...; for adapters exclude_modules=...)"
         )
     causal = order.causal
@@ -418,7 +419,7 @@ def eager_of(module: nn.Module) -> Callable[..., tuple[Tensor, Any]]:
             return eager
     raise UserError(
         f"{type(module).__name__}: the file that defines it has no eager_attention_forward, so that its "
-        "attention cannot be read: give it one, or leave the layer out"
+        "attention cannot be read: pass one, or exclude the layer"
     )
 
 
@@ -432,11 +433,11 @@ def graph_attention(
     modalities: tuple[str | Tensor | None, str | Tensor | None] = (None, None),
     **kwargs,
 ) -> tuple[Tensor, Tensor | None]:
-    """What transformers' ``AttentionInterface`` calls in an instrumented model: eager attention, with
+    """Called by transformers' ``AttentionInterface`` in an instrumented model: eager attention with
     listeners.
 
-    A model of one's own may say what queries and values stand for: its attention passes ``modalities``, which
-    attention functions that are not these leave alone.
+    A custom model may declare the modalities of queries and values: its attention passes ``modalities``,
+    which other attention functions ignore.
 
     Returns:
         context ``(b, n, h, d)`` and weights after dropout, as eager attention returns them.

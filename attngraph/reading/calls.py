@@ -1,7 +1,8 @@
-"""One attention layer of a model, and one of its calls: what it computed, and the graph it is.
+"""One attention layer of a model, and one of its calls: its tensors, and its graph.
 
-The weights come from the model's own eager function, called without dropout, so whatever that function knows
-(grouped heads, position bias, soft caps, sinks) is in them; dropout follows as the model would draw it.
+The weights come from the model's own eager function, called without dropout, so they include everything that
+this function computes (grouped heads, position bias, soft caps, sinks); dropout follows with the random
+numbers that the model would use.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ except ImportError:
 BIASED = (
     "adds numbers to its scores (position biases), which are not known where a fused attention is streamed: "
     'set the model to eager attention (model.set_attn_implementation("eager")), read it without stream, or '
-    "leave the layer out (layers=...)"
+    "exclude the layer (layers=...)"
 )
 NO_GRADIENT = (
     "returned attentions carry no gradient where graph adapters compute a layer's output from its scores (in "
@@ -84,7 +85,7 @@ class Site:
 
 @dataclass(eq=False)
 class Call:
-    """What one attention call computed.
+    """Inputs and results of one attention call.
 
     Weights and context are computed when they are read for the first time.
 
@@ -94,35 +95,35 @@ class Call:
         causal: whether the queries are ordered in time. A cross-attention follows the self-attention before
             it.
         span: which queries count in the degrees that each query sees; see :class:`attngraph.AttentionGraph`.
-        query: ``(b, h, n, d)``, as it is compared with the keys, after rotary embedding.
+        query: ``(b, h, n, d)``, in the form compared with the keys, after rotary embedding.
         key: ``(b, h, m, d)``, with grouped heads repeated.
         value: ``(b, h, m, d)``, with grouped heads repeated.
         visible: which values each query sees, bool ``(b, n, m)``, or None when nothing is masked.
         query_mask: bool ``(b, n)``, which queries are valid: those that self-attention lets see themselves.
-        source: the states that cross-attention attends to, where the module was given them.
+        source: the states that cross-attention attends to, if the module received them.
         cache: the model's key/value cache.
         layer_idx: the layer's place in the cache; for cross-attention, whose own place may hold the other
             side (Mllama's), that of the self-attention before it, or of the first one if there is none.
         stored: whether the keys and values of the queries are in the cache there by now.
         dropout: its probability; 0 in evaluation.
-        sides: modalities of queries and values, as far as a family says (see
+        sides: modalities of queries and values, if a family states them (see
             :class:`attngraph.AttentionGraph`).
-        every_query_sees: whether every query sees something, padded ones too.
+        every_query_sees: whether every query, including padded ones, sees a value.
         valid: whether every query is known to be valid.
         output_attentions: whether the module was asked for its weights.
         eager: the model's eager attention of this call, without dropout: to context ``(b, n, h, d)`` and
             weights. Its last arguments are query, key, value and additive mask.
-        scale: the factor of the scores where the model gave it, else None.
-        is_softmax: says whether scale and mask are all that the scores are made of; None where the mask is
-            more than that.
+        scale: the factor of the scores if the model passed it, else None.
+        is_softmax: function that returns whether the weights are a softmax of scaled and masked scores; None
+            if the mask does more than that.
         only_hides: whether the mask hides edges and adds nothing to the others' scores.
         fused: the model has computed the call by PyTorch's fused attention: it does not wait for
             :attr:`context`.
         triangular: query i sees values up to i only, without a mask.
         unrotated: finds the queries before rotary embedding; see
             :func:`attngraph.reading.projection.unrotated`.
-        no_graph: why the call is no attention graph; see :meth:`replace_eager`.
-        held: whether somebody needs the weights; see :meth:`hold_weights`.
+        no_graph: why the call is not an attention graph; see :meth:`replace_eager`.
+        held: whether a listener needs the weights; see :meth:`hold_weights`.
     """
 
     site: Site
@@ -154,19 +155,19 @@ class Call:
     held: bool = False
 
     def hold_weights(self) -> None:
-        """Let everything be computed from the attention weights, so that it depends on :attr:`weight`:
-        :meth:`scores` gives None. A listener that calls it must come before those that ask for scores."""
+        """Compute everything from the attention weights, so that it depends on :attr:`weight`: :meth:`scores`
+        returns None. A listener that calls it must come before those that ask for scores."""
         self.held = True
 
     def replace_eager(self, eager: partial[tuple[Tensor, Tensor]], no_graph: str) -> None:
-        """Let the layer compute something else than its own attention, such as one with further keys and
-        values. The call is no attention graph any more: :meth:`graph` refuses, and :meth:`scores` gives None.
-        A listener that calls it must come before those that read weights, and do so in every call, since
-        what it adds is in no cache.
+        """Replace the layer's attention, for instance by one with additional keys and values. The call is
+        then not an attention graph: :meth:`graph` raises an error, and :meth:`scores` returns None. A
+        listener that calls it must come before those that read weights, and must do so in every call, since
+        the added keys and values are not cached.
 
         Args:
-            eager: takes the place of :attr:`eager`; :attr:`key` and :attr:`value` become its own.
-            no_graph: why there is no graph, and the remedy, for the error.
+            eager: replaces :attr:`eager`; :attr:`key` and :attr:`value` become its keys and values.
+            no_graph: the reason why there is no graph, and the remedy, for the error message.
         """
         for name in ("_eager", "kept", "dropped", "context"):
             self.__dict__.pop(name, None)
@@ -188,8 +189,8 @@ class Call:
 
     @property
     def rotated(self) -> bool:
-        """Whether :attr:`feature` carries rotary positions: the module rotates, and no output of its own
-        query projection or query norm fits the queries."""
+        """Whether :attr:`feature` includes rotary positions: the module rotates, and no output of its query
+        projection or query norm matches the queries."""
         return self._feature[1]
 
     @cached_property
@@ -203,8 +204,8 @@ class Call:
 
     @cached_property
     def kept(self) -> Tensor | None:
-        """Which weights dropout keeps, bool ``(b, h, n, m)``, as the model would draw it; None where there is
-        no dropout."""
+        """Which weights dropout keeps, bool ``(b, h, n, m)``, with the model's random numbers; None without
+        dropout."""
         if not self.dropout:
             return None
         ones = self.query.new_ones((*self.query.shape[:3], self.key.shape[2]))
@@ -216,14 +217,15 @@ class Call:
         return self._after_dropout(self.weight)
 
     def _after_dropout(self, weight: Tensor) -> Tensor:
-        """As PyTorch computes it on a CPU, so that a model goes on there with the bits it has without us."""
+        """Dropout as PyTorch computes it on a CPU, so that the model's numbers there are bitwise
+        unchanged."""
         if self.kept is None:
             return weight
         return weight * self.kept.to(weight.dtype).div_(1 - self.dropout or 1.0)  # 1: nothing is kept
 
     @cached_property
     def context(self) -> Tensor:
-        """``dropped @ value``, ``(b, h, n, d)``: what the model goes on with. A listener may set it."""
+        """``dropped @ value``, ``(b, h, n, d)``, with which the model continues. A listener may set it."""
         return self.dropped @ self.value if self.dropout else self._eager[0].transpose(1, 2)
 
     def without_padded(self, x: Tensor) -> Tensor:
@@ -255,8 +257,8 @@ class Call:
 
     @property
     def leaves_degrees(self) -> bool:
-        """Whether decoding may go on after this call, with the degrees that its queries leave: in a causal
-        layer with a key/value cache, where no gradient is wanted."""
+        """Whether decoding may continue after this call with the degrees that its queries leave: in a causal
+        layer with a key/value cache, without gradients."""
         return self.causal and self.cache is not None and not torch.is_grad_enabled()
 
     def scores(
@@ -312,7 +314,7 @@ class Call:
         )
 
     def _scores(self, **fields: Any) -> AttentionScores:
-        """What all scores of the call have, and further fields."""
+        """Scores of the call with further fields."""
         return AttentionScores(
             self.query,
             self.key,
@@ -326,9 +328,9 @@ class Call:
         )
 
     def _picture(self) -> Tensor | None:
-        """See :class:`attngraph.AttentionScores`. What is known of the states is checked on the first feature
-        of keys and values, since what is around their projections (dropout, an adapter for some examples) may
-        tell examples apart."""
+        """See :class:`attngraph.AttentionScores`. Shared states are verified on the first feature of keys and
+        values, since modules around their projections (dropout, an adapter for some examples) may treat
+        examples differently."""
         picture = None if self.source is None else first_of_picture(self.source)
         if picture is None or len(picture) != len(self.value):
             return None
@@ -339,12 +341,12 @@ class Call:
         self, heads: list[int] | None, top_k: int | None, metric: Tensor | None = None, **fields: Any
     ) -> AttentionGraph:
         """The call as a graph whose weights are never all in memory (:class:`attngraph.streaming.Streamed`),
-        unless the model makes them itself and more goes into them than scores and a mask; without what a
-        cache holds from earlier queries.
+        unless the model computes them itself, from more than scores and a mask; without degrees of earlier
+        queries in a cache.
 
         Args:
-            heads: those that are wanted; None for all.
-            top_k: how many edges of each query will be kept.
+            heads: which heads; None for all.
+            top_k: number of edges of each query to keep.
             metric: see :meth:`Site.metric`.
             fields: further fields of :class:`attngraph.AttentionGraph`.
 
@@ -374,7 +376,7 @@ class Call:
         return graph.detach()
 
     def graph(self, dropped: bool = False, metric: Tensor | None = None, **fields: Any) -> AttentionGraph:
-        """The call as a graph, without what a cache holds from earlier queries (see :meth:`remember`).
+        """The call as a graph, without degrees of earlier queries in a cache (see :meth:`remember`).
 
         Args:
             dropped: take the weights after dropout.
@@ -382,7 +384,7 @@ class Call:
             fields: further fields of :class:`attngraph.AttentionGraph`.
 
         Raises:
-            UserError: it is none; see :meth:`check_graph`.
+            UserError: it is not a graph; see :meth:`check_graph`.
         """
         self.check_graph()
         return AttentionGraph(
@@ -403,7 +405,7 @@ class Call:
         """Make sure that the call is a graph.
 
         Raises:
-            UserError: query and value features of different widths, or a call that is none
+            UserError: query and value features of different widths, or replaced attention
                 (:meth:`replace_eager`).
         """
         if self.no_graph:
@@ -411,18 +413,18 @@ class Call:
         if self.query.shape[-1] != self.value.shape[-1]:
             raise UserError(
                 f"{self.site.name}: queries have {self.query.shape[-1]} features per head and values "
-                f"{self.value.shape[-1]}; a graph needs both in one space: leave the layer out "
+                f"{self.value.shape[-1]}; a graph needs both in one space: exclude the layer "
                 "(layers=...; for adapters exclude_modules=...)"
             )
 
     def remember(self, graph: Graph, owner: str) -> Graph:
-        """The graph, or the scores, with the degrees that earlier queries left in the key/value cache, where
-        its own are then added, and with what is kept there of its values' norms.
+        """The graph, or the scores, with the degrees that earlier queries left in the key/value cache, to
+        which its own are then added, and with the norms of its values that are kept there.
 
         Args:
-            graph: this call's graph, in whatever form (sparse, some heads) it has in every step, or its
+            graph: this call's graph, in the form (sparse, some heads) that it has in every step, or its
                 scores.
-            owner: who keeps degrees; every owner has its own.
+            owner: name of the owner of the degrees; each owner has separate ones.
 
         Raises:
             UserError: degrees of earlier queries were not kept.
@@ -472,8 +474,8 @@ class Call:
 
     @property
     def tokens(self) -> int:
-        """How many tokens self-attention has seen, these and those included whose values a cache has dropped
-        again."""
+        """Number of tokens that self-attention has seen, including the present ones and those whose values a
+        cache has dropped again."""
         if self.cache is None or self.layer_idx is None:
             return self.value.shape[2]
         return int(self.cache.get_seq_length(self.layer_idx)) + (0 if self.stored else self.query.shape[2])

@@ -1,7 +1,7 @@
 """Running value degrees for decoding with a key/value cache.
 
 In a causal graph query i sees value degrees summed over the queries up to i. With a cache the earlier queries
-are gone, so their sums are kept beside the cached keys and values, and follow them through beam reordering,
+are gone, so their sums are kept with the cached keys and values, and follow them through beam reordering,
 cropping and batch changes: the cache layer is replaced by one of its class extended with
 :class:`_KeepsDegrees`. They are kept for generation: no gradient flows back through them.
 """
@@ -32,16 +32,16 @@ NO_PLACE = (
 
 @dataclass
 class _Call:
-    """What is kept of a forward pass.
+    """Degrees kept from a forward pass.
 
     Attributes:
         totals: ``(b, h, rows, m)``: the degrees after each of its last queries.
-        queries: how many valid queries there were by then, ``(b, rows)``.
-        length: how many queries it stands for.
-        start: how many of the first values had left a sliding window by then.
+        queries: number of valid queries by then, ``(b, rows)``.
+        length: number of queries that it represents.
+        start: number of the first values that had left a sliding window by then.
         end: whether the cache may be cropped to its end for good.
-        examples: where the batch changed since, which of these examples those of now were, int64 ``(b,)``,
-            until :meth:`settle`; else None.
+        examples: if the batch has changed since, which of these examples each present one was, int64
+            ``(b,)``, until :meth:`settle`; else None.
     """
 
     totals: Tensor
@@ -62,16 +62,16 @@ class _Call:
 
 
 class Kept(NamedTuple):
-    """What a step of decoding, of one query, finds in a :class:`DegreeCache`, and what it leaves there.
+    """State of a :class:`DegreeCache` before or after a decoding step of one query.
 
     Attributes:
-        totals: the degrees before or after the query, ``(k, h, 1, .)``, those of the first values; of further
-            ones they are 0.
-        queries: how many valid queries there were by then, ``(k, 1)``.
-        norms: of the first values, ``(k, h, .)``; None where they are not known.
-        probe: the features of a value, ``(k, h, d)``: while it has them, the norms are those of the values.
-        place: which value.
-        examples: which of the ``k`` examples each of the batch was, int64 ``(b,)``; None if they are those.
+        totals: the degrees before or after the query, ``(k, h, 1, .)``, of the first values; those of further
+            values are 0.
+        queries: number of valid queries by then, ``(k, 1)``.
+        norms: norms of the first values, ``(k, h, .)``; None if unknown.
+        probe: the features of one value, ``(k, h, d)``: the norms are valid as long as it has them.
+        place: the number of that value.
+        examples: which of the ``k`` examples each of the batch was, int64 ``(b,)``; None if unchanged.
     """
 
     totals: Tensor
@@ -83,18 +83,18 @@ class Kept(NamedTuple):
 
 
 class DegreeCache:
-    """The running degrees of one attention layer, so that decoding can go on after the last query, or after
-    an earlier one when the cache is cropped.
+    """The running degrees of one attention layer, so that decoding can continue after the last query, or
+    after an earlier one when the cache is cropped.
 
     The norms of the values are kept as well: cross-attention's stay the same, self-attention's grow by those
     of new tokens.
 
     The degrees after each of the last :data:`ROWS` queries are kept: ``4 h (ROWS + 1)`` bytes for each value,
-    beside ``4 d`` (in half precision) for each head of keys and values. Of queries before them only the last
-    one of a call of several (a prompt, say) is kept, and none of single steps, whose lengths count with the
-    call after them. Until the next call, a call of several keeps its last :data:`REACH`, since assisted
-    decoding crops the cache by the candidates in it that were refused. Where the batch changes, as it does
-    after each step of beams, only the degrees after the last query are kept.
+    compared with ``4 d`` (in half precision) for each head of keys and values. Of earlier queries, only the
+    last one of a call with several (such as a prompt) is kept, and none of single steps, whose lengths are
+    added to the call after them. Until the next call, a call with several queries keeps its last
+    :data:`REACH`, since assisted decoding removes rejected candidates from the cache. When the batch changes,
+    as after each step of beam search, only the degrees after the last query are kept.
     """
 
     ROWS, REACH = 32, 64
@@ -105,13 +105,13 @@ class DegreeCache:
         self.values = 0  # how many there were
         self.probe: tuple[int, Tensor] | None = None  # the place of one of them, and its features (b, h, d)
         self.start: int | None = None  # as for norms_of, when these were kept
-        self.metric: Tensor | None = None  # likewise
+        self.metric: Tensor | None = None  # the same
         self._old = 0  # how many of the calls lie before the last ROWS queries
         self._examples: Tensor | None = None  # for norms and probe, as in a call
 
     @property
     def length(self) -> int:
-        """How many queries so far, padded ones included."""
+        """Number of queries so far, including padded ones."""
         return sum(call.length for call in self.calls)
 
     def past(self, values: int, start: int = 0) -> PastDegree | None:
@@ -159,13 +159,13 @@ class DegreeCache:
             self._forget(self._old)
 
     def norms_of(self, value: Tensor, start: int | None = None, metric: Tensor | None = None) -> KeptNorms:
-        """What is kept of the norms of values ``(b, h, m, d)``: those of the last step's values, if they are
-        the first of these. One of them tells: whatever else a cache does with values, it does with these too.
+        """Kept norms of values ``(b, h, m, d)``: those of the last step's values, if they are the first of
+        these. One value is compared, since a cache treats all values in the same way.
 
         Args:
             value: the values.
-            start: for self-attention, whose values are the tokens', how many have left a sliding window.
-            metric: what they are measured in; norms in another are forgotten.
+            start: for self-attention, the number of tokens whose values have left a sliding window.
+            metric: the metric of the norms; norms in another metric are discarded.
         """
         self._settle_norms()
         m = value.shape[2]
@@ -182,8 +182,8 @@ class DegreeCache:
         return KeptNorms(value, self.norms)
 
     def found(self, values: int, start: int | None, metric: Tensor | None) -> Kept | None:
-        """What a step of decoding finds, on its values and the metric that they are measured in; None before
-        the first query. Arguments as for :meth:`norms_of`."""
+        """State for a decoding step, for its values and metric; None before the first query. Arguments as for
+        :meth:`norms_of`."""
         if not self.calls:
             return None
         last, norms, place, probe = self.calls[-1], None, 0, None
@@ -302,7 +302,7 @@ _Base: Any = object  # any class of cache layers, which is known at run time onl
 
 
 class _KeepsDegrees(_Base):
-    """Mixed into a cache layer's class: whatever happens to keys and values happens to the degrees."""
+    """Mixin for a cache layer's class: every operation on keys and values is applied to the degrees too."""
 
     degrees: dict[str, DegreeCache]
 
@@ -364,16 +364,17 @@ def _self_attention(cache: Any) -> Any:
 
 
 def place_of(cache: Any, layer: int | None, key: Tensor | None) -> int | None:
-    """Where a layer's degrees can be kept in a key/value cache.
+    """Index in a key/value cache at which a layer's degrees can be kept.
 
-    That is its own place; or, where the keys of its self-attention are in another, that one: a layer that
-    runs several times in a pass, or is part of a model several times, has several places (HRM-Text, Zamba 2);
-    or, if it stores no keys and values since it takes those of an earlier layer (Gemma 3n), the last one
-    before that stores some. None if the module does not know its place, and its keys do not tell.
+    Usually it is the layer's index. If the keys of its self-attention are at another index, it is that one,
+    since a layer that runs several times in a pass, or is part of a model several times, has several
+    (HRM-Text, Zamba 2). If the layer stores no keys and values because it uses those of an earlier layer
+    (Gemma 3n), it is the last earlier one that stores some. None if the module does not know its index and
+    its keys are not found.
 
     Args:
-        cache: the model's.
-        layer: its own place, as far as the module knows.
+        cache: the model's cache.
+        layer: the layer's index, if the module knows it.
         key: its keys, those in the cache included; None for cross-attention.
     """
     layers = _self_attention(cache).layers

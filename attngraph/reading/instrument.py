@@ -123,11 +123,11 @@ class ChangedModule(NamedTuple):
 
 
 class Changes:
-    """What the handles on one model and its parts share: who they are, and what was changed.
+    """State shared by the handles on one model and its parts.
 
     Attributes:
         handles: the handles.
-        model: what the calls of the model's modules know of each other.
+        model: state shared by the calls of the model's modules.
         configs: changed configurations.
         modules: changed modules.
     """
@@ -143,7 +143,7 @@ class Changes:
         self._beside: dict[nn.Module, _Beside] = {}
 
     def _forget(self) -> None:
-        """The handles are others now: what was found out of their models is asked anew."""
+        """Discard cached facts about the models of the handles, which have changed."""
         self._beside.clear()
         vars(self).pop("generates", None)
 
@@ -233,7 +233,7 @@ class Changes:
         return found.unread or any(state.given.unordered for state in found.others)
 
     def absorb(self, other: Changes) -> None:
-        """Take over the changes of another: two parts of a model were instrumented before the whole."""
+        """Merge the changes of another: two parts of a model were instrumented before the whole."""
         if other is self:
             return
         for handle in other.handles:
@@ -250,7 +250,7 @@ class Changes:
         self._forget()
 
     def release(self, handle: Instrument) -> None:
-        """Put back what no other handle needs."""
+        """Undo the changes that no other handle needs."""
         self.handles.remove(handle)
         self._forget()
         configs = [config for other in self.handles for config in _configs(other.model)]
@@ -278,8 +278,8 @@ class Changes:
 
 
 class _Beside(NamedTuple):
-    """What the stack of layers round an attention module holds: whether attention that is not read and that
-    may order the module's queries in time, and the states of the other attention."""
+    """Other attention in the stack of layers around an attention module: whether any of it cannot be read and
+    may order the module's queries in time, and the states of the rest."""
 
     unread: bool
     others: list[LayerState]
@@ -302,9 +302,9 @@ def instrument(model: nn.Module, fused: bool = False) -> Instrument:
 
     Args:
         model: the model.
-        fused: let it run SDPA where it is set to that and nobody else needs its weights. Listeners then hear
-            calls (:attr:`attngraph.reading.calls.Call.fused`) whose weights are computed by the formula if
-            they are read.
+        fused: let the model run SDPA if it is set to that and no other handle needs its weights. Listeners
+            then receive calls (:attr:`attngraph.reading.calls.Call.fused`) whose weights are computed by the
+            formula when they are read.
 
     Raises:
         UserError: the model has no attention layer that can be read, or accelerate has hooks on one of a
@@ -321,7 +321,7 @@ def instrument(model: nn.Module, fused: bool = False) -> Instrument:
         if "forward" in module.__dict__ and stand_in(type(module)) is not None:
             raise UserError(
                 f"{name} has hooks on its forward method, as accelerate's dispatch_model and device_map "
-                "put there, and would not be seen: remove the hooks, or put them on afterwards"
+                "add them, and its attention would not be seen: remove the hooks, or add them afterwards"
             )
     for config in _configs(model) if fused else ():
         implementation = config._attn_implementation_internal
@@ -342,11 +342,11 @@ def instrument(model: nn.Module, fused: bool = False) -> Instrument:
 
 
 def _refuse_batching(*args: Any, **options: Any) -> None:
-    """Stands in for :data:`BATCHING`, which would switch the model to another attention function and put an
-    error of its thread into each answer."""
+    """Replaces :data:`BATCHING`, which would switch the model to another attention function and put an error
+    of its thread into each answer."""
     raise UserError(
-        "generate_batch (continuous batching) has an attention function of its own, which cannot be read and "
-        "bypasses graph adapters: use generate, or switch the adapters off first"
+        "generate_batch (continuous batching) uses another attention function, which cannot be read and "
+        "bypasses graph adapters: use generate, or disable the adapters first"
     )
 
 
@@ -486,7 +486,7 @@ def _begin(inner_model: nn.Module, args: tuple) -> None:
 
 
 def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Before an attention module runs: note what it is given to attend to, and which cache."""
+    """Before an attention module runs: note the states that it attends to, and its cache."""
     given = arguments(module, args, kwargs)
     state = state_of(module)
     names = _roles(tuple(given))
@@ -511,7 +511,7 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
 
 
 def _clean(module: nn.Module) -> Callable[..., Any]:
-    """Calls a module and ends its watch, whatever happens: after an interrupt (Ctrl-C) no hook runs."""
+    """Call a module and end its watch in any case: after an interrupt (Ctrl-C) no hook runs."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -525,7 +525,7 @@ def _clean(module: nn.Module) -> Callable[..., Any]:
 
 
 def _end_watch(state: LayerState) -> Watch | None:
-    """What watched a module until now, if anything did."""
+    """End the watch on a module and return it, if there is one."""
     if not state.watched:
         return None
     given = state.given
@@ -545,13 +545,13 @@ class _Roles(NamedTuple):
 
 @cache
 def _roles(names: tuple[str, ...]) -> _Roles:
-    """What arguments of such names are."""
+    """Roles of arguments, by their names."""
     states = tuple(name for name in names if not BESIDES.search(name))
     return _Roles(tuple(name for name in SOURCES if name in names), states)
 
 
 def _count_states(given: list[Any]) -> int | None:
-    """How many states some arguments of a module hold, if there is one tensor of states among them."""
+    """Number of states in some arguments of a module, if exactly one of them is a tensor of states."""
     states = [x for x in given if isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point()]
     return states[0].shape[1] if len(states) == 1 else None
 
@@ -568,6 +568,6 @@ def _after(module: nn.Module, args: tuple, output: object) -> None:
     given.unordered = given.unordered or missed is not None
     if missed is not None and state.listeners and output is not None:
         raise UserError(
-            f"{state.site.name} ({type(module).__name__}) is no attention that can be read: {missed}"
-            "; leave the layer out (layers=...; for adapters exclude_modules=...)"
+            f"the attention of {state.site.name} ({type(module).__name__}) cannot be read: {missed}"
+            "; exclude the layer (layers=...; for adapters exclude_modules=...)"
         )

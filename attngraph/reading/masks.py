@@ -1,5 +1,5 @@
-"""What an attention mask says: which edges may exist, which queries are valid, and whether they are ordered
-in time."""
+"""Interpretation of an attention mask: which edges may exist, which queries are valid, and whether they are
+ordered in time."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from attngraph.scores import HIDES_BELOW
 
 
 class Mask(NamedTuple):
-    """What an attention mask says.
+    """Interpretation of an attention mask.
 
     Attributes:
         visible: which values each query sees, bool ``(b, n, m)``; None without a mask.
         queries: which queries are valid, those that see themselves, bool ``(b, n)``; None without a mask, or
             where there are fewer values than queries.
-        order: how it orders the queries in time: ``"causal"`` if none sees a later one, ``"none"`` if all
-            that see each other do so both ways, ``"blocks"`` if blocks of queries that see each other follow
-            one another, ``"unclear"`` if a query sees a later one that does not see it; None where each
-            example has one valid query at most.
+        order: order of the queries in time: ``"causal"`` if none sees a later one, ``"none"`` if visibility
+            is symmetric, ``"blocks"`` if blocks of queries that see each other follow one another,
+            ``"unclear"`` if a query sees a later one that does not see it; None if each example has at most
+            one valid query.
         span: which queries count in the degrees that each query sees, should they be ordered in time, ``(b,
-            n, 2)``; None where it is the default of :class:`attngraph.AttentionGraph`.
-        only_hides: it hides edges or leaves them as they are, the same for all heads.
-        every_query_sees: every query sees something.
+            n, 2)``; None for the default of :class:`attngraph.AttentionGraph`.
+        only_hides: it hides edges or does not change them, the same for all heads.
+        every_query_sees: every query sees a value.
         valid: every query is valid.
     """
 
@@ -102,7 +102,7 @@ def _read_order(visible: Tensor, queries: Tensor) -> tuple[str | None, Tensor | 
         if torch.equal(earlier, first):
             break
         first = earlier
-    # no valid query of the call is left out before the first, nor, where that is in the call, an earlier one
+    # no valid query of the call is missing before the first, nor, where that is in the call, an earlier one
     whole = (before.gather(1, first.clamp(min=0)) == 0) & ((first < 0) | (m == n)) | ~queries
     if ordered and whole.all():
         return order, None
@@ -114,18 +114,18 @@ def _is_symmetric(pairs: Tensor) -> bool:
 
 
 class Order(NamedTuple):
-    """What decides whether the queries of self-attention are ordered in time.
+    """Evidence whether the queries of self-attention are ordered in time.
 
     Attributes:
-        call: what this call says of itself, if anything.
-        module: what the module says of itself, if anything.
+        call: whether this call declares itself causal; None if it does not say.
+        module: whether the module declares itself causal; None if it does not say.
         masked: whether there is a mask.
-        mask: the mask's own order; see :class:`Mask`.
-        queries: how many queries there are.
+        mask: the order in the mask; see :class:`Mask`.
+        queries: number of queries.
         cached: whether the call has a key/value cache.
         generates: whether the model generates text word by word.
-        decodes: whether the innermost model that holds the module orders its queries, where neither call nor
-            module says anything.
+        decodes: whether the innermost model that holds the module orders its queries; used if neither call
+            nor module says so.
     """
 
     call: bool | None
@@ -141,14 +141,14 @@ class Order(NamedTuple):
     def causal(self) -> bool:
         """Whether the queries are ordered in time.
 
-        Eager attention hides what its mask hides and nothing else. So a mask that hides later queries from
-        earlier ones decides, and several queries without a mask are not ordered, even if the module calls
-        itself causal (which transformers' SDPA would act upon). Queries that all see each other are the whole
-        input of an encoder, or what others follow: so it is where there is a cache and module or model do not
-        say otherwise (XLM's encoder has one too), where the call says that it is causal, and where the module
-        says so in a model that generates text. A single query is ordered if it goes on from a cache, unless
-        the call says that it is not, or the module does and the model does not generate text; without one if
-        the module says so, or, where that says nothing, its model.
+        Eager attention hides only the edges that its mask hides. So a mask that hides later queries from
+        earlier ones decides, and several queries without a mask are not ordered, even if the module declares
+        itself causal (which transformers' SDPA would apply). Queries that all see each other are either the
+        whole input of an encoder, or a prefix that others follow. They are a prefix if there is a cache and
+        neither module nor model says otherwise (XLM's encoder has a cache too), if the call declares itself
+        causal, or if the module does so in a model that generates text. A single query with a cache is
+        ordered, unless the call declares itself not causal, or the module does and the model does not
+        generate text. Without a cache it is ordered if the module, or else its model, declares it.
         """
         word = self.module if self.call is None else self.call
         if self.mask in ("causal", "blocks"):

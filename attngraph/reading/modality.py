@@ -1,12 +1,12 @@
-"""What the nodes of a running model's attention graphs stand for: words, or parts of an image.
+"""Modality of the nodes of a running model's attention graphs: words, or parts of an image.
 
 An image encoder's nodes are image nodes, and so are the queries of a Q-Former or resampler, which become
 image tokens (an instruction after them is text). A language model's are text, but for those positions of
 ``input_ids`` (as the model or its embedding layer gets them) that hold the configuration's image or video
-token, or that an argument marks for an image. Cross-attention's values are what the encoder they
-came from says. Layers that need more than these rules are listed in :data:`KNOWN`, and families may say
-it themselves (``attngraph.reading.families``). Whatever is not known this way is None, as it is in a model
-that takes images and text and does not say where the images are.
+token, or that an argument marks for an image. The values of cross-attention have the modality of their
+encoder. Layers that need more than these rules are listed in :data:`KNOWN`, and families may declare it
+(``attngraph.reading.families``). Otherwise the modality is None, for instance in a model that
+takes images and text and does not mark where the images are.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ words are those that it, or the model around it, is given."""
 
 
 class Words(NamedTuple):
-    """How many of a model's nodes are words, beside an image; and which come first."""
+    """Number of words among a model's nodes of image and text, and which come first."""
 
     words: int
     order: str
@@ -122,7 +122,7 @@ class Modalities:
             self._hooks.append(part.register_forward_hook(self._leave(name)))
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
@@ -152,7 +152,7 @@ class Modalities:
         return _named(query), _named(value)
 
     def _known(self, owner: str, name: str) -> tuple[Side, Side] | None:
-        """What :data:`KNOWN` says of a layer."""
+        """Entry of a layer in :data:`KNOWN`."""
         model, layer = type(self.models[owner]).__name__, name[len(owner) :].removeprefix(".")
         for known in KNOWN:
             if fnmatchcase(model, known.model) and fnmatchcase(layer, known.layers):
@@ -164,7 +164,7 @@ class Modalities:
         for part in self.models.values():
             try:
                 embeddings.add(part.get_input_embeddings())
-            except (NotImplementedError, AttributeError):  # has none
+            except (NotImplementedError, AttributeError):  # there is none
                 continue
         return {layer for layer in embeddings if isinstance(layer, nn.Embedding)}
 
@@ -191,7 +191,7 @@ class Modalities:
         return torch.cat([whole[:, :earlier], now], 1)
 
     def _enter(self, name: str) -> Callable[[PreTrainedModel, tuple, dict], None]:
-        """What notes what a model's nodes stand for, before it runs."""
+        """Hook that notes the modality of a model's nodes before it runs."""
 
         def before(part: PreTrainedModel, args: tuple, kwargs: dict) -> None:
             given = arguments(part, args, kwargs)
@@ -205,7 +205,7 @@ class Modalities:
         return before
 
     def _inputs(self, name: str, part: PreTrainedModel, given: dict[str, Any]) -> Side | Words:
-        """What the nodes stand for that a model makes of its arguments."""
+        """Modality of the nodes that a model makes from its arguments."""
         if type(part).__name__ in MIXED:
             counts = (self.words.get(outer) for outer in self._around(name))
             count = next((x for x in counts if x is not None), None)
@@ -242,11 +242,11 @@ class Modalities:
         return torch.isin(ids, torch.tensor(image_tokens, device=ids.device))
 
     def _leave(self, name: str) -> Callable[[PreTrainedModel, tuple, Any], None]:
-        """What notes a model's output, after it ran."""
+        """Hook that notes a model's output after it ran."""
 
         def after(part: PreTrainedModel, args: tuple, output: Any) -> None:
             states = output if isinstance(output, Tensor) else next(iter(_values(output)), None)
-            said = getattr(output, "image_nodes", None)  # a model of one's own may say it
+            said = getattr(output, "image_nodes", None)  # a custom model may declare it
             side = self.now.get(name) if said is None else said
             if isinstance(states, Tensor) and states.dim() == 3 and side is not None:
                 if isinstance(side, Words):
@@ -258,12 +258,12 @@ class Modalities:
         return after
 
     def _source(self, call: Call, inside: bool) -> Side:
-        """What the states stand for that cross-attention attends to.
+        """Modality of the states that cross-attention attends to.
 
-        Their encoder says, or else (beams copy them) all encoders that put out as many.
+        It is that of their encoder, or else (beams copy states) that of all encoders with as many outputs.
 
         Args:
-            inside: whether the layer is part of an image encoder, which attends to nothing else.
+            inside: whether the layer is part of an image encoder, which attends to images only.
         """
         b, m = call.value.shape[0], call.value.shape[2]
         sides = [

@@ -1,8 +1,7 @@
-r"""The output projection :math:`W_o` of an attention layer, and the metric it puts on each head's
-features.
+r"""The output projection :math:`W_o` of an attention layer, and its metric on each head's features.
 
-A layer that keeps :math:`W_o` otherwise than as its weight (quantised in any way) is run on the unit vectors.
-Weights that accelerate has offloaded are brought in for as long as they are read.
+A layer that does not store :math:`W_o` as its weight (quantised in any way) is run on the unit vectors.
+Weights that accelerate has offloaded are loaded while they are read.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ NONLINEAR = 0.15
 
 
 def find_output(attention: nn.Module, parent: nn.Module | None) -> tuple[str, nn.Module] | None:
-    """Where :math:`W_o` is: a linear layer inside the attention module under one of the names in use, or
-    beside it as ``output.dense`` (BERT's layout).
+    """Find :math:`W_o`: a linear layer inside the attention module under one of the names in use, or
+    ``output.dense`` of its parent (BERT's layout).
 
     Returns:
-        its path from the attention module (``"o_proj"``) or from the parent (``"output.dense"``), and itself;
-        None if there is no such layer, or where channels attend to each other (Florence-2), so that it mixes
-        nodes and not features.
+        the path from the attention module (``"o_proj"``) or from the parent (``"output.dense"``), and the
+        layer; None if there is no such layer, or if channels attend to each other (Florence-2), so that it
+        mixes nodes and not features.
     """
     if "ChannelAttention" in type(attention).__name__:
         return None
@@ -71,14 +70,14 @@ def is_linear(module: Any) -> TypeGuard[nn.Module]:
 
 
 def widths(output: nn.Module) -> tuple[int, int]:
-    """How many features an output projection takes and gives."""
+    """Numbers of input and output features of an output projection."""
     sizes: Any = output
     return (sizes.nx, sizes.nf) if isinstance(output, Conv1D) else (sizes.in_features, sizes.out_features)
 
 
 def place(output: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """On which device a layer computes, and in which precision an adapter beside it does: that of its weight,
-    or float32 where layers compute in no such precision (quantised weights)."""
+    """Device of a layer, and precision of an adapter on it: that of its weight, or float32 if that is not a
+    precision in which layers compute (quantised weights)."""
     with _brought_in(output):
         weight = next(chain(output.parameters(), output.buffers()), torch.empty(0))
         return weight.device, weight.dtype if weight.dtype in FLOATS else torch.float32
@@ -99,7 +98,7 @@ def _brought_in(output: nn.Module) -> Iterator[None]:
 
 
 def _plain(output: nn.Module) -> bool:
-    """Whether the layer's weight is :math:`W_o` as it stands."""
+    """Whether the layer's weight is :math:`W_o` itself."""
     weight: Any = getattr(output, "weight", None)
     if type(weight) not in (Tensor, nn.Parameter) or not isinstance(output, (nn.Linear, Conv1D)):
         return False
@@ -108,15 +107,15 @@ def _plain(output: nn.Module) -> bool:
 
 
 def matrix(output: nn.Module, like: Tensor | None = None) -> Tensor:
-    """:math:`W_o` as rows of features are multiplied by it from the right, ``(h·d, width)``.
+    """:math:`W_o` for multiplication of rows of features from the right, ``(h·d, width)``.
 
     Args:
         output: the output projection.
-        like: features as it gets them, whose device and precision serve to measure it where its weight is
-            not :math:`W_o`.
+        like: example of its input, whose device and precision are used to measure :math:`W_o` if it is not
+            the layer's weight.
 
     Raises:
-        UserError: the layer does not run, or what it computes is not linear.
+        UserError: the layer does not run, or is not linear.
     """
     with _brought_in(output):
         if _plain(output):
@@ -128,7 +127,7 @@ def matrix(output: nn.Module, like: Tensor | None = None) -> Tensor:
     if torch.dist(widen(row) @ found, expected) > NONLINEAR * expected.norm():
         raise UserError(
             f"the output projection ({type(output).__name__}) is not linear, as where its input is cut to a "
-            "fixed range, so there is no W_o: leave the layer out (layers=...; for adapters "
+            "fixed range, so there is no W_o: exclude the layer (layers=...; for adapters "
             "exclude_modules=...)"
         )
     return found
@@ -149,8 +148,8 @@ def _weight(output: nn.Module) -> Tensor:
 
 
 def _example(output: nn.Module, like: Tensor | None) -> tuple[Tensor, Tensor]:
-    """A row of made-up features, always the same, in a precision in which the layer computes, and what
-    becomes of it. Arguments as for :func:`matrix`."""
+    """A fixed row of test features, in a precision in which the layer computes, and the layer's output for
+    it. Arguments as for :func:`matrix`."""
     device = place(output)[0] if like is None else like.device
     own = getattr(getattr(output, "weight", None), "dtype", None)
     example = torch.arange(widths(output)[0], device=device, dtype=torch.float32).cos()[None]
@@ -165,7 +164,7 @@ def _example(output: nn.Module, like: Tensor | None) -> tuple[Tensor, Tensor]:
                 failure = failure or error
     raise UserError(
         f"the output projection ({type(output).__name__}) does not run ({failure}): put the model where it "
-        "runs, or leave the layer out (layers=...; for adapters exclude_modules=...)"
+        "runs, or exclude the layer (layers=...; for adapters exclude_modules=...)"
     )
 
 
@@ -183,19 +182,19 @@ def head_metric(output: nn.Module, heads: int, like: Tensor | None = None) -> Te
 
 
 class Metric:
-    """The metric of one projection, kept for as long as the projection makes the same of one made-up row of
-    features: so whatever changes its weights is noticed, ``weight.data.copy_`` too.
+    """The metric of one projection, cached as long as the projection's output for one row of test features
+    does not change: so any change of its weights is noticed, including ``weight.data.copy_``.
 
-    With a trainable projection and gradients switched on it is a part of the computation, and made anew.
+    With a trainable projection and gradients enabled, it is part of the computation and not cached.
 
-    A single query in evaluation, a step of decoding with a cache, takes the last one if a plain weight has
-    the same memory and the same count of versions; a write that this does not count is noticed at the next
-    prompt. On an accelerator a plain weight is not compared at all, since that would have to wait for the
-    device: there the metric is made anew in training, for several queries, and for offloaded weights."""
+    A single query in evaluation (a decoding step with a cache) uses the cached metric if a plain weight has
+    the same memory and the same version counter; a write that does not increase the counter is noticed at the
+    next prompt. On an accelerator a plain weight is not compared at all, since that would synchronise with
+    the device: there the metric is recomputed in training, for several queries, and for offloaded weights."""
 
     def __init__(self, output: nn.Module):
         self.output = output
-        self._kept: tuple | None = None  # key, made-up row, what becomes of it, metric
+        self._kept: tuple | None = None  # key, test row, its output, metric
         self._written: tuple | None = None  # memory and version of a plain weight that has this metric
 
     def __call__(self, heads: int, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class PerThread(Generic[State]):
     def __init__(self, make: Callable[[], State]):
         self._make, self._own = make, threading.local()
 
-    def __reduce__(self):  # copies of a model start anew
+    def __reduce__(self):  # copies of a model start empty
         return PerThread, (self._make,)
 
     def get(self) -> State:

@@ -1,8 +1,9 @@
-"""Pictures that several examples of a batch look at: what depends on a picture alone is computed once for it.
+"""Images that several examples of a batch share: results that depend on an image alone are computed once for
+it.
 
-Keys and values of cross-attention are projections of the states that are looked at, whoever looks: b examples
-of u pictures need u of them. They are copied to the examples, so that all that follows is as with b
-pictures; the copy costs a few per cent of a projection.
+Keys and values of cross-attention are projections of the image states and independent of the queries: b
+examples of u images need u of them. They are copied to the examples, so that all later operations are the
+same as with b images; the copy costs a few per cent of a projection.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from torch import Tensor, nn
 from attngraph.functorch import transformed
 
 ATTRIBUTE = "attngraph_pictures"
-"""Of the storage of all examples' states: what they were made from, which is found from every tensor in the
-same memory, such as those that a backward pass computes again with. Of the different pictures' states: which
-of them each example looks at."""
+"""Attribute of the storage of all examples' states: the states that they were copied from, which can be found
+from every tensor in the same memory, such as those of a backward pass that recomputes. On the states of the
+distinct images: which of them each example uses."""
 
 
 class Repeated(NamedTuple):
-    """What the states of examples were made from; see :func:`states_of_examples`."""
+    """Source of the states of examples; see :func:`states_of_examples`."""
 
     distinct: Tensor
     picture: Tensor
@@ -30,8 +31,8 @@ class Repeated(NamedTuple):
     version: int | None
 
     def made(self, states: Tensor) -> bool:
-        """Whether states are those that were made: of this shape, not changed in place since, and not cut off
-        from the computation, or made a leaf of one of their own, whose gradient somebody waits for."""
+        """Whether states are the copied ones: of the same shape, not changed in place since, not detached
+        from the computation, and not a leaf whose gradient is needed."""
         return (
             states.shape == self.shape
             and states.requires_grad == self.distinct.requires_grad
@@ -41,22 +42,22 @@ class Repeated(NamedTuple):
 
 
 def _version(states: Tensor) -> int | None:
-    """How often a tensor was changed in place; None where nobody counts."""
+    """Number of in-place changes of a tensor; None if PyTorch does not count them."""
     return None if states.is_inference() else states._version
 
 
 def states_of_examples(distinct: Tensor, picture: Tensor) -> Tensor:
-    """The states that each example looks at, ``(b, m, width)``, of which :func:`project_once` and
-    :func:`first_of_picture` know which are the same.
+    """The states that each example attends to, ``(b, m, width)``; :func:`project_once` and
+    :func:`first_of_picture` know which of them are the same.
 
     Args:
-        distinct: states of different pictures, ``(u, m, width)``.
-        picture: which of them each example looks at, int64 ``(b,)``, numbered in the order in which examples
-            first do.
+        distinct: states of distinct images, ``(u, m, width)``.
+        picture: number of the image of each example, int64 ``(b,)``, in the order in which examples first use
+            them.
     """
     if len(distinct) == len(picture):
         return distinct
-    distinct = distinct.view_as(distinct)  # a tensor of our own, which gets an attribute
+    distinct = distinct.view_as(distinct)  # a separate tensor, which gets an attribute
     setattr(distinct, ATTRIBUTE, picture)
     states = distinct.index_select(0, picture)
     made = Repeated(distinct, picture, states.shape, states.grad_fn, _version(states))
@@ -65,7 +66,7 @@ def states_of_examples(distinct: Tensor, picture: Tensor) -> Tensor:
 
 
 def _repeated(states: Tensor) -> Repeated | None:
-    """What states were made from, if :func:`states_of_examples` made them."""
+    """Source of states, if :func:`states_of_examples` made them."""
     if transformed():  # such tensors have no storage
         return None
     made: Repeated | None = getattr(states.untyped_storage(), ATTRIBUTE, None)
@@ -73,8 +74,8 @@ def _repeated(states: Tensor) -> Repeated | None:
 
 
 def first_of_picture(states: Tensor) -> Tensor | None:
-    """For each example the place of the first one that looks at the same picture, int64 ``(b,)``; None where
-    no two are known to."""
+    """For each example the number of the first one with the same image, int64 ``(b,)``; None if no two are
+    known to share an image."""
     made = _repeated(states)
     if made is None:
         return None
@@ -84,8 +85,8 @@ def first_of_picture(states: Tensor) -> Tensor | None:
 
 
 def project_once(projection: nn.Module) -> None:
-    """Let a projection of keys or values run once for each picture. What is put around it later (LoRA) sees
-    all examples. Of one that does so already nothing changes."""
+    """Let a projection of keys or values run once for each image. Layers that wrap it later (LoRA) receive
+    all examples. A second call has no effect."""
     if _take_distinct in projection._forward_pre_hooks.values():
         return
     projection.register_forward_pre_hook(_take_distinct)

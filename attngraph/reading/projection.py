@@ -26,7 +26,7 @@ from attngraph.reading.per_thread import PerThread
 PARTS = re.compile(r"rotary|rotate|(^|_)rope")
 """Attributes of modules that rotate, and what their methods call."""
 ARGUMENTS = re.compile(r"rotary|(^|_)rope|freqs|^(cos|sin)$")
-"""Arguments of their forward passes, beside a pair of cosines and sines as ``position_embeddings``."""
+"""Arguments of their forward passes, other than a pair of cosines and sines as ``position_embeddings``."""
 SCALES = ("scaling", "scale")
 """Attributes of modules by which they may multiply queries."""
 QUERY = re.compile(r"(^|_)w?q", re.IGNORECASE)
@@ -36,15 +36,15 @@ SLACK = 1e-5
 
 
 class _Running:
-    """What :class:`Projections` knows of the forward pass that is running.
+    """State of :class:`Projections` during a forward pass.
 
     Attributes:
-        rotates: whether the module seems to rotate: it has a part of such a name, calls a function of such a
-            name, or was given cosines and sines.
-        outputs: of projection and norm.
-        turn: cosines and sines, if it was given such a pair.
-        scales: by which it may multiply queries.
-        start: how many queries have called attention.
+        rotates: whether the module seems to rotate: it has a submodule of such a name, calls a function of
+            such a name, or received cosines and sines.
+        outputs: outputs of projection and norm.
+        turn: cosines and sines, if it received such a pair.
+        scales: factors by which it may multiply queries.
+        start: number of queries that have called attention.
     """
 
     def __init__(self):
@@ -56,8 +56,7 @@ class _Running:
 
 
 class Projections:
-    """What an attention module's query projection and query norm put out in the forward pass that is
-    running."""
+    """Outputs of an attention module's query projection and query norm in the current forward pass."""
 
     _lock = threading.Lock()
 
@@ -101,7 +100,7 @@ class Projections:
         self._now.outputs, self._now.turn = (), None
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._children = [], []
@@ -151,16 +150,16 @@ def unrotated(
     """Queries before rotary embedding, and before they are scaled.
 
     Args:
-        query: ``(b, h, n, d)`` as they are compared.
-        outputs: of projection and norm, in their order.
-        start: at which of an output's rows (one per query) those of this call begin, if it has more.
-        turn: cosines and sines, if the module was given such a pair.
-        scales: by which the module may multiply them.
+        query: ``(b, h, n, d)`` in the form compared with keys.
+        outputs: outputs of projection and norm, in their order.
+        start: the first row of an output (one per query) that belongs to this call, if it has more.
+        turn: cosines and sines, if the module received such a pair.
+        scales: factors by which the module may multiply them.
         rotates: whether the module seems to rotate.
 
     Returns:
-        the last of the outputs that fits, ``(b, h, n, d)``, or None where it is ``query`` itself; and whether
-        ``query`` may be rotated though nothing fits.
+        the last of the outputs that matches, ``(b, h, n, d)``, or None if it is ``query`` itself; and whether
+        ``query`` may be rotated although no output matches.
     """
     if not outputs:
         return None, rotates
@@ -171,7 +170,7 @@ def unrotated(
         for output in reversed(outputs):
             slack = max(SLACK, 4 * torch.finfo(output.dtype).eps, 4 * torch.finfo(query.dtype).eps)
             fit = [x for x in _layouts(output, start, query.shape) if _distance(norms, x, factor) <= slack]
-            if fit:  # after a norm lengths may not tell layouts apart: rotation turns some places little
+            if fit:  # after a norm lengths may not distinguish layouts: rotation turns some places little
                 feature = min(fit, key=lambda x: _apart(query, x, factor))
                 return (None if torch.equal(feature, query) else feature.to(query.dtype)), False
     for output in reversed(outputs):
@@ -182,8 +181,7 @@ def unrotated(
 
 
 def _layouts(output: Tensor, start: int, shape: tuple[int, ...]) -> Iterator[Tensor]:
-    """The ways in which queries ``(b, h, n, d)`` may lie in an output, alone or together with keys and
-    values."""
+    """Possible positions of queries ``(b, h, n, d)`` in an output, alone or together with keys and values."""
     b, h, n, d = shape
     if output.shape == (b, h, n, d):
         yield output
@@ -224,9 +222,9 @@ def _apart(query: Tensor, x: Tensor, factor: float) -> float:
 
 @torch.no_grad()
 def _is_multiple(query: Tensor, x: Tensor) -> bool:
-    """Whether every position's queries are a multiple of their own ``x``, the same in all heads: some models
-    scale queries by their position. (At position 0, which rotation leaves as it is, a norm of each head's
-    queries after rotation would look alike.)"""
+    """Whether the queries at each position are a multiple of ``x``, the same in all heads: some models scale
+    queries by their position. (At position 0, which rotation does not change, a norm of each head's queries
+    after rotation would look the same.)"""
     query, x = query.float(), x.float()
     factor = (query * x).sum((1, 3), keepdim=True) / x.square().sum((1, 3), keepdim=True)
     return float((query - factor * x).abs().max()) <= SLACK * float(query.abs().max())
@@ -234,7 +232,7 @@ def _is_multiple(query: Tensor, x: Tensor) -> bool:
 
 @torch.no_grad()
 def _factors(turn: object, scales: tuple[float, ...]) -> Iterator[float]:
-    """What queries may be multiplied by: 1 first, then the factor in cosines and sines, then the others."""
+    """Possible factors of queries: 1 first, then the factor in cosines and sines, then the others."""
     yield 1.0
     turned = _factor(turn) or 1.0
     for factor in dict.fromkeys((turned, *scales, *(scale * turned for scale in scales))):
@@ -250,9 +248,9 @@ def _factor(turn: object) -> float | None:
     if not all(isinstance(x, Tensor) and x.is_floating_point() for x in turn):
         return None
     factor = math.sqrt(sum(float(x.double().square().mean()) for x in turn))
-    return factor if abs(factor - 1) >= 1e-3 else None  # NaN of empty ones is none
+    return factor if abs(factor - 1) >= 1e-3 else None  # NaN of empty ones is not a factor
 
 
 def shared(x: object, y: Tensor) -> bool:
-    """Whether two tensors lie in the same memory."""
+    """Whether two tensors share memory."""
     return isinstance(x, Tensor) and x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()

@@ -48,41 +48,42 @@ def capture(
 ) -> dict[str, AttentionGraph]:
     """One graph per attention layer of a model, from one forward pass.
 
-    The model stays in the mode it is in; weights are those before dropout. Whatever attention implementation
-    it is set to (SDPA, say), it runs its eager attention meanwhile, and is as before afterwards.
+    The model's mode (training or evaluation) does not change; weights are those before dropout. The model
+    runs its eager attention, even if it is set to another implementation such as SDPA, and is restored
+    afterwards.
 
     Args:
         model: any transformers model, or a part of one.
-        inputs: keyword arguments for the model, as a tokenizer or processor returns them, or its first
+        inputs: keyword arguments of the model, as returned by a tokenizer or processor, or its first
             argument.
         layers: names of layers or patterns (``"*cross*"``), one or several. Default: all.
         heads: which heads, one or several. Default: all.
         top_k, threshold, mass: keep only the strongest edges, see :func:`attngraph.sparsify.keep`. The graphs
             then hold nothing else in memory.
-        detach: cut the graphs off from the computation. With False, and gradients enabled, gradients flow
-            back through them; not together with a rule for edges. The model itself goes on with the weights
+        detach: detach the graphs from the computation. With False, and gradients enabled, gradients flow back
+            through them; not together with a rule for edges. The model itself continues with the weights
             before a graph masks them, so for the derivative of its output with respect to M see
             ``attngraph.analysis.relevance.capture_with_gradients``.
         stream: never hold, nor let the model compute, all weights of a layer. A model that is set to SDPA
-            runs SDPA, and puts out what it does without us, to the last bit; the graphs are read from its
-            queries and keys, strip by strip (:mod:`attngraph.streaming`). ``graph.totals`` has degrees and
-            entropies of all edges. With ``top_k`` the graphs keep these edges, without it none, and compute
-            weights whenever they are read. A mask of the model's is kept as ``value_mask``; causal layers
-            without one have none. Layers that make their weights themselves, outside of transformers'
-            ``AttentionInterface``, are read from these: without ``top_k`` their graphs hold them all, and
+            runs SDPA, and its output is bitwise unchanged; the graphs are computed from its queries and keys,
+            strip by strip (:mod:`attngraph.streaming`). ``graph.totals`` has degrees and entropies of all
+            edges. With ``top_k`` the graphs keep these edges; without it they keep none, and compute weights
+            whenever they are read. The model's mask is kept as ``value_mask``; causal layers without a mask
+            have no ``value_mask``. Layers that compute their weights outside transformers'
+            ``AttentionInterface`` are read from these: without ``top_k`` their graphs hold all weights, and
             have no totals. Not together with ``threshold``, ``mass`` or ``detach=False``.
 
     Returns:
         ``{module name: graph}`` in the order of the calls. A module that attends several times in one pass
         (LXMERT's cross-attention, in both directions; Qwen2-VL's vision tower, once per image; ALBERT's
-        shared layer) gives its further graphs as ``"name#2"``, ``"name#3"``... A layer whose output
-        projection was not found has no metric; where a model puts a gate or a norm between attention and its
+        shared layer) has further graphs named ``"name#2"``, ``"name#3"``... A layer whose output
+        projection was not found has no metric; if a model has a gate or a norm between attention and its
         output projection, the metric is that of the latter alone. Query features are those before rotary
-        embedding; where a model's could not be read, the graph is ``rotated``.
+        embedding; if these could not be read, the graph is ``rotated``.
 
     Raises:
-        UserError: an unknown layer or head; a layer that ran without being seen, or none that ran; query and
-            value features of different widths; weights with NaN or Inf, or that are no distribution.
+        UserError: an unknown layer or head; a layer that ran without being seen, or no layer that ran; query
+            and value features of different widths; weights with NaN or Inf, or that are not a distribution.
     """
     graphs: dict[str, AttentionGraph] = {}
     calls: Counter[str] = Counter()
@@ -130,14 +131,14 @@ def record(
     if all(rule is None for rule in rules.values()):
         rules = {}
     else:
-        keep(torch.ones(1, 1), **rules)  # refuses what it cannot do before the model runs
+        keep(torch.ones(1, 1), **rules)  # raises errors before the model runs
         if not detach:
             raise UserError(
-                "sparse graphs keep no gradients: leave out detach=False, or sparsify them afterwards"
+                "sparse graphs keep no gradients: remove detach=False, or sparsify them afterwards"
             )
     if stream and (threshold is not None or mass is not None or not detach):
         raise UserError(
-            "a stream of edges has no gradients, and keeps the heaviest edges of each query only: leave out "
+            "a stream of edges has no gradients, and keeps the heaviest edges of each query only: remove "
             "threshold, mass and detach=False, or read the model without stream"
         )
     reader = _Reader(model, layers, _head_numbers(heads), rules, detach, on_graph, stream)
@@ -263,7 +264,7 @@ class _Reader:
         except UserError:
             raise
         except ValueError as error:
-            raise UserError(f"{name} is no graph ({error}): leave this layer out (layers=...)") from error
+            raise UserError(f"{name} is not a graph ({error}): exclude it (layers=...)") from error
         check_weights(name, graph, site.module)
         if self.heads is not None and not self.stream:
             graph = graph[:, self.heads]
@@ -285,18 +286,18 @@ class _Reader:
 def check_weights(name: str, graph: AttentionGraph, module: nn.Module) -> None:
     """Make sure that a layer's weights are a distribution.
 
-    Rows of M must sum to 1, or to less where attention sinks (a parameter of that name) take a share; rows
-    without a visible value are 0.
+    Rows of M must sum to 1, or to less with attention sinks (a parameter of that name); rows without a
+    visible value are 0.
 
     Raises:
-        UserError: NaN or Inf, or rows that are no distribution; the message names the layer.
+        UserError: NaN or Inf, or rows that are not a distribution; the message names the layer.
     """
     totals = graph.totals
     numbers = [graph.weight.detach()] if totals is None else totals
     if not all(x.isfinite().all() for x in numbers):
         raise UserError(
-            f"{name}: the attention weights hold NaN or Inf. Look for inputs or parameters that are not "
-            "finite, and for overflow in float16 (bfloat16 or float32 has none)"
+            f"{name}: the attention weights hold NaN or Inf. Check for inputs or parameters that are not "
+            "finite, and for overflow in float16 (bfloat16 and float32 avoid it)"
         )
     if totals is not None:  # of a softmax
         return
@@ -311,7 +312,7 @@ def check_weights(name: str, graph: AttentionGraph, module: nn.Module) -> None:
         worst = float((sums - 1).abs().masked_fill(fits, 0).max())
         raise UserError(
             f"{name}: the attention weights are not a distribution (a row sum is {worst:.3g} away from 1, "
-            "or a weight is negative), as edge weights must be: leave this layer out (layers=...), or "
+            "or a weight is negative), as edge weights must be: exclude this layer (layers=...), or "
             "normalise what its eager attention returns"
         )
 

@@ -1,10 +1,10 @@
-"""What an instrumented model and its attention modules know while they run.
+"""State of an instrumented model and its attention modules during forward passes.
 
-- :class:`ModelState`: what the calls of one model have to know of each other;
-- :class:`LayerState`: what an attention module carries, as ``module.attngraph``;
-- :class:`CurrentPass`: what it was given in the forward pass that is running.
+- :class:`ModelState`: state shared by the calls of one model;
+- :class:`LayerState`: state of an attention module, as ``module.attngraph``;
+- :class:`CurrentPass`: inputs of the module in the current forward pass.
 
-Threads may run a model at once: each has its own passes.
+Several threads may run a model at once; each has separate passes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ ATTRIBUTE = "attngraph"  # under which a module carries its state
 
 
 class _Left:
-    """What calls leave: masks that were read, and self-attention by ``inner_model``, ``b`` and ``n``."""
+    """Results of earlier calls: masks that were read, and self-attention by ``inner_model``, ``b`` and
+    ``n``."""
 
     def __init__(self):
         self.masks: list[tuple] = []
@@ -36,7 +37,7 @@ class _Left:
 
 
 class SelfAttention(NamedTuple):
-    """What a self-attention call leaves for the cross-attention after it.
+    """Information that a self-attention call leaves for the cross-attention after it.
 
     Attributes:
         causal: whether its queries are ordered in time.
@@ -56,9 +57,9 @@ class SelfAttention(NamedTuple):
 
 
 class ModelState:
-    """What the calls of one model share, in each thread for itself: a mask is read once, and cross-attention
-    follows the self-attention call before it in the same forward pass, over as many queries in the same part
-    (``inner_model``, the innermost transformers model)."""
+    """State shared by the calls of one model, separate in each thread: a mask is read once, and
+    cross-attention follows the self-attention call before it in the same forward pass, with the same number
+    of queries in the same part (``inner_model``, the innermost transformers model)."""
 
     KEPT = 8  # numbers of queries whose last self-attention is remembered
 
@@ -66,13 +67,13 @@ class ModelState:
         self._own = PerThread(_Left)
         self._latest = _Left()
 
-    def __reduce__(self):  # copies of a model start anew
+    def __reduce__(self):  # copies of a model start empty
         return ModelState, ()
 
     @property
     def _left(self) -> _Left:
-        """What this thread's calls left. Autograd's threads, where layers run again in the backward pass
-        (gradient checkpointing), begin no pass: they find that of the last thread that did."""
+        """Results of this thread's calls. Autograd's threads, which run layers again in the backward pass
+        (gradient checkpointing), start no pass: they use that of the last thread that did."""
         return self._own.get() if self._own.known() else self._latest
 
     def begin(self, inner_model: object) -> None:
@@ -120,16 +121,16 @@ class ModelState:
 
 
 class CurrentPass:
-    """What an attention module was given in the forward pass that is running.
+    """Inputs of an attention module in the current forward pass.
 
     Attributes:
         source: the states to attend to among its arguments, if any.
-        states: how many states it was given, if those of one kind only.
-        cache: the key/value cache among them, if any.
+        states: number of states that it received, if of one kind only.
+        cache: the key/value cache among its arguments, if any.
         output_attentions: whether it was asked for its weights.
-        watch: what watches it, if its attention is read that way.
-        unordered: whether it left nothing for cross-attention after it: it was no attention that can be read,
-            or its mask has no order that a graph has.
+        watch: the watch on it, if its attention is read that way.
+        unordered: whether it left no information for cross-attention after it: its attention cannot be read,
+            or its mask has an order that a graph cannot represent.
     """
 
     def __init__(self):
@@ -142,47 +143,47 @@ class CurrentPass:
 
 
 class Notes:
-    """What a family's hooks leave for its attention modules; each thread has its own.
+    """Notes of a family's hooks for its attention modules, separate in each thread.
 
-    A thread that was left nothing under a name finds what was left last: where layers run again in the
-    backward pass (gradient checkpointing), autograd runs them in its own threads, without the outer module.
+    A thread without a note under a name uses the last one of any thread: with gradient checkpointing,
+    autograd runs layers again in its own threads, without the outer module.
     """
 
     def __init__(self):
         self._own: PerThread[dict[str, Any]] = PerThread(dict)
         self._last: dict[str, Any] = {}
 
-    def __reduce__(self):  # copies of a model start anew
+    def __reduce__(self):  # copies of a model start empty
         return Notes, ()
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._own.get()[name] = self._last[name] = value
 
     def __getitem__(self, name: str) -> Any:
-        """What was left under a name; None if nothing was."""
+        """The note under a name, or None."""
         return self._own.get().get(name, self._last.get(name))
 
     def take(self, name: str) -> Any:
-        """What was left in this thread, once; None if nothing was."""
+        """Remove and return this thread's note under a name, or None."""
         self._last.pop(name, None)
         return self._own.get().pop(name, None)
 
 
 class LayerState:
-    """What an attention module carries while it is instrumented, as ``module.attngraph``.
+    """State of an instrumented attention module, as ``module.attngraph``.
 
     Args:
-        site: its first description; several handles may have their own.
-        changes: what was changed in the model, :class:`attngraph.reading.instrument.Changes`.
-        inner_model: the innermost transformers model that holds the module; else what was instrumented.
+        site: its first description; several handles may have different ones.
+        changes: the changes to the model, :class:`attngraph.reading.instrument.Changes`.
+        inner_model: the innermost transformers model that holds the module, or else the instrumented model.
         watched: whether its attention is read by watching it run.
 
     Attributes:
         listeners: called with each :class:`attngraph.reading.calls.Call`.
-        softmax_tests: whether its eager attention is a softmax of scores and nothing more, by the settings
-            that it runs with.
-        notes: what a family's hooks leave for its attention modules.
-        projections: what its query projection put out.
+        softmax_tests: for each setting that it runs with, whether its eager attention is exactly a softmax of
+            scores.
+        notes: notes of a family's hooks for its attention modules.
+        projections: outputs of its query projection.
     """
 
     def __init__(self, site: Site, changes: Any, inner_model: nn.Module, watched: bool = False):
@@ -195,7 +196,7 @@ class LayerState:
 
     @property
     def model(self) -> ModelState:
-        """What the modules of the model have in common."""
+        """State shared by the modules of the model."""
         return self.changes.model
 
     @cached_property
@@ -207,7 +208,7 @@ class LayerState:
         if any(is_causal(state.site.module) for state in others):
             return True
         names = masks_made(cast(Hashable, type(self.inner_model)))
-        if "bidirectional" in names and "causal" in names:  # an encoder or a decoder, as it is configured
+        if "bidirectional" in names and "causal" in names:  # depending on the configuration
             return bool(getattr(getattr(self.inner_model, "config", None), "is_decoder", True))
         return "causal" in names
 
@@ -218,8 +219,9 @@ class LayerState:
 
 
 def is_causal(module: nn.Module) -> bool | None:
-    """What an attention module says of the order of its queries: ``is_causal``, or ``is_decoder`` where the
-    former is False, its default in some families, in a decoder too. None if it says nothing."""
+    """Declaration of an attention module about the order of its queries: ``is_causal``, or ``is_decoder`` if
+    the former is False, which is the default in some families, also in a decoder. None without a
+    declaration."""
     return bool(getattr(module, "is_decoder", False)) or getattr(module, "is_causal", None)
 
 
@@ -244,7 +246,7 @@ def state_of(module: nn.Module) -> LayerState:
 
 
 def arguments(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of ``module(*args, **kwargs)`` by name; defaults are left out."""
+    """The arguments of ``module(*args, **kwargs)`` by name, without defaults."""
     names = _positional(cast(Hashable, type(module)))
     return {**dict(zip(names, args)), **kwargs}
 

@@ -1,17 +1,16 @@
-r"""Watching a module's own forward pass: which of its products is attention.
+r"""Watching a module's forward pass to find the product that is attention.
 
-Attention that does not go through transformers' ``AttentionInterface`` is read without a line of its own. A
-:class:`Watch` is a mode of torch round the module's own forward, and sees every operation in it:
+Attention that does not go through transformers' ``AttentionInterface`` is read without code for its class. A
+:class:`Watch` is a torch function mode around the module's forward, and sees every operation in it:
 
-- a product of two matrices, :math:`Q K^\top`, is followed through whatever is added to it and multiplied with
-  it, up to
-- a softmax over the last dimension, which puts out the weights M. Where its scores are at the bottom of their
-  type, an edge is hidden, whether something was added there, filled in or chosen;
+- a product of two matrices, :math:`Q K^\top`, is followed through additions and multiplications up to
+- a softmax over the last dimension, whose output is the weights M. Scores at the minimum of their dtype hide
+  an edge, whether they were added, filled in or selected;
 - the product of M, after dropout, with the values V is the call. The graph's M is that before dropout.
 
-A softmax whose weights meet no values (a router's, a pooling head's) is none. PyTorch's fused attention,
-``scaled_dot_product_attention``, is computed here by its formula, so that its weights can be seen, and its
-``multi_head_attention_forward`` step by step.
+A softmax whose weights are not multiplied with values (a router's, a pooling head's) is not attention.
+PyTorch's fused attention, ``scaled_dot_product_attention``, is computed by its formula here, so that its
+weights can be seen, and its ``multi_head_attention_forward`` step by step.
 """
 
 from __future__ import annotations
@@ -41,15 +40,15 @@ LAYOUT = """
     view reshape view_as reshape_as contiguous clone transpose permute swapaxes movedim unsqueeze squeeze
     flatten unflatten expand to type type_as float half bfloat16 double detach nan_to_num
 """.split()
-"""What leaves the numbers of a tensor as they are, in another layout or precision."""
+"""Functions that change the layout or precision of a tensor, but not its numbers."""
 CHANGES = ("mul", "__mul__", "__rmul__", "mul_", "__imul__", "masked_fill", "masked_fill_", "where")
-"""What takes weights away from M: masks of heads, of padded queries."""
+"""Functions that remove weights from M: masks of heads, of padded queries."""
 MULTIPLIES = ("mul", "mul_", "__mul__", "__rmul__", "__imul__", "multiply")
 DIVIDES = ("div", "div_", "__truediv__", "__itruediv__", "true_divide")
 ADDS = """
     add add_ __add__ __radd__ __iadd__ sub sub_ __sub__ __isub__ masked_fill masked_fill_ where max maximum
 """.split()
-"""What adds biases and masks to scores."""
+"""Functions that add biases and masks to scores."""
 HEADS = """
     num_heads num_attention_heads n_heads n_head num_head heads attention_heads num_attn_heads
 """.split()
@@ -58,12 +57,12 @@ HEADS = """
 
 @dataclass(eq=False)
 class Scores:
-    r"""What scores are made of: :math:`s Q K^\top + \mathrm{bias}`.
+    r"""Factors of scores :math:`s Q K^\top + \mathrm{bias}`.
 
     Attributes:
-        query, key: ``(*, n, d)`` and ``(*, m, d)``, as they were multiplied.
-        unscaled: what both were before they were scaled, and by which numbers; NaN where that was no number.
-        scale: by which their product was multiplied; NaN if that is no single number.
+        query, key: ``(*, n, d)`` and ``(*, m, d)``, the operands of the product.
+        unscaled: both before scaling, and their factors; NaN for a factor that is not a number.
+        scale: factor of their product; NaN if that is not a single number.
     """
 
     query: Tensor
@@ -74,12 +73,12 @@ class Scores:
 
 @dataclass(eq=False)
 class Weights:
-    """Weights of a softmax, in whatever layout they have got by now.
+    """Weights of a softmax, in their current layout.
 
     Attributes:
-        undropped: what they would be without dropout.
-        made: what their scores are made of.
-        scores: what the softmax was given.
+        undropped: the weights without dropout.
+        made: the factors of their scores.
+        scores: input of the softmax.
         dropout: its probability.
     """
 
@@ -95,11 +94,11 @@ class Attended(NamedTuple):
 
     Attributes:
         query, key, value: ``(b, h, n, d)``, ``(b, h, m, d)``, ``(b, h, m, d)``.
-        weight: before dropout, ``(b, h, n, m)``; the module goes on with it.
-        dropped: after dropout; the same tensor as ``weight`` where there is none.
-        context: what the module's own product gave, ``(b, h, n, d)``.
-        scores: what the softmax was given, ``(b, h, n, m)``.
-        scale: by which products of queries and keys are multiplied in there; NaN if it is no single number.
+        weight: weights before dropout, ``(b, h, n, m)``, with which the module continues.
+        dropped: weights after dropout; the same tensor as ``weight`` without dropout.
+        context: result of the module's own product, ``(b, h, n, d)``.
+        scores: input of the softmax, ``(b, h, n, m)``.
+        scale: factor of products of queries and keys in the scores; NaN if it is not a single number.
         dropout: its probability.
         again: whether the module has attended to the same keys before, with other queries.
     """
@@ -126,7 +125,7 @@ class Attended(NamedTuple):
         if more and math.isnan(self.scale):
             raise UserError(
                 "no keys can be added to an attention layer that scales queries and keys by more than a "
-                "number: leave it out"
+                "number: exclude it"
             )
         scale = 0.0 if math.isnan(self.scale) else self.scale
         bias = self.scores - scale * (self.query @ self.key.transpose(-1, -2))
@@ -160,12 +159,12 @@ class Fused(NamedTuple):
 
 
 class Watch(TorchFunctionMode):
-    """Looks on while a module runs, in one thread.
+    """Observes a module while it runs, in one thread.
 
     Args:
         module: the module.
-        states: dimensions of the states that it was given, as far as that shows.
-        attended: called with each call of attention; what it returns takes the place of ``context``.
+        states: dimensions of the states that it received, if known.
+        attended: called with each call of attention; its result replaces ``context``.
         fused: the same for calls of PyTorch's fused attention; it returns their context ``(b, h, n, d)``.
     """
 
@@ -238,13 +237,13 @@ class Watch(TorchFunctionMode):
             return
         made = self._scores.get(scores)
         if made is None:
-            self.trouble = "the scores of its softmax are no product of queries and keys"
+            self.trouble = "the scores of its softmax are not a product of queries and keys"
             return
-        self.trouble = "the weights of its softmax are multiplied with no values"
+        self.trouble = "the weights of its softmax are not multiplied with values"
         self._weights[out] = Weights(out, made, scores)
 
     def _follow_scores(self, name: str, args: tuple, tensors: Sequence[Tensor], out: Tensor) -> None:
-        """What becomes of scores is scores, as long as there are as many."""
+        """Follow scores through an operation that keeps their number."""
         for x in tensors:
             made = self._scores.get(x)
             if made is not None and x.numel() == out.numel():
@@ -255,8 +254,8 @@ class Watch(TorchFunctionMode):
                 return
 
     def _follow_queries(self, func: Any, name: str, args: tuple, given: dict, out: Tensor) -> None:
-        """What a tensor would be had it not been multiplied with a number or brought to unit length (cosine
-        attention): a graph's features are not scaled."""
+        """Remember a tensor before it is multiplied by a number or normalised (cosine attention): a graph's
+        features are not scaled."""
         x = args[0] if args else None
         if not isinstance(x, Tensor) or out is x or x in self._scores:
             return
@@ -273,7 +272,7 @@ class Watch(TorchFunctionMode):
     def _follow_weights(
         self, func: Any, name: str, args: tuple, given: dict, x: Tensor, weights: Weights, out: Tensor
     ) -> None:
-        """What becomes of weights on their way to the values."""
+        """Follow weights through an operation before they are multiplied with the values."""
         if "dropout" in name and out.shape == x.shape:
             active = given.get("training", args[2] if len(args) > 2 else True)
             if active and not torch.equal(out, x):
@@ -283,18 +282,18 @@ class Watch(TorchFunctionMode):
                 self._weights[out] = replace(weights, undropped=out)
         elif name in MULTIPLIES and out.shape == x.shape and bool((out > x).any()):
             self.trouble = (
-                "the weights of its softmax are multiplied with more than 1 before they meet values, as a "
-                "dropout of its own does in training (switch that off: model.eval())"
+                "the weights of its softmax are multiplied by more than 1 before the product with values, as "
+                "custom dropout does in training (switch that off: model.eval())"
             )
         elif name in (*LAYOUT, *CHANGES) and out.numel() == x.numel() and _rows_stay(x, out):
             same = weights.undropped is x
             again = [weights.undropped if y is x else y for y in args]
             self._weights[out] = replace(weights, undropped=out if same else func(*again, **given))
         else:
-            self.trouble = f"the weights of its softmax are mixed or turned ({name}) before they meet values"
+            self.trouble = f"the weights of its softmax are mixed or turned ({name}) before the product with values"
 
     def _attend(self, func: Any, args: tuple, given: dict, product: Product) -> Tensor:
-        """The product of weights and values, and what stands in its place."""
+        """The product of weights and values, or its replacement."""
         found: Weights = self._weights[product.left]
         left, value = product.as_left(product.left), product.as_right(product.right)
         kept = found.undropped is product.left  # there is no dropout
@@ -302,13 +301,13 @@ class Watch(TorchFunctionMode):
         layout = self._layout(left.shape, value.shape, (value, found.made.query, found.made.key))
         last = product.orders is None or product.orders[0][-1] == left.dim() - 1
         if layout is None:
-            self.trouble = "how its weights are laid out by examples and heads is unknown"
+            self.trouble = "the layout of its weights by examples and heads is unknown"
             return func(*args, **given)
         if not last or left.shape[-1] != value.shape[-2]:
-            self.trouble = "the weights of its softmax are multiplied with something else than values by head"
+            self.trouble = "the weights of its softmax are multiplied by something other than values per head"
             return func(*args, **given)
         split = layout.split(weight)
-        if kept:  # the module goes on with what is shown, so that gradients reach it
+        if kept:  # the module continues with the shown weights, so that gradients reach them
             args = tuple(product.as_given(layout.join(split)) if x is product.left else x for x in args)
         out = func(*args, **given)
         own = layout.split(product.as_out(out))
@@ -316,7 +315,7 @@ class Watch(TorchFunctionMode):
         try:
             query, key, scores = (layout.split(x) for x in (unscaled, found.made.key, found.scores))
         except (RuntimeError, ValueError):
-            self.trouble = "its queries and keys are laid out otherwise than its weights"
+            self.trouble = "the layout of its queries and keys differs from that of its weights"
             return out
         self.calls += 1
         context = self.attended(
@@ -338,8 +337,8 @@ class Watch(TorchFunctionMode):
     def _layout(
         self, weights: Sequence[int], values: Sequence[int], projected: Sequence[Tensor]
     ) -> Layout | None:
-        """Where examples and heads are, by the dimensions of weights ``(*, n, m)`` and values ``(*, m, d)``
-        and by how queries, keys or values lie in memory."""
+        """Dimensions of examples and heads, from the shapes of weights ``(*, n, m)`` and values ``(*, m, d)``
+        and from the memory layout of queries, keys or values."""
         *lead, n, _ = weights
         heads_first = any(_heads_first(x, self._strides.get(x, x.stride())) for x in projected)
         examples = None if self.states is None else _examples(self.states, n)
@@ -423,7 +422,7 @@ def _product(name: str, args: tuple, given: dict, weighted: Callable[[Tensor], b
     """The operands of a function that multiplies matrices; None for others.
 
     Args:
-        name, args, given: the function and what it is given.
+        name, args, given: the function and its arguments.
         weighted: whether an operand holds the weights of a softmax; it is then the left one.
     """
     if name == "einsum":
@@ -459,12 +458,12 @@ def _einsum(args: tuple, weighted: Callable[[Tensor], bool]) -> Product | None:
 
 
 class Layout(NamedTuple):
-    """How examples and heads lie in the first dimensions of a tensor.
+    """Arrangement of examples and heads in the first dimensions of a tensor.
 
     Attributes:
         lead: these dimensions.
-        order: in which they are examples first and then heads.
-        b, h: how many of each.
+        order: permutation to examples first and heads second.
+        b, h: numbers of examples and heads.
     """
 
     lead: tuple[int, ...]
@@ -492,15 +491,15 @@ class Layout(NamedTuple):
 
 
 def _examples(states: Sequence[int], n: int) -> int | None:
-    """How many examples states are of, with ``n`` queries each; None if that is unknown."""
+    """Number of examples of states with ``n`` queries each; None if unknown."""
     if math.prod(states[1:-1]) == n or (len(states) > 3 and math.prod(states[2:]) == n):
         return states[0]
     return states[1] if states[0] == n else None
 
 
 def _heads_first(x: Tensor, strides: Sequence[int]) -> bool:
-    """Whether the first of four dimensions are heads and the second examples: in memory heads lie beside each
-    other, inside of positions and of examples."""
+    """Whether the first of four dimensions are heads and the second examples: in memory, heads are adjacent
+    within positions and examples."""
     if x.dim() != 4:
         return False
     first, second, position, feature = strides
@@ -515,15 +514,15 @@ def _layout(
     examples: int | None,
     heads_first: bool,
 ) -> Layout | None:
-    """How examples and heads lie in the first dimensions of weights; None if that is unknown.
+    """Arrangement of examples and heads in the first dimensions of weights; None if unknown.
 
     Args:
         lead: the dimensions before queries and values.
-        values: all dimensions of the values, where one may be 1 for several heads.
-        heads: how many the module has, as far as it says so.
-        width: of the states that it was given, as far as that shows.
-        examples: of how many these are, as far as that shows.
-        heads_first: where two dimensions are of one size: whether heads lie in the first.
+        values: all dimensions of the values, one of which may be 1 for several heads.
+        heads: number of heads of the module, if known.
+        width: width of the states that it received, if known.
+        examples: number of examples of these states, if known.
+        heads_first: for two dimensions of the same size: whether heads are the first.
     """
     lead, order = tuple(lead), list(range(len(lead)))
     if heads == 1:

@@ -137,7 +137,7 @@ def _without_finding(lines: pd.DataFrame) -> list[str]:
     notes = []
     for labels, part in lines[lines.labels != ""].groupby("labels"):
         if not part.examples.any():
-            why = {text.partition("left out: ")[2] for note in part.note for text in note.split("; ")}
+            why = {text.partition("excluded: ")[2] for note in part.note for text in note.split("; ")}
             notes.append(f"no finding by {labels}: {', '.join(sorted(why - {''})) or UNDEFINED}")
     return notes
 

@@ -77,7 +77,7 @@ def test_it_goes_into_models_by_name(tmp_path):
         loaded = load_adapter(FAMILIES["t5"].make(), tmp_path).eval()
         assert loaded.peft_config["default"].scheme_args() == {"epsilon": 0.2, "degree": "mean"}
         assert torch.equal(loaded(**batch).logits, want)
-    with pytest.raises(UserError, match="fagcn: epsilon must lie in"):
+    with pytest.raises(UserError, match="fagcn: epsilon must be in"):
         GraphAdapterConfig(gnn="fagcn", gnn_args={"epsilon": 2})
 
 

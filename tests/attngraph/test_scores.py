@@ -105,7 +105,7 @@ def test_bad_input_is_named():
         (dict(query_mask=torch.ones(1, 9, dtype=torch.bool)), "query_mask must have shape"),
         (dict(kept=torch.ones(1, 1, 2, 3, dtype=torch.bool)), "kept must have shape"),
         (dict(kept=torch.ones(1, 1, 2, 4)), r"kept must be a bool tensor \(True = kept\)"),
-        (dict(kept=torch.ones(1, 1, 2, 4, dtype=torch.bool), dropout=1.0), r"dropout must lie in \[0, 1\)"),
+        (dict(kept=torch.ones(1, 1, 2, 4, dtype=torch.bool), dropout=1.0), r"dropout must be in \[0, 1\)"),
         (dict(dropout=0.1), "dropout needs kept="),
         (
             dict(mask=torch.ones(2, 4, **WHOLE)),

@@ -1,17 +1,17 @@
-r"""What reading needs to be told of single families.
+r"""Rules for single model families.
 
 Attention that goes through transformers' ``AttentionInterface`` is read there, and other attention by
 watching it run (:mod:`attngraph.reading.watch`). Two families have a file here: BLIP, whose adapters start
-from scores and whose own forward does not look at a mask that it is given, and PyTorch's
-``nn.MultiheadAttention``, whose function reads the weight of :math:`W_o` in place of calling it, so that no
-adapter could follow. Such a file holds a subclass of the attention class, whose forward takes what the
-original's takes, projects queries, keys and values, and calls :func:`attngraph.reading.attend.attend` with
-the family's own eager formula. While a model is instrumented its modules are of that subclass. The file is
-imported when a model needs it, and declares ``CLASSES``, ``{original attention class: its subclass}``, and
-``HOOKS``, ``{class of an outer module: forward pre-hook}``.
+from scores and whose forward ignores a mask that it receives, and PyTorch's ``nn.MultiheadAttention``, whose
+function reads the weight of :math:`W_o` instead of calling it, so that no adapter could follow. Such a file
+holds a subclass of the attention class, whose forward has the original's arguments, projects queries, keys
+and values, and calls :func:`attngraph.reading.attend.attend` with the family's eager formula. While a model
+is instrumented its modules are of that subclass. The file is imported when a model needs it, and declares
+``CLASSES``, ``{original attention class: its subclass}``, and ``HOOKS``, ``{class of an outer module: forward
+pre-hook}``.
 
-:mod:`~attngraph.reading.families.notes` holds what only outer modules know, and :data:`REFUSED` what is read
-in no way.
+:mod:`~attngraph.reading.families.notes` holds information that only outer modules have, and :data:`REFUSED`
+lists attention that cannot be read.
 """
 
 import sys
@@ -27,8 +27,8 @@ FILES = {"blip": "blip"}
 """``{folder of transformers/models: file here}``"""
 BLOCKS = "attends in blocks, whose scores are not one product of queries and keys"
 BIG_BIRD = f'{BLOCKS}; with attention_type="original_full" it can be read'
-LINEAR = "is no softmax of products of queries and keys"
-SAMPLED = "attends to a few places between values, which it chooses anew for each query"
+LINEAR = "is not a softmax of products of queries and keys"
+SAMPLED = "attends to a few positions between values, which it chooses for each query"
 ASSIGNS = "assigns each value to one group, with a softmax over the groups"
 OF_IMAGES = (SAMPLED, ASSIGNS)
 """Of these, what no text has: the queries are in no order."""
@@ -43,7 +43,7 @@ REFUSED = {
     "LocalSelfAttention": BLOCKS,
     "PegasusXGlobalLocalAttention": BLOCKS,
     "GroupViTAssignAttention": ASSIGNS,
-    "InformerProbSparseAttention": "attends from a few queries, which it chooses anew in each call",
+    "InformerProbSparseAttention": "attends from a few queries, which it chooses in each call",
     "MobileViTV2LinearSelfAttention": LINEAR,
     "MraSelfAttention": LINEAR,
     "ProphetNetNgramSelfAttention": "attends in several streams at once, one for each word ahead",
@@ -75,7 +75,7 @@ def is_stand_in(kind: type[nn.Module]) -> bool:
 
 
 def hook_of(kind: type[nn.Module]) -> Callable | None:
-    """What notes something for attention before a module of a class runs."""
+    """Pre-hook of a module class that leaves notes for the attention inside it."""
     own = HOOKS.get(kind.__name__) if kind.__module__.startswith("transformers.models.") else None
     return own or getattr(_file(kind), "HOOKS", {}).get(kind)
 

@@ -42,11 +42,11 @@ HARMLESS = """
 
 
 def _check_known(module: nn.Module, others: dict[str, Any]) -> None:
-    """Make sure that a family's forward pass leaves out nothing that its module was given.
+    """Check that a family's forward pass does not ignore an argument of its module.
 
     Args:
         module: an instrumented attention module.
-        others: the arguments that the forward pass has no use for.
+        others: the arguments that the forward pass does not use.
 
     Raises:
         UserError: one that is not :data:`HARMLESS`.
@@ -137,7 +137,7 @@ class GraphBlipAttention(BlipAttention):
 
 
 def _note_is_decoder(model: BlipTextModel, args: tuple, kwargs: dict) -> None:
-    """BLIP's text model is a decoder by an argument of the call, whatever its configuration says."""
+    """BLIP's text model is a decoder by an argument of the call, regardless of its configuration."""
     layers: Any = model.encoder.layer
     for layer in layers:
         state_of(layer.attention.self).notes["causal"] = bool(kwargs.get("is_decoder", False))

@@ -62,7 +62,7 @@ class GraphMultiheadAttention(nn.MultiheadAttention):
         """As the original.
 
         Raises:
-            UserError: the layer has listeners, and the call is no graph (see :meth:`_refused`).
+            UserError: the layer has listeners, and the call is not a graph (see :meth:`_refused`).
         """
         state = state_of(self)
         refused = self._refused(query, key, value, attn_mask, is_causal)
@@ -104,11 +104,11 @@ class GraphMultiheadAttention(nn.MultiheadAttention):
     def _refused(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool
     ) -> str | None:
-        """Why a call is no graph, if it is none."""
+        """Reason why a call is not a graph; None if it is."""
         if self.bias_k is not None or self.add_zero_attn:
             return (
-                "adds a key and a value of its own (add_bias_kv or add_zero_attn), which are no nodes of a "
-                "graph: leave the layer out (layers=...; for adapters exclude_modules=...)"
+                "adds a key and a value (add_bias_kv or add_zero_attn) that are not nodes of a graph: "
+                "exclude the layer (layers=...; for adapters exclude_modules=...)"
             )
         if any(x.is_nested for x in (query, key, value)):
             return (
@@ -119,7 +119,7 @@ class GraphMultiheadAttention(nn.MultiheadAttention):
             return "is given a sequence without a batch dimension: add one"
         if is_causal and attn_mask is None:
             return (
-                "is called with is_causal and without attn_mask, which PyTorch refuses too: give it the "
+                "is called with is_causal and without attn_mask, which is an error in PyTorch too: pass the "
                 "causal mask"
             )
         return None

@@ -1,5 +1,5 @@
-"""What only an outer module knows of attention: the order and padding of queries, caches, which stream a call
-is of. A hook on that module notes it for the attention inside.
+"""Information about attention that only an outer module has: the order and padding of queries, caches, the
+stream of a call. A hook on that module notes it for the attention inside.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def _keep_all(model: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]
 
 
 def _note_order(model: Any, args: tuple, kwargs: dict) -> None:
-    """PaliGemma's text is a prefix that sees itself, and then words in order. Its attention modules say that
-    they are not ordered, and the mask of a prefix alone does not tell that words will follow."""
+    """PaliGemma's text is a prefix that sees itself, followed by words in order. Its attention modules
+    declare their queries unordered, and the mask of a prefix alone does not show that words will follow."""
     for layer in model.language_model.layers:
         state = find_state(layer.self_attn)
         if state is not None:
@@ -71,7 +71,7 @@ def _refuse_compressed(module: Any, args: tuple, kwargs: dict) -> None:
     if module.compressor is not None and state.listeners:
         raise UserError(
             f"{state.site.name} attends to tokens and to compressed runs of tokens in one softmax, so that "
-            "its values are of two kinds: leave the layer out (layers=...; for adapters exclude_modules=...)"
+            "its values are of two kinds: exclude the layer (layers=...; for adapters exclude_modules=...)"
         )
 
 
@@ -86,7 +86,7 @@ def _refuse_landmarks(module: Any, args: tuple, kwargs: dict) -> None:
     if module.num_landmarks != module.seq_len and state.listeners:
         raise UserError(
             f"{state.site.name} is a product of three softmaxes, of which none is that of queries and "
-            "values: leave the layer out (layers=...; for adapters exclude_modules=...)"
+            "values: exclude the layer (layers=...; for adapters exclude_modules=...)"
         )
 
 
@@ -108,7 +108,7 @@ def _note_directions(layer: Any, args: tuple, kwargs: dict) -> None:
 
 
 def _note_valid(model: Any, args: tuple, kwargs: dict) -> None:
-    """Which of XLNet's words are no padding: a padded word sees itself, so its mask does not say."""
+    """Note which of XLNet's words are valid: a padded word sees itself, so the mask does not show it."""
     given = arguments(model, args, kwargs)
     padding, mask = given.get("input_mask"), given.get("attention_mask")
     valid = None if mask is None else mask > 0

@@ -1,4 +1,4 @@
-"""ViLT with an image's patches in their order: transformers shuffles them anew in every call."""
+"""ViLT with the patches of an image in order: transformers shuffles them in every call."""
 
 from __future__ import annotations
 

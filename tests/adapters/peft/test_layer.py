@@ -129,7 +129,7 @@ def test_what_changes_attention_afterwards_is_noticed():
     """Another attention function, and a gate before the projection."""
     batch, model = FAMILIES["gpt2"].batch(), put("gpt2")
     model.get_base_model().transformer.h[0].attn.c_proj.register_forward_pre_hook(lambda _, args: args[0] / 2)
-    message = "h.0.attn.c_proj takes it .a gate or a norm. or lays it out otherwise.*exclude_modules="
+    message = "h.0.attn.c_proj .with a gate or a norm. or its layout.*exclude_modules="
     with pytest.raises(UserError, match=message):
         run(model, batch)
     model = put("gpt2")

@@ -168,7 +168,7 @@ def test_continuous_batching_is_refused_while_adapters_are_on():
     model = put("llama")
     options = dict(inputs=[[1, 2, 3]], generation_config=GenerationConfig(max_new_tokens=2, pad_token_id=0))
     for whole in (model, model.get_base_model()):
-        with pytest.raises(UserError, match="switch the adapters off first"):
+        with pytest.raises(UserError, match="disable the adapters first"):
             whole.generate_batch(**options)
     base = model.unload()
     assert "init_continuous_batching" not in vars(base)

@@ -185,7 +185,7 @@ def test_mixed_batches_that_are_refused():
     model, batch = mixed("llama"), FAMILIES["llama"].batch(b=2)
     want, base = run(model, batch), "__base__"
     for names, message in (
-        ([base], "adapter_names has 1 names for a batch of 2: give one for each example"),
+        ([base], "adapter_names has 1 names for a batch of 2: use one for each example"),
         ([base] * 3, "adapter_names has 3 names for a batch of 2"),
         ([base, "ohter"], "there is no graph adapter 'ohter': choose from default, other, __base__"),
         ("other", "adapter_names must be a list with a name for each example, got 'other'"),

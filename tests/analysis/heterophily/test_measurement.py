@@ -174,7 +174,7 @@ def test_diagonal_of_self_attention():
     )
     table = heterophily(graph, {"x": Labels.same((torch.arange(6) % 2).expand(2, 6))})
     assert line(table, "self_weight").value == 1 and np.isnan(line(table, "edge").value)
-    assert line(table, "edge").note == "6 graphs left out: no edges between labelled nodes"
+    assert line(table, "edge").note == "6 graphs excluded: no edges between labelled nodes"
 
 
 def test_degenerate_labels_are_marked():
@@ -187,12 +187,12 @@ def test_degenerate_labels_are_marked():
     apart = Labels(torch.arange(5).expand(2, 5) % 2, torch.arange(7).expand(2, 7))
     table = heterophily(graph, {"roles": roles, "one": one, "partly": partly, "apart": apart})
     row = line(table, "label_informativeness", labels="apart")
-    assert row.note == "6 graphs left out: all labels differ: a permutation changes nothing"
+    assert row.note == "6 graphs excluded: all labels differ: a permutation changes nothing"
     assert np.isnan(row.value) and line(table, "edge", labels="apart").examples == 2
     for statistic in LABEL_STATISTICS:
         for labels, note in (
-            ("roles", "6 graphs left out: role labels"),
-            ("one", "6 graphs left out: one side has one class only"),
+            ("roles", "6 graphs excluded: role labels"),
+            ("one", "6 graphs excluded: one side has one class only"),
         ):
             row = line(table, statistic, labels=labels)
             assert np.isnan(
@@ -200,7 +200,7 @@ def test_degenerate_labels_are_marked():
             ).all()
             assert row.examples == 0 and row.note.startswith(note)
         row = line(table, statistic, labels="partly", head=0)
-        assert row.examples == 1 and row.note == "1 graph left out: one side has one class only"
+        assert row.examples == 1 and row.note == "1 graph excluded: one side has one class only"
 
 
 def test_half_precision_and_float32_agree_with_float64():

@@ -112,5 +112,5 @@ def test_graphs_without_a_route_are_refused():
     with pytest.raises(ValueError, match="graphs must hold a layer, got none"):
         route({})
     square = graph(softmax(2, 2, 3, 3), "self", ("text", "text"))
-    with pytest.raises(ValueError, match="tell the two sides of c apart"):
+    with pytest.raises(ValueError, match="do not distinguish the two sides of c"):
         route({"s": square, "c": graph(softmax(2, 2, 3, 3), "cross", ("text", "text"))})

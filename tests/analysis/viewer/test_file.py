@@ -56,19 +56,19 @@ def test_what_is_not_there_is_refused(tmp_path):
             example(graphs=dict([one]) | {two[0]: graphs()}),
             r"graphs must be of one example and have one shape, got \(2, 2, 10, 10\)",
         ),
-        (dict(heads=[2]), r"heads must lie in 0\.\.1 for encoder, got \[2\]"),
+        (dict(heads=[2]), r"heads must be in 0\.\.1 for encoder, got \[2\]"),
         (dict(first="vision"), f"first must be one of {layers}, got vision"),
         (example(sides={ENCODER: SIDES[ENCODER]}), f"sides must hold all layers, got none for {SELF}"),
         (
             sides(NODES, NODES[:-1]),
-            "sides must hold 10 query cells and 10 value cells for encoder, got 10 and 9",
+            "sides must hold 10 query nodes and 10 value nodes for encoder, got 10 and 9",
         ),
         (sides([*NODES[:-1], 10]), r"sides must number image nodes 0\.\.9 for encoder, got"),
         (sides([*NODES[:-1], 0]), "sides must name each image node once for encoder"),
-        (sides([None] * 10), "sides must hold a query and a value that are drawn for encoder"),
+        (sides([None] * 10), "sides must hold a query and a value that are shown for encoder"),
         (example(image=None), "image must be given for encoder"),
         (example(grid=None), "grid must be given for encoder"),
-        (example(start={SELF: 4}), f"start must be a query that is drawn, got 4 for {SELF}"),  # padding
+        (example(start={SELF: 4}), f"start must be a query that is shown, got 4 for {SELF}"),  # padding
     ):
         with pytest.raises(ValueError, match=f"^{message}"):
             viewer_page(title="wrong", **dict(examples=[shown]) | wrong).save(tmp_path / "viewer.html")

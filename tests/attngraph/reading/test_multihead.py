@@ -117,7 +117,7 @@ def test_a_query_that_sees_nothing():
         assert (graph.weight[:, :, 0] == 0).all() and not graph.query_mask[:, 0].any()
 
 
-ADDED = "adds a key and a value of its own"
+ADDED = "adds a key and a value .add_bias_kv"
 NESTED = "attention is given nested tensors.*use_nested_tensor = False"
 
 

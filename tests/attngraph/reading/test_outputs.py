@@ -65,7 +65,7 @@ class Stuck(Scaled):
 
 @pytest.mark.parametrize("kind, message", [(Cut, "is not linear"), (Stuck, "does not run .no kernel.")])
 def test_no_metric_is_made_up(kind, message):
-    with pytest.raises(UserError, match=f"{kind.__name__}. {message}.*leave the layer out"):
+    with pytest.raises(UserError, match=f"{kind.__name__}. {message}.*exclude the layer"):
         head_metric(kind(nn.Linear(16, 12)), 2)
 
 

@@ -395,11 +395,11 @@ def test_a_routers_softmax_is_no_attention():
     "kind, reason",
     [
         (ColumnAttention, "its softmax is not over the last"),
-        (AdditiveAttention, "the scores of its softmax are no product of queries and keys"),
+        (AdditiveAttention, "the scores of its softmax are not a product of queries and keys"),
         (BackwardAttention, r"the weights of its softmax are mixed or turned \(transpose\)"),
-        (MixedAttention, "how its weights are laid out by examples and heads is unknown"),
-        (DroppedAttention, "the weights of its softmax are multiplied with more than 1 .* as a dropout"),
-        (LonelyAttention, "the weights of its softmax are multiplied with no values"),
+        (MixedAttention, "the layout of its weights by examples and heads is unknown"),
+        (DroppedAttention, "the weights of its softmax are multiplied by more than 1 .* as custom dropout"),
+        (LonelyAttention, "the weights of its softmax are not multiplied with values"),
     ],
 )
 def test_what_is_no_attention_is_refused_and_otherwise_left_alone(kind, reason):
@@ -407,7 +407,7 @@ def test_what_is_no_attention_is_refused_and_otherwise_left_alone(kind, reason):
     x = normal(B, N, H * D)
     with torch.no_grad():
         want = model(x)
-        with pytest.raises(UserError, match=rf"^0 \({kind.__name__}\) is no attention .*: {reason}"):
+        with pytest.raises(UserError, match=rf"^the attention of 0 \({kind.__name__}\) cannot be read: {reason}"):
             capture(model, x)
         handle = instrument(model)  # nobody listens
         assert torch.equal(model(x), want)
