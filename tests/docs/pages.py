@@ -11,7 +11,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 RESULTS = ROOT / "experiments" / "results"
-APPENDICES = sorted([*RESULTS.rglob("README.md"), *RESULTS.rglob("deviations.md")])
+APPENDICES = sorted(
+    path for name in ("README.md", "protocol.md", "deviations.md") for path in RESULTS.rglob(name)
+)
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *APPENDICES]
 NOTEBOOKS = sorted((ROOT / "docs").rglob("*.ipynb"))
 

@@ -25,7 +25,7 @@ from tests.experiments.drawn import DRAWN
 STUDY = ROOT / "experiments" / "results" / "full"
 FINDINGS = ROOT / "docs" / "findings.md"
 IN_FULL = STUDY / "README.md"
-PROTOCOL = [ROOT / "docs" / "protocol.md", STUDY / "deviations.md"]
+PROTOCOL = [STUDY / "protocol.md", STUDY / "deviations.md"]
 COMPARISONS = STUDY / "comparisons"
 
 HEADINGS = {column.key: column.heading for column in table_columns(DRAWN)}
