@@ -1,5 +1,5 @@
-# `make ablation` and `make test` do all the set-up themselves; `make help` lists the rest.
-.PHONY: help ablation test test-slow test-lowest golden mutants lint types docs setup clean
+# `make ablation` and `make test` do the whole setup themselves; `make help` lists the rest.
+.PHONY: help ablation test test-slow test-lowest golden mutants lint types docs dist setup clean
 .DEFAULT_GOAL := help
 
 PYTHON   ?=
@@ -20,9 +20,9 @@ OMP_NUM_THREADS ?= $(CORES)
 export OMP_NUM_THREADS
 
 help:
-	@echo "make ablation   the GNN ablation table on real input: set-up, then 5 minutes on 2 cores"
+	@echo "make ablation   the GNN ablation table on real input: setup, then 5 minutes on 2 cores"
 	@echo "                more options: make ablation ARGS='--seeds 1-1 --out runs/other'"
-	@echo "make test       the tests: set-up, then 5 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
+	@echo "make test       the tests: setup, then 5 minutes on 2 cores; TESTARGS='-k scheme' chooses some"
 	@echo "make test-slow  the tests that take longer, such as long commands of the docs"
 	@echo "make test-lowest  some of the tests with the lowest versions that setup.py allows, in $(VENV)-lowest"
 	@echo "make mutants    how many small changes of the code the tests notice: 500 changes, one to two hours on 2 cores"
@@ -31,10 +31,11 @@ help:
 	@echo "make lint       ruff check, ruff format --check, mypy and the word list"
 	@echo "make types      mypy alone"
 	@echo "make docs       the documentation, into $(SITE); needs no network, fails on warnings and broken links"
-	@echo "make setup      only the set-up; also repairs an environment that broke"
+	@echo "make dist       source distribution and wheel, into dist; checked by twine (pip installs both tools)"
+	@echo "make setup      only the setup; also repairs an environment that broke"
 	@echo "make clean      removes the environment and build leftovers (results stay)"
 	@echo
-	@echo "Set-up needs Python 3.11-3.13 (PYTHON=/path/to/python3.12 chooses one) and installs into VENV=$(VENV)."
+	@echo "Setup needs Python 3.11-3.13 (PYTHON=/path/to/python3.12 chooses one) and installs into VENV=$(VENV)."
 	@echo "SCATTER=1 adds torch-scatter, compiled for 5 to 10 minutes. pip's own settings (PIP_...) are respected."
 
 ablation: $(READY)
@@ -78,6 +79,12 @@ docs: $(READY)
 	rm -rf $(SITE)
 	$(RUN) -m sphinx -b html -W --keep-going -n -q -d build/doctrees docs $(SITE)
 	$(RUN) docs/_ext/check_site.py $(SITE)
+
+dist: $(READY)
+	$(RUN) -m pip install -q "build>=1.2" "twine>=6.1"
+	rm -rf dist
+	$(RUN) -m build
+	$(RUN) -m twine check --strict dist/*
 
 setup:
 	@python=$$(sh .ci/find_python.sh "$(PYTHON)") && "$$python" .ci/setup_env.py "$(VENV)"

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+import re
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -74,7 +75,28 @@ DOCS = [
 # Drives a Chromium that is installed already; without it those tests are skipped.
 BROWSER = ["playwright>=1.44"]
 
-README = Path(__file__).parent / "README.md"
+# The public repository on GitHub, such as "https://github.com/OWNER/attngraph"; links of the package and of the
+# site follow from it. Empty as long as there is none.
+REPOSITORY = ""
+VERSION = "0.1.0"
+
+
+def project_urls(repository: str) -> dict[str, str]:
+    """Links on the package's page of an index."""
+    if not repository:
+        return {}
+    names = {"Source": "", "Issues": "/issues", "Changelog": f"/blob/v{VERSION}/CHANGELOG.md"}
+    return {name: f"{repository}{path}" for name, path in names.items()}
+
+
+def long_description(repository: str) -> str:
+    """The README, with links to files of the repository, which relative links outside of it do not reach."""
+    readme = Path(__file__).parent / "README.md"
+    text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+    if not repository:
+        return text
+    text = re.sub(r"(!\[[^\]]*\]\()(?![a-z]+:|#)", rf"\g<1>{repository}/raw/v{VERSION}/", text)
+    return re.sub(r"(?<=\]\()(?![a-z]+:|#)", f"{repository}/blob/v{VERSION}/", text)
 
 # Kernels in C, loaded by attngraph/native/library.py. They need neither Python nor torch, so any C compiler
 # builds them in seconds, and without one (optional=True) the package is whole, only slower.
@@ -106,10 +128,11 @@ class BuildKernels(build_ext):
 
 setup(
     name="attngraph",
-    version="0.1.0",
+    version=VERSION,
     description="Attention as a graph: graph neural networks as adapters for frozen vision-language models",
-    long_description=README.read_text(encoding="utf-8") if README.is_file() else "",
+    long_description=long_description(REPOSITORY),
     long_description_content_type="text/markdown",
+    project_urls=project_urls(REPOSITORY),
     author="attngraph authors",
     license="MIT",
     license_files=["LICENSE"],

@@ -1,6 +1,7 @@
 """How Sphinx builds the site: ``make docs``. Nothing is fetched from the network."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -74,3 +75,11 @@ html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["attngraph.css"]
 html_theme_options = {"navigation_with_keys": True}
+settings = (HERE.parent / "setup.py").read_text(encoding="utf-8")
+repository = re.search(r'^REPOSITORY = "(.*)"$', settings, re.MULTILINE)
+if repository and repository[1]:  # links from each page to its source
+    html_theme_options |= {
+        "source_repository": repository[1],
+        "source_branch": "main",
+        "source_directory": "docs/",
+    }

@@ -72,6 +72,18 @@ def test_what_is_described(description):
     assert not any("==" in line.partition(";")[0] for line in everything), "nothing is pinned"
 
 
+def test_links_of_the_description_lead_to_the_repository():
+    """An index shows the README without the files that it links to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setuptools, "setup", lambda **settings: None)
+        patch.chdir(ROOT)
+        text = runpy.run_path("setup.py")["long_description"]("https://example.org/a")
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert all(re.match("https?://", target) for target in targets) and len(targets) > 20
+    (viewer,) = (target for target in targets if target.endswith("viewer.gif"))
+    assert viewer == "https://example.org/a/raw/v0.1.0/docs/figures/viewer.gif"
+
+
 def name_of(requirement: str) -> str:
     """The distribution's name, in the form that all its spellings share."""
     found = re.match(r"[\w.-]+", requirement)
