@@ -75,8 +75,8 @@ DOCS = [
 # Drives a Chromium that is installed already; without it those tests are skipped.
 BROWSER = ["playwright>=1.44"]
 
-# The public repository on GitHub, such as "https://github.com/OWNER/attngraph"; links of the package and of the
-# site follow from it. Empty as long as there is none.
+# The public repository on GitHub, such as "https://github.com/OWNER/attngraph"; links of the package and of
+# the site follow from it. Empty as long as there is none.
 REPOSITORY = ""
 VERSION = "0.1.0"
 
@@ -97,6 +97,7 @@ def long_description(repository: str) -> str:
         return text
     text = re.sub(r"(!\[[^\]]*\]\()(?![a-z]+:|#)", rf"\g<1>{repository}/raw/v{VERSION}/", text)
     return re.sub(r"(?<=\]\()(?![a-z]+:|#)", f"{repository}/blob/v{VERSION}/", text)
+
 
 # Kernels in C, loaded by attngraph/native/library.py. They need neither Python nor torch, so any C compiler
 # builds them in seconds, and without one (optional=True) the package is whole, only slower.

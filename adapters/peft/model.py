@@ -155,7 +155,7 @@ class GraphAdapterModel(BaseTuner):
     def _prepare_model(self, peft_config: Any, model: nn.Module) -> None:
         self._places = find_places(model, self._sites(), peft_config)
 
-    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool: # type: ignore[override]
+    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> bool:  # type: ignore[override]
         config: Any = peft_config
         found: Any = key in self._places or by_name(config, key)
         return found and key in self._places  # PEFT looks for its mark of an excluded module

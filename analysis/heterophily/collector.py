@@ -95,7 +95,7 @@ class Heterophily:
     ...         collected.add(name, graph, {"class": labels})
     >>> collected.table()
 
-    Label statistics exclude the diagonal of self-attention (a token is always of its own class);
+    Label statistics exclude the diagonal of self-attention (where the classes are always equal);
     ``self_weight`` is the weight on it. All other statistics include it.
 
     Args:

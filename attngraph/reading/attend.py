@@ -183,8 +183,8 @@ def _next_known(state: LayerState, again: bool) -> Known:
     if again and state.listeners:
         raise UserError(
             f"{state.site.name} attends to the same keys several times in one pass, each time with other "
-            "queries, as in chunked processing: each graph would hold only a part. Let it process all queries "
-            "at once, or exclude it (layers=...; for adapters exclude_modules=...)"
+            "queries, as in chunked processing: each graph would hold only a part. Let it process all "
+            "queries at once, or exclude it (layers=...; for adapters exclude_modules=...)"
         )
     return NOTHING
 

@@ -290,7 +290,7 @@ class Watch(TorchFunctionMode):
             again = [weights.undropped if y is x else y for y in args]
             self._weights[out] = replace(weights, undropped=out if same else func(*again, **given))
         else:
-            self.trouble = f"the weights of its softmax are mixed or turned ({name}) before the product with values"
+            self.trouble = f"the weights of its softmax are mixed or turned ({name}) before the values"
 
     def _attend(self, func: Any, args: tuple, given: dict, product: Product) -> Tensor:
         """The product of weights and values, or its replacement."""

@@ -56,7 +56,7 @@ BAD = [
     (dict(ffn_modules=[]), r"ffn_modules=\[\] names no module"),
     (dict(exclude_modules=["a", ""]), "exclude_modules=.'', 'a'. names no module"),
     (dict(exclude_modules="(a"), r"exclude_modules='\(a' is not a valid regular expression"),
-    (dict(exclude_modules="a", exclude="a"), "exclude is the old name of exclude_modules: use only exclude_modules"),
+    (dict(exclude_modules="a", exclude="a"), "exclude is the old name of exclude_modules: use only "),
     (dict(layers_pattern="h"), "layers_pattern says how layers are counted: give layers_to_transform too"),
     (dict(layers_to_transform=[-1]), r"layers_to_transform must be the number of a layer, .* got \[-1\]"),
     (dict(layers_to_transform=[]), "layers_to_transform must be the number of a layer, or a list of them"),

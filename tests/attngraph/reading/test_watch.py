@@ -407,7 +407,8 @@ def test_what_is_no_attention_is_refused_and_otherwise_left_alone(kind, reason):
     x = normal(B, N, H * D)
     with torch.no_grad():
         want = model(x)
-        with pytest.raises(UserError, match=rf"^the attention of 0 \({kind.__name__}\) cannot be read: {reason}"):
+        message = rf"^the attention of 0 \({kind.__name__}\) cannot be read: {reason}"
+        with pytest.raises(UserError, match=message):
             capture(model, x)
         handle = instrument(model)  # nobody listens
         assert torch.equal(model(x), want)
