@@ -36,7 +36,7 @@ def table_of(page: Path, head: str) -> list[list[str]]:
     lines = [*page.read_text(encoding="utf-8").splitlines(), ""]
     first = next(k for k, line in enumerate(lines) if line.startswith(head))
     last = next(k for k in range(first, len(lines)) if not lines[k].startswith("|"))
-    shown = [line for line in lines[first:last] if not line.startswith("| :")]
+    shown = [line for line in lines[first:last] if not re.match(r"\| ?:", line)]
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip())[1:-1]] for line in shown]
 
 
