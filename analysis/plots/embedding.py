@@ -41,7 +41,7 @@ def draw(
     subject: str = "",
     notes: Sequence[str] = (),
 ) -> None:
-    """Draw the maps of a table.
+    """Plot the maps of a table.
 
     Self- and cross-attention of a block are side by side; every block, perplexity and seed has a row, every
     head and state a column. Panels that would all be in one row or one column fill several, in order. Shapes
@@ -63,7 +63,7 @@ def draw(
     if colour not in COLOURS:
         raise ValueError(f"colour must be one of {', '.join(COLOURS)}, got {colour!r}")
     if table.empty:
-        raise ValueError("table has no rows: nothing to draw")
+        raise ValueError("table has no rows: nothing to plot")
     panels = table.groupby("panel", sort=False).first()
     places, rows, columns = _places(panels)
     names = _Names(table[colour], colour)
@@ -192,7 +192,7 @@ def _places(panels: pd.DataFrame) -> tuple[dict[int, tuple[int, int]], int, int]
 
 
 def _columns(count: int) -> int:
-    """In how many columns so many panels leave the fewest places empty, the most where several do."""
+    """Number of columns that leaves the fewest positions empty for this many panels; the largest if tied."""
     return count if count <= 3 else min((3, 4, 5), key=lambda columns: (-count % columns, -columns))
 
 

@@ -115,7 +115,7 @@ def heat_maps(table: pd.DataFrame, stem: Path, subject: str) -> None:
         subject: what was measured, the caption's first sentence.
 
     Raises:
-        ValueError: there is nothing to draw.
+        ValueError: there is nothing to plot.
     """
     pairs, layers = entries(table, column="excess"), list(table.layer.unique())
     each = table[table["head"] != "all"]
@@ -150,7 +150,7 @@ def heat_maps(table: pd.DataFrame, stem: Path, subject: str) -> None:
 
 
 def _number_cells(panel: Axes, cells: pd.DataFrame, numbers: np.ndarray, limit: float) -> None:
-    """Each cell's number; bold where its interval excludes 0."""
+    """The number of each entry; bold if its interval excludes 0."""
     sure = ((cells.excess_low > 0) | (cells.excess_high < 0)).to_numpy().reshape(numbers.shape)
     for (row, column), value in np.ndenumerate(numbers):
         if np.isfinite(value):
@@ -177,7 +177,7 @@ def curves(table: pd.DataFrame, stem: Path, subject: str) -> None:
         subject: what was measured, the caption's first sentence.
 
     Raises:
-        ValueError: there is nothing to draw.
+        ValueError: there is nothing to plot.
     """
     differences = bool(is_difference(table).all())
     value, low, high = ("value", "low", "high") if differences else ("excess", "excess_low", "excess_high")
@@ -223,7 +223,7 @@ def spectra(spectrum: pd.DataFrame, stem: Path, subject: str) -> None:
         subject: what was measured, the caption's first sentence.
 
     Raises:
-        ValueError: there is nothing to draw.
+        ValueError: there is nothing to plot.
     """
     layers = list(spectrum.layer.unique())
     with styled():
@@ -263,10 +263,10 @@ def _grid(count: int, height: float, **options):
     """A figure with ``count`` panels of this height in rows of four.
 
     Raises:
-        ValueError: there is nothing to draw.
+        ValueError: there is nothing to plot.
     """
     if not count:
-        raise ValueError("the table holds no number to draw")
+        raise ValueError("the table holds no number to plot")
     rows, columns = -(-count // _COLUMNS), min(count, _COLUMNS)
     figure = new_figure(PAGE, rows * height + 0.3)
     panels = figure.subplots(rows, columns, squeeze=False, **options).ravel()

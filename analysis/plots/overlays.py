@@ -1,4 +1,4 @@
-"""Maps drawn over images, and the mass of maps inside a region."""
+"""Maps over images, and the mass of maps inside a region."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw_maps(
     outlines: Mapping[str, np.ndarray] | None = None,
     changes: bool = False,
 ) -> None:
-    """Draw a row per example, the image first, then it in grey under each method's map.
+    """Plot a row per example: the image, then the image in grey under the map of each method.
 
     Args:
         table: of :func:`attngraph.analysis.patches.map_table`, for one query.
@@ -98,7 +98,7 @@ def draw_maps(
 
 
 def draw_mass(summary: pd.DataFrame, stem: Path, subject: str) -> None:
-    """Draw the mean mass inside the region with its interval, a row per method, a colour per query; the
+    """Plot the mean mass inside the region with its interval, a row per method, a colour per query; the
     uniform map's mean is the dotted line.
 
     Args:
@@ -138,7 +138,7 @@ def draw_mass(summary: pd.DataFrame, stem: Path, subject: str) -> None:
 
 
 def _outline(axes, inside: np.ndarray) -> None:
-    """The border of a set of patches, whatever its form."""
+    """The border of a set of patches of any shape."""
     fine = np.pad(np.kron(inside, np.ones((8, 8))), 1)  # so that the border runs along the patches
     ends = [(np.arange(size) - 0.5) / (size - 2) for size in fine.shape]
     axes.contour(ends[1], ends[0], fine, levels=[0.5], colors=["#00d0ff"], linewidths=1.4)

@@ -87,5 +87,5 @@ def test_spectra(tables, drawn, tmp_path):
 
 def test_nothing_to_draw(tables, tmp_path):
     table, _ = tables
-    with pytest.raises(ValueError, match="no number to draw"):
+    with pytest.raises(ValueError, match="no number to plot"):
         plots.curves(table[table.labels == "one"], tmp_path / "none", "subject")

@@ -82,7 +82,9 @@ def test_a_table_with_a_task_and_a_method_of_ones_own(preset, tmp_path):
 def test_estimates_know_them(preset, tmp_path, capsys):
     assert main([*WORDS, "--preset", str(preset), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any("(IA)³" in line and "colours" in line and "learning rate 0.001, 2 steps" in line for line in lines)
+    assert any(
+        "(IA)³" in line and "colours" in line and "learning rate 0.001, 2 steps" in line for line in lines
+    )
     assert lines[0].startswith("4 runs: ")
     assert not (tmp_path / "out").exists()
 
