@@ -233,7 +233,7 @@ class Watch(TorchFunctionMode):
         scores = args[0] if args else given["input"]
         dim = given.get("dim", args[1] if len(args) > 1 else None)
         if scores.dim() < 3 or dim not in (-1, scores.dim() - 1):
-            self.trouble = "its softmax is not over the last of three or more dimensions"
+            self.trouble = "the softmax is not over the last of three or more dimensions"
             return
         made = self._scores.get(scores)
         if made is None:

@@ -394,7 +394,7 @@ def test_a_routers_softmax_is_no_attention():
 @pytest.mark.parametrize(
     "kind, reason",
     [
-        (ColumnAttention, "its softmax is not over the last"),
+        (ColumnAttention, "the softmax is not over the last"),
         (AdditiveAttention, "the scores of its softmax are not a product of queries and keys"),
         (BackwardAttention, r"the weights of its softmax are mixed or turned \(transpose\)"),
         (MixedAttention, "the layout of its weights by examples and heads is unknown"),
