@@ -169,7 +169,7 @@ class GraphAdapterConfig(PeftConfig):
 
     def _check_format(self) -> None:
         if type(self.format_version) is not int:
-            raise UserError(f"format_version must be a whole number, got {self.format_version!r}")
+            raise UserError(f"format_version must be an integer, got {self.format_version!r}")
         if self.format_version not in range(1, FORMAT + 1):
             raise UserError(
                 f"the adapter was saved in format {self.format_version!r}, and this version of attngraph "
@@ -209,7 +209,7 @@ class GraphAdapterConfig(PeftConfig):
             if name == "top_k" and number is None:
                 continue
             if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-                raise UserError(f"{name} must be a whole number of at least 1, got {number!r}")
+                raise UserError(f"{name} must be an integer of at least 1, got {number!r}")
         for name in SWITCHES:
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -225,7 +225,7 @@ class GraphAdapterConfig(PeftConfig):
         numbers = [_plain(x) for x in (given if isinstance(given, (list, tuple, set)) else [given])]
         if given is None:
             if self.layers_pattern is not None:
-                raise UserError("layers_pattern says how layers are counted: give layers_to_transform too")
+                raise UserError("layers_pattern says how layers are counted: pass layers_to_transform too")
             return
         if not numbers or not all(type(number) is int and number >= 0 for number in numbers):
             raise UserError(

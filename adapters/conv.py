@@ -94,8 +94,7 @@ class SchemeConv(WeightedSum):
             )
         if edge_index.dim() != 2 or len(edge_index) != 2 or edge_index.is_floating_point():
             raise ValueError(
-                f"edge_index must be whole numbers (2, edges), got {edge_index.dtype} "
-                f"{tuple(edge_index.shape)}"
+                f"edge_index must be integers (2, edges), got {edge_index.dtype} {tuple(edge_index.shape)}"
             )
         if edge_index.device.type == "cpu" and not (torch.compiler.is_compiling() or transformed()):
             for side, row, x in zip(("value", "query"), edge_index, (value, query)):

@@ -48,7 +48,7 @@ class RotatedQueries(PScheme):
         learn_p: learn p within (1, 3). Default: ``True``.
         learn_mu: learn μ > 0. Default: ``False``.
         degree: value degree, ``"sum"`` or ``"mean"``. Default: ``"sum"``.
-        seed: of :math:`Q`, a whole number from 0 to 2³² − 1. Default: 0.
+        seed: of :math:`Q`, an integer from 0 to 2³² − 1. Default: 0.
 
     Raises:
         ValueError: an argument out of range.
@@ -68,7 +68,7 @@ class RotatedQueries(PScheme):
     ):
         super().__init__(p, mu, steps, learn_p, learn_mu, degree)
         if check_range("seed", seed, 0, 2**32 - 1) % 1:
-            raise ValueError(f"seed must be a whole number, got {seed!r}")
+            raise ValueError(f"seed must be an integer, got {seed!r}")
         self.seed = int(seed)
 
     def weigh(

@@ -45,7 +45,7 @@ class Scalar(nn.Module):
         if hasattr(stored, "full_tensor"):  # FSDP has left each process a part of it
             if torch.is_grad_enabled():
                 raise UserError(
-                    "p, μ or the share of a graph adapter is used where FSDP has it sharded, and would get a "
+                    "p, μ or the share of a graph adapter is used while FSDP has it sharded, and would get a "
                     "wrong gradient: apply fully_shard to whole layers of the model"
                 )
             stored = stored.full_tensor()

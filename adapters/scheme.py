@@ -213,13 +213,13 @@ def check_range(name: str, value: float, low: float, high: float, open_low: bool
 
 
 def check_steps(steps: int) -> int:
-    """``steps`` if it is a whole number from 1 to 64.
+    """``steps`` if it is an integer from 1 to 64.
 
     Raises:
         ValueError: it is not.
     """
     if not isinstance(steps, Real) or isinstance(steps, bool) or steps % 1 or not 1 <= steps <= 64:
-        raise ValueError(f"steps must be a whole number from 1 to 64, got {steps!r}")
+        raise ValueError(f"steps must be an integer from 1 to 64, got {steps!r}")
     return int(steps)
 
 

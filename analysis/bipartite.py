@@ -109,7 +109,7 @@ class Bipartite:
             ValueError: the graph has no features.
         """
         if self.query is None or self.value is None:
-            raise ValueError("the graph has no features: give nodes x of the same width on both sides")
+            raise ValueError("the graph has no features: pass nodes x of the same width on both sides")
         return self.query, self.value
 
     def without_self_loops(self) -> Bipartite:
@@ -352,7 +352,7 @@ def _of_pyg(graph: Data | HeteroData) -> Bipartite:
     for x in (query, value):
         if x is not None and x.dim() != 2:
             raise ValueError(
-                f"x must have shape (nodes, features), got {tuple(x.shape)}: give x[:, None] for one feature"
+                f"x must have shape (nodes, features), got {tuple(x.shape)}: pass x[:, None] for one feature"
             )
     j, i = edges.edge_index
     weight = edge_weights(edges.get("edge_weight"), j, query)

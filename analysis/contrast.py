@@ -60,7 +60,7 @@ class Region:
         if self.grids is not None:
             sizes = None if self.candidates is None else self.candidates.sum(1).tolist()
             if sizes != [prod(grid) for grid in self.grids]:
-                raise ValueError(f"grids must have as many places as candidates ({sizes}), got {self.grids}")
+                raise ValueError(f"grids must have as many entries as candidates ({sizes}), got {self.grids}")
 
     def on(self, graph: AttentionGraph) -> tuple[Tensor, Tensor]:
         """The relevant edges and those to distractors, bool ``(b, n, m)`` each; none of queries without a

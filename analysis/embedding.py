@@ -111,16 +111,16 @@ def _check(
         )
     if not perplexities or not seeds or min(perplexities) < 1:
         raise ValueError(
-            f"perplexities must be numbers from 1 on and seeds not empty, got {perplexities} and {seeds}"
+            f"perplexities must be at least 1 and seeds not empty, got {perplexities} and {seeds}"
         )
     if method == "umap" and round(min(perplexities)) < 2:
         raise ValueError(
-            "perplexities must be numbers from 2 on for umap, which takes them for numbers of neighbours, "
+            "perplexities must be at least 2 for umap, which uses them as numbers of neighbours, "
             f"got {perplexities}"
         )
     least = least_points(method, max(perplexities))
     if len(points) < least:
-        advice = f" with perplexity {max(perplexities):g}: give more points or lower it"
+        advice = f" with perplexity {max(perplexities):g}: pass more points or lower it"
         raise ValueError(
             f"{len(points)} points are too few for {method}, which needs {least}"
             + ("" if method == "pca" else advice)

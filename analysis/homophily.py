@@ -210,7 +210,7 @@ def _between_classes(
     for labels, nodes in zip(sides, edge_index, strict=True):
         if labels.is_floating_point() or labels.dim() != 1:
             raise ValueError(
-                f"y must hold whole numbers (nodes,), got {labels.dtype} {tuple(labels.shape)}: give "
+                f"y must hold integers (nodes,), got {labels.dtype} {tuple(labels.shape)}: pass "
                 "y.flatten().long()"
             )
         if len(nodes) and int(nodes.max()) >= len(labels):

@@ -41,7 +41,7 @@ class Labels:
             labels = getattr(self, name)
             if labels.is_floating_point() or labels.dim() not in (2, 3):
                 raise ValueError(
-                    f"{name} labels must be whole numbers of shape (b, nodes) or (b, h, nodes), got "
+                    f"{name} labels must be integers of shape (b, nodes) or (b, h, nodes), got "
                     f"{labels.dtype} {tuple(labels.shape)}"
                 )
             if labels.dim() == 2:

@@ -180,8 +180,8 @@ class Points:
                 return lambda x: (x.flatten(1) @ output.to(x))[None], True
             if graph.metric is not None:
                 raise ValueError(
-                    f"{layer}: the points of a whole layer need W_o, and the metric has only the heads' "
-                    "own: give outputs=output_matrices(model), or name the heads"
+                    f"{layer}: the points of a whole layer need W_o, but the metric is that of each head: "
+                    "pass outputs=output_matrices(model), or select heads"
                 )
             return lambda x: x.flatten(1)[None], False
         if graph.metric is None:

@@ -141,9 +141,9 @@ def _grid(nodes: Mapping[str, tuple[Nodes, Nodes]], grid: Grid | None) -> Grid:
         except ValueError:
             continue
     if not counts:
-        raise UserError("these graphs have no image nodes: leave image out")
+        raise UserError("these graphs have no image nodes: remove image")
     form = "square" if grid is None else f"grid of {grid[0]} x {grid[1]}"
-    raise UserError(f"{counts[-1]} image nodes form no {form}: give grid=(rows, columns) of the patches")
+    raise UserError(f"{counts[-1]} image nodes form no {form}: pass grid=(rows, columns) of the patches")
 
 
 def _opened(image: Image.Image | str | Path | None) -> Image.Image | None:
@@ -171,7 +171,7 @@ def _reweighted(model: nn.Module, graphs: Graphs) -> dict[str, AttentionGraph]:
     }
     if not found:
         raise UserError(
-            "model has no active graph adapter on these layers: give the PEFT model whose graphs were "
-            "captured, or leave model out"
+            "model has no active graph adapter on these layers: pass the PEFT model whose graphs were "
+            "captured, or remove model"
         )
     return {name: found.get(name, graph) for name, graph in graphs.items()}

@@ -72,7 +72,7 @@ class EdgeSums:
         value_degree: :math:`e_j = \sum_i A_{ij}`, ``(b, h, m)``, over all queries, also in causal graphs.
         query_log: :math:`\sum_j A_{ij} \log A_{ij}`, ``(b, h, n)``.
         value_log: :math:`\sum_i A_{ij} \log A_{ij}`, ``(b, h, m)``.
-        seen: how many values each query may see, whole numbers ``(b, n)``.
+        seen: how many values each query may see, integers ``(b, n)``.
         seen_by: how many queries may see each value, ``(b, m)``.
         loops: :math:`A_{ii}`, ``(b, h, n)``; None where the two sides are not the same nodes.
         at_queries: :math:`\sum_j A_{ij} x_j`, ``(b, h, n, c)``, of the numbers x at the values that were
@@ -270,7 +270,7 @@ def in_c(
 
     Args:
         name: of the function, whose parameters are the following and the number of threads.
-        options: whole numbers and floats.
+        options: integers and floats.
         inputs: tensors of the sizes that the function reads, or None for NULL.
         outputs: contiguous tensors, which are written to.
 

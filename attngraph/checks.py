@@ -66,8 +66,8 @@ def check_weight(weight: Tensor, shape: tuple[int, ...]) -> None:
         return
     if weight.grad_fn is None and (weight < 0).any():
         raise ValueError(
-            f"weight must not be negative, got {float(weight.min()):g}: attention weights are shares; clamp "
-            "them, or take their absolute values"
+            f"weight must not be negative, got {float(weight.min()):g}: clamp the weights, or take their "
+            "absolute values"
         )
 
 
@@ -75,7 +75,7 @@ def check_no_nan(name: str, tensor: Tensor) -> None:
     """Check a graph that was made by hand or read from a file for NaN. (Graphs of a running model are not
     checked, since the model continues with them.)"""
     if tensor.isnan().any():
-        raise ValueError(f"{name} must not hold NaN: look for where it comes from, or leave those nodes out")
+        raise ValueError(f"{name} must not hold NaN: find its source, or exclude those nodes")
 
 
 def check_mask(name: str, mask: Tensor | None, *shapes: tuple[int, ...], true: str = "valid") -> None:
@@ -103,13 +103,13 @@ def check_span(span: Tensor | None, causal: bool, b: int, n: int) -> None:
         raise ValueError("span belongs to causal graphs: pass causal=True")
     check_shape("span", span, (b, n, 2))
     if span.dtype != torch.long:
-        raise ValueError(f"span must hold whole numbers (torch.int64), got {span.dtype}")
+        raise ValueError(f"span must hold integers (torch.int64), got {span.dtype}")
     first, last = span.unbind(-1)
     query = torch.arange(n, device=span.device)
     if not ((first >= -1) & (first <= query) & (query <= last) & (last < n)).all():
         raise ValueError(
-            f"span must hold the first (from -1) and the last (to {n - 1}) query of a stretch in which each "
-            "query lies"
+            f"span must hold the first (at least -1) and the last (at most {n - 1}) query of an interval "
+            "that contains the query itself"
         )
 
 

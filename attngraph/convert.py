@@ -76,7 +76,7 @@ def from_pyg(data: Data | HeteroData) -> dict[str, Any]:
 
     if isinstance(data, Batch):
         if data.num_graphs != 1:
-            raise ValueError("one graph is needed, not a batch: take them out with batch.to_data_list()")
+            raise ValueError("expected one graph, got a batch: use batch.to_data_list()")
         data = data.get_example(0)
     read = _from_hetero if isinstance(data, HeteroData) else _from_homogeneous
     return _arguments(*read(data), {name: getattr(data, name) for name in GRAPH_FIELDS if name in data})
@@ -99,8 +99,8 @@ def to_networkx(graph: Graph) -> networkx.Graph:
 
     if graph.shape[:2] != (1, 1):
         raise ValueError(
-            f"the graph has {graph.shape[0]} examples and {graph.shape[1]} heads, and a networkx graph is of "
-            "one: choose it, such as graph[0, 0].to_networkx()"
+            f"the graph has {graph.shape[0]} examples and {graph.shape[1]} heads, but a networkx graph "
+            "represents one: select it, such as graph[0, 0].to_networkx()"
         )
     fields = _graph_fields(graph)
     out = networkx.Graph(**fields, dtype=str(graph.query.dtype).removeprefix("torch."))

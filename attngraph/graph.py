@@ -302,8 +302,8 @@ class AttentionGraph:
         if self.past_degree is not None:
             raise ValueError(
                 "past_degree comes from all edges of the earlier queries: sparsify their graphs too, and "
-                "give the sparse graph what they leave (dataclasses.replace), or read the model without "
-                "a cache"
+                "set past_degree of this one to theirs (dataclasses.replace), or read the model without a "
+                "cache"
             )
         kept = keep(self.weight, top_k=top_k, threshold=threshold, mass=mass)
         return replace(self, weight=torch.where(kept, self.weight, torch.zeros_like(self.weight)))
@@ -371,7 +371,7 @@ class AttentionGraph:
         >>> graph.to("cuda").to(torch.bfloat16)
 
         Raises:
-            ValueError: a dtype of whole numbers, in which all weights would be 0 or 1.
+            ValueError: a dtype of integers, in which all weights would be 0 or 1.
         """
         if isinstance(target, torch.dtype) and not target.is_floating_point:
             raise ValueError(

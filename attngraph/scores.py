@@ -282,7 +282,7 @@ class AttentionScores:
             ValueError: there is dropout, whose mask is such an array.
         """
         if self.kept is not None:
-            raise ValueError('the tiled backend takes no scores with kept=: use "dense", or no dropout')
+            raise ValueError('the tiled backend does not support kept=: use "dense", or no dropout')
 
     def without_features(self) -> AttentionScores:
         """The same scores without tensors that would outlive a checkpoint: queries, keys, values, their

@@ -53,7 +53,7 @@ def keep(
     else:
         assert top_k is not None
         if top_k < 1 or top_k % 1:
-            raise ValueError(f"top_k must be a whole number of at least 1, got {top_k}")
+            raise ValueError(f"top_k must be an integer of at least 1, got {top_k}")
         ranked = (torch.arange(weight.shape[-1], device=weight.device) < top_k).expand_as(weight)
     kept = torch.zeros_like(weight, dtype=torch.bool).scatter(-1, order.indices, ranked)
     return kept & ~(weight <= 0)

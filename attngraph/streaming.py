@@ -77,7 +77,7 @@ def sweep(
         keep(torch.ones(1, 1), top_k=top_k)  # raises errors for invalid arguments
         top_k = min(int(top_k), scores.shape[3])
     if scores.kept is not None:
-        raise ValueError("weights after dropout can't be streamed: give scores without kept=")
+        raise ValueError("weights after dropout can't be streamed: pass scores without kept=")
     b, h = scores.shape[:2]
     values, queries = (
         None if x is None else x.to(widen(scores.query).dtype).expand(b, h, -1, -1).contiguous()
@@ -120,7 +120,7 @@ class Streamed(KeptWeight):
     def chosen(self, **rules: Any) -> NonZeros:
         top_k = rules.get("top_k")
         if top_k is None or any(rules[name] is not None for name in rules if name != "top_k"):
-            raise ValueError("of a streamed graph the heaviest edges of each query can be kept: give top_k")
+            raise ValueError("a streamed graph can keep only the heaviest edges of each query: pass top_k")
         heaviest = sweep(self.scores, top_k).heaviest
         assert heaviest is not None
         return heaviest

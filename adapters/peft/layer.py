@@ -280,7 +280,7 @@ class GraphLayer(nn.Module, BaseTunerLayer):
             return
         if left_out and not others:
             raise UserError(
-                f"the adapter on {self.name} had no part in a pass of {type(holder).__name__}, which reads "
+                f"the adapter on {self.name} was not used in a pass of {type(holder).__name__}, which reads "
                 "the weight of that projection instead of calling it: exclude it with exclude_modules=[...]"
             )
         refuse_left_out(self.name, others, left_out)
@@ -416,9 +416,9 @@ class OutputLayer(GraphLayer):
             return self.base_layer(hidden_states)
         if pending is None:
             raise UserError(
-                f"the attention before {self.name} ran unseen: its implementation was changed after the "
-                "adapters were put in (set it before), or it cannot be read, and capture(model, inputs) says "
-                "why (exclude it with exclude_modules=[...])"
+                f"the attention before {self.name} was not captured: its implementation was changed after "
+                "the adapters were added (set it before), or it cannot be read, and capture(model, inputs) "
+                "says why (exclude it with exclude_modules=[...])"
             )
         plain, results = pending
         self._check_input(plain, hidden_states)

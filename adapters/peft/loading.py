@@ -28,10 +28,10 @@ def read_config(folder: str | Path) -> GraphAdapterConfig:
     path = Path(folder) / CONFIG_NAME
     if not str(folder):
         raise UserError(
-            "the name of the adapter's folder is empty: give the folder that save_pretrained wrote"
+            "the name of the adapter's folder is empty: pass the folder that save_pretrained wrote"
         )
     if not os.path.isfile(path):  # False, too, for a name that no file can have
-        raise UserError(f"{path}: no such file; give the folder that save_pretrained wrote")
+        raise UserError(f"{path}: no such file; pass the folder that save_pretrained wrote")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except UserError as error:  # a value that this version does not know
@@ -112,7 +112,7 @@ def load_adapter(
     config.inference_mode = not is_trainable
     path = Path(folder) / SAFETENSORS_WEIGHTS_NAME
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give the folder that save_pretrained wrote")
+        raise UserError(f"{path}: no such file; pass the folder that save_pretrained wrote")
     read_tensors(path)  # PEFT reads them again, with other errors
     key_mapping = getattr(model, "_checkpoint_conversion_mapping", {})
     base = model.get_base_model() if isinstance(model, PeftModel) else model

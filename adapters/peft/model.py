@@ -323,7 +323,7 @@ class GraphAdapterModel(BaseTuner):
             if isinstance(module, BaseTunerLayer) and not isinstance(module, GraphLayer):
                 raise UserError(
                     f"adapter_names chooses between graph adapters, and {method_of(module)} in the same "
-                    "model would act on every example: take it out"
+                    "model would act on every example: remove it"
                 )
 
     # ---- taking them out ------------------------------------------------------------------------------
@@ -333,7 +333,7 @@ class GraphAdapterModel(BaseTuner):
         if kinds.get(adapter_name, PEFT_TYPE) != PEFT_TYPE:
             raise UserError(
                 f"{adapter_name!r} is a {kinds[adapter_name].value} adapter below the graph adapters: "
-                "unload() takes everything out"
+                "unload() removes everything"
             )
         active = self.active_adapters
         super().delete_adapter(adapter_name)
@@ -388,7 +388,7 @@ class GraphAdapterModel(BaseTuner):
             if "forward" in vars(site.module) and is_stand_in(type(site.module)):
                 raise UserError(
                     f"{site.name} has hooks on its forward method, as accelerate's dispatch_model and "
-                    "device_map put there: remove them before the adapters are switched off or taken out"
+                    "device_map add them: remove them before the adapters are disabled or removed"
                 )
 
     # ---- saving ---------------------------------------------------------------------------------------

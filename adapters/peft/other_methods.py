@@ -47,8 +47,8 @@ def refuse_turned(name: str, others: list[Any], turned: bool) -> None:
     guilty = [layer for layer in others if _works(layer) and _turns(layer)] or (others[:1] if turned else [])
     if guilty:
         raise UserError(
-            f"{method_of(guilty[0])} on {name} changes the attention output before the graph adapter gets "
-            f"it, so that a graph's messages cannot take its place: {_remedy(guilty[0])}"
+            f"{method_of(guilty[0])} on {name} changes the attention output before the graph adapter, so "
+            f"messages of a graph cannot replace it: {_remedy(guilty[0])}"
         )
 
 

@@ -283,7 +283,7 @@ def _check_saved(config: GraphAdapterConfig, model: nn.Module) -> None:
         missing = [end for end in missing if end not in heads]
     if missing:
         raise UserError(
-            f"modules_to_save: {missing[0]!r} ends the name of no module of {type(model).__name__}"
+            f"modules_to_save: {missing[0]!r} matches the end of no module name in {type(model).__name__}"
         )
 
 

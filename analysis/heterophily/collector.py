@@ -254,7 +254,7 @@ def heterophily(
             collected.add(name, graph, labels(name, graph) if callable(labels) else labels)
             empty = False
     if empty:
-        raise ValueError("graphs is empty: give at least one graph")
+        raise ValueError("graphs is empty: pass at least one graph")
     return collected.table()
 
 

@@ -46,7 +46,7 @@ class Library(NamedTuple):
             MemoryError: it found none.
         """
         if getattr(self.functions, function)(*arguments):
-            raise MemoryError("no memory for the edges of an attention head: give fewer queries or values")
+            raise MemoryError("no memory for the edges of an attention head: use fewer queries or values")
 
 
 class _Refused(Exception):
@@ -101,7 +101,7 @@ def _load(variant: str) -> ctypes.CDLL:
     """A variant, checked and started.
 
     Raises:
-        _Refused: it is missing, damaged, built from other sources, or computes something else than torch.
+        _Refused: it is missing, damaged, built from other sources, or does not compute the same as torch.
     """
     paths = [FOLDER / f"_kernels_{variant}{suffix}" for suffix in EXTENSION_SUFFIXES]
     path = next((path for path in paths if path.is_file()), None)
@@ -113,14 +113,14 @@ def _load(variant: str) -> ctypes.CDLL:
     except (OSError, UnicodeDecodeError):
         told = ""
     if told != hashlib.sha256(path.read_bytes()).hexdigest():
-        raise _Refused(f"{path} is not the file that was built here (its hash is another): {REMEDY}")
+        raise _Refused(f"{path} is not the file that was built here (its hash differs): {REMEDY}")
     try:
         functions = ctypes.CDLL(str(path))
     except OSError as error:
         raise _Refused(f"{path} can't be loaded ({error}): {REMEDY}") from None
     functions.attngraph_source.restype = ctypes.c_char_p
     if functions.attngraph_source().decode() != source_hash():
-        raise _Refused(f"{path} was built from sources other than the installed ones: {REMEDY}")
+        raise _Refused(f"{path} was built from other sources than the installed ones: {REMEDY}")
     sgemm = _address("libtorch_cpu", "sgemm_")
     if sgemm is None:
         raise _Refused("torch has no BLAS whose sgemm_ can be called")
@@ -164,14 +164,14 @@ def _self_test(functions: ctypes.CDLL, path: Path) -> None:
         torch.allclose(logarithm, x, rtol=EXACT, atol=EXACT),
     ]
     functions.attngraph_products.argtypes = [ctypes.c_int] * 3 + [ctypes.c_void_p] * 3 + [ctypes.c_int]
-    for n in (11, 72):  # own code, and BLAS; of whole numbers, so that sums are exact in any order
+    for n in (11, 72):  # own code, and BLAS; of integers, so that sums are exact in any order
         a, b = (torch.arange(k * n * n, device="cpu").float().remainder(7).view(k, n, n) for k in (1, 3))
         products = torch.empty_like(b)
         functions.attngraph_products(3, n, n, *map(pointer, (a, b, products)), torch.get_num_threads())
         wanted = a.double() @ b.double().transpose(1, 2)  # which autocast leaves alone
         right.append(torch.equal(products.double(), wanted))
     if not all(right):
-        raise _Refused(f"{path} computes something else than torch: {REMEDY}")
+        raise _Refused(f"{path} does not compute the same as torch: {REMEDY}")
 
 
 def call(function: str, *arguments: Any) -> None:

@@ -251,7 +251,7 @@ def _check_real(state: LayerState, query: Tensor) -> None:
     if query.is_meta or isinstance(query, FakeTensor):
         raise UserError(
             f"{state.site.name} runs on tensors without numbers (meta or fake ones), from which no graph can "
-            "be read: give the model its weights, or switch the adapters off to trace or count it"
+            "be read: load the model's weights, or disable the adapters to trace or count it"
         )
 
 
@@ -341,8 +341,8 @@ def _before_cross(state: LayerState, module: nn.Module, b: int, n: int) -> SelfA
     if before is None and state.listeners and _may_decode(state, module):
         raise UserError(
             f"{state.site.name} attends to other states before any self-attention over its {n} queries has "
-            f"been read in {type(state.inner_model).__name__}, so that nothing says in which order they are "
-            "and which are padding: exclude the layer (layers=...; for adapters exclude_modules=...)"
+            f"been read in {type(state.inner_model).__name__}, so their order and padding are unknown: "
+            "exclude the layer (layers=...; for adapters exclude_modules=...)"
         )
     return before
 
@@ -389,9 +389,9 @@ def _self_attention(
         if not state.listeners:
             return None
         raise UserError(
-            f"{state.site.name}: its mask shows a query a later one that does not see it in turn, so that "
-            "the queries are ordered neither one by one nor in blocks, nor unordered: exclude the layer "
-            "(layers=...; for adapters exclude_modules=...)"
+            f"{state.site.name}: in its mask a query sees a later one that does not see it, so the queries "
+            "are neither causal, nor in blocks, nor unordered: exclude the layer (layers=...; for adapters "
+            "exclude_modules=...)"
         )
     causal = order.causal
     return SelfAttention(causal, mask.span if causal else None, mask.queries, mask.valid, layer_idx)

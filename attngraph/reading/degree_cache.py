@@ -405,8 +405,8 @@ def check_grows(cache: Any, layer: int) -> None:
     """
     if isinstance(_layer_of(cache, layer), StaticLayer):
         raise UserError(
-            "a static key/value cache has places without tokens, which an attention graph would take for "
-            "values: use a DynamicCache"
+            "a static key/value cache has empty slots, which an attention graph would treat as values: use a "
+            "DynamicCache"
         )
 
 

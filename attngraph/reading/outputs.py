@@ -126,9 +126,8 @@ def matrix(output: nn.Module, like: Tensor | None = None) -> Tensor:
         found, expected = apply(output, unit), apply(output, row)
     if torch.dist(widen(row) @ found, expected) > NONLINEAR * expected.norm():
         raise UserError(
-            f"the output projection ({type(output).__name__}) is not linear, as where its input is cut to a "
-            "fixed range, so there is no W_o: exclude the layer (layers=...; for adapters "
-            "exclude_modules=...)"
+            f"the output projection ({type(output).__name__}) is not linear (its input may be clamped), so "
+            "there is no W_o: exclude the layer (layers=...; for adapters exclude_modules=...)"
         )
     return found
 
@@ -163,8 +162,8 @@ def _example(output: nn.Module, like: Tensor | None) -> tuple[Tensor, Tensor]:
             except Exception as error:
                 failure = failure or error
     raise UserError(
-        f"the output projection ({type(output).__name__}) does not run ({failure}): put the model where it "
-        "runs, or exclude the layer (layers=...; for adapters exclude_modules=...)"
+        f"the output projection ({type(output).__name__}) does not run ({failure}): move the model to a "
+        "device on which it runs, or exclude the layer (layers=...; for adapters exclude_modules=...)"
     )
 
 

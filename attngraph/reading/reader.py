@@ -233,8 +233,8 @@ class _Reader:
         """
         if self._running.setdefault("thread", get_ident()) != get_ident():
             raise UserError(
-                "two threads run a model whose graphs are read, and a graph does not say whose it is: run "
-                "one at a time"
+                "two threads run a model while its graphs are recorded, and graphs cannot be assigned to "
+                "threads: run one at a time"
             )
 
     def _leave(self, model: nn.Module, args: tuple, output: object) -> None:
@@ -321,7 +321,7 @@ def _head_numbers(heads: int | Iterable[int] | None) -> list[int] | None:
     """The numbers of heads, or None for all.
 
     Raises:
-        UserError: what is given is neither a whole number nor one or more of them.
+        UserError: what is given is neither an integer nor one or more of them.
     """
     if heads is None:
         return None
@@ -339,7 +339,7 @@ def _check_heads(name: str, count: int, heads: list[int]) -> None:
     if wrong:
         raise UserError(
             f"{name} has heads 0..{count - 1}, not {', '.join(map(str, wrong))}: choose heads that all "
-            "recorded layers have, or record them apart (layers=...)"
+            "recorded layers have, or record them separately (layers=...)"
         )
 
 

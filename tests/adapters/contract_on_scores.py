@@ -204,7 +204,7 @@ def check_dropout_is_refused(case: Case, path: str) -> None:
     """Where no array of all edges is held, as its draw is."""
     way = PATHS[path]
     scores = way.prepared(random_scores(dropped=True))
-    with pytest.raises(ValueError, match="tiled backend takes no scores with kept="):
+    with pytest.raises(ValueError, match="tiled backend does not support kept="):
         case.make(way.dtype).aggregate_and_context(scores, way.backend)
 
 

@@ -82,7 +82,7 @@ def test_arguments_that_are_refused():
         (dict(method="mds"), "method"),
         (dict(init="spectral"), "init"),
         (dict(perplexities=[0.5]), "perplexities"),
-        (dict(method="umap", perplexities=[30, 1.4]), "perplexities must be numbers from 2 on for umap"),
+        (dict(method="umap", perplexities=[30, 1.4]), "perplexities must be at least 2 for umap"),
         (dict(seeds=[]), "seeds"),
         (dict(points=np.full((100, 3), np.nan)), "finite"),
     ):
@@ -112,7 +112,7 @@ def test_purity_equals_a_count_by_hand(labels):
         found = purity(points, labels, neighbours)
         assert found == pytest.approx(brute_purity(points, labels, neighbours))
     for neighbours in (0, 60):
-        with pytest.raises(ValueError, match=rf"lie in 1\.\.59 for 60 points, got {neighbours}"):
+        with pytest.raises(ValueError, match=rf"be in 1\.\.59 for 60 points, got {neighbours}"):
             purity(points, labels, neighbours)
     shuffled = [purity(points, np.random.default_rng(k).permutation(labels), 7) for k in range(300)]
     assert chance_purity(labels) == pytest.approx(np.mean(shuffled), abs=0.008)

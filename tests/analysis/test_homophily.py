@@ -238,8 +238,8 @@ def test_edge_lists_of_many_nodes_and_of_none():
     for function in (adjusted_of_edges, label_informativeness_of_edges):
         assert math.isnan(function(index[:, :0], torch.zeros(4, dtype=torch.long)))
         for y, message in (
-            (torch.zeros(nodes), r"y must hold whole numbers \(nodes,\), got torch.float32"),
-            (torch.zeros(nodes, 1, dtype=torch.long), r"\(200000, 1\): give y.flatten"),
+            (torch.zeros(nodes), r"y must hold integers \(nodes,\), got torch.float32"),
+            (torch.zeros(nodes, 1, dtype=torch.long), r"\(200000, 1\): pass y.flatten"),
             (torch.zeros(7, dtype=torch.long), "y has 7 classes, and edge_index names node 199999"),
         ):
             with pytest.raises(ValueError, match=message):

@@ -43,7 +43,7 @@ def test_permuted_moves_both_sides_of_self_attention_alike():
 def test_wrong_labels():
     values = torch.zeros(2, 7, dtype=torch.long)
     for query in (torch.zeros(2, 5), torch.zeros(5, dtype=torch.long)):
-        with pytest.raises(ValueError, match="query labels must be whole numbers"):
+        with pytest.raises(ValueError, match="query labels must be integers"):
             Labels(query, values)
     with pytest.raises(ValueError, match=r"value labels must have shape \(2, 7\)"):
         Labels(values[:, :5], values[:, :5]).on(Bipartite.of(random_graph()))

@@ -310,7 +310,7 @@ def test_pyg_graphs_that_are_no_attention_graph_are_refused():
     with pytest.raises(ValueError, match="edge 0 – 1 does not join a query and a value"):
         AttentionGraph.from_pyg(within)
     for one in (data, make()[0, 0].to_hetero()):
-        with pytest.raises(ValueError, match="not a batch"):
+        with pytest.raises(ValueError, match="got a batch"):
             AttentionGraph.from_pyg(Batch.from_data_list([one, one]))
         alone = AttentionGraph.from_pyg(Batch.from_data_list([one]))
         assert torch.equal(alone.weight, AttentionGraph.from_pyg(one).weight)

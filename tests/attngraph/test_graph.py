@@ -54,7 +54,7 @@ BAD = [
         "past_degree.queries must have",
     ),
     (dict(span=SPAN), "span belongs to causal graphs"),
-    (dict(causal=True, span=SPAN.float()), "span must hold whole numbers"),
+    (dict(causal=True, span=SPAN.float()), "span must hold integers"),
     (dict(causal=True, span=SPAN[..., 0]), r"span must have shape \(2, 4, 2\)"),
     *(  # before the last query, too late, too early, after one
         (dict(causal=True, span=SPAN + torch.tensor(stretch)), "span must hold the first .* and the last")

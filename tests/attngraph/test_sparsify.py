@@ -59,13 +59,13 @@ def test_bad_rules():
     for rule, message in (
         (dict(), "exactly one of top_k, threshold, mass; got none"),
         (dict(top_k=2, mass=0.5), "exactly one of .* got top_k, mass"),
-        (dict(top_k=0), "top_k must be a whole number of at least 1, got 0"),
+        (dict(top_k=0), "top_k must be an integer of at least 1, got 0"),
         (dict(threshold=-0.1), "threshold must be at least 0, got -0.1"),
         (dict(mass=0), r"mass must be in \(0, 1\], got 0"),
         (dict(mass=1.1), "mass must be in"),
         (dict(mass=float("nan")), "mass must be in"),
         (dict(threshold=float("nan")), "threshold must be"),
-        (dict(top_k=1.5), "whole number of at least 1, got 1.5"),
+        (dict(top_k=1.5), "integer of at least 1, got 1.5"),
     ):
         with pytest.raises(ValueError, match=message):
             keep(softmax_rows(), **rule)

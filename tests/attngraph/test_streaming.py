@@ -165,9 +165,9 @@ def test_files(tmp_path):
     assert repr(loaded) == repr(sparse) and torch.equal(loaded.weight, sparse.weight)
     assert all(map(torch.equal, loaded.totals, sparse.totals))
     assert copy.deepcopy(sparse).to(torch.float64).totals.entropy.dtype == torch.float64
-    with pytest.raises(ValueError, match="give top_k"):
+    with pytest.raises(ValueError, match="pass top_k"):
         graph.sparsify(mass=0.5)
-    with pytest.raises(ValueError, match="top_k must be a whole number"):
+    with pytest.raises(ValueError, match="top_k must be an integer"):
         graph.sparsify(top_k=0)
 
 

@@ -55,7 +55,7 @@ def _check_known(module: nn.Module, others: dict[str, Any]) -> None:
     if unknown:
         raise UserError(
             f"{state_of(module).site.name} is given {', '.join(unknown)}, which attngraph does not know and "
-            "would ignore: update attngraph, or go back to an earlier transformers"
+            "would ignore: update attngraph, or use an earlier version of transformers"
         )
 
 

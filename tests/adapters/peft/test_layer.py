@@ -134,7 +134,7 @@ def test_what_changes_attention_afterwards_is_noticed():
         run(model, batch)
     model = put("gpt2")
     model.get_base_model().set_attn_implementation("sdpa")
-    with pytest.raises(UserError, match="ran unseen: its implementation was changed after the adapters"):
+    with pytest.raises(UserError, match="was not captured: its implementation was changed after"):
         run(model, batch)
 
 

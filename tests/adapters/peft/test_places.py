@@ -172,7 +172,11 @@ def test_the_matrices_of_lora_are_no_feed_forward_blocks():
         ("gpt2", dict(exclude_modules=["h.0.attn", "h.9"]), "exclude_modules: 'h.9' matches no attention or"),
         ("gpt2", dict(layers_to_transform=[0, 9]), "layers_to_transform: there is no layer 9 in GPT2LMHead"),
         ("gpt2", dict(layers_to_transform=0, layers_pattern="x"), "there is no layer 0 of x in GPT2LMHead"),
-        ("gpt2", dict(modules_to_save=["ln_f", "no"]), "modules_to_save: 'no' ends the name of no module"),
+        (
+            "gpt2",
+            dict(modules_to_save=["ln_f", "no"]),
+            "'no' matches the end of no module name",
+        ),
     ],
 )
 def test_what_is_not_there_is_said_with_what_is(family, settings, message):

@@ -181,5 +181,5 @@ def test_another_method_and_a_name_that_is_no_folder(tmp_path):
     with pytest.raises(UserError, match="type LORA, not a graph adapter: load it with peft.PeftModel.from_"):
         load_adapter(gpt2(), tmp_path)
     for folder in ("", "a" * 5000):
-        with pytest.raises(UserError, match="give the folder that save_pretrained wrote"):
+        with pytest.raises(UserError, match="pass the folder that save_pretrained wrote"):
             load_adapter(gpt2(), folder)

@@ -110,7 +110,7 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
         (dict(tokens=["a", "b"]), "tokens has 2 words, but the graphs have 3 or 7 text nodes a side"),
         (dict(tokens=[["a"], ["b"]]), "tokens has lists of one length"),
         (dict(image=tmp_path / "no.png"), f"{tmp_path / 'no.png'} is not a readable image"),
-        (dict(image=PICTURE), r"7 image nodes form no square: give grid=\(rows, columns\)"),
+        (dict(image=PICTURE), r"7 image nodes form no square: pass grid=\(rows, columns\)"),
         (dict(image=PICTURE, grid=(5, 5)), "7 image nodes form no grid of 5 x 5"),
         (dict(graphs=graph(one.weight[..., :3]), image=PICTURE), "these graphs have no image nodes"),
         (dict(model=torch.nn.Linear(1, 1)), "model has no active graph adapter on these layers"),

@@ -36,7 +36,7 @@ def test_a_damaged_library_is_refused_before_it_is_loaded(folder, monkeypatch):
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
-    assert "its hash is another" in refusal(monkeypatch)
+    assert "its hash differs" in refusal(monkeypatch)
     monkeypatch.delenv(native.VARIABLE)
     assert native.library() is None and "hash" in native.status()
 
@@ -51,7 +51,7 @@ def test_a_library_of_other_sources_is_refused(folder, monkeypatch):
 def test_a_library_that_computes_something_else_is_refused(folder, monkeypatch):
     """As one would that was built with a compiler option that reorders sums."""
     monkeypatch.setattr(native, "EXACT", 1e-10)
-    assert "computes something else" in refusal(monkeypatch)
+    assert "does not compute the same" in refusal(monkeypatch)
 
 
 def test_without_a_library_torch_computes(folder, monkeypatch):

@@ -198,10 +198,10 @@ def test_an_encoder_whose_windows_reach_further_one_way_is_in_no_order():
     apart = place[:, None] - place
     mask = torch.zeros(2, 1, 7, 7).masked_fill((apart > 1) | (apart < -2), torch.finfo(torch.float32).min)
     given = {"input_ids": words(), "attention_mask": mask, "use_cache": False}
-    with pytest.raises(UserError, match="model.layers.0.self_attn: its mask shows a query a later one"):
+    with pytest.raises(UserError, match="model.layers.0.self_attn: in its mask a query sees a later one"):
         capture(model, given)
     for layer in model.model.layers:
         layer.self_attn.is_causal = False
     assert not any(graph.causal for graph in capture(model, given).values())
-    with pytest.raises(UserError, match="its mask shows a query a later one"):
+    with pytest.raises(UserError, match="in its mask a query sees a later one"):
         capture(model, given | {"use_cache": True})
