@@ -299,7 +299,7 @@ def edge_weights(weight: Tensor | None, source: Tensor, x: Tensor | None = None)
     if weight.shape != source.shape:
         raise ValueError(
             f"edge_weight must have shape ({len(source)},), one number per edge, got {tuple(weight.shape)}: "
-            "give edge_weight.flatten()"
+            "pass edge_weight.flatten()"
         )
     weight = weight.to(dtype)
     if not weight.isfinite().all():

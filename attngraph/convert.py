@@ -148,7 +148,7 @@ def from_networkx(graph: networkx.Graph) -> dict[str, Any]:
     place = [{node: k for k, node in enumerate(side)} for side in nodes]
     if graph.is_directed() and any(a != b and graph.has_edge(b, a) for a, b in graph.edges()):
         raise ValueError(
-            "the graph is directed and has edges in both directions, which would count twice: give "
+            "the graph is directed and has edges in both directions, which would count twice: pass "
             "graph.to_undirected()"
         )
     edges = []

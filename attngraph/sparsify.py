@@ -36,7 +36,7 @@ def keep(
     rules = {"top_k": top_k, "threshold": threshold, "mass": mass}
     given = [name for name, rule in rules.items() if rule is not None]
     if len(given) != 1:
-        raise ValueError(f"give exactly one of top_k, threshold, mass; got {', '.join(given) or 'none'}")
+        raise ValueError(f"pass exactly one of top_k, threshold, mass; got {', '.join(given) or 'none'}")
     if threshold is not None:
         if not threshold >= 0:
             raise ValueError(f"threshold must be at least 0, got {threshold}")

@@ -84,7 +84,7 @@ class GraphAdapterModel(BaseTuner):
         if adapter_name in taken:
             kind = taken[adapter_name].peft_type.value
             raise UserError(
-                f"the adapter name {adapter_name!r} is taken by a {kind} adapter in this model: give "
+                f"the adapter name {adapter_name!r} is taken by a {kind} adapter in this model: pass "
                 "another adapter_name"
             )
         first = not hasattr(model, TRAINED_BEFORE)  # else it holds graph adapters already
@@ -177,7 +177,7 @@ class GraphAdapterModel(BaseTuner):
         if current_key not in self._places:  # PEFT goes by the names in a state dict, where it has one
             raise UserError(
                 f"the state dict has an adapter on {current_key}, and the configuration puts none there: "
-                "give the configuration that it was saved with"
+                "pass the configuration that it was saved with"
             )
         layer = find_layer(target)
         if layer is None:

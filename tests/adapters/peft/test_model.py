@@ -135,7 +135,7 @@ def test_models_and_names_that_are_refused():
         with pytest.raises(UserError, match=f"'{name}' is part of the names of parameters"):
             get_peft_model(FAMILIES["gpt2"].make(), config(), adapter_name=name)
     base = put("gpt2", positions="ffn").get_base_model()
-    message = "'default' is taken by a GRAPH_ADAPTER adapter .* give another adapter_name"
+    message = "'default' is taken by a GRAPH_ADAPTER adapter .* pass another adapter_name"
     with pytest.raises(UserError, match=message):
         get_peft_model(base, config(positions="ffn"))
     model = put("gpt2")

@@ -111,8 +111,8 @@ def first(state, part=""):
 
 
 DAMAGE = {
-    "no folder": (shutil.rmtree, "adapter_config.json: no such file; give the folder that save_pretrained"),
-    "no weights": (lambda f: (f / WEIGHTS).unlink(), "adapter_model.safetensors: no such file; give the"),
+    "no folder": (shutil.rmtree, "adapter_config.json: no such file; pass the folder that save_pretrained"),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), "adapter_model.safetensors: no such file; pass the"),
     "weights cut": (lambda f: cut(f / WEIGHTS, -40), "adapter_model.safetensors cannot be read"),
     "settings that are no JSON": (lambda f: cut(f / CONFIG, 30), "not a readable adapter configuration"),
     "no type": (lambda f: (f / CONFIG).write_text("{}"), "not a (readable|graph) adapter"),
