@@ -1,4 +1,4 @@
-"""Draws the figure ``idea``: an attention layer of the mini-BLIP as a graph, and the adapter on it.
+"""Plots the figure ``idea``: an attention layer of the mini-BLIP as a graph, and the adapter on it.
 
     python docs/figures/idea.py [FOLDER]
 
@@ -162,8 +162,8 @@ def graph(axes: Axes, words: list[str], weight: np.ndarray, picture: np.ndarray)
 
 
 def adapter(axes: Axes) -> None:
-    """Where the graph network runs: beside the frozen layer, followed by a bottleneck."""
-    title(axes, 11.35, "that a small GNN can run on")
+    """Where the graph network runs: parallel to the frozen layer, followed by a bottleneck."""
+    title(axes, 11.2, "that a small GNN can run on")
     box(axes, 10.05, 3.5, 1.45, 0.9, "frozen layer\n" r"$M\,V\,W_o$", GREY, "#eeeeee")
     box(axes, 12.2, 3.5, 1.85, 1.15, "message passing\nGCN · APPNP\nGCNII · pGNN", ADAPTER, "#fbeadf")
     box(axes, 12.2, 1.9, 1.85, 0.85, "bottleneck\n" r"$W_{down},\ \sigma,\ W_{up}$", ADAPTER, "#fbeadf")
@@ -176,7 +176,7 @@ def adapter(axes: Axes) -> None:
     arrow(axes, (12.2, 1.43), (10.3, 1.25), ADAPTER, bend=-0.22)
     arrow(axes, (10.05, 1.02), (10.05, 0.62))
     axes.text(
-        12.0, 0.47, "only the orange part is trained", ha="center", va="center", fontsize=6.5, color=ADAPTER
+        11.85, 0.47, "only the orange part is trained", ha="center", va="center", fontsize=6.5, color=ADAPTER
     )
 
 

@@ -1,9 +1,9 @@
-"""Draws shipped figures again from the results that are stored next to them, as their commands draw them::
+"""Plots shipped figures again from the results that are stored next to them, as their commands do::
 
     python docs/figures/stored.py [FOLDER]
 
 Each figure is written as PNG, SVG and PDF with its caption into the folder (default: the repository), under
-its path in the repository. Attention maps, t-SNE and heterophily need a model: their commands draw them.
+its path in the repository. Attention maps, t-SNE and heterophily need a model: run their commands.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def draw_loss(source: Path, stem: Path) -> None:
 
 
 def figures() -> dict[Path, Callable[[Path, Path], None]]:
-    """Path of a figure without suffix, from the repository on -> the function that draws it, which takes the
+    """Path of a figure without suffix, from the repository on -> the function that plots it, which takes the
     stored and the new path."""
     results, checkpoints = Path("experiments/results"), Path("experiments/checkpoints")
     grids = {results / preset / "ablation": load_preset(preset) for preset in ("full", "quick")}
@@ -99,7 +99,7 @@ def figures() -> dict[Path, Callable[[Path, Path], None]]:
 
 
 def main(folder: Path = ROOT) -> None:
-    """Draw all of them."""
+    """Plot all of them."""
     for path, draw in figures().items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         draw(ROOT / path, folder / path)

@@ -7,6 +7,8 @@ for large models make ``--batch`` small. ``docs/maps.md`` says whose view is dra
 
 from __future__ import annotations
 
+import pandas as pd
+
 from attngraph.analysis.patches import mass_summary
 from attngraph.analysis.plots.overlays import draw_mass
 from attngraph.analysis.plots.style import files
@@ -54,7 +56,8 @@ def run(options: AttentionOptions) -> int:
                 summary = mass_summary(result.mass, seed=options.seed)
                 result.mass.to_csv(out / MASS, index=False, float_format="%.8g")
                 summary.to_csv(out / SUMMARY, index=False, float_format="%.8g")
-                draw_mass(summary, out / MASS_FIGURE, f"{model}.")
+                rounded = pd.read_csv(out / SUMMARY, keep_default_na=False)  # which the figure follows
+                draw_mass(rounded, out / MASS_FIGURE, f"{model}.")
                 written += [MASS, SUMMARY, f"{MASS_FIGURE}.png"]
     if len(result.mass):
         print(summary.to_string(index=False, float_format="{:.3f}".format))

@@ -145,26 +145,25 @@ def notes(
     rotary positions in them."""
     if method == "pca":
         yield (
-            "The two directions of most variance of each layer's or head's own points: what lies close here "
-            "may lie apart in others."
+            "The two directions of largest variance of each layer's or head's points: points that are close "
+            "here may be far apart in other directions."
         )
     else:
         yield (
-            "Each layer, head and setting has a map of its own. Distances between groups, their sizes and "
-            "densities are not those of V̂ = [Q Wq; V Wv] Wo, and groups that stand apart are not yet "
-            "heterophily: that is a matter of which nodes the edges join."
+            "Each layer, head and setting has a separate map. Distances between groups, their sizes and "
+            "densities are not those of V̂ = [Q Wq; V Wv] Wo, and separate groups are not evidence of "
+            "heterophily, which depends on the edges."
         )
     sampled = measures.measured.max() == MEASURED
     yield (
-        f"kNN purity: share of the {measures.neighbours.max()} nearest neighbours with the same label, in V̂ "
-        "itself and on the map; chance: labels dealt out at random."
+        f"kNN purity: fraction of the {measures.neighbours.max()} nearest neighbours with the same label, in "
+        "V̂ and on the map; chance: permuted labels."
         + (f" Measured on a random {MEASURED:,} of the points." if sampled else "")
     )
     if ADAPTED in clouds:
         yield (
-            "Adapted: where the same nodes of the adapted model belong on the frozen model's map, each "
-            "placed for itself among the frozen points; one that has not changed is placed near where it "
-            "was, not quite there."
+            "Adapted: the same nodes in the adapted model, each placed separately on the frozen model's map; "
+            "a node that has not changed is placed near its position there, not exactly at it."
         )
     plain = dict.fromkeys(cloud.nodes.layer.iloc[0] for cloud in clouds[FROZEN] if not cloud.projected)
     if rotated:
