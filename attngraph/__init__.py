@@ -5,6 +5,8 @@
 - :class:`Edges`: how messages move on it, whichever way its edges are stored (:mod:`attngraph.backends`);
 - :func:`capture` and :func:`record`: the graphs of a running model (:mod:`attngraph.reading`);
 - :func:`show`: the graphs in a notebook (:mod:`attngraph.analysis.show`);
+- :func:`evaluate` and :func:`compare`: a model's scores on a task, and a table of methods, as data frames
+  (:mod:`attngraph.experiments.commands`);
 - its packages: :mod:`attngraph.adapters` (graph neural networks on these graphs, for PEFT),
   :mod:`attngraph.analysis` (statistics and figures), :mod:`attngraph.experiments` (training and comparing).
 
@@ -34,6 +36,8 @@ __all__ = [
     "UserError",
     "__version__",
     "capture",
+    "compare",
+    "evaluate",
     "record",
     "show",
 ]
@@ -46,19 +50,35 @@ _MODULES = {
     "capture": "attngraph.reading.reader",
     "record": "attngraph.reading.reader",
     "show": "attngraph.analysis.show",
+    "evaluate": "attngraph.experiments.commands.evaluate",
+    "compare": "attngraph.experiments.commands.ablation",
 }
 
 
 def __getattr__(name: str) -> Any:
     """Imports on first use: torch and transformers take seconds, which ``attngraph --help`` need not wait."""
     if name in _MODULES:
-        value = getattr(import_module(_MODULES[name]), name)
+        value = getattr(_module(_MODULES[name]), name)
     elif name in _siblings.FOLDERS:
         value = import_module(f"attngraph.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
+
+
+def _module(name: str) -> Any:
+    """A module; a :class:`UserError` that names the extra where a package of one is missing."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        from attngraph.errors import UserError
+        from attngraph.extras import EXTRA_OF, missing
+
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        raise UserError(missing(package)) from None
 
 
 def __dir__() -> list[str]:

@@ -1,17 +1,107 @@
-"""The GNN ablation table: a preset, of which rows, tasks and seeds may be chosen."""
+"""The GNN ablation table: a preset, of which rows, tasks and seeds may be chosen; in Python, a table of any
+methods as a data frame.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from attngraph.errors import UserError
 from attngraph.experiments.commands.options import AblationOptions
+from attngraph.experiments.methods.peft import row_name
+from attngraph.experiments.runs.plugins import load_plugins
 from attngraph.experiments.tables.grid import load_preset
 from attngraph.experiments.tables.make import make
+from attngraph.experiments.tables.render import table_frame
+from attngraph.experiments.tables.table import Table
+from attngraph.names import did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from peft import PeftConfig
 
 
 def run(options: AblationOptions) -> int:
     """Run what is missing, then print and save the table."""
+    _table(options)
+    return 0
+
+
+def _table(options: AblationOptions, say: Callable[[str], None] = print) -> Table | None:
     grid = load_preset(options.preset, options.changes).with_settings(options.settings)
     name = Path(options.preset).stem
     out = options.out or Path("runs") / f"ablation-{name}"
-    return make(options, options.seeds, grid, f"GNN ablation, preset {name}", out, out)
+    return make(options, options.seeds, grid, f"GNN ablation, preset {name}", out, out, say=say)
+
+
+def compare(
+    methods: Sequence[str | PeftConfig],
+    tasks: str | Sequence[str] | None = None,
+    data: str | Path | None = None,
+    *,
+    seeds: int | range | None = None,
+    out: str | Path,
+    **options: Any,
+) -> pd.DataFrame | None:
+    """Train and score methods on tasks, as ``attngraph ablation`` does, and return the table that it writes
+    into ``ablation.csv``.
+
+    >>> attngraph.compare(["gcn", "pgnn", LoraConfig(r=4)], "vqa", seeds=5, out="runs/three")
+
+    Runs are in ``out``; finished ones are not run again, so a second call with more seeds adds these. They
+    run in worker processes: a script calls this below ``if __name__ == "__main__":``.
+
+    Args:
+        methods: names of rows (``attngraph list methods``, or a type of PEFT configurations such as ``ia3``)
+            and PEFT configurations, whose target modules are chosen on the language side where they are None.
+            Each is saved in ``out/rows``, with which the command runs it: ``--plugin
+            FOLDER/adapter_config.json``. The reference rows of the preset are added.
+        tasks: names of tasks; None as the preset says.
+        data: a folder of data sets, as ``--data`` takes it; None for synthetic data.
+        seeds: how many seeds each method has, or which; None as the preset says.
+        out: folder for runs and tables.
+        options: other options of the command by their names, such as ``preset="full"``,
+            ``model="models/blip"``, ``device="cuda"``, ``on=["jobs=2"]`` or
+            ``changes=["runs.recipe.steps=100"]`` (``--set``).
+
+    Returns:
+        A line for each row: ``name``, ``group``, for each column of a task its ``<column>_mean`` and ``_std``
+        over seeds (fractions; CIDEr at most 10), ``_n`` seeds and ``_p_adjusted`` (Holm-adjusted p-value of
+        the difference from the baseline, where compared), then ``parameters``, ``seconds``, ``peak_mb`` and
+        ``note``. Under ``torchrun``, None in all processes but the first.
+
+    Raises:
+        UserError: as the command's.
+    """
+    known = [
+        name for name in AblationOptions.__dataclass_fields__ if name not in ("rows", "download", "dry_run")
+    ]
+    if wrong := [name for name in options if name not in known]:
+        near = did_you_mean(wrong[0], known)
+        raise UserError(f"compare has no option {wrong[0]!r}{near}: choose from {', '.join(known)}")
+    for name in ("on", "changes"):
+        if name in options:
+            options[name] = tuple(options[name])
+    table = _table(
+        AblationOptions(
+            rows=tuple(x if isinstance(x, str) else _saved(x, Path(out)) for x in methods),
+            tasks=(tasks,) if isinstance(tasks, str) else tasks and tuple(tasks),
+            data=None if data is None else Path(data),
+            seeds=range(seeds) if isinstance(seeds, int) else seeds,
+            out=Path(out),
+            **options,
+        ),
+        say=lambda text: None,
+    )
+    return None if table is None else table_frame(table)
+
+
+def _saved(config: PeftConfig, out: Path) -> str:
+    """The name of a configuration's row, which worker processes read from a file."""
+    name = row_name(config)
+    folder = out / "rows" / name
+    config.save_pretrained(str(folder))
+    load_plugins([folder / "adapter_config.json"])
+    return name

@@ -1,30 +1,59 @@
-"""Score a finished run once more: on another split, on other data, or with another way to answer.
+"""Score a model on a task: a finished run once more, on another split, on other data, or with another way to
+answer; in Python, any model on any task and on data in memory.
 
 The run's own scores stay as they are. Data and model are those of the run where none are named.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from attngraph.errors import UserError
+from attngraph.experiments.base.config import checked
 from attngraph.experiments.base.files import write_json
+from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.base.options import from_hub
 from attngraph.experiments.base.outputs import Outputs
 from attngraph.experiments.commands.options import EvaluateOptions
-from attngraph.experiments.runs.answering import changed_way, check_answering, described, in_words, way_of
+from attngraph.experiments.data.example import Example
+from attngraph.experiments.data.records import record_examples
+from attngraph.experiments.methods.method import Tuned
+from attngraph.experiments.models import ModelFamily, load_family
+from attngraph.experiments.runs.answering import (
+    changed_way,
+    check_answering,
+    check_room,
+    described,
+    in_words,
+    predict,
+    way_of,
+)
 from attngraph.experiments.runs.cells import per_image
 from attngraph.experiments.runs.changes import with_changes
-from attngraph.experiments.runs.data import subset
+from attngraph.experiments.runs.data import TaskData, subset
 from attngraph.experiments.runs.device import check_device, cpu_threads
 from attngraph.experiments.runs.experiment import REMEDY, Answers
 from attngraph.experiments.runs.plan import check_task_data
-from attngraph.experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, finished
-from attngraph.experiments.tables.scored import score_predictions
+from attngraph.experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, Finished, finished
+from attngraph.experiments.runs.validation import undisturbed
+from attngraph.experiments.tables.scored import Scored, score_predictions
+from attngraph.experiments.tasks import Task, TaskScores, tasks_named
+from attngraph.experiments.tasks.task import SPLITS
 from attngraph.extras import require
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 TABLE = "scores.csv"
 NAMES = (TABLE, SCORES, STATISTICS, PREDICTIONS)
+SPLIT = "test"
 
 
 def run(options: EvaluateOptions) -> int:
@@ -32,41 +61,178 @@ def run(options: EvaluateOptions) -> int:
     check_device(options.device)
     asked = with_changes({}, options.changes, Answers, "--set", REMEDY)
     cell = finished(options.folder)
-    check_answering(cell.task, asked.answering)
-    require(*cell.task.needs)
     task, split = cell.task, options.split or cell.result["split"]
     model = options.model or cell.experiment.model
     data = cell.data(options.data)
-    check_task_data(task, data)
-    if data is not None:
-        task.check(data)
+    _check(task, asked, data)
     settings = {"device": options.device, **asked.model_dump(mode="json"), "run": str(options.folder)}
     settings |= {"split": split, "data": data and str(data), "model": model}
     outputs = Outputs(options.out, "evaluate", settings, NAMES)
     outputs.check()
     place = data or options.folder
-    way = cell.way(place) if asked.answering is None else way_of(task, place, asked.answering, model)
-    way = changed_way(task, way, asked.details())
-    most = asked.eval_examples or cell.settings.get("eval_examples")
-    examples = subset(task.examples(place, split), most)
-    with cpu_threads(cell.threads):
-        tuned = cell.tuned(model, options.device, place, options.download)
-        predictions = cell.answers(tuned, examples, way)
-    scores = task.score(predictions, examples)
-    scored = score_predictions(task, examples, predictions, scores=scores)
-    about = described(way, tuned.family)
-    source = task.source(place, split)
+    examples = subset(task.examples(place, split), asked.eval_examples or cell.settings.get("eval_examples"))
+    found = _of_run(cell, task, examples, place, asked, options.device, model, options.download)
+    scored, source = found.scored(task, examples), task.source(place, split)
     said = f"{options.folder}, {split} split" + f": {source}" * bool(source)
-    print(f"{said}\n{in_words(about)}\n{scored.text()}", end="")
+    print(f"{said}\n{in_words(found.answering)}\n{scored.text()}", end="")
 
     def write(folder: Path) -> None:
-        sums = {key: per_image(values, examples) for key, values in scores.statistics.items()}
+        sums = {key: per_image(values, examples) for key, values in found.scores.statistics.items()}
         statistics = {key: values.sum(axis=0).tolist() for key, values in sums.items()}
-        more = {"source": source, "answering": about, "statistics": statistics}
+        more = {"source": source, "answering": found.answering, "statistics": statistics}
         scored.frame().to_csv(folder / TABLE, index=False)
         write_json(folder / SCORES, {**settings, **more, **scored.json()})
-        write_json(folder / PREDICTIONS, predictions)
+        write_json(folder / PREDICTIONS, found.predictions)
         np.savez_compressed(folder / STATISTICS, **sums)
 
     outputs.save(write)
     return 0
+
+
+def evaluate(
+    model: str | Path | PreTrainedModel | PeftModel | ModelFamily | Tuned | None = None,
+    task: str | Task | None = None,
+    data: str | Path | Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
+    *,
+    split: str | None = None,
+    device: str = "cpu",
+    **answers: Any,
+) -> pd.DataFrame:
+    """Scores of a model on a task, as ``attngraph evaluate`` writes them into ``scores.csv``.
+
+    >>> attngraph.evaluate("runs/train/cells/pgnn/vqa/seed0")  # a finished run, on its own task
+    >>> attngraph.evaluate(model, "vizwiz_caps", datasets.load_dataset(...), eval_examples=500)
+
+    Args:
+        model: the folder of a finished run; or a model without one: a shipped name, a folder, a name of the
+            hub (``hub:NAME`` fetches it), a transformers model or PEFT model in memory that was loaded with
+            ``from_pretrained``, a model family, or what a method's ``apply`` returned. None: the mini-BLIP.
+        task: name of a task, or a task; None for the run's own.
+        data: a folder of data sets, as ``--data`` takes it; or records with the fields ``image``, ``text``
+            and ``answer`` (:mod:`attngraph.experiments.data.records`): a ``datasets.Dataset``, a list of
+            dictionaries, or a dictionary of such by split, as ``datasets.DatasetDict`` is. None for the run's
+            own, or for tasks whose data come with a package.
+        split: ``train``, ``validation`` or ``test``; None for the run's own, or test. Records that are not
+            given by split are all scored.
+        device: where to compute: ``cpu``, ``cuda`` ...
+        answers: ``answering``, ``decoding``, ``ranking`` and ``eval_examples`` of
+            :class:`attngraph.experiments.runs.experiment.Answers`, such as ``decoding={"num_beams": 5}``.
+
+    Returns:
+        A line for each score: ``column``, ``heading``, ``kind`` (None for all examples), ``score`` (a
+        fraction; CIDEr at most 10), ``low`` and ``high`` (95 % interval over new images) and ``number`` of
+        examples.
+
+    Raises:
+        UserError: as the command's; or a record lacks a field.
+    """
+    check_device(device)
+    asked = checked(answers, Answers, lambda field: "evaluate", REMEDY)
+    cell = _run_in(model)
+    if task is None and cell is None:
+        raise UserError("task is missing: name one, such as vqa2")
+    if task is None:
+        task = cell.task
+    elif isinstance(task, str):
+        (task,) = tasks_named([task]).values()
+    is_own = cell is not None and task is cell.task
+    own_data = None if cell is None else cell.data(None)
+    place = own_data or (Path() if cell is None else cell.folder)
+    most = asked.eval_examples
+    if data is None or isinstance(data, (str, Path)):
+        folder = own_data if data is None else Path(data)
+        _check(task, asked, folder)
+        place = folder or place
+        split = split or (cell.result["split"] if cell else SPLIT)
+        check_known([split], SPLITS, "split")
+        examples = task.examples(place, split)
+        most = most or (cell.settings.get("eval_examples") if is_own else task.budget.eval_examples)
+    else:
+        check_answering(task, asked.answering)
+        require(*task.needs)
+        examples = record_examples(_of_split(data, split), task.takes_text)
+    examples = subset(examples, most)
+    found = (
+        _of_model(model, task, examples, place, asked, device)
+        if cell is None
+        else _of_run(cell, task, examples, place, asked, device)
+    )
+    return found.scored(task, examples).frame()
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Answers to examples, by id, their scores, and how they came about."""
+
+    predictions: dict[str, str]
+    scores: TaskScores
+    answering: dict[str, Any]
+
+    def scored(self, task: Task, examples: Sequence[Example]) -> Scored:
+        return score_predictions(task, examples, self.predictions, scores=self.scores)
+
+
+def _check(task: Task, asked: Answers, data: Path | None) -> None:
+    check_answering(task, asked.answering)
+    require(*task.needs)
+    check_task_data(task, data)
+    if data is not None:
+        task.check(data)
+
+
+def _run_in(model: Any) -> Finished | None:
+    """The finished run in a folder; None for all else."""
+    if isinstance(model, (str, Path)) and (Path(model) / SCORES).is_file():
+        return finished(Path(model))
+    return None
+
+
+def _of_split(data: Any, split: str | None) -> Iterable[Mapping[str, Any]]:
+    if not isinstance(data, Mapping):
+        if split is not None:
+            raise UserError(f"split {split}: the records are not given by split: leave it out")
+        return data
+    check_known([split or SPLIT], list(map(str, data)), "split of the records")
+    return data[split or SPLIT]
+
+
+def _of_run(
+    cell: Finished,
+    task: Task,
+    examples: Sequence[Example],
+    data: Path,
+    asked: Answers,
+    device: str,
+    model: str | None = None,
+    download: bool = False,
+) -> _Found:
+    """A finished run answers, as it was scored unless ``asked`` says otherwise."""
+    model = model or cell.experiment.model
+    if task is cell.task and asked.answering is None:
+        way = cell.way(data)
+    else:
+        way = way_of(task, data, asked.answering, model)
+    way = changed_way(task, way, asked.details())
+    with cpu_threads(cell.threads):
+        tuned = cell.tuned(model, device, data, download)
+        predictions = cell.answers(tuned, examples, way, task)
+    return _Found(predictions, task.score(predictions, examples), described(way, tuned.family))
+
+
+def _of_model(
+    model: Any, task: Task, examples: Sequence[Example], data: Path, asked: Answers, device: str
+) -> _Found:
+    """A model that is no run answers, as the task says unless ``asked`` says otherwise."""
+    if isinstance(model, Tuned):
+        tuned = model
+    else:
+        name, download = from_hub(model) if isinstance(model, str) else (model, False)
+        tuned = Tuned(name if isinstance(name, ModelFamily) else load_family(name, download))
+    family = tuned.family
+    way = way_of(task, data, asked.answering, family.model)
+    way = changed_way(task, way, asked.details())
+    check_room(way, family)
+    family.model.to(device)
+    with undisturbed(family.model):
+        predictions = predict(tuned, TaskData(family, task, examples, "frozen", None), way)
+    return _Found(predictions, task.score(predictions, examples), described(way, family))

@@ -8,8 +8,8 @@ from __future__ import annotations
 from attngraph.errors import UserError
 from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.commands.options import ParametersOptions
-from attngraph.experiments.methods import METHODS, method_named
-from attngraph.experiments.methods.method import canonical
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.methods.method import canonical, known_methods
 from attngraph.experiments.methods.parameters import count_parameters
 from attngraph.experiments.methods.settings import Settings, chosen_settings
 from attngraph.experiments.models import load_family
@@ -24,7 +24,7 @@ TASK = "vqa"  # any: what is counted depends on no task
 def run(options: ParametersOptions) -> int:
     """Count and print."""
     names = [canonical(name) for name in options.methods or ROWS]
-    check_known(names, list(METHODS), "method")
+    check_known(names, known_methods(), "method")
     if options.base and (options.model is not None):
         raise UserError("--base takes no checkpoint: leave --model out")
     reduction = options.reduction or (REDUCTION if options.base else chosen_settings().reduction)

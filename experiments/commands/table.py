@@ -19,4 +19,5 @@ def run(options: TableOptions) -> int:
     grid = load_table(options.name, options.size, options.changes).with_settings(options.settings)
     name, size, out = Path(options.name).stem, Path(options.size).stem, folder_of(options.out, options.size)
     title = f"{grid.title}, size {size}, {Path(options.model or DEFAULT).name}"
-    return make(options, options.seeds, grid, title, out, out / name, name)
+    make(options, options.seeds, grid, title, out, out / name, name)
+    return 0

@@ -145,11 +145,16 @@ def _labels(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _picture(row: Record) -> Path:
-    """The file of a row's picture; made where there is none of its content yet."""
+    """The file of a row's picture."""
     value = row.field(IMAGE, dict)
     content = value.get("bytes")
     if not content:
         raise row.fault(f"field '{IMAGE}' of {row.where} holds no picture ({shown(value)})", _REMEDY)
+    return picture_file(content)
+
+
+def picture_file(content: bytes) -> Path:
+    """The file in the cache folder that holds a picture; made where there is none of its content yet."""
     digest = hashlib.sha256(content).hexdigest()
     picture = cache_folder() / "pictures" / digest[:2] / f"{digest}{_SUFFIXES.get(content[:2], '.img')}"
     if not picture.is_file() or picture.stat().st_size != len(content):

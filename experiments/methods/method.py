@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import Tensor, nn
 
+from attngraph.adapters import GraphAdapterConfig
 from attngraph.adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from attngraph.experiments.base.messages import check_known
@@ -156,11 +158,22 @@ class Tuned:
         return {}
 
 
+def peft_types() -> dict[str, str]:
+    """Names of rows -> PEFT's types: ``ia3`` for ``IA3``, of all configurations but our own."""
+    kinds = PEFT_TYPE_TO_CONFIG_MAPPING.items()
+    return {kind.value.lower(): kind.value for kind, config in kinds if config is not GraphAdapterConfig}
+
+
+def known_methods() -> list[str]:
+    """Names of all rows: of methods, of schemes, and of PEFT's types."""
+    return list(dict.fromkeys([*METHODS, *SCHEMES, *peft_types()]))
+
+
 def canonical(name: str) -> str:
-    """A method's or scheme's own name, of one of :data:`ALIASES` or itself, in any spelling
+    """A row's own name, of one of :data:`ALIASES` or itself, in any spelling
     (:func:`attngraph.names.spelled`).
     """
-    name = spelled(name, [*METHODS, *SCHEMES, *ALIASES])
+    name = spelled(name, [*known_methods(), *ALIASES])
     return ALIASES.get(name, name)
 
 

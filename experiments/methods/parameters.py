@@ -6,11 +6,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
+
 from attngraph.adapters.peft.layer import ADAPTERS
 from attngraph.experiments.methods.method import Tuned
 from attngraph.experiments.methods.prefix import ATTRIBUTE
 
-ADDED = (ADAPTERS, "lora_A", "lora_B", ATTRIBUTE)  # parts of the names of parameters that methods add
+ADDED = (ADAPTERS, ATTRIBUTE)  # parts of the names of parameters that methods add, beside PEFT's own
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
@@ -65,7 +67,7 @@ def count_parameters(tuned: Tuned) -> ParameterCount:
     own = {
         name.replace(".base_layer", ""): p.numel()
         for name, p in tuned.family.model.named_parameters()
-        if not set(ADDED) & set(name.split("."))
+        if not any(map(_is_added, name.split(".")))
     }
 
     def there(counts: dict[str, int]) -> int:
@@ -83,11 +85,15 @@ def count_parameters(tuned: Tuned) -> ParameterCount:
     return ParameterCount(sum(trained.values()), sum(own.values()), there(own), there(trained), parts)
 
 
+def _is_added(part: str) -> bool:
+    return part in ADDED or part.startswith(tuple(PEFT_TYPE_TO_PREFIX_MAPPING.values()))
+
+
 def _place(name: str) -> str:
     """The module that a parameter was added to; of the model's own parameters their layer, or block."""
     parts = name.split(".")
     for k, part in enumerate(parts):
-        if part in ADDED:
+        if _is_added(part):
             return ".".join(x for x in parts[:k] if x != "base_layer")
     layer = re.match(r".*?\.\d+(?=\.)", name)
     return layer[0] if layer else ".".join(parts[: min(3, len(parts) - 1)])

@@ -4,12 +4,14 @@ whatever else PEFT knows.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 import math
 import re
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,10 +20,12 @@ from peft import (
     LoraConfig,
     PeftConfig,
     PeftModel,
+    PeftType,
     get_peft_model,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import Field, FiniteFloat, StrictInt
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -35,7 +39,8 @@ from attngraph.adapters.saved import read_tensors, upgraded
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import Config, checked
 from attngraph.experiments.base.files import published
-from attngraph.experiments.methods.method import ADAPTERS, METHODS, REMEDY, Method, Tuned, check_fit
+from attngraph.experiments.base.messages import first_line
+from attngraph.experiments.methods.method import ADAPTERS, METHODS, OTHERS, REMEDY, Method, Tuned, check_fit
 from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models.batch import Sample
 from attngraph.experiments.models.family import ModelFamily
@@ -265,3 +270,143 @@ def attention_projections(model: nn.Module, roles: Collection[str]) -> list[str]
 
 def _end(name: str) -> str:
     return name.rpartition(".")[2].lower()
+
+
+# ---- PEFT's own methods, by the types of their configurations ---------------------------------------------
+
+#: What PEFT sets itself in a configuration, or says of the base model.
+OF_PEFT = (
+    "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode".split()
+)
+LONGEST = 40  # part of a name
+#: Types that training here does not drive, and why.
+UNFIT = {
+    "ADALORA": "its ranks are allocated by calls in the training loop, and by a term of the loss",
+    "ADAPTION_PROMPT": "it is made for the attention layers of Llama, Mistral and GPT-2",
+    "TRAINABLE_TOKENS": "it trains single tokens: it has no default",
+    "XLORA": "it mixes LoRA adapters that are trained already",
+    "POLY": "it takes the number of the task as an input",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigMethod(PeftMethod):
+    """Any method of PEFT that changes layers of the model, by the type of its configuration.
+
+    Where a configuration leaves its target modules open, they are those of the language side: the norms for
+    LN tuning, projections to keys and values for (IA)³, and to queries and values for all others.
+
+    Args:
+        peft_type: name of the type in PEFT, such as ``IA3``.
+        options: fields of the configuration that differ from PEFT's defaults.
+    """
+
+    peft_type: str
+    options: Arguments = field(default_factory=dict)
+    group: str = OTHERS
+    default_rate: float = 3e-3
+    rates: tuple[float, ...] = (1e-3, 3e-3)
+
+    @property
+    def kind(self) -> type[PeftConfig]:
+        """The class of the configuration."""
+        return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(self.peft_type)]
+
+    def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
+        choice = self.choice(chosen, task)
+        return {"peft_type": self.peft_type, **self.options, **(choice.arguments if choice else {})}
+
+    def argument_names(self) -> list[str]:
+        return [one.name for one in fields(self.kind) if one.name not in OF_PEFT]
+
+    def further_settings(self) -> list[str]:
+        return self.argument_names()
+
+    def config(self, family: ModelFamily, settings: dict[str, Any]) -> PeftConfig:
+        own = {name: value for name, value in settings.items() if name != "peft_type"}
+        config = self._or_error(lambda: self.kind(**own))
+        if config.is_prompt_learning or self.peft_type in UNFIT:
+            why = UNFIT.get(self.peft_type, "PEFT adds its prompts outside of the model's layers")
+            raise UserError(
+                f"{self.name} cannot be trained here: {why}; choose another method, such as prefix"
+            )
+        if isinstance(config, GraphAdapterConfig):
+            return config
+        if getattr(config, "target_modules", ()) is None:
+            config.target_modules = set(self._targets(family.model, family.language_side()))
+        if getattr(config, "feedforward_modules", ()) is None:
+            config.feedforward_modules = set()
+        first = next(iter(config.target_modules or ())) if hasattr(config, "fan_in_fan_out") else None
+        if first in dict(family.model.named_modules()):
+            config.fan_in_fan_out = isinstance(family.model.get_submodule(first), Conv1D)
+        return config
+
+    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> PeftTuned:
+        return self._or_error(lambda: super(ConfigMethod, self).apply(family, settings))
+
+    def _targets(self, model: nn.Module, sides: Sequence[str]) -> list[str]:
+        if self.peft_type != "LN_TUNING":
+            roles = ("key", "value") if self.peft_type == "IA3" else ("query", "value")
+            return attention_projections(model, roles)
+        return [
+            name
+            for name, module in model.named_modules()
+            if type(module).__name__.endswith("Norm")
+            and any(not side or name.startswith(f"{side}.") for side in sides)
+        ]
+
+    def _or_error(self, make: Callable[[], Any]) -> Any:
+        """What is made, or PEFT's error in one line."""
+        try:
+            return make()
+        except UserError:
+            raise
+        except Exception as error:  # PEFT raises all kinds for fields that do not fit each other or the model
+            raise UserError(f"settings of {self.name}: {first_line(error)}; {REMEDY}") from error
+
+
+def method_of_config(name: str, config: PeftConfig, title: str = "") -> ConfigMethod:
+    """The row of a PEFT configuration.
+
+    Args:
+        name: of the row.
+        config: whose fields that differ from its type's defaults set the row apart.
+        title: as printed; the name where empty.
+
+    Raises:
+        UserError: a field holds what JSON cannot, such as a tensor.
+    """
+    kind = PeftType(config.peft_type).value
+    try:
+        default = _plain(name, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]())
+    except (TypeError, ValueError):  # some have none
+        default = {}
+    options = {key: value for key, value in _plain(name, config).items() if default.get(key) != value}
+    return ConfigMethod(name=name, title=title or name, peft_type=kind, options=options)
+
+
+def _plain(name: str, config: PeftConfig) -> dict[str, Any]:
+    """The fields of a configuration as JSON holds them; sets are sorted."""
+
+    def sorted_set(value: Any) -> Any:
+        if isinstance(value, (set, frozenset)):
+            return sorted(value)
+        raise TypeError(f"{type(value).__name__} cannot be saved")
+
+    own = {key: value for key, value in config.to_dict().items() if key not in OF_PEFT}
+    try:
+        return json.loads(json.dumps(own, default=sorted_set))
+    except TypeError as error:
+        raise UserError(f"configuration of {name}: {error}; {REMEDY}") from None
+
+
+def row_name(config: PeftConfig) -> str:
+    """A name for the row of a configuration: its type, and what differs from the type's defaults, such as
+    ``lora-r4``; a digest in the place of what is long.
+    """
+    method = method_of_config("", config)
+    parts = [f"{key}{value}" for key, value in method.options.items()]
+    said = re.sub(r"[^\w.-]", "", "-".join(parts)) or "default"
+    if len(said) > LONGEST or not all(isinstance(x, (str, int, float)) for x in method.options.values()):
+        said = hashlib.sha256(json.dumps(method.options, sort_keys=True).encode()).hexdigest()[:8]
+    return f"{method.peft_type.lower()}-{said}"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from peft import PeftType
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
 from attngraph.adapters.scheme import SCHEMES
 from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.methods.method import (
@@ -14,10 +17,12 @@ from attngraph.experiments.methods.method import (
     VARIANTS,
     Method,
     canonical,
+    known_methods,
+    peft_types,
     register,
 )
 from attngraph.experiments.methods.own_weights import Frozen, FullFineTuning, LanguageSide, Majority
-from attngraph.experiments.methods.peft import GraphAdapter, Lora, OtherRate, ResidualAlone
+from attngraph.experiments.methods.peft import ConfigMethod, GraphAdapter, Lora, OtherRate, ResidualAlone
 from attngraph.experiments.methods.prefix import PrefixMethod
 
 RATES = (3e-3, 1e-2)  # with which the search of an adapter begins
@@ -129,6 +134,13 @@ PARTS = (
 SMALL = (
     PrefixMethod(name="prefix", title="Prefix tuning", group=OTHERS, rates=(3e-2, 1e-1), default_rate=1e-1),
     Lora(name="lora", title="LoRA", group=OTHERS, rates=(1e-3, 3e-3), default_rate=3e-3),
+    ConfigMethod(
+        name="dora",
+        title="DoRA",
+        note="LoRA whose lengths of columns are trained apart",
+        peft_type="LORA",
+        options={"r": 8, "lora_alpha": 16, "use_dora": True},
+    ),
 )
 
 #: Of the tables *position* (pGNN sits in all places), *width*, *concat* (pGNN has the queries in the query
@@ -208,14 +220,18 @@ for method in (*GNNS, *PARTS, *SMALL, *SMALL_TABLES, *REFERENCES):
 
 
 def method_named(name: str) -> Method:
-    """The method of a name or of an alias; a scheme of one's own is a row without further ado, with the
-    vanilla adapter's settings.
+    """The method of a name or of an alias. A scheme of one's own is a row without further ado, with the
+    vanilla adapter's settings; and so is each of PEFT's methods (``ia3``, ``oft`` ...), with PEFT's own.
 
     Raises:
-        UserError: neither a method nor a scheme.
+        UserError: no method, scheme or type of PEFT's configurations.
     """
     name = canonical(name)
     if name in METHODS:
         return METHODS[name]
-    check_known([name], list(dict.fromkeys([*METHODS, *SCHEMES])), "method")
+    check_known([name], known_methods(), "method")
+    if name not in SCHEMES:
+        kind = peft_types()[name]
+        title = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)].__name__.removesuffix("Config")
+        return ConfigMethod(name=name, title=title, peft_type=kind)
     return GraphAdapter(name=name, title=name, gnn=name, follows="gcn")

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from attngraph.errors import UserError
 from attngraph.experiments.metrics.statistics import aligned
 
 #: Words that name a label. The first is the one that is trained on; a model that was not trained on the task
@@ -20,6 +21,7 @@ SYNONYMS = {
 }
 ENTAILMENT_WORDS = {label: words[0] for label, words in SYNONYMS.items()}
 _LABELS = {word: label for label, words in SYNONYMS.items() for word in words}
+_GOLD = [[label] for label in SYNONYMS]
 
 
 def exact_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
@@ -38,8 +40,14 @@ def entailment_scores(predictions: Mapping[str, str], references: Mapping[str, S
 
     Returns:
         ``(N,)`` in the order of ``references``; the accuracy of a run is the mean.
+
+    Raises:
+        UserError: a gold label is none of the three.
     """
     pairs = [(named_label(prediction), references[id]) for id, prediction in aligned(predictions, references)]
+    for id, gold in references.items():
+        if list(gold) not in _GOLD:
+            raise UserError(f"example {id} has the label {gold!r}: give one of {', '.join(SYNONYMS)}")
     return np.array([float(label == gold) for label, (gold,) in pairs])
 
 

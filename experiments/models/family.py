@@ -112,11 +112,14 @@ Answering = Decoding | Ranking  # how answers come about
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a model comes from: a folder or hub name, None for the mini-BLIP that ships with the package."""
+    """Where a model comes from: a folder or hub name, None for the mini-BLIP that ships with the package; and
+    the model itself where it is in memory already.
+    """
 
     name: str | None
     config: PretrainedConfig
     download: bool = False
+    model: PreTrainedModel | None = None
 
     @property
     def place(self) -> str:

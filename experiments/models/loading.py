@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import transformers
-from transformers import AutoConfig, GenerationConfig
+from peft import PeftModel
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from attngraph.errors import UserError
 from attngraph.experiments.base.messages import first_line
@@ -20,7 +21,9 @@ FILES = "config.json, model.safetensors and the tokenizer's or processor's files
 
 
 def load_family(
-    name: str | Path | None = None, download: bool = False, side: int | None = None
+    name: str | Path | PreTrainedModel | PeftModel | None = None,
+    download: bool = False,
+    side: int | None = None,
 ) -> ModelFamily:
     """A model with what makes its inputs, in float32 and evaluation mode.
 
@@ -28,14 +31,17 @@ def load_family(
         name: folder or hub name of a transformers model, a checkpoint as its authors published it, see
             :mod:`attngraph.experiments.models.convert`, or a name of
             :mod:`attngraph.experiments.base.shipped`; None for the mini-BLIP that ships with the package. A
-            ``Path`` is always a file or folder.
+            ``Path`` is always a file or folder. A model in memory is taken as it is, with the tokenizer or
+            processor of the folder or hub name that it was loaded from.
         download: look on the hub for what is not on this machine.
         side: of the pictures that it sees, in pixels; None as the checkpoint says.
 
     Raises:
         UserError: it cannot be loaded.
     """
-    if (shipped := shipped_folder(name)) is not None:
+    if isinstance(name, (PreTrainedModel, PeftModel)):
+        family = _in_memory(name, download)
+    elif (shipped := shipped_folder(name)) is not None:
         family = _shipped(str(name or DEFAULT), shipped)
     else:
         family = load_original(Path(name)) if Path(name).is_file() else _own(str(name), download)
@@ -45,13 +51,15 @@ def load_family(
     return family
 
 
-def type_of(name: str | None) -> str | None:
-    """The type of a checkpoint's model, such as ``blip`` or ``mplug``, without loading it: as the folder's
+def type_of(name: str | PreTrainedModel | None) -> str | None:
+    """The type of a model, such as ``blip`` or ``mplug``; of a checkpoint without loading it: as the folder's
     configuration says, or whose original checkpoint it is; None where neither is on this machine.
 
     Raises:
         UserError: the checkpoint is damaged, or none that is known.
     """
+    if isinstance(name, PreTrainedModel):
+        return name.config.model_type
     place = shipped_folder(name) or Path(str(name))
     if place.is_file():
         return kind_of(place)
@@ -82,14 +90,45 @@ def _own(name: str, download: bool) -> ModelFamily:
     return _from_transformers(name, name, f"give a folder with {FILES}, or {otherwise}", download)
 
 
-def _from_transformers(place: str | None, name: str, remedy: str, download: bool = False) -> ModelFamily:
+def _in_memory(model: PreTrainedModel | PeftModel, download: bool) -> ModelFamily:
+    """The family of a model that was loaded and perhaps adapted by the user."""
+    if isinstance(model, PeftModel):
+        if model.active_peft_config.is_prompt_learning:
+            raise UserError(
+                f"PEFT adds the prompts of {model.active_peft_config.peft_type.value} outside of the layers, "
+                "where they are not read here: use a method that changes the layers, or prefix"
+            )
+        family = _in_memory(model.get_base_model(), download)
+        family.unadapted = model.disable_adapter
+        return family
+    place = model.name_or_path
+    if not place:
+        raise UserError(
+            f"this {type(model).__name__} does not say where its tokenizer is: load it with from_pretrained, "
+            "or save it with its tokenizer and give the folder"
+        )
+    family = _from_transformers(place, place, f"give a folder with {FILES}", download, model)
+    family.title = f"{type(model).__name__} ({Path(place).name})"
+    return family
+
+
+def _from_transformers(
+    place: str | None,
+    name: str,
+    remedy: str,
+    download: bool = False,
+    model: PreTrainedModel | None = None,
+) -> ModelFamily:
     try:
         with quiet_transformers(download):
             folder = place or str(shipped_folder(None))
-            config = AutoConfig.from_pretrained(folder, local_files_only=not download)
-            _check_config(config, Path(folder))
+            if model is None:
+                config = AutoConfig.from_pretrained(folder, local_files_only=not download)
+                _check_config(config, Path(folder))
+            else:
+                config = model.config
             kind = next(family for family in reversed(FAMILIES.values()) if family.accepts(config))
-            family = kind.load(Checkpoint(place, config, download))
+            family = kind.load(Checkpoint(place, config, download, model))
     except UserError as error:
         raise UserError(f"--model {name}: {error}") from None
     except Exception as error:  # whatever is wrong with the files means the same to the user

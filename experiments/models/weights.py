@@ -27,7 +27,7 @@ VOCABULARY = ("vocab.txt", "tokenizer.json")  # BERT's, a word a line; transform
 def load_weights(
     kind: type[PreTrainedModel], checkpoint: Checkpoint, complete: bool = True, **options: Any
 ) -> PreTrainedModel:
-    """A model in float32 and evaluation mode.
+    """A model in float32 and evaluation mode; one that is in memory already is returned as it is.
 
     Args:
         kind: its class.
@@ -38,6 +38,8 @@ def load_weights(
     Raises:
         UserError: the weights are not those of the configuration; see :func:`misfits`.
     """
+    if checkpoint.model is not None:
+        return checkpoint.model
     model, report = kind.from_pretrained(
         checkpoint.place,
         use_safetensors=True,

@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from accelerate.utils.memory import clear_device_cache
+from transformers import PreTrainedModel
 
 from attngraph.errors import UserError
 from attngraph.experiments.methods.method import Tuned
@@ -28,7 +29,11 @@ EVAL_BATCH = 200  # examples that are answered at a time
 
 
 def way_of(
-    task: Task, data: Path, chosen: str | None, model: str | None, changes: Mapping[str, Any] | None = None
+    task: Task,
+    data: Path,
+    chosen: str | None,
+    model: str | PreTrainedModel | None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Answering:
     """How a model answers.
 
@@ -37,7 +42,8 @@ def way_of(
         data: folder of the data sets.
         chosen: :data:`GENERATE` for texts, :data:`RANK` for the best of a list where the task has one; None
             as the task says.
-        model: checkpoint folder or hub name, whose type may have a way of its own; None for the mini-BLIP.
+        model: a model, or its checkpoint folder or hub name, whose type may have a way of its own; None for
+            the mini-BLIP.
         changes: of how texts are generated or answers are ranked, by name. ``as_released`` and the beams and
             limits beside it are for models of BLIP's type; others keep their own way.
 

@@ -154,9 +154,14 @@ def _train_and_score(cell: Cell, run: Execution, on_step: Callable[[int], None])
 
     # what it learns, and its answers
     peak, began = PeakMemory(run.device), time.perf_counter()
+
+    def measured(step: int) -> None:
+        peak.sample()
+        on_step(step)
+
     if recipe is not None:
         with tracked(run.trackers, folder, cell) as tell:
-            trained = train(tuned, data, recipe, cell.seed, folder, on_step, validation, tell)
+            trained = train(tuned, data, recipe, cell.seed, folder, measured, validation, tell)
         if state.is_main_process:
             tuned.save(folder)
     trained_at = time.perf_counter()
@@ -186,6 +191,7 @@ def _train_and_score(cell: Cell, run: Execution, on_step: Callable[[int], None])
         "train_seconds": (trained.earlier_seconds if trained else 0.0) + trained_at - began,
         "eval_seconds": time.perf_counter() - trained_at,
         "peak_mb": peak.bytes() / 1e6,
+        "memory_mb": {name: value / 1e6 for name, value in peak.sampled().items()},
         "evaluator": scores.evaluator,
         "source": task.source(cell.data, cell.split),
         "answering": described(way, family),

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -148,6 +149,7 @@ class PeakMemory:
 
     def __init__(self, device: str):
         self.device = device
+        self._samples: list[int] = []
         if device.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(device)
         elif sys.platform == "linux":
@@ -164,6 +166,20 @@ class PeakMemory:
                     return int(line.split()[1]) * 1024
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def sample(self) -> None:
+        """Take note of the memory in use, where the system says it."""
+        if self.device.startswith("cuda"):
+            self._samples.append(torch.cuda.memory_allocated(self.device))
+        elif sys.platform == "linux":
+            pages = Path("/proc/self/statm").read_text().split()[1]
+            self._samples.append(int(pages) * resource.getpagesize())
+
+    def sampled(self) -> dict[str, float]:
+        """``mean`` and 99th percentile (``p99``) of the samples, in bytes; empty without any."""
+        if not self._samples:
+            return {}
+        return {"mean": float(np.mean(self._samples)), "p99": float(np.percentile(self._samples, 99))}
 
 
 def keep_freed_memory() -> None:

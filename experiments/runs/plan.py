@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attngraph.adapters.scheme import SCHEMES
 from attngraph.errors import UserError
-from attngraph.experiments.methods import METHODS, Method, method_named
+from attngraph.experiments.methods import Method, method_named
+from attngraph.experiments.methods.method import known_methods
 from attngraph.experiments.methods.settings import Choice, Settings
 from attngraph.experiments.runs.answering import check_answering
 from attngraph.experiments.runs.experiment import Cell, Experiment, Recipe, Scenes
@@ -150,7 +150,7 @@ def written_out(settings: Settings, given: Settings | None = None) -> Settings:
     """
     given = given or Settings()
     found: dict[str, dict[str, Choice]] = {}
-    methods = {method.name: method for method in map(method_named, (*METHODS, *SCHEMES))}
+    methods = {name: method_named(name) for name in known_methods()}
     for name, method in sorted(methods.items(), key=lambda item: item[1].leader != item[0]):
         for task in TASKS.values():
             own = settings.choice(name, task.name) or settings.choice(name, task.like or task.name)

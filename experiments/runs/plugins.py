@@ -2,7 +2,8 @@
 ...``.
 
 A plugin is a Python file that registers what it defines; the commands and their worker processes load it. It
-is code, and runs with the user's rights.
+is code, and runs with the user's rights. An ``adapter_config.json`` of PEFT is a plugin too: its
+configuration becomes a method by the name of its folder.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from peft import PeftConfig
+
 from attngraph.adapters.scheme import SCHEMES, Scheme
 from attngraph.errors import UserError
 from attngraph.experiments.base.messages import first_line
-from attngraph.experiments.methods.method import METHODS, Method
+from attngraph.experiments.methods.method import METHODS, Method, known_methods, register
+from attngraph.experiments.methods.peft import method_of_config
 from attngraph.experiments.models.family import FAMILIES, ModelFamily
+from attngraph.experiments.runs.saved import AT_RATE
 from attngraph.experiments.tasks.task import TASKS, Task
 
 _loaded: dict[Path, None] = {}
@@ -29,8 +34,8 @@ def load_plugins(files: Sequence[Path]) -> None:
     """Run the files that were not run yet.
 
     Raises:
-        UserError: a file is missing, is no Python file, fails, or registers something else than tasks,
-            methods, model families and schemes.
+        UserError: a file is missing, is no Python file or configuration of PEFT, fails, or registers
+            something else than tasks, methods, model families and schemes.
     """
     for file in files:
         given, file = file, Path(file).absolute()
@@ -39,6 +44,10 @@ def load_plugins(files: Sequence[Path]) -> None:
             raise UserError(f"--plugin {given} {what}: give a Python file")
         file = file.resolve()
         if file in _loaded:
+            continue
+        if file.suffix == ".json":
+            _register_config(file)
+            _loaded[file] = None
             continue
         name = module_name(file)
         spec = importlib.util.spec_from_file_location(name, file)
@@ -58,6 +67,19 @@ def load_plugins(files: Sequence[Path]) -> None:
                 f"{place}: {type(error).__name__}: {first_line(error)}; correct the file"
             ) from error
         _loaded[file] = None
+
+
+def _register_config(file: Path) -> None:
+    """Makes the configuration in an ``adapter_config.json`` a method by the name of its folder."""
+    name = file.parent.name
+    try:
+        config = PeftConfig.from_pretrained(str(file.parent))
+    except Exception as error:  # whatever is wrong with the file means the same to the user
+        raise UserError(f"--plugin {file} is no configuration of PEFT ({first_line(error)})") from error
+    method = method_of_config(name, config)
+    if AT_RATE in name or (name in known_methods() and METHODS.get(name) != method):
+        raise UserError(f"--plugin {file}: {name} is the name of another method: rename the folder")
+    register(method)
 
 
 def _check_registered() -> None:

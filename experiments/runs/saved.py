@@ -26,8 +26,8 @@ from attngraph.errors import UserError
 from attngraph.experiments.base.config import read_config as read_yaml
 from attngraph.experiments.base.messages import check_known, first_line
 from attngraph.experiments.data.example import Example
-from attngraph.experiments.methods import METHODS, method_named
-from attngraph.experiments.methods.method import Tuned
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.methods.method import Tuned, known_methods
 from attngraph.experiments.models import load_family
 from attngraph.experiments.models.family import LENGTH, Answering, Decoding
 from attngraph.experiments.models.weights import weights_digest
@@ -82,6 +82,7 @@ class Result(BaseModel):
     train_seconds: FiniteFloat
     eval_seconds: FiniteFloat
     peak_mb: FiniteFloat
+    memory_mb: dict[str, FiniteFloat] = {}  # absent in earlier results and in those without training
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -251,12 +252,14 @@ class Finished:
             )
         return way
 
-    def answers(self, tuned: Tuned, examples: Sequence[Example], way: Answering) -> dict[str, str]:
-        """A text per example id."""
+    def answers(
+        self, tuned: Tuned, examples: Sequence[Example], way: Answering, task: Task | None = None
+    ) -> dict[str, str]:
+        """A text per example id, of another task than the run's where one is given."""
         vision = method_named(self.experiment.method).vision
         released = self.result["answering"].get("released")  # it was trained with this prompt
         return predict(
-            tuned, TaskData(tuned.family, self.task, examples, vision, None, released=released), way
+            tuned, TaskData(tuned.family, task or self.task, examples, vision, None, released=released), way
         )
 
 
@@ -277,7 +280,7 @@ def finished(folder: Path) -> Finished:
         label, _, _ = (settings[name] for name in ("label", "settings", "weights"))
         threads = max(1, min(int(config.get("threads", 1)), os.cpu_count() or 1))
     try:
-        check_known([experiment.method], list(METHODS), "method")
+        check_known([experiment.method], known_methods(), "method")
         check_known([experiment.task], list(TASKS), "task")
     except UserError as error:
         raise UserError(f"{folder}: {error}, or load its file with --plugin FILE") from None

@@ -13,12 +13,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, FiniteFloat, PlainValidator, model_validator
 
-from attngraph.adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import Config, file_named, read_config, read_yaml
 from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.base.shipped import CONFIGS, names_of
-from attngraph.experiments.methods import METHODS, GraphAdapter, Method
+from attngraph.experiments.methods import GraphAdapter, Method
+from attngraph.experiments.methods.method import known_methods
+from attngraph.experiments.methods.peft import ConfigMethod
 from attngraph.experiments.methods.settings import Settings, chosen_settings
 from attngraph.experiments.runs.changes import with_changes
 from attngraph.experiments.runs.experiment import Experiment, Part, Scenes, Seed, laid_over
@@ -26,6 +27,7 @@ from attngraph.experiments.runs.plan import written_out
 from attngraph.experiments.tasks import TASKS, Task
 
 ADAPTERS = "adapters"  # in a grid's rates: all graph adapters
+PEFT = "peft"  # likewise: all methods by the types of PEFT's configurations
 MOST_SEEDS = 1000  # of a row
 REMEDY = "give a file as attngraph search and attngraph sweep write it"
 
@@ -66,7 +68,8 @@ class Grid(Config):
         settings: chosen on validation data, of methods on tasks or on the tasks that these are like; null for
             those that ship with the package; a table's size without any has none.
         rates: method -> learning rates with which ``attngraph sweep`` begins, and which ``attngraph search``
-            tries with all seeds; :data:`ADAPTERS` for all graph adapters that have none of their own.
+            tries with all seeds; :data:`ADAPTERS` for all graph adapters and :data:`PEFT` for all methods by
+            PEFT's types that have none of their own.
         baseline: the method with which the others are compared.
         contenders: the methods that are compared, and among which the best is marked; null for the GNN
             adapters.
@@ -75,6 +78,9 @@ class Grid(Config):
         published: names of the blocks of published numbers.
         axis: the number that sets the rows apart, of :data:`attngraph.experiments.tables.table.AXES`: the
             figure has it as its x axis. None for a forest plot.
+        forgetting: of a table of one task, another task whose loss is compared before and after training. The
+            table then has a folder in the layout of PEFT's method comparison
+            (:mod:`attngraph.experiments.tables.method_comparison`).
     """
 
     about: str
@@ -96,6 +102,7 @@ class Grid(Config):
     notes: list[str] = Field(default_factory=list)
     published: list[str] = Field(default_factory=list)
     axis: Literal["width", "p"] | None = None
+    forgetting: str | None = None
 
     @model_validator(mode="after")
     def _rows_fit(self):
@@ -106,6 +113,8 @@ class Grid(Config):
             raise ValueError("rows and tasks need at least one name each: name rows, or seeds of methods")
         if self.tasks == []:
             raise ValueError("rows and tasks need at least one name each")
+        if self.forgetting is not None and (self.tasks is None or len(self.tasks) != 1):
+            raise ValueError("forgetting is for a table of one task: name it in tasks")
         for field, given in (("baseline", [self.baseline]), ("contenders", self.contenders or [])):
             if self.rows and (wrong := [name for name in given if name not in named]):
                 raise ValueError(f"{field} names {wrong[0]!r}, which is no row: add the row, or leave it out")
@@ -159,7 +168,8 @@ class Grid(Config):
         Raises:
             UserError: the file has none.
         """
-        kind = ADAPTERS if isinstance(method, GraphAdapter) else method.name
+        kinds = {GraphAdapter: ADAPTERS, ConfigMethod: PEFT}
+        kind = next((name for kind, name in kinds.items() if isinstance(method, kind)), method.name)
         found = self.rates.get(method.name) or self.rates.get(kind)
         if found is None:
             names = " or ".join(dict.fromkeys((method.name, kind)))
@@ -221,22 +231,27 @@ def _loaded(named: dict[str, str], words: Sequence[str]) -> Grid:
 
     grid = with_changes(content, words, Grid, source, remedy)
     compared = [grid.baseline, *(grid.contenders or [])]
-    _check_names(grid.settings or Settings(), f"{file}", grid.rates, compared)
+    others = filter(None, [grid.forgetting])
+    _check_names(grid.settings or Settings(), f"{file}", grid.rates, compared, others)
     return grid
 
 
 def _check_names(
-    settings: Settings, where: str, rates: Iterable[str] = (), compared: Iterable[str] = ()
+    settings: Settings,
+    where: str,
+    rates: Iterable[str] = (),
+    compared: Iterable[str] = (),
+    others: Iterable[str] = (),
 ) -> None:
     """Raise UserError where a file (``where``) names an unknown method or task, which would change nothing,
     in silence.
     """
-    methods = [*dict.fromkeys([*METHODS, *SCHEMES])]
-    tasks = [task for of_task in settings.methods.values() for task in of_task]
+    methods = known_methods()
+    tasks = [task for of_task in settings.methods.values() for task in of_task] + list(others)
     for names, known, what in (
         ([*settings.methods, *compared], methods, "method"),
         (tasks, [*TASKS], "task"),
-        ([*rates], [*methods, ADAPTERS], "method"),
+        ([*rates], [*methods, ADAPTERS, PEFT], "method"),
     ):
         try:
             if names:

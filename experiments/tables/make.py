@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from attngraph.experiments.methods import method_named
 from attngraph.experiments.runs.cells import has_scores
 from attngraph.experiments.runs.device import processes
 from attngraph.experiments.runs.execution import execution_of
+from attngraph.experiments.runs.forgetting import Forgetting
 from attngraph.experiments.runs.runner import run_cells
 from attngraph.experiments.tables.details import details_markdown
 from attngraph.experiments.tables.grid import Grid
+from attngraph.experiments.tables.method_comparison import write_comparison
 from attngraph.experiments.tables.plan import Plan, check_checkpoints, plan_table
 from attngraph.experiments.tables.render import (
     aligned,
@@ -28,7 +30,7 @@ from attngraph.experiments.tables.render import (
 )
 from attngraph.experiments.tables.runs import RESULTS, Run, distinct, runs_of, versions_of
 from attngraph.experiments.tables.table import Table, make_table, published_in
-from attngraph.experiments.tasks.task import Task
+from attngraph.experiments.tasks.task import Task, tasks_named
 
 SIGNIFICANCE, DETAILS = "significance.json", "details.md"
 STEM = "ablation"  # of the names of a table's files
@@ -42,9 +44,9 @@ def make(
     out: Path,
     folder: Path,
     stem: str = STEM,
-) -> int:
-    """List the runs of a table (``--dry-run``), or run what is missing, print and save it; returns the exit
-    code.
+    say: Callable[[str], None] = print,
+) -> Table | None:
+    """List the runs of a table (``--dry-run``), or run what is missing, print and save it.
 
     Args:
         options: of the command.
@@ -54,6 +56,10 @@ def make(
         out: folder of the cells.
         folder: for the table's own files; several tables may share the cells of ``out``.
         stem: of its files' names.
+        say: is given the list or the table as text.
+
+    Returns:
+        The table; None where runs were listed, and in all processes but the first.
 
     Raises:
         UserError: a folder holds something else, or a run fails.
@@ -69,19 +75,20 @@ def make(
     )
     execution = execution_of(options, out)
     is_main = processes(options.device).is_main_process
+    other = grid.forgetting and tasks_named([grid.forgetting])[grid.forgetting]
     published_in(grid)  # an error before anything runs
     check_out(out)
     check_table(plan, folder, stem)
     if options.dry_run:
         if is_main:
-            _list(plan, out)
-        return 0
+            say(_listed(plan, out))
+        return None
     check_named(options, grid)
     with execution.alone():
         check_checkpoints([cell for cell in plan.cells if not has_scores(cell, out)])
         results = run_cells(plan.cells, execution, options.download)
         if not is_main:
-            return 0
+            return None
         runs = [
             Run(row, cell.task, cell.seed, results[cell], cell.folder(out))
             for row, cells in plan.rows.items()
@@ -93,9 +100,11 @@ def make(
             "made_with": versions_of(runs),
         } | execution.conditions()
         paths = save_results(runs, plan.tasks, table, folder, about, stem)
-    print(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
-    print(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
-    return 0
+        if other is not None:
+            paths |= write_comparison(runs, Forgetting(other, plan.cells[0].data, options.device), folder)
+    say(render_text(table, width=shutil.get_terminal_size((120, 40)).columns))
+    say(f"\nsaved: {', '.join(str(path) for path in paths.values())}")
+    return table
 
 
 def save_results(
@@ -162,8 +171,8 @@ def folder_of(out: Path | None, size: str) -> Path:
     return out or Path("runs") / f"tables-{Path(size).stem}"
 
 
-def _list(plan: Plan, out: Path) -> None:
-    """Print how many runs there are, how many are finished, and how much training the others take; then a
+def _listed(plan: Plan, out: Path) -> str:
+    """How many runs there are, how many are finished, and how much training the others take; then a
     line for each row and task. Whether finished ones have the same settings is checked when others are run.
     """
     groups: dict[tuple[str, str, str], dict[int, bool]] = {}  # seed -> whether it is finished
@@ -177,7 +186,7 @@ def _list(plan: Plan, out: Path) -> None:
     counts = f"{finished} finished, {len(plan.cells) - finished} to run"
     lines = [("Method", "Task", "Training", "Seeds", "Finished")]
     lines += [(*of, _ranges(seeds), f"{sum(seeds.values())} of {len(seeds)}") for of, seeds in groups.items()]
-    print(f"{len(plan.cells)} runs: {counts}, {examples:,} examples to train on\n\n{aligned(lines)}")
+    return f"{len(plan.cells)} runs: {counts}, {examples:,} examples to train on\n\n{aligned(lines)}"
 
 
 def _ranges(numbers: Iterable[int]) -> str:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attngraph.adapters.scheme import SCHEMES
 from attngraph.errors import UserError
 from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.data.layouts import LAYOUTS
 from attngraph.experiments.methods import METHODS, GraphAdapter, Method, method_named
-from attngraph.experiments.methods.method import REFERENCE, canonical
+from attngraph.experiments.methods.method import REFERENCE, canonical, known_methods
 from attngraph.experiments.models.ranking import Ranking
 from attngraph.experiments.runs.answering import GENERATE, RANK, check_answering
 from attngraph.experiments.runs.experiment import Cell, Experiment, ListRanking, Scenes, TextDecoding
@@ -121,7 +120,7 @@ def plan_table(
         raise UserError("the file runs nothing: give a method at least one seed (seeds: {gcn: 1})")
     if rows is not None:
         named = list(map(canonical, rows))
-        check_known(named, list(counts) if grid.rows else list(dict.fromkeys([*METHODS, *SCHEMES])), "method")
+        check_known(named, list(counts) if grid.rows else known_methods(), "method")
         if grid.rows:
             counts = {name: count for name, count in counts.items() if name in named}
         else:

@@ -26,10 +26,10 @@ from typing import Any
 from attngraph.errors import UserError
 from attngraph.experiments.base.files import write_json
 from attngraph.experiments.base.reading import Record, Unique, read_json, records, shown
+from attngraph.experiments.data.records import ANSWER, IMAGE, TEXT
 from attngraph.experiments.metrics.exact import ENTAILMENT_WORDS, named_label
 
 NO_LABEL = "-"
-IMAGE, TEXT, ANSWER = "image", "text", "answer"
 ASKED = (".json", ".jsonl")
 
 

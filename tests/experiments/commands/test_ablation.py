@@ -4,13 +4,17 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 
 import pandas as pd
 import pytest
+from peft import LoraConfig
 
+import attngraph
 from attngraph.experiments.base.lock import sole_use
 from attngraph.experiments.cli import main
+from attngraph.experiments.methods.peft import row_name
 from attngraph.experiments.models.blip import CHECKPOINT
 from tests.experiments.drawn import DRAWN
 
@@ -82,6 +86,39 @@ def test_a_second_call_runs_nothing_again(small, words, capfd, monkeypatch):
     said = capfd.readouterr()
     assert said.out == first and "8 cells, 8 of them finished already" in said.err
     assert times(out / "cells") == before
+
+
+def test_compare_returns_what_the_command_writes(small, preset, capsys):
+    """Of finished runs, taken as they are. Would catch other rows, tasks or seeds than were asked."""
+    out, _ = small
+    before, due = times(out / "cells"), (out / "ablation.csv").read_text()
+    options = dict(preset=str(preset), out=out)
+    frame = attngraph.compare(["gcn", "pGNN"], ["vqa", "caption"], **options)
+    assert frame.to_csv(index=False) == due and times(out / "cells") == before
+    assert not capsys.readouterr().out
+    for methods, more, told in (
+        (["gcm"], {}, "did you mean gcn?"),
+        (["gcn"], {"seed": 2}, "did you mean seeds?"),
+        (["gcn"], {"tasks": "vqa"}, "runs that this one would leave out"),
+    ):
+        with pytest.raises(attngraph.UserError, match=re.escape(told)):
+            attngraph.compare(methods, **options, **more)
+
+
+@pytest.mark.timeout(400)
+def test_compare_trains_peft_configurations(preset, tmp_path, capsys):
+    """In worker processes, each as it was given; and the command runs them again from their files."""
+    out, config = tmp_path / "out", LoraConfig(r=2, target_modules=["query"])
+    name = row_name(config)
+    frame = attngraph.compare([config, "ia3"], "vqa", preset=str(preset), out=out)
+    assert frame["name"].tolist() == [name, "IA3", "Frozen model", "Majority class"]
+    saved = json.loads((out / "cells" / name / "vqa" / "seed0" / "adapter_config.json").read_text())
+    assert (saved["r"], saved["target_modules"]) == (2, ["query"])
+    words = ["--plugin", out / "rows" / name / "adapter_config.json", "ablation", "--preset", preset]
+    words += ["--rows", f"{name},ia3", "--tasks", "vqa", "--out", out]
+    before = times(out / "cells")
+    assert main(list(map(str, words))) == 0 and times(out / "cells") == before
+    assert "4 cells, 4 of them finished already" in capsys.readouterr().err
 
 
 def test_a_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):

@@ -2,15 +2,23 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from peft import PeftModel
+from PIL import Image
+from transformers import BlipForConditionalGeneration
 
+import attngraph
 from attngraph.experiments.cli import main
 from attngraph.experiments.data.drawn import make_scenes
+from attngraph.experiments.data.snli_ve import LABELS
 from attngraph.experiments.methods.settings import Settings
+from attngraph.experiments.models.blip import CHECKPOINT
+from attngraph.experiments.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 
@@ -196,3 +204,75 @@ def test_a_list_is_ranked_as_the_run_ranked_it(six, tmp_path, capsys):
     assert "is answered from a list" in refusal(
         capsys, "evaluate", cell, "--set", "decoding.num_beams=2", "-q"
     )
+
+
+# ---- in Python -------------------------------------------------------------------------------------------
+
+
+def records_of(examples) -> list[dict]:
+    """With images in memory."""
+    return [
+        {"image": Image.open(one.image).copy(), "text": one.prompt, "answer": list(one.references)}
+        for one in examples
+    ]
+
+
+def test_evaluate_returns_what_the_command_writes(cell, tmp_path):
+    """Whether the model is the run's folder or in memory, and the data a folder or records. Would catch
+    another prompt, another way to answer, images changed on the way, and dropped adapters.
+    """
+    assert run("evaluate", cell, "--out", tmp_path / "out", "-q") == 0
+    written = (tmp_path / "out" / "scores.csv").read_text()
+    assert attngraph.evaluate(cell).to_csv(index=False) == written
+    data = cell.parents[3] / "data"
+    base = BlipForConditionalGeneration.from_pretrained(CHECKPOINT)
+    frozen = attngraph.evaluate(base, "vqa", data)
+    assert (
+        frozen.equals(attngraph.evaluate("mini-blip", "vqa", data)) and frozen.to_csv(index=False) != written
+    )
+    model = PeftModel.from_pretrained(base, cell).train()
+    assert attngraph.evaluate(model, "vqa", data).to_csv(index=False) == written
+    assert model.training, "the model is left as it was"
+    listed, due = records_of(TASKS["vqa"].examples(data, "test")), attngraph.evaluate(cell).iloc[0]
+    for records in (listed, {"test": listed}):
+        first = attngraph.evaluate(cell, data=records).iloc[0]
+        assert (first["score"], first["number"]) == (due["score"], len(listed))
+
+
+def test_evaluate_reads_objects_of_the_library_datasets(cell, tmp_path):
+    """Images as files' bytes, and class labels by their names."""
+    datasets = pytest.importorskip("datasets")
+    data = cell.parents[3] / "data"
+    listed = records_of(TASKS["vqa"].examples(data, "test"))
+    table = datasets.Dataset.from_list(listed).cast_column("image", datasets.Image())
+    due = attngraph.evaluate(cell).iloc[0]
+    for records in (table, datasets.DatasetDict(test=table)):
+        first = attngraph.evaluate(cell, data=records).iloc[0]
+        assert (first["score"], first["number"]) == (due["score"], len(listed))
+    pairs = records_of(TASKS["ve"].examples(data, "test"))
+    for pair in pairs:
+        pair["answer"] = LABELS.index(pair["answer"][0])
+    table = datasets.Dataset.from_list(pairs).cast_column("image", datasets.Image())
+    table = table.cast_column("answer", datasets.ClassLabel(names=list(LABELS)))
+    due = attngraph.evaluate("mini-blip", "ve", data).iloc[0]
+    assert attngraph.evaluate("mini-blip", "ve", table).iloc[0]["score"] == due["score"]
+
+
+def test_evaluate_on_another_task_and_in_another_way(cell):
+    """A run answers captions with the captions' prompt and reports the captions' columns."""
+    data = cell.parents[3] / "data"
+    frame = attngraph.evaluate(cell, "caption", data, split="validation", eval_examples=3)
+    assert set(frame["column"].dropna()) == {"caption.bleu4", "caption.cider", "caption.scene"}
+    assert frame["number"].iloc[0] == 3
+    labels = [{"image": "none.png", "text": "a ball .", "answer": "yes"}]
+    for words, options, told in (
+        ((cell, "vqa", data), {"decoding": {"beams": 3}}, "did you mean num_beams?"),
+        ((None,), {}, "task is missing"),
+        ((None, "vqa2"), {}, "--data is missing"),
+        ((None, "vqa", []), {}, "there are no records"),
+        ((None, "vqa", [{"image": "x.png", "question": "what ?"}]), {}, "record 0 has no field 'answer'"),
+        ((None, "vqa", labels), {"split": "test"}, "not given by split"),
+        ((None, "vqa", labels), {}, "image none.png not found"),
+    ):
+        with pytest.raises(attngraph.UserError, match=re.escape(told)):
+            attngraph.evaluate(*words, **options)
