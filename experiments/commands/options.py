@@ -353,6 +353,11 @@ class AttentionOptions(LookOptions):
 class PlantedOptions:
     """Train every scheme on planted graphs, where theory says who wins."""
 
+    preset: Literal["direction", "cues"] = option(
+        "Graphs: direction (relevant values differ from distractors in direction only) or cues (also in "
+        "attention weight, degree or length).",
+        "direction",
+    )
     seeds: Annotated[int, Between(2, 100)] | None = option(
         "Train with this many seeds, from 0 on. Default: 10, with --quick 3."
     )

@@ -13,23 +13,31 @@ from attngraph.experiments.base.files import write_text
 from attngraph.experiments.base.outputs import Outputs
 from attngraph.experiments.base.progress import Progress
 from attngraph.experiments.commands.options import PlantedOptions
-from attngraph.experiments.studies.planted import QUICK, ROWS, Study
+from attngraph.experiments.studies.planted import QUICK, Study
 from attngraph.experiments.studies.planted import run as train_all
+from attngraph.experiments.studies.planted_cues import QUICK_SECOND, SECOND
 from attngraph.experiments.studies.planted_report import FIGURES, conditions, draw, text
 
 RUNS, CONDITIONS, TEXT = "planted.csv", "conditions.csv", "planted.txt"
 NAMES = (RUNS, CONDITIONS, TEXT, *(name for stem in FIGURES for name in files(stem)))
 SEEDS = {False: 10, True: 3}  # of a whole run and of a quick one
+STUDIES = {"direction": (Study(), QUICK), "cues": (SECOND, QUICK_SECOND)}
 
 
 def run(options: PlantedOptions) -> int:
     """``attngraph planted``."""
     count = options.seeds or SEEDS[options.quick]
-    study = replace(QUICK if options.quick else Study(), join=options.join)
-    settings = {"seeds": count, "join": options.join, "quick": options.quick, "torch": torch.__version__}
+    study = replace(STUDIES[options.preset][options.quick], join=options.join)
+    settings = {
+        "preset": options.preset,
+        "seeds": count,
+        "join": options.join,
+        "quick": options.quick,
+        "torch": torch.__version__,
+    }
     outputs = Outputs(options.out, "planted", settings, NAMES)
     with outputs.alone():
-        total = len(study.parts) * len(ROWS) * len(study.rates)
+        total = len(study.parts) * len(study.rows) * len(study.rates)
         runs = pd.concat(Progress(train_all(study, range(count)), "rows × rates", total), ignore_index=True)
         with outputs.writing() as folder:
             runs.to_csv(folder / RUNS, index=False, float_format="%.6g")
@@ -39,8 +47,8 @@ def run(options: PlantedOptions) -> int:
             machine = f"{platform.system()} {platform.machine()}, cpu, PyTorch {torch.__version__}"
             report = text(runs, table, f"seeds 0-{count - 1}, join {options.join}, {machine}")
             write_text(folder / TEXT, report)
-            draw(table, folder)
+            figures = draw(table, folder)
     print(report)
-    written = [RUNS, CONDITIONS, TEXT, *(f"{stem}.png" for stem in FIGURES)]
+    written = [RUNS, CONDITIONS, TEXT, *(f"{stem}.png" for stem in figures)]
     print(f"written: {options.out}/{', '.join(written)}")
     return 0

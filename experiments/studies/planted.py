@@ -1,9 +1,10 @@
-"""The study on planted graphs: attention whose weights say nothing, features of a known contrast, and every
+"""The study on planted graphs: attention with uninformative weights, features of a known contrast, and every
 scheme trained on them.
 
 A graph has :data:`GROUPS` groups of values. The values of a group share a topic, which is the same in all
-graphs, and a class, which is drawn anew for each graph. A query belongs to a group, and the answer is the
-class of that group. :mod:`attngraph.experiments.studies.planted_theory` says what follows.
+graphs, and a class, which is sampled for each graph. A query belongs to a group, and the answer is the class
+of that group. :mod:`attngraph.experiments.studies.planted_theory` has the predictions, and
+:mod:`attngraph.experiments.studies.planted_cues` graphs with a further cue.
 
 Runs that differ in the seed or in the contrast only are stacked (``torch.func.vmap`` over the module that one
 run trains), and Adam moves every number by its own gradients, so stacking changes no run.
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,10 +26,11 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy, layer_norm
 
 from attngraph import AttentionGraph
-from attngraph.adapters import SCHEMES, Scheme
+from attngraph.adapters import APPNP, GCN, GCNII, PGNN, Residual, RotatedQueries, Scheme, Tempering
 from attngraph.adapters.joins import JOINS
 from attngraph.analysis.contrast import Region
 from attngraph.analysis.contrast import contrast as contrast_of_distances
+from attngraph.experiments.studies.reweighting import CLOSED_FORM, Distances
 
 GROUPS = 3
 CLASSES = 8
@@ -74,7 +76,7 @@ class Planted:
         return AttentionGraph(query, value, weight)
 
     def region(self) -> Region:
-        """What is relevant; a distractor is any other value with an edge."""
+        """The relevant values; a distractor is any other value with an edge."""
         return Region(self.relevant)
 
 
@@ -87,27 +89,26 @@ def mix(topic: Tensor, own: Tensor, contrast: Tensor | float) -> Tensor:
 def draw(
     graphs: int, ratio: Fraction, mass: float, seed: int, split: str, dtype: torch.dtype = torch.float32
 ) -> Planted:
-    r"""Draw graphs.
+    r"""Sample graphs.
 
     Every query has :data:`EDGES` edges: :math:`\delta` of them lead to distractors, the same number to each
-    other group. Weights come in pairs :math:`(1 \pm u)` / :data:`EDGES`, dealt at random among a
-    query's relevant values and among its distractors. So the weight of a single edge has the same
+    other group. Weights come in pairs :math:`(1 \pm u)` / :data:`EDGES`, assigned at random to a
+    query's relevant values and to its distractors. So the weight of a single edge has the same
     distribution whether it leads to a relevant value or to a distractor, the mass on distractors is
-    :math:`\delta` exactly, and, since all values have the same number of edges, value degrees tell nothing
-    either.
+    :math:`\delta` exactly, and, since all values have the same number of edges, value degrees are
+    uninformative too.
 
     Args:
-        graphs: how many.
+        graphs: number of graphs.
         ratio: N1/N2, of :data:`SHAPES`.
         mass: :math:`\delta`, the mass on distractors, of :data:`MASSES`.
-        seed: of the features' directions and of all draws.
-        split: one of :data:`SPLITS`; each has draws of its own.
+        seed: of the features' directions and of all samples.
+        split: one of :data:`SPLITS`; each has its own samples.
         dtype: of the features and weights.
     """
     queries, values = SHAPES[ratio]
     away = round(EDGES * mass)
     random = np.random.default_rng([seed, SPLITS.index(split), queries, values, away])
-    frame = _frame(seed)
 
     pattern = _edges(queries, values, away)
     rows = random.permuted(np.tile(np.arange(queries), (graphs, 1)), axis=1)
@@ -117,15 +118,42 @@ def draw(
     relevant = group_q[:, :, None] == group_v[:, None, :]
     weight = _weights(edges, relevant, away, random)
 
-    classes = random.integers(0, CLASSES, (graphs, GROUPS))
+    part = np.full(group_v.shape, np.sqrt(TOPIC))
+    return plant(weight, relevant, group_q, group_v, part, directions(seed), random, dtype)
+
+
+def plant(
+    weight: np.ndarray,
+    relevant: np.ndarray,
+    group_q: np.ndarray,
+    group_v: np.ndarray,
+    part: np.ndarray,
+    frame: np.ndarray,
+    random: np.random.Generator,
+    dtype: torch.dtype,
+) -> Planted:
+    """Features and answers for weights.
+
+    Args:
+        weight, relevant: as in :class:`Planted`.
+        group_q, group_v: groups of the nodes, ``(g, n)`` and ``(g, m)``; queries are in the first
+            :data:`GROUPS`.
+        part: of each value along its topic, ``(g, m)``.
+        frame: see :func:`directions`.
+        random: samples classes and noise.
+        dtype: of the features and weights.
+    """
+    graphs, values = group_v.shape
+    groups = len(frame) - GROUPS - CLASSES
+    classes = random.integers(0, CLASSES, (graphs, groups))
     class_v = np.take_along_axis(classes, group_v, 1)  # (g, m)
     noise = random.standard_normal((graphs, values, CLASSES))
     np.put_along_axis(noise, class_v[..., None], 0, 2)
     noise /= np.linalg.norm(noise, axis=2, keepdims=True)
     content = np.sqrt(CLEAN) * np.eye(CLASSES)[class_v] + np.sqrt(1 - CLEAN) * noise
 
-    topics, owns, directions = np.split(frame, [GROUPS, 2 * GROUPS])
-    value = np.sqrt(TOPIC) * topics[group_v] + np.sqrt(1 - TOPIC) * content @ directions
+    topics, owns, carriers = np.split(frame, [groups, groups + GROUPS])
+    value = part[..., None] * topics[group_v] + np.sqrt(1 - TOPIC) * content @ carriers
     return Planted(
         weight=torch.from_numpy(weight).to(dtype),
         value=torch.from_numpy(value).to(dtype),
@@ -136,9 +164,10 @@ def draw(
     )
 
 
-def _frame(seed: int) -> np.ndarray:
-    """Orthonormal directions of a seed: topics, the queries' own, classes, ``(2 GROUPS + CLASSES, d)``."""
-    normal = np.random.default_rng([seed]).standard_normal((FEATURES, 2 * GROUPS + CLASSES))
+def directions(seed: int, groups: int = GROUPS) -> np.ndarray:
+    """Orthonormal directions of a seed: topics of groups of values, the queries' own, classes,
+    ``(groups + GROUPS + CLASSES, d)``."""
+    normal = np.random.default_rng([seed]).standard_normal((FEATURES, groups + GROUPS + CLASSES))
     return np.linalg.qr(normal)[0].T
 
 
@@ -176,48 +205,80 @@ def _weights(edges: np.ndarray, relevant: np.ndarray, away: int, random: np.rand
 # ---- schemes and conditions --------------------------------------------------------------------------------
 
 HIDDEN = FEATURES // 8  # width of the bottleneck, as in adapters
-#: The columns of a table of runs. ``contrast`` is c, ``measured`` the contrast of distances of the test
-#: graphs, ``validation`` and ``test`` are accuracies, ``p`` is the learned p, NaN where none is learned.
-COLUMNS = ("ratio", "mass", "contrast", "row", "rate", "seed", "measured", "validation", "test", "p")
+EXPONENTS = ("p", "a", "b")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A scheme by its name in ``attngraph.adapters.SCHEMES``, with the arguments that differ from its
-    defaults."""
+    """A scheme, with the arguments that differ from its defaults."""
 
     title: str
-    scheme: str
+    scheme: type[Scheme]
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def make(self) -> Scheme:
         """A new scheme."""
-        return SCHEMES[self.scheme](**self.arguments)
+        return self.scheme(**self.arguments)
 
 
 ROWS = {
-    "gcn": Row("GCN", "gcn"),
-    "appnp": Row("APPNP", "appnp"),
-    "gcnii": Row("GCNII", "gcnii"),
-    "residual": Row("Residual alone", "residual"),
-    "p2": Row("p = 2", "pgnn", {"p": 2, "learn_p": False}),
-    "tempering": Row("Tempering", "tempering"),
-    "placebo": Row("Rotated queries", "rotated"),  # its name in earlier runs
-    "pgnn": Row("pGNN, μ 0.1", "pgnn"),
-    "pgnn_mu1": Row("pGNN, μ 1", "pgnn", {"mu": 1}),
+    "gcn": Row("GCN", GCN),
+    "appnp": Row("APPNP", APPNP),
+    "gcnii": Row("GCNII", GCNII),
+    "residual": Row("Residual alone", Residual),
+    "p2": Row("p = 2", PGNN, {"p": 2, "learn_p": False}),
+    "tempering": Row("Tempering", Tempering),
+    "placebo": Row("Rotated queries", RotatedQueries),  # its name in earlier runs
+    "pgnn": Row("pGNN, μ 0.1", PGNN),
+    "pgnn_mu1": Row("pGNN, μ 1", PGNN, {"mu": 1}),
+    "closed": Row("Closed form", Distances, {"sees": CLOSED_FORM}),
+    "free": Row("Free exponents", Distances, {"free": True}),
 }
 #: Rows that know nothing of distances; the best of them is what pGNN is compared with. Rotated
 #: queries are none of them: they know lengths, degrees and distances of another space.
 WITHOUT = ("gcn", "appnp", "gcnii", "residual", "p2", "tempering")
 
 
+class Part(Protocol):
+    """Graphs that differ in nothing but the contrast and the seed; their runs are trained together."""
+
+    @property
+    def axes(self) -> dict[str, float | str]:
+        """Two columns of a table of runs."""
+        ...
+
+    def draw(self, graphs: int, seed: int, split: str, dtype: torch.dtype = torch.float32) -> Planted:
+        """Sample graphs of one of :data:`SPLITS`."""
+        ...
+
+
 @dataclass(frozen=True)
-class Study:
-    """What is run: every row at every rate in every condition.
+class Direction:
+    """Graphs in which relevant values differ from distractors in direction only; see :func:`draw`.
 
     Args:
-        ratios: N1/N2, of :data:`SHAPES`.
-        masses: on distractors, of :data:`MASSES`.
+        ratio: N1/N2, of :data:`SHAPES`.
+        mass: on distractors, of :data:`MASSES`.
+    """
+
+    ratio: Fraction
+    mass: float
+
+    @property
+    def axes(self) -> dict[str, float | str]:
+        return {"ratio": float(self.ratio), "mass": self.mass}
+
+    def draw(self, graphs: int, seed: int, split: str, dtype: torch.dtype = torch.float32) -> Planted:
+        return draw(graphs, self.ratio, self.mass, seed, split, dtype)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Rows that are run at every rate in every condition, a part at one contrast.
+
+    Args:
+        parts: kinds of graphs.
+        rows: of :data:`ROWS`.
         contrasts: c, in [-1, 1].
         rates: of Adam, the same for all rows; they fall to 0 in a straight line.
         steps: of Adam.
@@ -226,8 +287,8 @@ class Study:
         join: of the schemes' output to the attention output, of ``attngraph.adapters.joins.JOINS``.
     """
 
-    ratios: Sequence[Fraction] = tuple(SHAPES)
-    masses: Sequence[float] = MASSES
+    parts: Sequence[Part] = tuple(Direction(ratio, mass) for mass in MASSES for ratio in SHAPES)
+    rows: Sequence[str] = tuple(name for name in ROWS if name not in ("closed", "free"))
     contrasts: Sequence[float] = (-0.9, -0.6, -0.3, 0, 0.3, 0.6, 0.9)
     rates: Sequence[float] = (0.006, 0.02, 0.06)
     steps: int = 120
@@ -236,15 +297,21 @@ class Study:
     join: str = "replace"
 
     @property
-    def parts(self) -> list[tuple[Fraction, float]]:
-        """Ratios and masses; the runs of a part are trained together."""
-        return [(ratio, mass) for mass in self.masses for ratio in self.ratios]
+    def columns(self) -> list[str]:
+        """The columns of a table of runs. The first three are the condition; ``contrast`` is c. ``measured``
+        is the contrast of distances of the test graphs, ``validation`` and ``test`` are accuracies; then come
+        learned exponents, NaN where none is learned."""
+        learned = set().union(*(ROWS[name].make().learned() for name in self.rows))
+        return [
+            *self.parts[0].axes,
+            *("contrast", "row", "rate", "seed", "measured", "validation", "test"),
+            *(name for name in EXPONENTS if name in learned),
+        ]
 
 
 #: A minute's worth.
 QUICK = Study(
-    ratios=(Fraction(1),),
-    masses=(0.5,),
+    parts=(Direction(Fraction(1), 0.5),),
     contrasts=(-0.9, 0, 0.9),
     rates=(0.02,),
     steps=60,
@@ -254,7 +321,7 @@ QUICK = Study(
 
 
 class Reader(nn.Module):
-    """What one run trains: a scheme, a join with its bottleneck, and what follows an attention layer:
+    """The trained parts of one run: a scheme, a join with its bottleneck, and, as after an attention layer,
     LayerNorm (without parameters) and a linear readout of the class."""
 
     def __init__(self, row: Row, join: str):
@@ -272,11 +339,11 @@ class Reader(nn.Module):
 
 
 def run(study: Study, seeds: Sequence[int]) -> Iterator[pd.DataFrame]:
-    """Train everything; a table with :data:`COLUMNS` for each part, row and rate, as they come. The seeds are
-    of the graphs and of the initial parameters."""
-    for ratio, mass in study.parts:
-        data = drawn(study, ratio, mass, seeds)
-        tests = [draw(study.scored, ratio, mass, seed, "test") for seed in seeds]
+    """Train everything; a table with the study's columns for each part, row and rate, one after the other.
+    The seeds are of the graphs and of the initial parameters."""
+    for part in study.parts:
+        data = drawn(study, part, seeds)
+        tests = [part.draw(study.scored, seed, "test") for seed in seeds]
         measured = [
             [
                 float(contrast_of_distances(one.graph(c), one.region()).contrast.mean())
@@ -284,13 +351,12 @@ def run(study: Study, seeds: Sequence[int]) -> Iterator[pd.DataFrame]:
             ]
             for one in tests
         ]
-        for name, row in ROWS.items():
+        for name in study.rows:
             for rate in study.rates:
-                found = {"measured": measured, **train(study, row, rate, data, seeds)}
+                found = {"measured": measured, **train(study, ROWS[name], rate, data, seeds)}
                 lines = [
                     {
-                        "ratio": float(ratio),
-                        "mass": mass,
+                        **part.axes,
                         "contrast": c,
                         "row": name,
                         "rate": rate,
@@ -300,16 +366,16 @@ def run(study: Study, seeds: Sequence[int]) -> Iterator[pd.DataFrame]:
                     for s, seed in enumerate(seeds)
                     for k, c in enumerate(study.contrasts)
                 ]
-                yield pd.DataFrame(lines, columns=list(COLUMNS))
+                yield pd.DataFrame(lines, columns=study.columns)
 
 
-def drawn(study: Study, ratio: Fraction, mass: float, seeds: Sequence[int]) -> dict[str, Planted]:
-    """The graphs of each split, of several seeds; these stand in front: ``weight`` is ``(s, g, n, m)``."""
+def drawn(study: Study, part: Part, seeds: Sequence[int]) -> dict[str, Planted]:
+    """The graphs of each split, of several seeds (the first dimension): ``weight`` is ``(s, g, n, m)``."""
     splits = {}
     for split, size in zip(SPLITS, (study.steps * study.batch, study.scored, study.scored)):
-        every = [draw(size, ratio, mass, seed, split) for seed in seeds]
+        every = [part.draw(size, seed, split) for seed in seeds]
         stacked = {
-            part.name: torch.stack([getattr(one, part.name) for one in every]) for part in fields(Planted)
+            one.name: torch.stack([getattr(graphs, one.name) for graphs in every]) for one in fields(Planted)
         }
         splits[split] = Planted(**stacked)
     return splits
@@ -328,7 +394,8 @@ def train(
         seeds: of the initial parameters.
 
     Returns:
-        Accuracies ``validation`` and ``test``, and the learned ``p``, each ``(seeds, contrasts)``.
+        Accuracies ``validation`` and ``test``, and the learned ones of :data:`EXPONENTS`, each
+        ``(seeds, contrasts)``.
     """
     c = torch.tensor(list(study.contrasts))
     readers = [_seeded(row, study.join, seed) for seed in seeds]
@@ -362,7 +429,7 @@ def train(
     return {
         "validation": accuracy("validation"),
         "test": accuracy("test"),
-        "p": _learned_p(row, parameters, (len(seeds), len(c))),
+        **_learned(row, parameters, (len(seeds), len(c))),
     }
 
 
@@ -382,14 +449,14 @@ def _seeded(row: Row, join: str, seed: int) -> Reader:
         return Reader(row, join)
 
 
-def _learned_p(row: Row, parameters: dict[str, Tensor], shape: tuple[int, int]) -> Tensor:
-    """The learned p of each run, ``(seeds, contrasts)``."""
+def _learned(row: Row, parameters: dict[str, Tensor], shape: tuple[int, int]) -> dict[str, Tensor]:
+    """The learned exponents of each run, ``(seeds, contrasts)``."""
     scheme = row.make()
-    found = torch.full(shape, torch.nan)
-    if "p" in scheme.learned():
-        prefix = "scheme."
-        own = {name[len(prefix) :]: x.detach() for name, x in parameters.items() if name.startswith(prefix)}
-        for place in np.ndindex(*shape):
-            scheme.load_state_dict({name: x[place] for name, x in own.items()})
-            found[place] = scheme.learned()["p"]
+    found = {name: torch.full(shape, torch.nan) for name in EXPONENTS if name in scheme.learned()}
+    prefix = "scheme."
+    own = {name[len(prefix) :]: x.detach() for name, x in parameters.items() if name.startswith(prefix)}
+    for place in np.ndindex(*shape):
+        scheme.load_state_dict({name: x[place] for name, x in own.items()})
+        for name, values in found.items():
+            values[place] = scheme.learned()[name]
     return found

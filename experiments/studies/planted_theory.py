@@ -1,4 +1,4 @@
-r"""What theory says of planted graphs, before anything is trained.
+r"""Theory of planted graphs: predictions before anything is trained.
 
 **Distances.** A query has length 1 and degree :math:`d_i = 1`; a value has length 1, topic share
 :math:`\tau^2` and degree :math:`e_j \approx e = N_1/N_2`. The class content is orthogonal to all queries, and
@@ -9,9 +9,9 @@ so are the topics of other groups. With :math:`\cos(\text{query}, \text{topic of
     R^2_{dis} - R^2_{rel} = \frac{2 c \tau}{\sqrt e} .
 
 So relevant values are near where :math:`c > 0`, far where :math:`c < 0`, and
-:math:`R^2_{rel}/R^2_{dis} = 1 - 2 c \tau \sqrt e/(1 + e)`: distance tells most at :math:`e = 1`, where
+:math:`R^2_{rel}/R^2_{dis} = 1 - 2 c \tau \sqrt e/(1 + e)`: distances separate best at :math:`e = 1`, where
 queries and values are of one size, and the same at :math:`e` and :math:`1/e`. With ``degree="mean"``,
-:math:`e` is 1 whatever :math:`N_1/N_2` is.
+:math:`e` is 1 regardless of :math:`N_1/N_2`.
 
 **Mass.** pGNN's weights are :math:`M^{p/2} R^{p-2}`. Since M and relevance are independent, they move the
 mass on distractors from :math:`\delta` to
@@ -21,7 +21,7 @@ mass on distractors from :math:`\delta` to
     \rho = \Big( \frac{R^2_{dis}}{R^2_{rel}} \Big)^{(p-2)/2} .
 
 :math:`\omega < \delta` needs :math:`p < 2` where :math:`c > 0` and :math:`p > 2` where :math:`c < 0`. GCN,
-APPNP, GCNII, the residual, p = 2 and tempering have :math:`\omega = \delta` whatever they learn; so have
+APPNP, GCNII, the residual, p = 2 and tempering have :math:`\omega = \delta` regardless of training; so have
 rotated queries on average over the rotation.
 
 **Accuracy.** A linear readout gives class k the score :math:`\langle \bar U_i, u_k \rangle`. A value's
@@ -36,6 +36,22 @@ smaller p evens out weights and noise, also where :math:`c = 0`, and tempering d
 The best p in [1, 3] maximises this accuracy.
 
 The residual carries no class, so :math:`\mu` does not appear; it and the scales only matter to the optimiser.
+
+**Further cues** (:mod:`attngraph.experiments.studies.planted_cues`). Where weights M, degrees e and lengths
+:math:`\ell` of distractors differ from those of relevant values too, a message with the weights
+:math:`M^a R^b/\sqrt{d e}` has the odds
+
+.. math::
+    \frac{\omega}{1 - \omega} = \frac{\delta}{1 - \delta}
+        \Big( \frac{M_{dis}}{M_{rel}} \Big)^{a-1} \Big( \frac{R^2_{dis}}{R^2_{rel}} \Big)^{b/2}
+        \Big( \frac{e_{dis}}{e_{rel}} \Big)^{-1/2}, \qquad
+    R^2_{rel} = 1 + \frac{1}{e_{rel}} - \frac{2 c \tau}{\sqrt{e_{rel}}}, \quad
+    R^2_{dis} = 1 + \frac{\ell^2}{e_{dis}} ,
+
+without the last factor in GCN, whose message has the weights M. The closed form has :math:`\ell^2/e` in place
+of :math:`R^2`. The logarithm of the odds is linear in the exponents, so the best are ends of their intervals:
+p should rise to 3 where :math:`M_{dis} R^2_{dis} < M_{rel} R^2_{rel}` and fall to 1 elsewhere, while free
+exponents use each cue in its direction.
 """
 
 from __future__ import annotations
@@ -43,12 +59,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import log_ndtr
 
 from attngraph.adapters.p_scheme import P_HIGH, P_LOW
-from attngraph.experiments.studies.planted import CLASSES, CLEAN, EDGES, GROUPS, SPREAD, TOPIC
+from attngraph.experiments.studies.planted import (
+    CLASSES,
+    CLEAN,
+    EDGES,
+    GROUPS,
+    ROWS,
+    SPREAD,
+    TOPIC,
+    WITHOUT,
+)
+from attngraph.experiments.studies.planted_cues import MASS, SECOND, Cue
+from attngraph.experiments.studies.reweighting import A, B
 
 _GRID = np.linspace(P_LOW, P_HIGH, 41)  # of p
 _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(61)
@@ -56,18 +84,18 @@ _NODES, _NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(61)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is expected of one condition."""
+    """Expected results of one condition."""
 
     contrast: float  # of distances
-    without: float  # accuracy without distances: at p = 2
-    tempered: float  # the same with the best power of M
-    best: float  # accuracy at the best p
+    without: float  # accuracy of the best row without distances
+    best: float  # accuracy of pGNN at the best p
     p: float  # the best p
+    accuracy: dict[str, float]  # by title
 
     @property
     def gain(self) -> float:
         """Of pGNN over the best that does not use distances."""
-        return self.best - self.tempered
+        return self.best - self.without
 
 
 def square_distances(contrast: float, ratio: float) -> tuple[float, float]:
@@ -77,7 +105,7 @@ def square_distances(contrast: float, ratio: float) -> tuple[float, float]:
 
 
 def measured_contrast(contrast: float, ratio: float) -> float:
-    r"""What :func:`attngraph.analysis.contrast.contrast` should measure:
+    r"""Expected value of :func:`attngraph.analysis.contrast.contrast`:
     :math:`(R^2_{dis} - R^2_{rel})/(R^2_{dis} + R^2_{rel})`."""
     relevant, distractor = square_distances(contrast, ratio)
     return (distractor - relevant) / (distractor + relevant)
@@ -91,7 +119,7 @@ def distractor_mass(p: float, contrast: float, mass: float, ratio: float) -> flo
 
 
 def accuracy(distractors: float, mass: float, p: float) -> float:
-    r"""Accuracy of the linear readout.
+    r"""Accuracy of the linear readout where the other groups are distractors.
 
     Args:
         distractors: :math:`\omega`, the mass on distractors after re-weighting.
@@ -101,9 +129,14 @@ def accuracy(distractors: float, mass: float, p: float) -> float:
     uneven = _moment(p) / _moment(p / 2) ** 2
     masses = np.array([1 - distractors] + [distractors / (GROUPS - 1)] * (GROUPS - 1))
     counts = EDGES * np.array([1 - mass] + [mass / (GROUPS - 1)] * (GROUPS - 1))
-    squares = uneven * masses**2 / counts  # of each group, Σ w²
+    return _readout(masses, uneven * masses**2 / counts)
+
+
+def _readout(masses: np.ndarray, squares: np.ndarray) -> float:
+    r"""Accuracy for groups with the masses :math:`\sum w` and the sums :math:`\sum w^2`; the first is the
+    query's."""
     # the right class is 0; the classes of the other groups, all that there are
-    classes = np.array([(0, *others) for others in product(range(CLASSES), repeat=GROUPS - 1)])
+    classes = np.array([(0, *others) for others in product(range(CLASSES), repeat=len(masses) - 1)])
     carries = classes[:, :, None] == np.arange(CLASSES)  # (configurations, groups, classes)
     score = np.sqrt(CLEAN) * (carries * masses[:, None]).sum(1)
     deviation = np.sqrt((1 - CLEAN) / (CLASSES - 1) * (~carries * squares[:, None]).sum(1))
@@ -120,10 +153,10 @@ def predict(contrast: float, mass: float, ratio: float) -> Prediction:
     best = int(np.argmax(scores))
     return Prediction(
         contrast=float(measured_contrast(contrast, ratio)),
-        without=accuracy(mass, mass, 2),
-        tempered=_tempered(mass),
+        without=_tempered(mass),
         best=scores[best],
         p=float(_GRID[best]),
+        accuracy={"p = 2": accuracy(mass, mass, 2), "best p": scores[best]},
     )
 
 
@@ -137,3 +170,68 @@ def _moment(power: float) -> float:
     """The mean of ``(EDGES · M) ** power`` over the edges."""
     sides = (1 + SPREAD) ** (power + 1) - (1 - SPREAD) ** (power + 1)
     return sides / (2 * SPREAD * (power + 1))
+
+
+# ---- further cues ------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """A number of relevant values and the same of distractors."""
+
+    relevant: float
+    distractor: float
+
+    @property
+    def odds(self) -> float:
+        """Of distractors."""
+        return self.distractor / self.relevant
+
+
+def cue_distances(cue: Cue, contrast: float, row: str = "pgnn") -> Pair:
+    """:math:`R^2`, or what a row has in its place."""
+    near, far = cue.degrees
+    if row == "closed":
+        return Pair(1 / near, cue.length**2 / far)
+    c = 0 if row == "placebo" else contrast
+    return Pair(1 + 1 / near - 2 * c * np.sqrt(TOPIC / near), 1 + cue.length**2 / far)
+
+
+def cue_exponents(cue: Cue, contrast: float, row: str) -> tuple[float, float]:
+    """The best a and b of a row."""
+    weight, square = cue.edges[0] / cue.edges[1], cue_distances(cue, contrast, row).odds
+    if row in ("gcn", "p2"):
+        return 1, 0
+    if row == "free":
+        return A[1] if weight < 1 else A[0], B[1] if square < 1 else B[0]
+    if row == "tempering":
+        return (P_HIGH if weight < 1 else P_LOW) / 2, 0
+    p = P_HIGH if weight * square < 1 else P_LOW
+    return p / 2, p - 2
+
+
+def cue_mass(cue: Cue, contrast: float, row: str, a: float, b: float) -> float:
+    r""":math:`\omega`, the share of a row's message on distractors with exponents a and b."""
+    near, far = cue.edges
+    odds = MASS / (1 - MASS) * (near / far) ** (a - 1) * cue_distances(cue, contrast, row).odds ** (b / 2)
+    if row != "gcn":
+        odds /= Pair(*cue.degrees).odds ** 0.5
+    return odds / (1 + odds)
+
+
+@cache
+def predict_cue(cue: str, factor: float, contrast: float) -> Prediction:
+    """The prediction of one condition on the second page."""
+    kind = Cue(cue, factor)
+    scores = {}
+    for row in SECOND.rows:
+        mass = cue_mass(kind, contrast, row, *cue_exponents(kind, contrast, row))
+        masses = np.array([1 - mass, mass])
+        scores[row] = _readout(masses, masses**2 / np.array(kind.edges))
+    near, far = cue_distances(kind, contrast)
+    return Prediction(
+        contrast=(far - near) / (far + near),
+        without=max(scores[row] for row in SECOND.rows if row in WITHOUT),
+        best=scores["pgnn"],
+        p=2 * cue_exponents(kind, contrast, "pgnn")[0],
+        accuracy={ROWS[row].title: score for row, score in scores.items()},
+    )

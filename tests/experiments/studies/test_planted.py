@@ -12,25 +12,28 @@ from scipy import stats
 
 from attngraph.adapters import GCN, PGNN, Tempering
 from attngraph.analysis.contrast import contrast, square_distances
+from attngraph.backends import edges_of
 from attngraph.experiments.cli import main
 from attngraph.experiments.commands import planted as command
 from attngraph.experiments.studies import planted, planted_theory
 from attngraph.experiments.studies.planted import (
     CLASSES,
     CLEAN,
-    COLUMNS,
     EDGES,
     GROUPS,
     MASSES,
     ROWS,
     SHAPES,
     TOPIC,
+    Direction,
     Study,
     draw,
     drawn,
     train,
 )
-from attngraph.experiments.studies.planted_report import FIGURES, chosen, conditions, interval, text
+from attngraph.experiments.studies.planted_cues import CUES, SECOND, Cue
+from attngraph.experiments.studies.planted_report import DIRECTION, chosen, conditions, interval, text
+from attngraph.experiments.studies.reweighting import Distances
 
 # ---- graphs ------------------------------------------------------------------------------------------------
 
@@ -76,12 +79,12 @@ def test_cosines(case, c):
 
 def test_the_answer_is_the_class_of_the_relevant_values(case):
     _, _, made = case
-    directions = torch.from_numpy(planted._frame(3)[2 * GROUPS :])
+    directions = torch.from_numpy(planted.directions(3)[2 * GROUPS :])
     content = made.value @ directions.T  # (g, m, classes)
     share = torch.take_along_dim(content, made.answer[:, None, :], 2)  # (g, m, n)
     at_relevant = share.transpose(1, 2)[made.relevant]
     torch.testing.assert_close(at_relevant, torch.full_like(at_relevant, ((1 - TOPIC) * CLEAN) ** 0.5))
-    topics = torch.from_numpy(planted._frame(3)[:GROUPS])
+    topics = torch.from_numpy(planted.directions(3)[:GROUPS])
     torch.testing.assert_close(directions @ topics.T, torch.zeros(CLASSES, GROUPS).double())
 
 
@@ -141,7 +144,7 @@ def test_accuracy_of_the_linear_readout(mass, c, p):
     """With the true directions of the classes."""
     made = draw(1500, Fraction(1), mass, 2, "test", torch.float64)
     weight = PGNN(p=p, learn_p=False).reweight(made.graph(c))[:, 0]
-    directions = torch.from_numpy(planted._frame(2)[2 * GROUPS :])
+    directions = torch.from_numpy(planted.directions(2)[2 * GROUPS :])
     score = weight / weight.sum(-1, keepdim=True) @ made.value @ directions.T
     found = float((score.argmax(-1) == made.answer).double().mean())
     expected = planted_theory.accuracy(planted_theory.distractor_mass(p, c, mass, 1), mass, p)
@@ -158,13 +161,112 @@ def test_what_is_predicted():
     assert wide.gain == pytest.approx(narrow.gain) and wide.gain < even.gain
 
 
+# ---- further cues ------------------------------------------------------------------------------------------
+
+EVERY_CUE = [Cue(name, factor) for name, factors in CUES.items() for factor in factors]
+
+
+@pytest.fixture(params=EVERY_CUE, ids=lambda cue: f"{cue.name}-{cue.factor:.2g}")
+def cue(request):
+    return request.param
+
+
+def test_a_cue_is_all_that_differs(cue):
+    made = cue.draw(30, 3, "test", torch.float64)
+    edge = made.weight > 0
+    torch.testing.assert_close(made.weight.sum(-1), torch.ones(30, 12).double())
+    away = (made.weight * ~made.relevant).sum(-1)
+    torch.testing.assert_close(away, torch.full_like(away, 0.5))
+    assert (edge.sum(-1) == EDGES).all() and (made.relevant & edge).any(-1).all()
+    numbers = {
+        "weight": made.weight,
+        "degree": made.weight.sum(1, keepdim=True).expand_as(edge),
+        "length": made.value.norm(dim=-1)[:, None].expand_as(edge),
+    }
+    for name, number in numbers.items():
+        near, far = number[edge & made.relevant], number[edge & ~made.relevant]
+        odds = cue.factor if name == cue.name else 1.0
+        torch.testing.assert_close(far, torch.full_like(far, float(near[0]) * odds))
+        torch.testing.assert_close(near, near[:1].expand_as(near))
+    carriers = torch.from_numpy(planted.directions(3, GROUPS + 1)[-CLASSES:])
+    content = (made.value @ carriers.T).norm(dim=-1)
+    torch.testing.assert_close(content, torch.full_like(content, (1 - TOPIC) ** 0.5))
+    share = torch.take_along_dim(made.value @ carriers.T, made.answer[:, None, :], 2).transpose(1, 2)
+    at_relevant = share[edge & made.relevant]
+    torch.testing.assert_close(at_relevant, torch.full_like(at_relevant, ((1 - TOPIC) * CLEAN) ** 0.5))
+
+
+@pytest.mark.parametrize("c", [-0.9, 0.5])
+def test_distances_and_mass_with_a_cue(cue, c):
+    """Exactly as predicted, for any exponents; the schemes' own messages."""
+    made = cue.draw(10, 0, "test", torch.float64)
+    graph = made.graph(c)
+    edges, edge = edges_of(graph), made.weight > 0
+    found = square_distances(graph)[:, 0]
+    for side, square in zip((made.relevant, ~made.relevant), planted_theory.cue_distances(cue, c)):
+        torch.testing.assert_close(found[edge & side], torch.full_like(found[edge & side], float(square)))
+    free = ROWS["free"].make()
+    free.a.logit.set(1.0)
+    free.b.logit.set(-0.7)
+    schemes = {
+        "gcn": (GCN(), (1, 0)),
+        "p2": (ROWS["p2"].make(), (1, 0)),
+        "tempering": (Tempering(p=1.2, learn_p=False), (0.6, 0)),
+        "pgnn": (PGNN(p=2.6, learn_p=False), (1.3, 0.6)),
+        "closed": (Distances("closed_form", p=1.4, learn_p=False), (0.7, -0.6)),
+        "free": (free.double(), (free.a.number(), free.b.number())),
+    }
+    for row, (scheme, exponents) in schemes.items():
+        message = scheme.message_weights(edges).detach()[:, 0]
+        away = (message * ~made.relevant).sum(-1) / message.sum(-1)
+        expected = planted_theory.cue_mass(cue, c, row, *exponents)
+        torch.testing.assert_close(away, torch.full_like(away, float(expected)), atol=1e-6, rtol=0)
+
+
+def test_best_exponents_with_a_cue(cue):
+    """Of a grid."""
+    for c in (-0.9, 0, 0.9):
+        for row in ("pgnn", "closed", "placebo", "tempering", "free"):
+            of_p = [(p / 2, 0 if row == "tempering" else p - 2) for p in np.linspace(1, 3, 9)]
+            of_both = [(a, b) for a in np.linspace(0.5, 1.5, 5) for b in np.linspace(-2, 2, 9)]
+            pairs = of_both if row == "free" else of_p
+            masses = [planted_theory.cue_mass(cue, c, row, a, b) for a, b in pairs]
+            best = planted_theory.cue_mass(cue, c, row, *planted_theory.cue_exponents(cue, c, row))
+            assert best == pytest.approx(min(masses), abs=1e-12)
+
+
+def test_accuracy_with_a_cue():
+    """Of the readout with the true directions of the classes."""
+    kind = Cue("degree", 4.0)
+    made = kind.draw(1500, 2, "test", torch.float64)
+    message = PGNN(p=3, learn_p=False).message_weights(edges_of(made.graph(0.5)))[:, 0]
+    carriers = torch.from_numpy(planted.directions(2, GROUPS + 1)[-CLASSES:])
+    score = message / message.sum(-1, keepdim=True) @ made.value @ carriers.T
+    found = float((score.argmax(-1) == made.answer).double().mean())
+    assert found == pytest.approx(planted_theory.predict_cue("degree", 4.0, 0.5).best, abs=0.03)
+
+
+def test_one_exponent_for_two_cues():
+    """Where M is informative and relevant values are near, p cannot use both and free exponents can."""
+    theory = planted_theory.predict_cue("weight", round(1 / 3, 4), 0.9)
+    assert theory.gain < -0.1 and theory.accuracy["Free exponents"] > theory.without + 0.1
+    part = Cue("weight", 1 / 3)
+    study = replace(SECOND, parts=(part,), contrasts=(0.9,), steps=60, batch=8, scored=32)
+    data = drawn(study, part, [0, 1])
+    runs = {name: train(study, ROWS[name], 0.06, data, [0, 1]) for name in ("tempering", "pgnn", "free")}
+    tests = {name: float(found["test"].mean()) for name, found in runs.items()}
+    assert tests["free"] > tests["tempering"] + 0.1 > tests["pgnn"] + 0.1
+    assert (runs["free"]["a"] > 1).all() and (runs["free"]["b"] < 0).all()
+
+
 # ---- training ----------------------------------------------------------------------------------------------
 
-TINY = Study(ratios=(Fraction(1),), masses=(0.5,), contrasts=(-0.9, 0.3), steps=4, batch=2, scored=4)
+PART = Direction(Fraction(1), 0.5)
+TINY = Study(parts=(PART,), contrasts=(-0.9, 0.3), steps=4, batch=2, scored=4)
 
 
 def trained(study: Study, name: str, rate: float, seeds) -> dict[str, torch.Tensor]:
-    return train(study, ROWS[name], rate, drawn(study, Fraction(1), 0.5, seeds), seeds)
+    return train(study, ROWS[name], rate, drawn(study, study.parts[0], seeds), seeds)
 
 
 @pytest.mark.parametrize("name, join", [("gcnii", "replace"), ("pgnn", "blend")])
@@ -174,7 +276,7 @@ def test_stacking_changes_no_run(name, join):
     alone = trained(replace(study, contrasts=(0.3,)), name, 0.05, [5])
     for field, value in alone.items():
         torch.testing.assert_close(together[field][1:, 1:], value, equal_nan=True, rtol=1e-4, atol=1e-5)
-    assert (name == "pgnn") == bool(together["p"].isfinite().all())
+    assert (name == "pgnn") == ("p" in together)
 
 
 def test_p_moves_as_theory_says():
@@ -194,14 +296,14 @@ def runs() -> pd.DataFrame:
     random = np.random.default_rng(0)
     lines = []
     for c in (-0.9, 0.9):
-        for name in ROWS:
+        for name in Study().rows:
             skill = 0.6 + 0.2 * ("pgnn" in name) + 0.05 * (name == "tempering")
             p = 1.5 if "pgnn" in name else np.nan
             for rate in (0.1, 0.2):
                 for seed in range(4):
                     test = skill + rate + 0.01 * random.standard_normal()
                     lines.append((1.0, 0.5, c, name, rate, seed, c / 2, skill - rate / 2, test, p))
-    return pd.DataFrame(lines, columns=list(COLUMNS))
+    return pd.DataFrame(lines, columns=Study().columns)
 
 
 def test_choices_are_made_on_validation_graphs_and_gains_are_paired(runs):
@@ -219,24 +321,46 @@ def test_choices_are_made_on_validation_graphs_and_gains_are_paired(runs):
 
 def test_the_report_says_where_theory_is_wrong(runs):
     report = text(runs, conditions(runs), "made up")
-    assert "as predicted in 1 of 2 conditions\n  not at N1/N2 1, mass 0.5, c -0.9\n" in report
+    assert "as predicted in 1 of 2 conditions\n  not at N1/N2 1, 50% of the mass on dist" in report
     wins = [line.split() for line in report.splitlines() if line.startswith("c < 0")]
     assert wins[0][3:7] == ["1", "1", "1", "0"] and float(wins[0][7]) == pytest.approx(15, abs=1)
     assert wins[2][3:7] == ["1", "0", "0", "1"], "tempering beats rotated queries there"
 
 
+def written(folder) -> set[str]:
+    return {file.name for file in folder.iterdir()} - {"run.json"}
+
+
 def test_the_command(tmp_path, capsys, monkeypatch):
     """What it writes; other settings need another folder."""
-    monkeypatch.setattr(command, "QUICK", replace(TINY, contrasts=(-0.9, 0.9), rates=(0.01,), steps=1))
+    study = replace(TINY, contrasts=(-0.9, 0.9), rates=(0.01,), steps=1)
+    monkeypatch.setitem(command.STUDIES, "direction", (study, study))
     words = ["planted", "--quick", "--seeds", "2", "--out", str(tmp_path)]
     assert main(words) == 0
-    assert {file.name for file in tmp_path.iterdir()} == {*command.NAMES, "run.json"}
+    assert written(tmp_path) == {name for name in command.NAMES if "cues" not in name}
     found = pd.read_csv(tmp_path / "planted.csv")
-    assert tuple(found.columns) == COLUMNS and len(found) == len(ROWS) * 2 * 2  # contrasts, seeds
+    assert list(found.columns) == study.columns and len(found) == len(study.rows) * 2 * 2  # contrasts, seeds
     assert found.groupby("row").p.count().loc["gcn"] == 0 < found.groupby("row").p.count().loc["pgnn"]
     assert (found.measured * found.contrast > 0).all()
-    assert all((tmp_path / f"{stem}.png").stat().st_size > 20_000 for stem in FIGURES)
+    assert all((tmp_path / f"{stem}.png").stat().st_size > 20_000 for stem in DIRECTION)
     shown = capsys.readouterr().out
     assert (tmp_path / "planted.txt").read_text() in shown and "2 conditions" in shown
     assert main([*words, "--join", "blend"]) == 2
     assert "other join" in capsys.readouterr().err
+
+
+def test_the_command_with_cues(tmp_path, capsys, monkeypatch):
+    few = {"rates": (0.01,), "steps": 1, "batch": 2, "scored": 4}
+    study = replace(SECOND, parts=EVERY_CUE[::2], contrasts=(-0.9, 0.9), **few)
+    monkeypatch.setitem(command.STUDIES, "cues", (study, study))
+    words = ["planted", "--preset", "cues", "--quick", "--seeds", "2", "--out", str(tmp_path)]
+    assert main(words) == 0
+    found, table = (pd.read_csv(tmp_path / name) for name in ("planted.csv", "conditions.csv"))
+    assert list(found.columns) == study.columns
+    assert len(found) == 3 * 7 * 2 * 2  # cues, rows, contrasts, seeds
+    assert table.measured.to_numpy() == pytest.approx(table.expected.to_numpy(), abs=1e-4)
+    assert table[["free_a", "free_b", "closed_p", "pgnn_gcn_gain", "theory_free_gain"]].notna().all(axis=None)
+    assert written(tmp_path) == {name for name in command.NAMES if not name.startswith(DIRECTION)}
+    assert (tmp_path / "planted-cues.png").stat().st_size > 20_000
+    shown = capsys.readouterr().out
+    assert "theory: Free exponents" in shown and "weight 0.333" in shown
