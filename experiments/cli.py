@@ -1,8 +1,8 @@
 """The command ``attngraph``: finds a command's module in :mod:`attngraph.experiments.commands` and runs it.
 
 A command is a module with ``run(options)``, which returns the process's exit code, and a dataclass of options
-in :mod:`attngraph.experiments.commands.options`. It is imported when it runs, so that help and wrong words
-are quick.
+in :mod:`attngraph.experiments.commands.options`. It is imported only when it runs, so that help texts and
+usage errors are quick.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from attngraph.extras import EXPERIMENTS, missing, require
 
 
 def _paragraphs(kind: type) -> tuple[str, str]:
-    """The first paragraph of a class's docstring, and what follows it."""
+    """The first paragraph of a class's docstring, and the remaining text."""
     first, _, rest = cleandoc(kind.__doc__ or "").partition("\n\n")
     return first, rest
 
@@ -46,7 +46,7 @@ NO_READER = 141  # the exit code, as shells give it for SIGPIPE
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command; bad input ends with one line and exit code 2."""
+    """Run a command; invalid input ends with a one-line error message and exit code 2."""
     argv = sys.argv[1:] if argv is None else argv
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for stream in (sys.stdout, sys.stderr):
@@ -65,12 +65,12 @@ def main(argv: list[str] | None = None) -> int:
             _let_go_of_output()
             return NO_READER
         except MemoryError:
-            return _complain("there is not enough memory: give less at once, or raise the limit (ulimit -v)")
+            return _complain("out of memory: use smaller inputs or batches, or raise the limit (ulimit -v)")
         except OSError as error:
             if not _let_go_of_output() or (error.filename is None and error.errno in NO_OUTPUT):
-                what = f"standard output cannot be written to ({error.strerror})"
-                return _complain(f"{what}: write it to another place")
-            return _complain(f"{error}: check the path, the room on the disk and your rights")
+                what = f"cannot write to standard output ({error.strerror})"
+                return _complain(f"{what}: redirect it to another place")
+            return _complain(f"{error}: check the path, the free disk space and your permissions")
         except Exception as error:
             # Where the module was never imported (PyTorch may be missing), nothing raised its error.
             if not isinstance(error, getattr(sys.modules.get("attngraph.errors"), "UserError", ())):
@@ -136,7 +136,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
             name, help=in_list, description=f"{about}.", epilog=more, allow_abbrev=False
         )
         add_options(command, options_of(name))
-        about = "Show no progress and no notes, only results and errors."
+        about = "Show only results and errors, without progress bars and notes."
         command.add_argument("-q", "--quiet", action="store_true", help=about)
     return parser, dict(places.choices)
 
@@ -152,8 +152,8 @@ def command_parser(name: str) -> Parser:
 
 
 def _let_go_of_output() -> bool:
-    """Drops what cannot be printed; Python would try once more at its end, and tell of that too. Whether
-    there was nothing to drop.
+    """Discard output that cannot be printed, since Python would retry at exit and report that error, too.
+    Returns whether there was nothing to discard.
     """
     try:
         if sys.stdout is not None:
@@ -165,8 +165,8 @@ def _let_go_of_output() -> bool:
 
 
 def _complain(message: str) -> int:
-    """Prints one line, also where several processes (``torchrun``) meet the same error: the first one speaks,
-    and its end ends the others while they wait.
+    """Print one line, also if several processes (``torchrun``) have the same error: the first one prints it,
+    and its exit ends the others while they wait.
     """
     if os.environ.get("RANK", "0") != "0":
         time.sleep(SILENCE)
@@ -175,7 +175,7 @@ def _complain(message: str) -> int:
 
 
 def _imported(module: str) -> ModuleType:
-    """A module of ours; where a package that it needs is missing or broken, the end of the process."""
+    """A module of attngraph; exits if a package that it needs is missing or broken."""
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
@@ -185,7 +185,7 @@ def _imported(module: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError):
             sys.exit(_complain(missing(package)))
         what = f"the package {package}" if package else "a package"
-        sys.exit(_complain(f"{what} does not import ({error}); `attngraph doctor` says how to install it"))
+        sys.exit(_complain(f"{what} cannot be imported ({error}); see `attngraph doctor`"))
 
 
 if __name__ == "__main__":

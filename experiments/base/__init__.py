@@ -1,3 +1,3 @@
-"""What every room stands on: options and YAML read into typed values, files written whole or not at all,
-errors of one line, progress bars, signals.
+"""Foundations of all other subpackages: options and YAML read into typed values, atomic writing of files,
+one-line errors, progress bars, signals.
 """

@@ -1,8 +1,8 @@
-"""How every command reads its words: from a dataclass of options to a parser, and from words to its values.
+"""Command-line parsing: from a dataclass of options to a parser, and from words to its values.
 
-Only the standard library is imported, so that ``--help`` is quick and ``attngraph doctor`` works where
-packages are missing. jsonargparse and tyro would read the dataclasses too, but complain in boxes and in
-several lines, and would have to be taught the wording, the near misses and the numbers below.
+Only the standard library is imported, so that ``--help`` is quick and ``attngraph doctor`` works if packages
+are missing. jsonargparse and tyro read dataclasses, too, but their errors are boxes of several lines, without
+remedies and near misses, and they lack the ranges of numbers below.
 """
 
 from __future__ import annotations
@@ -30,24 +30,25 @@ def option(about: str, default: Any = None, metavar: Any = None, **more: Any) ->
     """A field of a dataclass of options: ``--its-name``.
 
     Args:
-        about: its help, as a sentence; the default is told after it.
-        default: its value where it is not given; ``...`` if it must be given.
-        metavar: what its value is called; by default as its type says.
-        more: of :meth:`argparse.ArgumentParser.add_argument`; ``flag`` for another name; ``fields``, of an
-            option that sets fields, are words that one might take for options, each with the field to set.
+        about: the help text, a sentence; the default is appended to it.
+        default: the default value; ``...`` for a required option.
+        metavar: name of the value in the help; by default according to the type.
+        more: arguments of :meth:`argparse.ArgumentParser.add_argument`; ``flag`` for another name;
+            ``fields``, for an option that sets fields, maps words that users may mistake for options to the
+            fields.
     """
     value = {} if default is ... else {"default": default}
     return field(**value, metadata={"help": about, "metavar": metavar, **more})
 
 
 def argument(about: str, metavar: str, default: Any = ...) -> Any:
-    """A field that is given by its place, without a name, as for :func:`option`."""
+    """A positional argument, with the arguments of :func:`option`."""
     return option(about, default, metavar, flag=None)
 
 
 class Each(argparse.Action):
-    """Keeps several values in a tuple, those of an option that is given several times too; each once, unless
-    their number is fixed.
+    """Collects several values in a tuple, also those of an option that is given several times. Duplicates are
+    dropped, unless the number of values is fixed.
     """
 
     def __call__(self, parser, namespace, values, option_string=None):
@@ -63,12 +64,12 @@ class Each(argparse.Action):
 
 
 def add_options(parser: Parser, kind: type) -> None:
-    """Gives a parser the options that a dataclass has.
+    """Add the options of a dataclass to a parser.
 
     Args:
-        parser: gets them.
-        kind: whose fields are of types in :data:`READERS`, ``bool``, ``Literal``, ``Annotated`` with the
-            function that reads them, or tuples of such; ``X | None`` where there may be none.
+        parser: the parser to extend.
+        kind: a dataclass whose fields have types in :data:`READERS`, ``bool``, ``Literal``, ``Annotated``
+            with the function that reads them, or tuples of these; ``X | None`` for optional values.
     """
     hints = get_type_hints(kind, include_extras=True)
     for one in fields(kind):
@@ -80,19 +81,19 @@ def add_options(parser: Parser, kind: type) -> None:
 
 
 def read_options(kind: type[Options], args: argparse.Namespace) -> Options:
-    """What a parser with :func:`add_options` of this dataclass has read."""
+    """An instance of the dataclass, with the values read by a parser with :func:`add_options` of it."""
     return kind(**{one.name: getattr(args, one.name) for one in fields(kind) if one.init})  # type: ignore
 
 
 def asked(kind: type[Options], words: Sequence[str], program: str = "attngraph") -> Options:
-    """What words say, read as options of a dataclass; bad ones end the process as those of a command."""
+    """Words parsed as options of a dataclass; invalid ones end the process, as for a command."""
     parser = Parser(prog=program)
     add_options(parser, kind)
     return read_options(kind, parser.parse_args(words))
 
 
 def _described(one: Field, hint: Any) -> tuple[str, dict[str, Any]]:
-    """An option's flag, and what argparse is told of it."""
+    """The flag of an option, and its arguments for argparse."""
     how = dict(one.metadata)
     flag = how.pop("flag", f"--{one.name.replace('_', '-')}")
     is_required = one.default is MISSING
@@ -131,7 +132,7 @@ def _described(one: Field, hint: Any) -> tuple[str, dict[str, Any]]:
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Adds each option's default as the last sentence of its help, unless the help tells it in words."""
+    """Appends the default of each option to its help, unless the help states it."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, value = action.help or "", action.default
@@ -144,7 +145,7 @@ class HelpFormatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that complains in one line, with a remedy, and checks numbers, words and paths alike."""
+    """A parser with one-line errors that contain a remedy, also for numbers, words and paths."""
 
     def __init__(self, **options: Any):
         super().__init__(**{"formatter_class": HelpFormatter} | options)
@@ -153,11 +154,11 @@ class Parser(argparse.ArgumentParser):
             self.register("type", kind, read)
 
     def print_help(self, file: IO[str] | None = None) -> None:
-        """Prints the help; unlike argparse's it raises OSError where the output cannot be written to."""
+        """Print the help; unlike argparse's, raises OSError if the output cannot be written to."""
         print(self.format_help(), end="", file=file, flush=True)
 
     def error(self, message: str) -> NoReturn:
-        """Ends with exit code 2 and one line."""
+        """Exit with code 2 and a one-line message."""
         message = message.removeprefix("argument ")
         if choice := re.match(r"(.*): invalid choice: '?(.*?)'? \(choose from (.*)\)$", message, re.DOTALL):
             option, given, choices = choice.groups()
@@ -167,9 +168,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"attngraph: {' '.join(message.split())}; see `{self.prog} --help`\n")
 
     def refuse(self, unknown: list[str]) -> NoReturn:
-        """Ends because of words that no option takes."""
+        """Exit because of unknown words."""
         given = unknown[0].partition("=")[0]
         if instead := self.instead.get(given.replace("_", "-")):
-            self.error(f"unknown option {given!r}, give {instead}")
+            self.error(f"unknown option {given!r}, use {instead}")
         near = did_you_mean(given, [name for action in self._actions for name in action.option_strings])
-        self.error(f"unknown {'option' if given.startswith('-') else 'word'} {given!r}{near}, leave it out")
+        self.error(f"unknown {'option' if given.startswith('-') else 'word'} {given!r}{near}, remove it")

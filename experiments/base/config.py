@@ -18,7 +18,7 @@ SUFFIXES = (".yaml", ".yml")
 
 
 class Config(BaseModel):
-    """A typed part of a YAML file: unknown fields are refused."""
+    """A typed part of a YAML file; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,8 +30,8 @@ INT, FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "float"))
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads numbers as YAML 1.2 does: ``1e-3`` is one, ``010`` is ten (not eight), and ``1:30`` a text (not
-    90). A name that stands twice is an error, of which YAML would take the last.
+    """Reads numbers as in YAML 1.2: ``1e-3`` is a number, ``010`` is ten (not eight), and ``1:30`` is a text
+    (not 90). Duplicate names are errors, whereas YAML would use the last one.
     """
 
     yaml_implicit_resolvers = {
@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode):
                 if key.value in names:
                     raise yaml.MarkedYAMLError(
-                        problem=f"{key.value} stands twice", problem_mark=key.start_mark
+                        problem=f"{key.value} appears twice", problem_mark=key.start_mark
                     )
                 names.add(key.value)
         return node
@@ -73,38 +73,38 @@ def read_config(file: Path, kind: type[Read], remedy: str) -> Read:
 
 
 def read_yaml(file: Path, remedy: str) -> Any:
-    """The content of a YAML file; a :class:`UserError` with the remedy if there is none, or it is no YAML."""
+    """The content of a YAML file; a :class:`UserError` with the remedy if it is missing or not YAML."""
     return parsed(read_text(file, remedy), f"{file}", remedy)
 
 
 def parsed(text: str, where: str, remedy: str) -> Any:
-    """What a text in YAML says.
+    """The content of a YAML text.
 
     Args:
         text: YAML.
-        where: it is from, for errors.
-        remedy: what the user can do about them.
+        where: name of its source, for errors.
+        remedy: what the user can do about errors.
 
     Raises:
-        UserError: it is no YAML.
+        UserError: the text is not YAML.
     """
     try:
         return yaml.load(text, _Loader)
     except RecursionError:
-        raise UserError(f"{where} cannot be read (too many brackets inside one another); {remedy}") from None
+        raise UserError(f"{where} cannot be read (too many nested brackets); {remedy}") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2020-13-45
         reason = " ".join(str(error).split())
         raise UserError(f"{where} cannot be read ({reason}); {remedy}") from None
 
 
 def checked(content: Any, kind: type[Read], where: Callable[[str], str], remedy: str) -> Read:
-    """A content as ``kind``.
+    """Content validated as ``kind``.
 
     Args:
-        content: as YAML gives it.
-        kind: what it must be.
-        where: from a field's name, with dots, to where its value is from, for errors.
-        remedy: what the user can do about them.
+        content: values read from YAML.
+        kind: the required type.
+        where: maps a field's dotted name to the source of its value, for errors.
+        remedy: what the user can do about errors.
 
     Raises:
         UserError: a field is unknown, missing or of a wrong type.
@@ -118,31 +118,31 @@ def checked(content: Any, kind: type[Read], where: Callable[[str], str], remedy:
         field = ".".join(map(str, first["loc"]))
         raise UserError(f"{where(field)}: {_in_words(first, field, kind)}; {remedy}") from None
     except RecursionError:
-        raise UserError(f"{where('')} cannot be read (it refers to itself); {remedy}") from None
+        raise UserError(f"{where('')} cannot be read (it contains itself); {remedy}") from None
 
 
 def file_named(name: str, folder: Path, known: Sequence[str], what: str) -> Path:
-    """A shipped file by its name, or a file of the user's own by its path.
+    """A shipped file by its name, or a user's file by its path.
 
     Args:
-        name: which, as the user gave it.
-        folder: of the shipped ones.
-        known: their names.
-        what: the file describes, in a word.
+        name: name or path, as given by the user.
+        folder: folder of the shipped files.
+        known: names of the shipped files.
+        what: word for what the file describes, such as "table".
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such file.
     """
     file = Path(name) if name.endswith(SUFFIXES) else folder / f"{spelled(name, known)}.yaml"
     if not file.exists():
         choices = f"choose from {', '.join(known)}" if known else "install attngraph again"
         near = did_you_mean(name, known)
-        raise UserError(f"unknown {what} {name!r}{near}: {choices}, or give a YAML file")
+        raise UserError(f"unknown {what} {name!r}{near}: {choices}, or use a YAML file")
     return file
 
 
 def _in_words(error: Any, field: str, kind: type[Config]) -> str:
-    """An error of pydantic about a field."""
+    """An error of pydantic about a field, in one sentence."""
     if not field and error["type"] == "value_error":
         return str(error["ctx"]["error"])
     if error["type"] == "extra_forbidden":
@@ -151,7 +151,7 @@ def _in_words(error: Any, field: str, kind: type[Config]) -> str:
         return f"field {field} is missing"
     said = error["msg"].removeprefix("Value error, ")
     if error["type"] in ("model_type", "dict_type"):
-        said = "it must hold fields with values (name: value)"
+        said = "must consist of fields with values (name: value)"
     return (f"field {field}: " if field else "") + f"{said[0].lower()}{said[1:]}"
 
 

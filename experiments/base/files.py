@@ -1,7 +1,7 @@
-"""The one place that writes results: a file or folder appears whole under its name, or not at all.
+"""Atomic writing of results: a file or folder appears complete under its name, or not at all.
 
-Until then it has a temporary name in the same folder, which begins with ``.attngraph-`` and tells the machine
-and the process that write it.
+Until then it has a temporary name in the same folder, which begins with ``.attngraph-`` and contains the
+machine and the process that write it.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ def _part(folder: Path, suffix: str = "") -> Path:
 
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
-    """A temporary neighbour to write to, which takes the name ``path`` when the block ends.
+    """A temporary file in the same folder, which is renamed to ``path`` when the block ends.
 
-    After an error or an interrupt the neighbour is removed, and an older file at ``path`` stays as it was.
+    After an error or an interrupt the temporary file is removed, and an older file at ``path`` is unchanged.
     Several processes may write the same file: the last one wins::
 
         with whole(folder / "model.pt") as part:
             torch.save(state, part)
 
     Args:
-        path: the file; missing folders above it are made.
+        path: the file; missing parent folders are created.
 
     Yields:
         A name in the same folder with the same suffix.
 
     Raises:
-        OSError: as the block raises it; with the file's name where it has none, such as on a full disk.
+        OSError: as raised by the block; with the file's name if the error lacks it, such as for a full disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,32 +63,32 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def _naming(path: Path, error: OSError) -> OSError:
-    """An error with the file's name, where it has none or that of a temporary neighbour."""
+    """An error with the file's name, if it has no name or that of a temporary file."""
     if error.errno is None or (error.filename is not None and PART not in str(error.filename)):
         return error
     return OSError(error.errno, error.strerror, str(path))
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Writes a text in UTF-8, whole or not at all; returns the path."""
+    """Write a text in UTF-8, completely or not at all; returns the path."""
     return write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: str | Path, content: bytes) -> Path:
-    """Writes bytes, whole or not at all; returns the path."""
+    """Write bytes, completely or not at all; returns the path."""
     with whole(path) as part:
         part.write_bytes(content)
     return Path(path)
 
 
 def write_json(path: str | Path, content: Any, indent: int | None = 1, **options: Any) -> Path:
-    """Writes JSON, whole or not at all; returns the path.
+    """Write JSON, completely or not at all; returns the path.
 
     Args:
         path: the file.
-        content: what :func:`json.dumps` takes.
-        indent: spaces for each level, and a line break at the end; ``None`` writes one line without it.
-        options: more arguments of :func:`json.dumps`, such as ``default=float`` for NumPy's numbers.
+        content: a value for :func:`json.dumps`.
+        indent: spaces per level, with a final line break; ``None`` for a single line without a line break.
+        options: further arguments of :func:`json.dumps`, such as ``default=float`` for NumPy numbers.
     """
     text = json.dumps(content, indent=indent, **options)
     return write_text(path, text if indent is None else text + "\n")
@@ -96,15 +96,15 @@ def write_json(path: str | Path, content: Any, indent: int | None = 1, **options
 
 @contextmanager
 def published(out: Path) -> Iterator[Path]:
-    """An empty folder to write into, whose content moves to ``out`` when all is written.
+    """An empty folder to write into, whose content moves to ``out`` when the block ends.
 
     Args:
-        out: if it does not exist, it appears at once; missing folders above it are made. Of one that exists,
-            files of the same names are replaced, others stay (:mod:`attngraph.experiments.base.outputs` says
-            whose they are). After an error in the block nothing has changed.
+        out: created atomically if it does not exist, with missing parent folders. In an existing folder,
+            files of the same names are replaced and others stay (see
+            :mod:`attngraph.experiments.base.outputs`). After an error in the block nothing has changed.
 
     Raises:
-        OSError: as the block raises it, or where something cannot move; with a name where it has none.
+        OSError: as raised by the block, or if something cannot be moved; with a file name.
     """
     is_new = not out.exists()
     if is_new:
@@ -131,8 +131,8 @@ def published(out: Path) -> Iterator[Path]:
 
 
 def remove_parts(folder: Path, below: bool = True) -> None:
-    """Removes temporary files and folders that processes of this machine left in a folder, and ``below``,
-    when they were killed; nothing else, and nothing of a process that runs.
+    """Remove temporary files and folders that killed processes of this machine left in a folder, and
+    ``below`` it. Files of running processes are not touched.
     """
     for place, folders, files in os.walk(folder) if below else itertools.islice(os.walk(folder), 1):
         for found in (*folders, *files):
@@ -147,9 +147,7 @@ def remove_parts(folder: Path, below: bool = True) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process of this machine runs, by its number. One that has ended and that nobody has asked
-    about (a zombie) does not.
-    """
+    """Whether the process with this number runs on this machine. Zombies do not count as running."""
     try:
         os.kill(process, 0)
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -160,18 +158,18 @@ def is_running(process: int) -> bool:
 
 
 def check_out(out: Path) -> None:
-    """Raises :class:`~attngraph.errors.UserError` where ``--out`` cannot become a folder with results.
+    """Raise :class:`~attngraph.errors.UserError` if ``--out`` cannot become a folder of results.
 
-    A command calls it first, so that the user learns of it before hours of work and not after. Rights alone
-    do not tell: the superuser has them on ``/proc`` too.
+    Commands call it first, so that the error comes before hours of work and not after. Permissions alone are
+    not sufficient: the superuser also has them for ``/proc``.
     """
     nearest = next(path for path in (out, *out.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir():
-        raise UserError(f"--out {out}: {nearest} is no folder; name one")
+        raise UserError(f"--out {out}: {nearest} is not a folder; use another path")
     try:
         os.rmdir(tempfile.mkdtemp(prefix=PART, dir=nearest))
     except OSError as error:
         raise UserError(
-            f"--out {out}: {nearest} cannot be written to ({error.strerror}); name another folder, or change "
-            "its permissions"
+            f"--out {out}: cannot write to {nearest} ({error.strerror}); use another folder, or change the "
+            "permissions"
         ) from None

@@ -1,6 +1,7 @@
-"""One command at a time in a folder of results: two that run the same cells would disturb each other's files.
+"""One command at a time in a folder of results: two that execute the same runs would overwrite each other's
+files.
 
-The lock is the system's, on the file ``.lock``; it ends with the command, however that ends.
+This is an operating-system lock on the file ``.lock``; it ends with the command, even if that is killed.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ LOCK = ".lock"
 
 @contextmanager
 def sole_use(out: Path) -> Iterator[None]:
-    """Nobody else works in a folder while the block runs. What a killed command left half-written there is
-    removed.
+    """Lock a folder while the block runs, and remove incomplete files left there by killed commands.
 
     Args:
-        out: made if it does not exist, with the folders above it, and removed again with them if it is empty
-            when the block ends.
+        out: the folder. If it does not exist, it is created with its parents, and removed again with them if
+            it is empty when the block ends.
 
     Raises:
         UserError: another command works in the folder.
@@ -37,7 +37,7 @@ def sole_use(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"{out} is in use by another command: wait for its end, end it, or give another --out"
+            f"{out} is in use by another command: wait until it ends, stop it, or use another --out"
         ) from None
     try:
         remove_parts(out)

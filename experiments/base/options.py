@@ -1,6 +1,6 @@
-"""The options that several commands share: the model, how runs are run, a table's runs, what is looked at.
+"""Options shared by several commands: the model, how runs are executed, a table's runs, input of analyses.
 
-Types and texts only: names are checked where a command runs, so that ``--help`` imports nothing.
+Types and texts only: names are checked when a command runs, so that ``--help`` imports nothing.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ Split = Literal["train", "validation", "test"]
 
 
 def from_hub(name: str | None) -> tuple[str | None, bool]:
-    """A name without ``hub:``, and whether it was there: only then is anything fetched.
+    """A name without the prefix ``hub:``, and whether it had the prefix, which permits downloads.
 
     Raises:
-        UserError: there is no name.
+        UserError: there is only the prefix.
     """
     if name is None or not name.startswith(HUB):
         return name, False
     if name == HUB:
         from attngraph.errors import UserError  # --help imports no package
 
-        raise UserError(f"{HUB} names nothing: give {HUB}OWNER/NAME")
+        raise UserError(f"{HUB} without a name: use {HUB}OWNER/NAME")
     return name.removeprefix(HUB), True
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """The model; ``download`` says whether it may be fetched."""
+    """The model; ``download``: whether it may be downloaded."""
 
     model: str | None = option(
-        f"Take this transformers model: {DEFAULT}, which comes with the package, mini-mplug, which is in the "
-        f"repository, a folder, a name of the Hugging Face hub ({HUB}NAME fetches what is not on this "
-        f"machine yet), or BLIP's own file. Default: {DEFAULT}, or the run's own."
+        f"Transformers model: {DEFAULT} (included in the package), mini-mplug (in the repository), a folder, "
+        f"a name of the Hugging Face hub ({HUB}NAME downloads missing files), or an original BLIP file. "
+        f"Default: {DEFAULT}, or the model of the run."
     )
     download: bool = field(default=False, init=False)
 
@@ -64,21 +64,19 @@ class ModelOptions:
 class DeviceOptions(ModelOptions):
     """The model and the device."""
 
-    device: str = option(
-        "Compute on this device: cpu, cuda (runs of a table: all GPUs), cuda:1 or mps.", "cpu"
-    )
+    device: str = option("Device: cpu, cuda (for runs of a table: all GPUs), cuda:1 or mps.", "cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(DeviceOptions):
-    """Where and how runs are run, see :func:`attngraph.experiments.runs.execution.execution_of`."""
+    """Where and how runs are executed, see :func:`attngraph.experiments.runs.execution.execution_of`."""
 
     on: tuple[Word, ...] = option(
-        "Say where and how runs are run: first local (processes of this machine), slurm (an array of jobs) "
-        "or ray (tasks of a Ray cluster); then settings: jobs=N at the same time, threads=N of each run (the "
-        "last digits of scores depend on them), cache_gb=GB for image states (0 for none), and those of the "
-        "launcher: of sbatch, such as partition=gpu time=12:00:00, or of Ray, address=ADDRESS, cpus=N and "
-        "gpus=SHARE. Default: local, as many jobs as there are cores or GPUs for, threads=1, cache_gb=32.",
+        "Where and how runs are executed. First local (processes on this machine), slurm (a job array) or "
+        "ray (tasks of a Ray cluster); then settings: jobs=N in parallel, threads=N per run (the last "
+        "digits of scores depend on it), cache_gb=GB for image features (0 for none), and settings of the "
+        "launcher: for sbatch such as partition=gpu time=12:00:00, for Ray address=ADDRESS, cpus=N and "
+        "gpus=FRACTION. Default: local, one job per core or GPU, threads=1, cache_gb=32.",
         (),
         "WORD",
     )
@@ -86,62 +84,59 @@ class RunOptions(DeviceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class GridOptions(RunOptions):
-    """What is run of a table: the same for all commands that run several."""
+    """Which runs of a table are executed: options of all commands with several runs."""
 
     tasks: Names | None = option(
-        "Run only these tasks, separated by commas. Default: all of the table or preset; where that names "
-        "none, those whose data are in --data, or without it those whose data are drawn or come with a "
-        "package."
+        "Tasks to run, separated by commas. Default: all of the table or preset; if it does not list "
+        "any, those with data in --data or, without --data, those with synthetic data or data in a package."
     )
     changes: tuple[str, ...] = option(
-        "Put this value in the place of the file's, such as runs.recipe.steps=100 or runs.answering=rank; "
-        "values are YAML (repeatable).",
+        "Value that replaces the file's, such as runs.recipe.steps=100 or runs.answering=rank; values are "
+        "YAML (repeatable).",
         fields={word: f"runs.{field}" for word, field in FIELDS.items()},
         **SET,
     )
     data: Path | None = option(
-        "Read the data from this folder and draw none. It holds a folder for each data set in official "
-        "files, such as vqa2 and coco (`attngraph data layout NAME`), or is what `attngraph scenes` has "
-        "written. Default: scenes are drawn into a folder of --out."
+        "Folder of the data: one written by `attngraph scenes`, or one with a subfolder for each dataset "
+        "in official files, such as vqa2 and coco (`attngraph data layout NAME`). Default: scenes are "
+        "generated in a folder of --out."
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowsOptions(GridOptions):
-    """What is run of a table whose rows are known."""
+    """Which runs of a table with known rows are executed."""
 
-    rows: Names | None = option("Run only these rows, separated by commas. Default: all that the file names.")
+    rows: Names | None = option("Rows to run, separated by commas. Default: all rows of the file.")
     dry_run: bool = option(
-        "List the runs, which of them have scores already, and what the others cost; run nothing.", False
+        "List the runs, which of them already have scores, and the cost of the others; run nothing.", False
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookOptions(DeviceOptions):
-    """What the analysis commands look at, see :mod:`attngraph.experiments.inspect.source`."""
+    """Input of the analysis commands, see :mod:`attngraph.experiments.inspect.source`."""
 
     adapter: Path | None = option(
-        "Put these graph adapters into the model: a run's folder of a table, or a folder that PEFT saved."
+        "Graph adapters to load into the model: the folder of a run, or a folder saved by PEFT."
     )
-    images: tuple[Path, ...] = option("Look at these image files or folders.", (), "PATH")
+    images: tuple[Path, ...] = option("Image files or folders.", (), "PATH")
     texts: Path | None = option(
-        "Read a text per line from this file, one for each image or one for all. Without it, BLIP describes "
-        "the images itself, without its adapters.",
+        "File with one text per line: one for each image or one for all. Default: BLIP generates captions "
+        "of the images, without adapters.",
         metavar="FILE",
     )
     data: Path | None = option(
-        "Take data in official files, as `attngraph scenes` lays them out. Default: scenes that are drawn "
-        "for the run."
+        "Folder of data in official files, as written by `attngraph scenes`. Default: scenes generated for "
+        "the run."
     )
-    task: str | None = option("Take prompts and answers of this task, such as vqa2. Default: caption.")
-    split: Split | None = option(
-        "Take this split of the data: train, validation or test. Default: validation."
-    )
-    examples: Positive = option("Look at this many examples at most.", 64)
-    batch: Positive = option("Put this many examples into a forward pass.", 16)
+    task: str | None = option("Task with the prompts and answers, such as vqa2. Default: caption.")
+    split: Split | None = option("Split of the data: train, validation or test. Default: validation.")
+    examples: Positive = option("Maximum number of examples.", 64)
+    batch: Positive = option("Number of examples in a forward pass.", 16)
     layers: tuple[str, ...] = option(
-        "Look at these attention layers: names or patterns such as '*crossattention*'. Default: all.", ()
+        "Attention layers: names or patterns such as '*crossattention*'. Default: all.", ()
     )
-    heads: tuple[int, ...] = option("Look at these heads. Default: all.", ())
-    out: Path = option("Write the results into this folder.", Path("runs"))
-    seed: Seed = option("Set the seed of scenes, choices and random numbers.", 0)
+    heads: tuple[int, ...] = option("Heads. Default: all.", ())
+    out: Path = option("Folder of the results.", Path("runs"))
+    seed: Seed = option("Seed of scenes, choices and random numbers.", 0)

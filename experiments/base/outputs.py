@@ -1,9 +1,9 @@
-"""The folder that ``--out`` names: a run replaces only what a run like it wrote.
+"""The folder given by ``--out``: a run replaces only files of a run with the same settings.
 
-Beside its results a run leaves a manifest, ``run.json``: the command, the settings that decide the numbers,
-and the names of the files that it wrote. The same command with the same settings may replace these files; any
-other is refused. Files that no manifest names are somebody else's: they stay, and a run that needs one of
-their names is refused.
+In addition to its results, a run writes a manifest, ``run.json``: the command, the settings that determine
+the numbers, and the names of the files that it wrote. The same command with the same settings may replace
+these files; for any other run the folder is an error. Files that are not in the manifest are foreign: they
+stay, and a run that would overwrite one of them is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Name = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]  # of a file in the fo
 
 
 class Manifest(Config):
-    """Which run wrote which files of a folder."""
+    """The run that wrote the files of a folder, and their names."""
 
     command: str
     attngraph: str
@@ -43,7 +43,7 @@ def _manifest(folder: Path) -> Manifest | None:
     file = folder / MANIFEST
     if not os.path.lexists(file):
         return None
-    return checked(read_json(file), Manifest, lambda _: str(file), "give another --out, or move it away")
+    return checked(read_json(file), Manifest, lambda _: str(file), "use another --out, or move it away")
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class Outputs:
     """The files of one experiment.
 
     Args:
-        folder: where they are; it is made if it does not exist. None where nothing is to be saved.
-        command: that makes them.
-        settings: what decides their content, as values that JSON can hold.
-        names: of the files that the command may write; ``*`` and ``?`` stand for any letters, for one letter.
+        folder: folder of the files, created if it does not exist. None if nothing is saved.
+        command: the command that writes them.
+        settings: settings that determine their content, as JSON values.
+        names: names of the files that the command may write, with the wildcards ``*`` and ``?``.
     """
 
     folder: Path | None
@@ -66,8 +66,8 @@ class Outputs:
         """The names of the files that earlier runs of this experiment wrote.
 
         Raises:
-            UserError: the folder holds another experiment, or files of somebody else's under a name that the
-                command may write; or it cannot be a folder.
+            UserError: the folder contains another experiment, or foreign files under a name that the command
+                may write; or it cannot be a folder.
         """
         if self.folder is None:
             return frozenset()
@@ -85,7 +85,7 @@ class Outputs:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Checks the folder; while the block runs no other command works there.
+        """Check the folder, and lock it while the block runs.
 
         Raises:
             UserError: see :meth:`check`; or another command works in the folder.
@@ -96,8 +96,8 @@ class Outputs:
 
     @contextmanager
     def writing(self) -> Iterator[Path]:
-        """An empty folder to write all results into; when the block ends they take the place of the earlier
-        ones, of which nothing remains. After an error in the block everything is as it was.
+        """An empty folder to write all results into; when the block ends they replace all earlier results.
+        After an error in the block nothing has changed.
 
         Raises:
             UserError: see :meth:`check`.
@@ -113,8 +113,8 @@ class Outputs:
         self._record(written)
 
     def save(self, write: Callable[[Path], object]) -> None:
-        """Lets a function write all results into the folder that it is given, and says where they are; does
-        nothing where nothing is to be saved.
+        """Call a function that writes all results into the folder passed to it, and print where they are;
+        does nothing if nothing is saved.
         """
         if self.folder is not None:
             with self.alone(), self.writing() as part:
@@ -123,16 +123,16 @@ class Outputs:
 
     def _another(self, why: str) -> UserError:
         return UserError(
-            f"{self.folder} holds another experiment ({why}): give another --out, or move that folder away"
+            f"{self.folder} holds another experiment ({why}): use another --out, or move that folder away"
         )
 
     def _refuse(self, names: set[str] | frozenset[str]) -> None:
-        """Refuses what has one of these names: it is somebody else's."""
+        """Raise an error if foreign files have one of these names."""
         foreign = sorted(name for name in names if os.path.lexists(self.folder / name))
         if foreign:
             raise UserError(
-                f"--out {self.folder}: {foreign[0]} is there already, and no {MANIFEST} says that `attngraph "
-                f"{self.command}` wrote it: give another --out, or move the file away"
+                f"--out {self.folder}: {foreign[0]} already exists and was not written by `attngraph "
+                f"{self.command}` according to {MANIFEST}: use another --out, or move the file away"
             )
 
     def _record(self, names: frozenset[str]) -> None:

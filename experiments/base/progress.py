@@ -18,18 +18,18 @@ tqdm.set_lock(RLock())  # tqdm's own is a semaphore, of which Python warns where
 
 
 def is_quiet() -> bool:
-    """Whether only results and errors are wanted."""
+    """Whether only results and errors are printed."""
     return bool(os.environ.get(QUIET))
 
 
 class Progress(tqdm):
-    """A progress bar as tqdm's, which ``--quiet`` turns off; it takes the same arguments."""
+    """A progress bar of tqdm, which ``--quiet`` turns off, with the same arguments."""
 
     def __init__(self, *args: Any, disable: bool | None = False, **options: Any):
         super().__init__(*args, disable=disable or is_quiet(), **options)
 
 
 def note(message: str) -> None:
-    """Prints a line for the user that is no result; it does not break a bar that is being drawn."""
+    """Print a note for the user on standard error, without breaking a progress bar."""
     if not is_quiet():
         tqdm.write(message, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Reading annotation files with errors that say which file, record and field is wrong and what to do."""
+"""Reading annotation files, with errors that name the file, record, field and remedy."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from attngraph.errors import UserError
 _SUFFIXES = (".jpg", ".png", ".jpeg", ".JPG", ".PNG", ".JPEG")
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")  # JSON writes some characters in two halves
 REMEDY = "download or write the file again"
-REPLACE = "give the official file"
+REPLACE = "use the official file"
 
 _short = reprlib.Repr()
 _short.maxstring = 80
 
 
 class Damaged(UserError):
-    """What is wrong with one record or picture; others of the file may be whole."""
+    """An error about one record or image; others of the file may be intact."""
 
 
 # ---- files ------------------------------------------------------------------------------------------------
@@ -34,15 +34,16 @@ def read_json(file: Path) -> Any:
 
 
 def records(file: Path, name: str | None = None) -> Iterator[tuple[str, Any]]:
-    """Each record of a file with its place, such as ``("questions[3]", {...})``.
+    """Each record of a file with its position, such as ``("questions[3]", {...})``.
 
     Args:
-        file: holds an object with a list in the field ``name``, or a list; or one record on each line
-            (``.jsonl``): a line that is not JSON is given as the :class:`Damaged` that says so.
-        name: of that field; None for a list.
+        file: a JSON file of an object with a list in the field ``name``, or of a list; or a file with one
+            record per line (``.jsonl``), in which a line that is not JSON becomes a :class:`Damaged` error as
+            the record.
+        name: name of that field; None for a list.
 
     Raises:
-        UserError: the file is missing or not JSON, or holds no such list.
+        UserError: the file is missing or not JSON, or does not contain such a list.
     """
     if file.suffix == ".jsonl":
         # only a line feed ends a line: others, such as U+2028, may be part of a text
@@ -71,20 +72,20 @@ def read_text(file: Path, remedy: str = "check the path or download the official
         remedy: what to do if the file does not exist.
 
     Raises:
-        UserError: the file is missing or unreadable, or holds no text.
+        UserError: the file is missing, unreadable, or not a text file.
     """
     file = Path(file)
     if not file.is_file():
-        fault = "is no file" if file.exists() else "no such file"
+        fault = "is not a file" if file.exists() else "no such file"
         raise UserError(f"{file}: {fault}; {remedy}")
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); check your rights to it") from None
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is no UTF-8 text ({error}); {REMEDY} in UTF-8") from None
+        raise UserError(f"{file}: is not UTF-8 text ({error}); {REMEDY} in UTF-8") from None
     if "\0" in text:
-        raise UserError(f"{file}: is no text (it holds a zero byte); {REMEDY} as text")
+        raise UserError(f"{file}: is not text (it contains a zero byte); {REMEDY} as text")
     return text
 
 
@@ -95,7 +96,7 @@ def _parsed(text: str, file: Path, where: str, kind: type[UserError]) -> Any:
             json.dumps(content, ensure_ascii=False).encode()
         return content
     except RecursionError:
-        fault = "its lists or objects are nested too deeply"
+        fault = "lists or objects are nested too deeply"
     except UnicodeEncodeError as error:
         fault = f"half a character: {error.object[error.start]!a}"
     except ValueError as error:  # not JSON, or a number with thousands of digits
@@ -104,21 +105,21 @@ def _parsed(text: str, file: Path, where: str, kind: type[UserError]) -> Any:
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    """Refuses the NaN and Infinity that Python's parser takes."""
-    raise ValueError(f"{constant} is no number in JSON")
+    """An error for NaN and Infinity, which Python's parser accepts."""
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 # ---- records ----------------------------------------------------------------------------------------------
 
 
 class Record:
-    """A record of a file, whose fields are checked as they are taken.
+    """A record of a file, whose fields are checked on access.
 
     Args:
-        content: what should be a JSON object.
+        content: the record, which should be a JSON object.
         file: the record's file, for errors.
-        where: which record this is, for errors, such as ``questions[3]``.
-        remedy: what to do about a wrong record.
+        where: name of the record, for errors, such as ``questions[3]``.
+        remedy: what the user can do about errors in the record.
     """
 
     __slots__ = ("content", "file", "remedy", "where")
@@ -131,10 +132,10 @@ class Record:
         return Damaged(f"{self.file}: {what}; {remedy or self.remedy}")
 
     def field(self, name: str, *kinds: type) -> Any:
-        """A field, checked to be there and to be of one of the types.
+        """A field, checked to exist and to have one of the types.
 
         Raises:
-            Damaged: it is missing or something else.
+            Damaged: it is missing or has another type.
         """
         content, where = self.content, self.where
         if type(content) is dict:
@@ -149,27 +150,27 @@ class Record:
         raise self.fault(f"{where} is {type(content).__name__}, not an object")
 
     def text(self, name: str) -> str:
-        """A field that holds a text which is not blank."""
+        """A field with a text that is not blank."""
         text = self.field(name, str)
         if not text.strip():
             raise self.fault(
-                f"field '{name}' of {self.where} is empty", f"write it, or leave {self.where} out"
+                f"field '{name}' of {self.where} is empty", f"fill it in, or remove {self.where}"
             )
         return text
 
     def one_of(self, name: str, known: tuple[str, ...]) -> str:
-        """A field that holds one of some texts."""
+        """A field with one of the known texts."""
         value = self.field(name, str)
         if value not in known:
-            raise self.fault(f"field '{name}' of {self.where} is {shown(value)}", f"give {', '.join(known)}")
+            raise self.fault(f"field '{name}' of {self.where} is {shown(value)}", f"use {', '.join(known)}")
         return value
 
     def texts(self, name: str, item: str | None = None, least: int = 1) -> tuple[str, ...]:
         """The texts of the list ``name``: its elements, or a field ``item`` of each. They may be empty, as
-        the answers of annotators are.
+        some answers of annotators are.
 
         Raises:
-            Damaged: they are no such list, or fewer than ``least``.
+            Damaged: the field is not such a list, or has fewer than ``least`` entries.
         """
         found = self.field(name, list)
         if item is not None:
@@ -179,44 +180,43 @@ class Record:
             raise self.fault(f"'{name}[{wrong[0]}]' of {self.where} is {is_a}, not a text")
         if len(found) < least:
             raise self.fault(
-                f"field '{name}' of {self.where} has {len(found)} entries, at least {least} are due"
+                f"field '{name}' of {self.where} has {len(found)} entries, at least {least} are required"
             )
         return tuple(found)
 
     def captions(self, name: str, item: str | None = None) -> tuple[str, ...]:
-        """The captions of the list ``name``, none of them blank, without the space around them. Line breaks
-        inside stay: the tokenisers know them (:func:`attngraph.experiments.metrics.ptb.one_line`).
+        """The captions of the list ``name``, none of them blank, without surrounding whitespace. Line breaks
+        inside stay, since tokenisers handle them (:func:`attngraph.experiments.metrics.ptb.one_line`).
         """
         texts = tuple(text.strip() for text in self.texts(name, item))
         if "" in texts:
             place = f"'{name}[{texts.index('')}]' of {self.where}"
-            raise self.fault(f"{place} is empty", "write the caption, or leave it out")
+            raise self.fault(f"{place} is empty", "add the caption, or remove the entry")
         return texts
 
 
 class Unique:
-    """Refuses a value that an earlier record of a file has.
+    """Detects duplicate values of a field in the records of a file.
 
     Args:
         file: the records' file, for the error.
-        name: the field that no two records may share.
+        name: the field whose values must be unique.
     """
 
     def __init__(self, file: Path, name: str):
         self.file, self.name, self._places = file, name, {}
 
     def add(self, value: str | int, where: str) -> None:
-        """Remembers the value of the record at ``where``."""
+        """Add the value of the record at ``where``; an error if an earlier record has it."""
         first = self._places.setdefault(value, where)
         if first != where:
             raise Damaged(
-                f"{self.file}: {where} has the {self.name} {shown(value)}, which {first} has too; remove one "
-                "of them"
+                f"{self.file}: {where} has the {self.name} of {first}, {shown(value)}; remove one of them"
             )
 
 
 def shown(value: object) -> str:
-    """A value for an error: quoted, on one line and not long."""
+    """A value for an error message: quoted, on one line and shortened."""
     return _short.repr(value)
 
 
@@ -224,10 +224,10 @@ def shown(value: object) -> str:
 
 
 class Pictures:
-    """Finds pictures below a data set's folder; each folder is listed once, when it is first needed.
+    """Finds images below a dataset's folder; each folder is listed once, when it is first needed.
 
     Args:
-        root: the data set's folder.
+        root: the dataset's folder.
     """
 
     def __init__(self, root: Path):
@@ -235,11 +235,11 @@ class Pictures:
         self._folders: dict[str, set[str]] = {}
 
     def path(self, folder: str, name: str, record: Record) -> Path:
-        """The path of a picture whose name may lack its suffix, or have another one.
+        """The path of an image whose name may lack its suffix, or have another one.
 
         Raises:
             UserError: there is no such folder.
-            Damaged: there is no such picture, or the folder is outside of the data set's.
+            Damaged: there is no such image, or the folder is outside of the dataset's.
         """
         if folder not in self._folders:
             place = PurePosixPath(folder)
@@ -253,8 +253,8 @@ class Pictures:
             if other in held:
                 return self.root / folder / other
         raise Damaged(
-            f"{self.root / folder}: no such image as {shown(name)}, though {record.where} of {record.file} "
-            "needs it; unpack all images there"
+            f"{self.root / folder}: no image {shown(name)}, which {record.where} of {record.file} refers to; "
+            "unpack all images there"
         )
 
 
@@ -264,5 +264,5 @@ def _names(folder: Path) -> set[str]:
     except (OSError, ValueError) as error:  # a name with a null character is a ValueError
         fault = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{folder}: no image folder that can be read ({fault}); check the path or unpack the images there"
+            f"{folder}: not a readable image folder ({fault}); check the path or unpack the images there"
         ) from None

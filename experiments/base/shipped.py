@@ -1,7 +1,7 @@
-"""What ships with the package: models, by the names that ``--model`` takes, and files that say what is run.
+"""Content of the package: models, with their names for ``--model``, and YAML files of experiments and tables.
 
-A model's name is that of the shipped one also where a folder of this name lies in the working directory:
-write ``./mini-blip`` for the folder.
+A model's name refers to the shipped model even if the working directory contains a folder of this name: use
+``./mini-blip`` for the folder.
 """
 
 from __future__ import annotations
@@ -17,40 +17,40 @@ SHIPPED = {DEFAULT: "mini-BLIP", "mini-mplug": "mini-mPLUG"}  # name -> title
 
 
 def shipped_folder(name: str | Path | None) -> Path | None:
-    """The folder of a shipped model, None standing for the default; None for any other model. A ``Path`` is
-    always a folder of one's own."""
+    """The folder of a shipped model (``None``: the default model); None for any other model. A ``Path`` is
+    always a user's folder."""
     name = DEFAULT if name is None else name
     return CHECKPOINTS / name if name in SHIPPED else None
 
 
 def unless_default(name: str | None) -> str | None:
-    """The name; None, as runs record it, for the model that is taken where none is named."""
+    """The name; None, as in records of runs, for the default model."""
     return None if name == DEFAULT else name
 
 
 def again(name: str) -> str:
-    """What to do where a shipped model is missing or damaged."""
+    """Remedy for a missing or damaged shipped model."""
     where = (
         "reinstall the package"
         if name == DEFAULT
-        else f"take experiments/checkpoints/{name} of the repository"
+        else f"use experiments/checkpoints/{name} of the repository"
     )
-    return f"{where}, or make it again with `attngraph pretrain{option(name)}`"
+    return f"{where}, or train it again with `attngraph pretrain{option(name)}`"
 
 
 def option(name: str) -> str:
-    """What a command line says more for this model; nothing for the default."""
+    """The additional option for this model on a command line; empty for the default."""
     return "" if name == DEFAULT else f" --model {name}"
 
 
 def names_of(what: str) -> list[str]:
-    """The experiments, presets, tables or sizes that ship with the package, the usual one first."""
+    """The experiments, presets, tables or sizes that ship with the package, the default first."""
     files = (CONFIGS / f"{what}s").glob("*.yaml")
     return sorted((file.stem for file in files if file.is_file()), key=lambda name: (name not in FIRST, name))
 
 
 def abouts(what: str) -> dict[str, str]:
-    """All of them with what their files say of themselves; YAML is not read for it."""
+    """All of them with the field ``about`` of their files, read without parsing YAML."""
     found = {}
     for name in names_of(what):
         text = (CONFIGS / f"{what}s" / f"{name}.yaml").read_text(encoding="utf-8", errors="replace")

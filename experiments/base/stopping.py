@@ -1,4 +1,4 @@
-"""How a command ends early: by Ctrl-C, by SIGTERM or SIGHUP, and its workers whenever it ends."""
+"""Early end of a command (Ctrl-C, SIGTERM or SIGHUP), and of its workers."""
 
 from __future__ import annotations
 
@@ -15,18 +15,17 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:
-    """128 and the number of the signal, as shells say it: 130 after Ctrl-C."""
+    """128 plus the number of the signal, as in shells: 130 after Ctrl-C."""
     return 128 + next((number for number in stop.args if isinstance(number, int)), signal.SIGINT)
 
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Ctrl-C, SIGTERM and SIGHUP end a command in the same way, by ``KeyboardInterrupt(number)``: it tidies
-    up.
+    """Turn Ctrl-C, SIGTERM and SIGHUP into ``KeyboardInterrupt(number)``, so that a command cleans up.
 
-    A second signal does what it would have done without this, and so does the first in a process that was
-    forked meanwhile. Signals that are ignored stay ignored, as ``nohup`` wants it. The processes of
-    ``torchrun`` leave signals alone: one of them may wait for another inside PyTorch, where no handler runs.
+    A second signal has its default effect, and so has the first in a forked process. Ignored signals stay
+    ignored, as ``nohup`` requires. Processes of ``torchrun`` do not handle signals: one of them may be
+    waiting for another inside PyTorch, where no handler runs.
     """
     before, process = {number: signal.getsignal(number) for number in SIGNALS}, os.getpid()
 
@@ -53,8 +52,8 @@ def stopped_by_signals() -> Iterator[None]:
 
 @contextmanager
 def stops_at_once() -> Iterator[None]:
-    """Lets Ctrl-C end the process without a word, as long as there is nothing to clean up: inside an import
-    the exception would come out as a traceback, or as an error of the package that is being imported.
+    """Ctrl-C ends the process without a message while there is nothing to clean up: during an import the
+    exception would appear as a traceback, or as an error of the package that is being imported.
     """
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
@@ -66,8 +65,8 @@ def stops_at_once() -> Iterator[None]:
 
 
 def end_with_parent() -> None:
-    """Ends this process as soon as the one that started it has ended, however: else a worker of a killed
-    command would go on, and disturb the same command when it is given again.
+    """End this process when its parent has ended for any reason: otherwise a worker of a killed command would
+    continue, and interfere with the same command when it is restarted.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:

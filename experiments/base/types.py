@@ -1,4 +1,4 @@
-"""Types of options: numbers in a range, finite ones, words, paths, names, seeds; and what reads them.
+"""Types of options: numbers in a range, finite numbers, words, paths, names, seeds; and their readers.
 
 A function that reads a type raises :class:`argparse.ArgumentTypeError`, with the remedy.
 """
@@ -19,7 +19,7 @@ MOST_SEED = 2**31  # random generators take no larger ones
 
 @dataclass(frozen=True)
 class Between:
-    """The type of an option that takes a whole number from ``low`` to ``high``."""
+    """The type of an option with an integer from ``low`` to ``high``."""
 
     low: int
     high: int
@@ -28,10 +28,10 @@ class Between:
         try:
             value = int(text)
         except ValueError:
-            raise _wrong(text, "is no whole number, give one such as 3") from None
+            raise _wrong(text, "is not an integer, use a number such as 3") from None
         if not self.low <= value <= self.high:
-            up_to = "on" if self.high == LARGEST else f"to {self.high}"
-            raise _wrong(text, f"is out of range, give a number from {self.low} {up_to}")
+            allowed = f"at least {self.low}" if self.high == LARGEST else f"from {self.low} to {self.high}"
+            raise _wrong(text, f"is out of range, use a number {allowed}")
         return value
 
 
@@ -42,30 +42,30 @@ def number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise _wrong(text, "is no finite number, give one such as 1.5")
+        raise _wrong(text, "is not a finite number, use a number such as 1.5")
     return value
 
 
 def word(text: str) -> str:
-    """A text that is not empty, in whole characters: a shell can give half ones."""
+    """A text that is not empty and valid UTF-8, since a shell can pass invalid bytes."""
     if not text.strip() or re.search("[\ud800-\udfff]", text):
-        raise _wrong(text, "is empty or no UTF-8, give a text or leave the option out")
+        raise _wrong(text, "is empty or not UTF-8, use a text or remove the option")
     return text
 
 
 def path(text: str) -> Path:
-    """A path that is not empty (an empty one would be the folder that the command runs in)."""
+    """A path that is not empty (an empty one would be the working directory)."""
     if not text.strip() or "\0" in text:
-        raise _wrong(text, "is empty or holds a zero byte, give a path")
+        raise _wrong(text, "is empty or contains a zero byte, use a path")
     return Path(text)
 
 
 class Several:
-    """The type of a list's words: values, or several with commas between them.
+    """The type of a list's words: single values, or several separated by commas.
 
     Args:
-        read: reads one of them.
-        choices: all that there are; none for values of any kind.
+        read: reader of one value.
+        choices: all permitted values; empty if all values are permitted.
     """
 
     def __init__(self, read: Callable[[str], Any], choices: tuple[str, ...] = ()):
@@ -74,7 +74,7 @@ class Several:
     def __call__(self, text: str) -> list[Any]:
         parts = [part.strip() for part in text.split(",") if part.strip()]
         if not parts:
-            raise _wrong(text, "names nothing, give values separated by commas or spaces")
+            raise _wrong(text, "is empty, use values separated by commas or spaces")
         if self.choices and (wrong := [part for part in parts if part not in self.choices]):
             raise argparse.ArgumentTypeError(
                 f"invalid choice: {wrong[0]!r} (choose from {', '.join(self.choices)})"
@@ -86,10 +86,10 @@ def seed_range(text: str) -> range:
     """``3`` for the seeds 0, 1, 2, and ``4-6`` for 4, 5, 6."""
     match = re.fullmatch(r"([0-9]{1,10})(?:-([0-9]{1,10}))?", text)
     if match is None:
-        raise _wrong(text, "gives no seeds, give a number of them or FIRST-LAST")
+        raise _wrong(text, "is not a number of seeds, use a number or FIRST-LAST")
     first, last = (0, int(match[1]) - 1) if match[2] is None else (int(match[1]), int(match[2]))
     if not first <= last < MOST_SEED:
-        raise _wrong(text, f"is out of range, give at least one seed, of those below {MOST_SEED}")
+        raise _wrong(text, f"is out of range, use at least one seed, and seeds below {MOST_SEED}")
     return range(first, last + 1)
 
 

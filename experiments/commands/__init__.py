@@ -1,4 +1,4 @@
-"""One module for each command of ``attngraph``: its options, checks of them, the call, and what is printed.
+"""One module for each command of ``attngraph``: checks of its options, the call, and the printed output.
 
 :mod:`attngraph.experiments.cli` finds them by name.
 """

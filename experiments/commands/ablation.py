@@ -1,4 +1,4 @@
-"""The GNN ablation table: a preset, of which rows, tasks and seeds may be chosen; in Python, a table of any
+"""The GNN ablation table: a preset, or a selection of its rows, tasks and seeds; in Python, a table of any
 methods as a data frame.
 """
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def run(options: AblationOptions) -> int:
-    """Run what is missing, then print and save the table."""
+    """Execute the missing runs, then print and save the table."""
     _table(options)
     return 0
 
@@ -58,9 +58,9 @@ def compare(
             and PEFT configurations, whose target modules are chosen on the language side where they are None.
             Each is saved in ``out/rows``, with which the command runs it: ``--plugin
             FOLDER/adapter_config.json``. The reference rows of the preset are added.
-        tasks: names of tasks; None as the preset says.
-        data: a folder of data sets, as ``--data`` takes it; None for synthetic data.
-        seeds: how many seeds each method has, or which; None as the preset says.
+        tasks: names of tasks; None for the preset's.
+        data: a folder of datasets, as for ``--data``; None for synthetic data.
+        seeds: number of seeds of each method, or the seeds; None for the preset's.
         out: folder for runs and tables.
         options: other options of the command by their names, such as ``preset="full"``,
             ``model="models/blip"``, ``device="cuda"``, ``on=["jobs=2"]`` or

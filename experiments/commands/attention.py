@@ -1,8 +1,8 @@
-"""Draw where a model looks: attention, rollout and gradient-weighted relevance, over the pictures.
+"""Attention, rollout and gradient-weighted relevance, plotted over the images.
 
-Unless images, texts or a task are given, the texts are questions about one object of each scene. It is known
-where that is, and it is measured how much of each map lies inside. Gradients of all layers are held at once:
-for large models make ``--batch`` small. ``docs/maps.md`` says whose view is drawn.
+Unless images, texts or a task are given, the texts are questions about one object of each scene. Its location
+is known, so the fraction of each map inside the object is measured. Gradients of all layers are in memory at
+the same time: use a small ``--batch`` for large models. ``docs/maps.md`` describes which query a map is for.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ FIGURES = [name for stem in ("maps_*", "changes_*", MASS_FIGURE) for name in fil
 NAMES = (MAPS, VIEWER, MASS, SUMMARY, *FIGURES)
 ASKED = "questions about one object"
 STREAMED = (
-    "graphs of this size are streamed: no rollout and no gradient map, which need all weights of all layers; "
-    "make --batch smaller for these"
+    "graphs of this size are streamed: there are no rollout and gradient maps, which need all weights of all "
+    "layers; use a smaller --batch for these maps"
 )
 
 
@@ -34,7 +34,7 @@ def run(options: AttentionOptions) -> int:
     """``attngraph attention``."""
     for token in options.tokens:
         if token not in ("first", "answer", "last") and not token.isdecimal():
-            raise UserError(f"--tokens {token}: give first, answer, last, or the number of a token, from 0")
+            raise UserError(f"--tokens {token}: use first, answer, last, or the index of a token, from 0")
     outputs = Outputs(options.out, "attention", settings_of(options, ASKED), NAMES)
     with outputs.alone():
         source = open_source(options)
@@ -61,10 +61,10 @@ def run(options: AttentionOptions) -> int:
                 written += [MASS, SUMMARY, f"{MASS_FIGURE}.png"]
     if len(result.mass):
         print(summary.to_string(index=False, float_format="{:.3f}".format))
-    print(f"raw attention is that of {result.last}")
+    print(f"raw attention: {result.last}")
     if source.stream:
         print(STREAMED)
     elif "gradient" not in {*result.maps.method}:
-        print(f"no gradient map: {source.title} gives no logits for the tokens of its text, nor for classes")
+        print(f"no gradient map: {source.title} has no logits for the tokens of its text or for classes")
     print(f"written: {options.out}/{', '.join(written)}")
     return 0

@@ -1,7 +1,7 @@
-"""Measure speed and memory against attention itself and against peers.
+"""Measure speed and memory against plain attention and other implementations.
 
-Ratios are taken within one run, between neighbours in time, once with one thread (processor time) and once
-with all of ``OMP_NUM_THREADS`` (time by the clock, for which other programs should be closed).
+Ratios are between consecutive measurements of the same run, once with one thread (processor time) and once
+with all threads of ``OMP_NUM_THREADS`` (wall-clock time, for which other programs should be closed).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from attngraph.experiments.studies.bench import BENCHMARKS, markdown, run_benchm
 NAMES = RESULTS, TABLES = "results.json", "bench.md"
 REPEATS = {False: 15, True: 3}  # of a whole run and of a quick one
 ABOUT = (
-    "Medians of {repeats} interleaved repetitions (fewer, but at least 7, where they took over half a "
-    "minute) on {machine}; ratios are medians of the ratios to the first line within the same repetition: "
-    "of processor time with one thread, to which ms and targets refer too; of time by the clock with all. "
-    "Forward and backward unless it says otherwise. Extra MB: growth of the peak of resident memory over "
-    "one run in a process of its own.\n"
+    "Medians of {repeats} interleaved repetitions (fewer, but at least 7, if they took over half a minute) "
+    "on {machine}. Ratios are medians of the ratios to the first line within the same repetition: of "
+    "processor time with one thread (as are ms and targets), and of wall-clock time with all threads. "
+    "Forward and backward passes unless stated otherwise. Extra MB: growth of peak resident memory during "
+    "one run in a separate process.\n"
 )
 
 
 def run(options: BenchOptions) -> int:
-    """Measure, print each table as it comes, and save all of them."""
+    """Measure, print each table when it is complete, and save all of them."""
     names = options.only or tuple(BENCHMARKS)
     check_known(names, list(BENCHMARKS), "benchmark")
     settings = {

@@ -1,5 +1,6 @@
-"""Turn an original checkpoint into a folder that ``--model`` takes, see
-:mod:`attngraph.experiments.models.convert`."""
+"""Convert an original checkpoint into a folder for ``--model``, see
+:mod:`attngraph.experiments.models.convert`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ def run(options: ConvertOptions) -> int:
     """Read, convert and write."""
     file = options.checkpoint
     if not file.is_file():
-        raise UserError(f"{file}: no such file: give a checkpoint as its authors published it")
+        raise UserError(f"{file}: no such file: provide a checkpoint as published by its authors")
     settings = {name: getattr(options, name) for name in ("layout", "arrangement", "side", "tokenizer")}
     outputs = Outputs(options.out, "convert", {**settings, "weights": weights_digest(file)}, NAMES)
     outputs.check()

@@ -1,8 +1,9 @@
-"""Check a data set's files, say how they are laid out, download them, or draw a small set in the same layout.
+"""Check a dataset's files, describe their layout, download them, or generate a small dataset in the same
+layout.
 
-``check`` ends with exit code 0 if the set is whole, 1 if something is missing or damaged, and 3 if there is
-no fault but a count differs from the published one. What reads the data set afterwards stops at the first
-damaged record, or leaves out what ``--leave-out`` has listed.
+``check`` ends with exit code 0 if the dataset is complete, 1 if something is missing or damaged, and 3 if
+there is no fault but a count differs from the published one. Commands that read the dataset stop at the first
+damaged record, or skip the records listed by ``--leave-out``.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ OPTIONS = {
 
 
 def run(options: DataOptions) -> int:
-    """Does what was asked for."""
+    """Perform the action."""
     for name, default in vars(DataOptions(act=options.act)).items():
         if getattr(options, name) != default and name not in ("act", "what", *OPTIONS[options.act]):
             option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option} is no option of `attngraph data {options.act}`: leave it out")
+            raise UserError(f"{option} is not an option of `attngraph data {options.act}`: remove it")
     return {"check": _check, "layout": _layout, "fetch": _fetch, "make": _make}[options.act](options)
 
 
@@ -59,19 +60,19 @@ def _fetch(options: DataOptions) -> int:
 
 
 def _named(options: DataOptions) -> tuple[DataSet, Path]:
-    """The data set that is asked for, and its folder."""
+    """The dataset and its folder."""
     if options.what is None:
-        raise UserError(f"NAME is missing: choose from {', '.join(DATA_SETS)}")
+        raise UserError(f"missing argument NAME: choose from {', '.join(DATA_SETS)}")
     data_set = data_set_named(options.what)
     if options.root is None or (options.root.exists() and not options.root.is_dir()):
-        raise UserError(f"--root is missing or no folder: give the folder of {data_set.title}")
+        raise UserError(f"--root is missing or not a folder: use the folder of {data_set.title}")
     return data_set, options.root
 
 
 def _make(options: DataOptions) -> int:
-    check_known([options.what or ""], [SCENES], "data set to draw")
+    check_known([options.what or ""], [SCENES], "synthetic dataset")
     if options.out is None:
-        raise UserError("--out is missing: give the folder to write into")
+        raise UserError("--out is missing: name the output folder")
     check_out(options.out)
     number, size = options.seed or 0, options.size or SIZE
     make_scenes(options.out, number, size)
@@ -83,7 +84,7 @@ def _check(options: DataOptions) -> int:
     data_set, root = _named(options)
     if options.leave_out and (options.split or options.format):
         idle = "--split" if options.split else "--format"
-        raise UserError(f"--leave-out lists what is damaged in all splits and formats: leave out {idle}")
+        raise UserError(f"--leave-out lists damaged records of all splits and formats: remove {idle}")
     earlier = read_list(root) if options.leave_out else {}  # an error where another file has its name
     report = check(data_set, root, options.split, options.format, options.deep)
     print(report.text(), end="")

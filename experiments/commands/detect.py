@@ -1,4 +1,4 @@
-"""Detect wrong answers of models by their attention graphs; ``docs/detect.md`` is the protocol.
+"""Detect wrong answers of models from their attention graphs; ``docs/detect.md`` is the protocol.
 
 Every model, task and seed is a separate run, saved in ``OUT/cells/MODEL/TASK/seedN.json``. Finished runs are
 not repeated: a command that was stopped continues, and one with more models adds them.
@@ -98,7 +98,7 @@ def run(options: DetectOptions) -> int:
 
 
 def _models(names: tuple[str, ...]) -> list[Model]:
-    """The checkpoints, each once; they are loaded, so that a wrong one is an error before hours of work."""
+    """The checkpoints, without duplicates. They are loaded, so that errors come before the runs start."""
     models: dict[str, Model] = {}
     for given in names:
         name, download = from_hub(given)
@@ -107,17 +107,17 @@ def _models(names: tuple[str, ...]) -> list[Model]:
         model = Model(name, weights_digest(name))
         if model.weights in models:
             raise UserError(
-                f"--models {models[model.weights].name} and {name} have the same weights: name one of them"
+                f"--models {models[model.weights].name} and {name} have the same weights: use one of them"
             )
         models[model.weights] = model
     return list(models.values())
 
 
 def _finished(cells: Mapping[Key, Path], settings: Mapping[str, Any]) -> dict[Key, dict[str, Any]]:
-    """The records of runs that are there.
+    """The records of finished runs.
 
     Raises:
-        UserError: a file cannot be read, or is of other settings.
+        UserError: a file cannot be read, or belongs to other settings.
     """
     records = {}
     for (model, task, seed), file in cells.items():
@@ -127,7 +127,7 @@ def _finished(cells: Mapping[Key, Path], settings: Mapping[str, Any]) -> dict[Ke
             found = record if isinstance(record, dict) else {}
             if wrong := [name for name, value in expected.items() if found.get(name) != value]:
                 raise UserError(
-                    f"{file} is of other settings ({', '.join(wrong)}): give another --out, or move it away"
+                    f"{file} has other settings ({', '.join(wrong)}): use another --out, or move it away"
                 )
             records[model, task, seed] = found
     return records
@@ -141,7 +141,7 @@ def _run(
     records: dict[Key, dict[str, Any]],
     data: Path,
 ) -> None:
-    """Run what is missing; the graphs of a model and task are read once for all seeds."""
+    """Execute the missing runs; the graphs of a model and task are read once for all seeds."""
     missing = {
         (model, task): seeds
         for model in models

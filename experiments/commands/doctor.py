@@ -1,6 +1,6 @@
-"""Print what is installed, what it runs on, and what is missing.
+"""Print installed versions and devices, and report missing packages.
 
-Nothing but the standard library is imported at the top, so that this runs whatever is missing.
+Only the standard library is imported at the top, so that this runs even if all packages are missing.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ def report() -> tuple[str, list[str]]:
     lines = ["versions", f"  {'python':<16}{platform.python_version()}  ({sys.executable})"]
     lines.append(f"  {'attngraph':<16}{version_of('attngraph') or 'MISSING'}  ({ROOT})")
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
-        problems.append("attngraph is tested with Python 3.11 to 3.13: make a virtual environment of one")
+        problems.append("attngraph is tested with Python 3.11 to 3.13: use an environment with one of them")
     if version_of("attngraph") is None:
-        problems.append(f"attngraph is not installed, only used from its folder: pip install -e {ROOT}")
+        problems.append(f"attngraph is not installed, but used from its folder: pip install -e {ROOT}")
     lacking: dict[str, list[str]] = {}  # extra -> its missing packages
     for (name, extra), wanted in required().items():
         version = version_of(name)
@@ -65,7 +65,7 @@ def version_of(distribution: str) -> str | None:
 
 def required() -> dict[tuple[str, str], str]:
     """The packages of attngraph and of its extras (``""`` for none) and their ranges of versions, from the
-    metadata of attngraph, if installed. Extras for developers are left out.
+    metadata of attngraph, if installed. Extras for developers are omitted.
     """
     found = {}
     for line in metadata.requires("attngraph") or [] if version_of("attngraph") is not None else []:
@@ -102,7 +102,7 @@ def devices() -> list[str]:
 
 
 def kernels() -> tuple[str, list[str]]:
-    """Whether the kernels in C are used; and a problem, if they are asked for and can't be."""
+    """Whether the C kernels are used; and a problem, if they are requested but unavailable."""
     try:
         from attngraph.errors import UserError
         from attngraph.native.library import library, status
@@ -116,7 +116,7 @@ def kernels() -> tuple[str, list[str]]:
 
 
 def java() -> str:
-    """The version of Java, or what lacks without it."""
+    """The version of Java, or a note on its use."""
     try:
         answer = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,7 +1,7 @@
-"""Score a model on a task: a finished run once more, on another split, on other data, or with another way to
-answer; in Python, any model on any task and on data in memory.
+"""Score a model on a task: a finished run on another split, on other data, or with another answering mode; in
+Python, any model on any task and on data in memory.
 
-The run's own scores stay as they are. Data and model are those of the run where none are named.
+The scores in the run's folder do not change. By default, data and model are those of the run.
 """
 
 from __future__ import annotations
@@ -108,10 +108,10 @@ def evaluate(
             hub (``hub:NAME`` fetches it), a transformers model or PEFT model in memory that was loaded with
             ``from_pretrained``, a model family, or what a method's ``apply`` returned. None: the mini-BLIP.
         task: name of a task, or a task; None for the run's own.
-        data: a folder of data sets, as ``--data`` takes it; or records with the fields ``image``, ``text``
+        data: a folder of datasets, as for ``--data``; or records with the fields ``image``, ``text``
             and ``answer`` (:mod:`attngraph.experiments.data.records`): a ``datasets.Dataset``, a list of
             dictionaries, or a dictionary of such by split, as ``datasets.DatasetDict`` is. None for the run's
-            own, or for tasks whose data come with a package.
+            data, or for tasks whose data are in a package.
         split: ``train``, ``validation`` or ``test``; None for the run's own, or test. Records that are not
             given by split are all scored.
         device: where to compute: ``cpu``, ``cuda`` ...
@@ -162,7 +162,7 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Found:
-    """Answers to examples, by id, their scores, and how they came about."""
+    """Answers to examples, by id, their scores, and the answering mode."""
 
     predictions: dict[str, str]
     scores: TaskScores
@@ -190,7 +190,7 @@ def _run_in(model: Any) -> Finished | None:
 def _of_split(data: Any, split: str | None) -> Iterable[Mapping[str, Any]]:
     if not isinstance(data, Mapping):
         if split is not None:
-            raise UserError(f"split {split}: the records are not given by split: leave it out")
+            raise UserError(f"split {split}: the records are not given by split: remove split")
         return data
     check_known([split or SPLIT], list(map(str, data)), "split of the records")
     return data[split or SPLIT]
@@ -222,7 +222,7 @@ def _of_run(
 def _of_model(
     model: Any, task: Task, examples: Sequence[Example], data: Path, asked: Answers, device: str
 ) -> _Found:
-    """A model that is no run answers, as the task says unless ``asked`` says otherwise."""
+    """Answers of a model without a run, in the task's answering mode unless ``asked`` changes it."""
     if isinstance(model, Tuned):
         tuned = model
     else:

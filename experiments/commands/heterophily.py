@@ -1,7 +1,7 @@
-"""Measure the heterophily of attention graphs, per layer and head, beside what chance gives.
+"""Measure the heterophily of attention graphs, per layer and head, with null models.
 
-With ``--adapter`` there are paired differences, M̄ − M and after − before. ``docs/statistics.md`` says what
-each statistic means and when it misleads.
+With ``--adapter`` there are paired differences, M̄ − M and after − before. ``docs/statistics.md`` documents
+each statistic and its pitfalls.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def run(options: HeterophilyOptions) -> int:
             source.stream = source.is_large()
             if source.stream and options.spectra:
                 raise UserError(
-                    "--spectra decomposes graphs with all their weights, and these are too large: leave it "
-                    "out, or make --batch smaller"
+                    "--spectra decomposes graphs with all their weights, and these graphs are too large: "
+                    "remove it, or use a smaller --batch"
                 )
             if source.stream and options.regions is not None:
                 raise UserError(
-                    "--regions needs graphs with all their weights, and these are too large: leave it out, "
-                    "or make --batch smaller"
+                    "--regions needs graphs with all their weights, and these graphs are too large: remove "
+                    "it, or use a smaller --batch"
                 )
             if state == states[0]:
                 known = None if options.regions is None else read_regions(options.regions, source.samples)
@@ -85,9 +85,9 @@ def run(options: HeterophilyOptions) -> int:
 
 def _settings(options: HeterophilyOptions) -> Settings:
     if options.device.startswith("mps"):
-        raise UserError("--device mps has no double precision, in which sums are taken: use cpu or cuda")
+        raise UserError("--device mps has no double precision, which sums require: use cpu or cuda")
     if options.clusters == 1:
-        raise UserError("--clusters 1 tells no nodes apart: give 2 or more, or 0 for none")
+        raise UserError("--clusters 1 gives all nodes the same label: use 2 or more, or 0 for none")
     if not 1 <= options.p <= 16:
-        raise UserError(f"--p must lie between 1 and 16, got {options.p:g}")
+        raise UserError(f"--p must be between 1 and 16, got {options.p:g}")
     return Settings(p=options.p, seed=options.seed, bins=BINS if options.spectra else 0)

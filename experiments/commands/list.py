@@ -1,4 +1,4 @@
-"""List the names that options and files take: methods, tasks, models, tables or schemes."""
+"""List the names accepted by options and files: methods, tasks, models, tables or schemes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _tasks() -> Iterator[tuple[str, str]]:
 
 def _data(task: Task) -> str:
     if task.packaged:
-        return "data of a package"
+        return "data in a package"
     return "synthetic data" if task.drawn is not None else "official files, in the folder of --data"
 
 

@@ -1,7 +1,7 @@
-"""What can be asked of each command: one dataclass for each, from which its parser and its help are made.
+"""The options of each command: one dataclass per command, from which its parser and its help are made.
 
-They stand together, apart from the commands, so that ``attngraph COMMAND --help`` imports no package but the
-standard library. Names that registries know (tasks, methods, data sets) are checked where the command runs.
+They are in one module, separate from the commands, so that ``attngraph COMMAND --help`` imports only the
+standard library. Names in registries (tasks, methods, datasets) are checked when the command runs.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ from attngraph.experiments.base.options import (
 from attngraph.experiments.base.shipped import DEFAULT, described
 from attngraph.experiments.base.types import LARGEST, Between, Names, Positive, Seed, Seeds, Word
 
-RUN = "Take the trained model of this folder, a run's."
-SETTINGS = "Take the settings of this file, as `attngraph search` and `sweep` write it, before all others."
-SEVERAL = "Run every row with this many seeds, or with those of FIRST-LAST. Default: as the file says."
+RUN = "Folder of the finished run whose model is used."
+SETTINGS = "File of settings written by `attngraph search` or `sweep`; they take precedence over all others."
+SEVERAL = "Number of seeds of every row, or FIRST-LAST. Default: those of the file."
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(RunOptions):
-    """Train and score one experiment, which a YAML file describes."""
+    """Train and score one experiment defined by a YAML file."""
 
     experiment: str | None = argument(
-        f"Run the experiment of this YAML file, or one of these: {described('experiment')}.", "FILE", None
+        f"YAML file of the experiment, or one of these: {described('experiment')}.", "FILE", None
     )
     changes: tuple[str, ...] = option(
-        "Put this value in the place of the file's, such as recipe.learning_rate=1e-3 (repeatable).",
+        "Value that replaces the file's, such as recipe.learning_rate=1e-3 (repeatable).",
         fields=FIELDS | {word: word for word in ("method", "task", "seed")} | {"gnn": "method"},
         **SET,
     )
-    out: Path = option("Write the run into cells/METHOD/TASK/seedN of this folder.", Path("runs/train"))
+    out: Path = option("Output folder; the run is in `cells/METHOD/TASK/seedN`.", Path("runs/train"))
     track: tuple[Literal["tensorboard", "wandb", "mlflow", "none"], ...] = option(
-        "Show the run's curves in these: tensorboard, wandb, mlflow, or none.", ("tensorboard",)
+        "Trackers of the training curves: tensorboard, wandb, mlflow, or none.", ("tensorboard",)
     )
     dry_run: bool = option(
-        "Show the file with all decided, try its settings on the model, run nothing.", False
+        "Print the completed experiment file and check its settings on the model; run nothing.", False
     )
 
 
@@ -55,22 +55,22 @@ class TrainOptions(RunOptions):
 class AblationOptions(RowsOptions):
     """Train and score the GNN ablation table."""
 
-    preset: str = option(f"Run this preset: a YAML file, or one of these: {described('preset')}.", "quick")
+    preset: str = option(f"Preset: a YAML file, or one of these: {described('preset')}.", "quick")
     seeds: Seeds | None = option(SEVERAL, metavar="N")
     settings: Path | None = option(SETTINGS, metavar="FILE")
-    out: Path | None = option("Write the runs and tables into this folder. Default: runs/ablation-PRESET.")
+    out: Path | None = option("Folder of the runs and tables. Default: runs/ablation-PRESET.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions(RowsOptions):
-    """Make a table of the paper: main, gnn and the smaller ones, on drawn or on official data."""
+    """Make a table of the paper: main, gnn and the smaller ones, on synthetic or on official data."""
 
-    name: str = argument(f"Make this table: a YAML file, or one of these: {described('table')}.", "TABLE")
-    size: str = option(f"Run this much of it: a YAML file, or one of these: {described('size')}.", "scenes")
+    name: str = argument(f"Table: a YAML file, or one of these: {described('table')}.", "TABLE")
+    size: str = option(f"Scale of the runs: a YAML file, or one of these: {described('size')}.", "scenes")
     seeds: Seeds | None = option(SEVERAL, metavar="N")
     settings: Path | None = option(SETTINGS, metavar="FILE")
     out: Path | None = option(
-        "Write the runs, and the table in a folder of its name, into this folder. Default: runs/tables-SIZE."
+        "Folder of the runs, with a subfolder for each table. Default: runs/tables-SIZE."
     )
 
 
@@ -78,10 +78,10 @@ class TableOptions(RowsOptions):
 class SweepOptions(RowsOptions):
     """Choose the learning rate of each row of a table on validation data."""
 
-    name: str = argument("Take the rows and tasks of this table, as `attngraph table` does.", "TABLE")
-    size: str = option("Take the budgets and rates of this size of it.", "scenes")
+    name: str = argument("Table whose rows and tasks are used, as in `attngraph table`.", "TABLE")
+    size: str = option("Size whose budgets and rates are used.", "scenes")
     out: Path | None = option(
-        "Write runs, settings.yaml, sweep.csv and sweep.md into this folder. Default: runs/tables-SIZE."
+        "Folder of the runs, settings.yaml, sweep.csv and sweep.md. Default: runs/tables-SIZE."
     )
 
 
@@ -89,173 +89,165 @@ class SweepOptions(RowsOptions):
 class SearchOptions(GridOptions):
     """Choose learning rates, joins and scheme arguments on validation data."""
 
-    preset: str = option("Take budgets, data and checkpoints of this preset: a name or a YAML file.", "full")
-    out: Path = option(
-        "Write runs, what was tried and what was chosen into this folder.", Path("runs/search")
-    )
+    preset: str = option("Preset with budgets, data and checkpoints: a name or a YAML file.", "full")
+    out: Path = option("Folder of the runs, of all settings tried, and of those chosen.", Path("runs/search"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SignificanceOptions:
-    """Recompute every comparison and p value of a table from its raw results."""
+    """Recompute every comparison and p-value of a table from its raw results."""
 
     source: Path = argument(
-        "Read a table's folder with cells, or with their archives (seed-*.tar.xz).", "FOLDER"
+        "Folder of a table that contains its runs, or their archives (seed-*.tar.xz).", "FOLDER"
     )
-    baseline: Names = option("Compare with these rows, separated by commas.", ("gcn",))
+    baseline: Names = option("Rows to compare with, separated by commas.", ("gcn",))
     rows: Names | None = option(
-        "Compare these rows; Holm's correction is over them. Default: the GNN adapters and pGNN's controls."
+        "Rows to compare; Holm's correction covers them. Default: the GNN adapters and pGNN's controls."
     )
-    columns: Names | None = option("Compare in these columns, such as vqa.accuracy. Default: all.")
+    columns: Names | None = option("Columns to compare in, such as vqa.accuracy. Default: all.")
     margin: float | None = option(
-        "Also test whether rows are equivalent: whether they differ by fewer points than this (two one-sided "
-        "tests).",
+        "Margin of an additional test of equivalence (two one-sided tests), in points.",
         metavar="POINTS",
     )
-    out: Path | None = option("Write the comparisons into this folder. Default: they are printed only.")
+    out: Path | None = option("Folder of the comparisons. Default: they are printed only.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """Put tables, significance and costs of finished runs on one page."""
+    """Summarise tables, significance and costs of finished runs on one page."""
 
-    runs: tuple[Path, ...] = argument("Read these folders: of tables, single runs, or archives.", "FOLDER")
-    out: Path = option("Write report.html into this folder.", ...)
-    baseline: str | None = option("Compare all rows with this one. Default: GNN adapters with gcn.")
+    runs: tuple[Path, ...] = argument("Folders of tables, single runs, or archives.", "FOLDER")
+    out: Path = option("Folder of report.html.", ...)
+    baseline: str | None = option("Row that all others are compared with. Default: GNN adapters with gcn.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(DeviceOptions):
-    """Score a finished run on another split, on other data, or with another way to answer."""
+    """Score a finished run on another split, on other data, or with another answering mode."""
 
     folder: Path = argument(RUN, "RUN")
-    data: Path | None = option("Read the data from this folder. Default: the run's own.")
-    split: Split | None = option("Take this split: train, validation or test. Default: the run's own.")
+    data: Path | None = option("Folder of the data. Default: the run's.")
+    split: Split | None = option("Split: train, validation or test. Default: the run's.")
     changes: tuple[str, ...] = option(
-        "Set how answers come about, by answering, decoding, ranking or eval_examples, such as "
-        "decoding.num_beams=5 (repeatable).",
+        "Change of answering, decoding, ranking or eval_examples, such as decoding.num_beams=5 (repeatable).",
         **SET,
     )
-    out: Path | None = option(
-        "Write scores and predictions into this folder. Default: scores are printed only."
-    )
+    out: Path | None = option("Folder of the scores and predictions. Default: scores are printed only.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions(DeviceOptions):
-    """Answer with a finished run: one question, a file of them, or a split for a server."""
+    """Answer one question, a file of questions, or a split for an evaluation server with a finished run."""
 
     folder: Path = argument(RUN, "RUN")
-    image: Path | None = option("Look at this picture, and print the answer.", metavar="PICTURE")
-    text: str | None = option("Put this question or statement about the picture of --image.", metavar="WORDS")
+    image: Path | None = option("Image for which the answer is printed.", metavar="FILE")
+    text: str | None = option("Question or statement about the image given by --image.", metavar="WORDS")
     file: Path | None = option(
-        "Add answers to the records of this JSON or JSON Lines file, which have image and text.",
+        "JSON or JSON Lines file of records with image and text, which are written out with answers.",
         metavar="RECORDS",
     )
-    data: Path | None = option("Read the data from this folder. Default: the run's own, where needed.")
+    data: Path | None = option("Folder of the data. Default: the run's, if data are needed.")
     split: str | None = option(
-        "Answer this split, an official one of tasks on official files. Default: test."
+        "Split to answer; for tasks on official files, an official split. Default: test."
     )
     format: str | None = option(
-        "Read this format of official files, as `attngraph data check` names them: official for the server's "
-        "test split of vqa2. Default: the one that the task is scored on, else the first that has files.",
+        "Format of official files, as named by `attngraph data check`: official for the server's test split "
+        "of vqa2. Default: the format that the task is scored on, or else the first one with files.",
         metavar="FORMAT",
     )
-    out: Path | None = option("Write results.json of a split, or answers.json, into this folder.")
+    out: Path | None = option("Folder of results.json (for a split) or answers.json.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreOptions:
-    """Score a file of predictions, of this or another program, with a task's own metric."""
+    """Score a predictions file, from attngraph or any other program, with the task's metric."""
 
-    predictions: Path = argument("Read predictions from this JSON file.", "FILE")
-    task: str = option("Take the examples, format and metric of this task, such as vqa2.", ...)
-    data: Path | None = option("Read the data from this folder. Tasks of a package need none.")
-    split: Split = option("Take this split of the data: train, validation or test.", "test")
-    allow_empty: bool = option("Take empty answers as answers, as the evaluators do.", False)
-    out: Path | None = option(
-        "Write scores and results.json into this folder. Default: scores are printed only."
-    )
+    predictions: Path = argument("JSON file of predictions.", "FILE")
+    task: str = option("Task with the examples, format and metric, such as vqa2.", ...)
+    data: Path | None = option("Folder of the data. Not needed for tasks whose data are in a package.")
+    split: Split = option("Split of the data: train, validation or test.", "test")
+    allow_empty: bool = option("Accept empty answers, as the official evaluators do.", False)
+    out: Path | None = option("Folder of the scores and results.json. Default: scores are printed only.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainOptions:
-    """Pre-train a small model from scratch on drawn scenes."""
+    """Pre-train a small model from scratch on synthetic scenes."""
 
-    model: Literal["mini-blip", "mini-mplug"] = option("Train mini-blip or mini-mplug.", "mini-blip")
-    out: Path | None = option("Write the checkpoint into this folder. Default: runs/MODEL.")
+    model: Literal["mini-blip", "mini-mplug"] = option("Model: mini-blip or mini-mplug.", "mini-blip")
+    out: Path | None = option("Folder of the checkpoint. Default: runs/MODEL.")
     steps: Annotated[int, Between(1, 10**9)] | None = option(
-        "Take this many optimiser steps. Default: those of the shipped checkpoint."
+        "Number of optimiser steps. Default: that of the shipped checkpoint."
     )
-    seed: Seed = option("Set the seed of the weights and of the scenes.", 0)
-    device: str = option("Compute on this device: cpu or cuda.", "cpu")
+    seed: Seed = option("Seed of the weights and of the scenes.", 0)
+    device: str = option("Device: cpu or cuda.", "cpu")
     check: bool = option(
-        "Train nothing: score the checkpoint of --out, or the shipped one, and compare with its scores.",
+        "Do not train: score the checkpoint of --out, or the shipped one, and compare with its saved scores.",
         False,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Check, lay out and draw data sets in the official files of six benchmarks."""
+    """Check, describe, download and generate datasets in the official files of six benchmarks."""
 
     act: Literal["check", "layout", "fetch", "make"] = argument(
-        "Name what is missing or damaged in a data set (check), show its files and where they come from "
-        "(layout), download it from the Hugging Face hub (fetch), or draw small ones (make).",
+        "Report missing or damaged files of a dataset (check), show its files and their sources (layout), "
+        "download it from the Hugging Face hub (fetch), or generate small synthetic datasets (make).",
         "ACTION",
     )
-    what: str | None = argument("Take this data set, such as vqa2; `make` takes scenes.", "NAME", None)
-    root: Path | None = option("Read the data set in this folder, or download it there.")
-    split: tuple[str, ...] = option("Take these splits only, by their official names. Default: all.", ())
-    format: str | None = option("Check this format. Default: each that has files there.", metavar="FORMAT")
-    deep: bool = option("Check whether every picture can be decoded.", False)
+    what: str | None = argument("Dataset, such as vqa2; scenes for `make`.", "NAME", None)
+    root: Path | None = option("Folder of the dataset.")
+    split: tuple[str, ...] = option("Official names of the splits. Default: all.", ())
+    format: str | None = option("Format to check. Default: all formats with files.", metavar="FORMAT")
+    deep: bool = option("Also check that every image can be decoded.", False)
     leave_out: bool = option(
-        "List damaged records and pictures in damaged.json in the data set's folder: whatever reads the data "
-        "set leaves these out, and counts them.",
+        "List damaged records and images in damaged.json in the dataset's folder. Other commands skip these "
+        "and report their number.",
         False,
     )
-    out: Path | None = option("Write the data sets that `make` draws into this folder.")
+    out: Path | None = option("Output folder of `make`.")
     size: Annotated[int, Between(10, 1_000_000)] | None = option(
-        "Draw so many questions, pairs or images for training, a fifth as many for validation and a third as "
-        "many for test. Default: 3000."
+        "Number of questions, pairs or images for training; a fifth as many are generated for validation "
+        "and a third as many for test. Default: 3000."
     )
-    seed: Seed | None = option("Set the seed of the scenes and their texts. Default: 0.")
+    seed: Seed | None = option("Seed of the scenes and their texts. Default: 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertOptions:
-    """Turn an original checkpoint into a folder that --model takes."""
+    """Convert an original checkpoint into a folder for --model."""
 
-    layout: Literal["blip", "mplug"] = argument("Read a checkpoint of these authors: blip, mplug.", "KIND")
-    checkpoint: Path = argument("Read this file, such as model_base_capfilt_large.pth.", "FILE")
-    out: Path = option("Write the model and its tokenizer into this folder.", ...)
+    layout: Literal["blip", "mplug"] = argument("Origin of the checkpoint: blip or mplug.", "KIND")
+    checkpoint: Path = argument("File of the checkpoint, such as model_base_capfilt_large.pth.", "FILE")
+    out: Path = option("Folder of the converted model and its tokenizer.", ...)
     arrangement: Literal["captioner", "vqa", "whole"] | None = option(
-        "Make this of it: captioner (image encoder and text decoder, as p-Adapter has it for all tasks), vqa "
-        "(with a question encoder, as BLIP has it for questions), or whole (mPLUG). Default: of BLIP vqa "
-        "where the file is one for questions, else captioner; of mPLUG whole.",
+        "Architecture to convert to: captioner (image encoder and text decoder, as in p-Adapter for all "
+        "tasks), vqa (with a question encoder, as in BLIP for VQA), or whole (mPLUG). Default for BLIP: vqa "
+        "if the file is a VQA checkpoint, otherwise captioner; for mPLUG: whole.",
         flag="--as",
     )
     side: Annotated[int, Between(1, 4096)] | None = option(
-        "Interpolate positions for pictures of this side. Default: the file's own.", metavar="PIXELS"
+        "Image side to which positions are interpolated. Default: that of the file.", metavar="PIXELS"
     )
     tokenizer: str | None = option(
-        "Take the vocabulary from this file, folder or hub name (hub:NAME fetches it). Default: what lies "
-        "next to the checkpoint, else google-bert/bert-base-uncased.",
+        "Vocabulary: a file, a folder, or a hub name (hub:NAME downloads it). Default: the one next to the "
+        "checkpoint, or else google-bert/bert-base-uncased.",
         metavar="PLACE",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParametersOptions(ModelOptions):
-    """Count what methods train: how many parameters, where, and their share of the model."""
+    """Count the parameters that each method trains, per part of the model, and their fraction."""
 
     methods: Names | None = argument(
-        "Take these methods, separated by commas. Default: those of the main table.", "NAME", None
+        "Methods, separated by commas. Default: those of the main table.", "NAME", None
     )
-    base: bool = option("Take BLIP-base at full size, without weights.", False)
+    base: bool = option("Use BLIP-base at full size, without weights.", False)
     reduction: Annotated[int, Between(1, 100_000)] | None = option(
-        "Divide the model's width by this for adapters' bottlenecks. Default: as chosen on validation data; "
-        "with --base 8, the paper's.",
+        "Ratio of the model's width to that of the adapters' bottlenecks. Default: as chosen on validation "
+        "data; with --base, 8 as in the paper.",
         metavar="FACTOR",
     )
 
@@ -265,93 +257,93 @@ Count = Annotated[int, Between(1, 1_000_000)]
 
 @dataclass(frozen=True, kw_only=True)
 class ScenesOptions:
-    """Draw the Scenes data sets and write them in the official file formats."""
+    """Generate the synthetic Scenes datasets in the official file formats."""
 
-    out: Path = option("Write into this folder. It must be new or empty, or hold the same data.", ...)
-    seed: Seed = option("Set the seed of the scenes and their texts.", 0)
+    out: Path = option("Output folder, which must be new or empty, or contain the same data.", ...)
+    seed: Seed = option("Seed of the scenes and their texts.", 0)
     size: tuple[Count, Count, Count] | None = option(
-        "Draw so many questions, hypotheses and images with captions for training, validation and test. "
-        "Default: 4000 800 1600 questions, 3600 600 1200 hypotheses, 1200 400 600 images.",
+        "Number of questions, of hypotheses and of images with captions in each split. Default: 4000 800 "
+        "1600 questions, 3600 600 1200 hypotheses, 1200 400 600 images.",
         metavar=("TRAIN", "VALIDATION", "TEST"),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeterophilyOptions(LookOptions):
-    """Measure the heterophily of attention graphs per layer and head, beside what chance gives."""
+    """Measure the heterophily of attention graphs per layer and head, with null models."""
 
-    out: Path = option("Write the results into this folder.", Path("runs/heterophily"))
+    out: Path = option("Folder of the results.", Path("runs/heterophily"))
     labels: tuple[Word, ...] = option(
-        "Measure by these classes of tokens, too: JSON files {token: class}, whose names are the labels' "
-        "names; and spacy:NAME for the parts of speech of this spaCy pipeline. Without one, only those of "
-        "the drawn scenes' words are known.",
+        "Additional classes of tokens: JSON files {token: class}, each named after its label, or "
+        "spacy:NAME for the parts of speech of this spaCy pipeline. Default: only the classes of words in "
+        "the synthetic scenes.",
         (),
         "FILE",
     )
     regions: Path | None = option(
-        "Take what the words name in pictures of your own from this JSON file of boxes (docs/statistics.md).",
+        "JSON file of boxes of the objects that words refer to in your own images (docs/statistics.md).",
         metavar="FILE",
     )
     clusters: Annotated[int, Between(0, 512)] = option(
-        "Label the nodes by this many clusters (k-means over queries and values); 0 for none.", 8, "K"
+        "Number of clusters as node labels (k-means over queries and values); 0 for none.", 8, "K"
     )
-    p: float = option("Measure the p-Dirichlet energy and pGNN's closed form with this p.", 1.5)
-    spectra: bool = option("Measure the energy over the spectrum, too, which decomposes every graph.", False)
+    p: float = option("Exponent p of the p-Dirichlet energy and of pGNN's closed form.", 1.5)
+    spectra: bool = option("Also measure the energy over the spectrum (decomposes every graph).", False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TsneOptions(LookOptions):
-    """Draw the projected query and value spaces of attention layers."""
+    """Plot the projected query and value spaces of attention layers."""
 
     layers: tuple[str, ...] = option(
-        "Look at these attention layers: names or patterns such as '*crossattention*'; '*' takes all. "
-        "Default: the last cross-attention layer and the self-attention layer before it.",
+        "Attention layers: names or patterns such as '*crossattention*'; '*' for all. Default: the last "
+        "cross-attention layer and the self-attention layer before it.",
         (),
     )
     heads: tuple[int, ...] = option(
-        "Look at these heads, each on a map of its own. Default: all in one space, as after W_o.", ()
+        "Heads, each on a separate map. Default: all in one space, as after W_o.", ()
     )
-    out: Path = option("Write the results into this folder.", Path("runs/tsne"))
-    points: Annotated[int, Between(3, LARGEST)] = option("Draw at most this many points on each map.", 3000)
+    out: Path = option("Folder of the results.", Path("runs/tsne"))
+    points: Annotated[int, Between(3, LARGEST)] = option("Maximum number of points on each map.", 3000)
     method: Literal["tsne", "umap", "pca"] = option(
-        "Make the maps by this method: tsne, umap, pca; umap needs the package umap-learn.", "tsne"
+        "Embedding method: tsne, umap or pca; umap requires the package umap-learn.", "tsne"
     )
     perplexity: tuple[float, ...] = option(
-        "Make a map for each of these perplexities (UMAP's numbers of neighbours). Default: 30.", (), "P"
+        "Perplexities (for UMAP, numbers of neighbours), each on a separate map. Default: 30.", (), "P"
     )
     colour: tuple[Literal["role", "modality", "class", "token", "example"], ...] = option(
-        "Draw a figure for each of these labels: role, modality, class, token, example.", ("role",), "LABEL"
+        "Labels, one figure for each: role, modality, class, token, example.", ("role",), "LABEL"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionOptions(LookOptions):
-    """Draw where a model looks: attention, rollout, gradient-weighted relevance on the picture."""
+    """Plot attention, rollout and gradient-weighted relevance over the images."""
 
     task: str | None = option(
-        "Take prompts and answers of this task, such as vqa2. Default: questions about one object."
+        "Task with the prompts and answers, such as vqa2. Default: questions about one object."
     )
-    examples: Positive = option("Look at this many examples at most.", 256)
-    batch: Positive = option("Put this many examples into a forward pass.", 8)
+    examples: Positive = option("Maximum number of examples.", 256)
+    batch: Positive = option("Number of examples in a forward pass.", 8)
     layers: tuple[str, ...] = option(
-        "Show these attention layers in the viewer: names or patterns such as '*crossattention*'; raw "
-        "attention is read from the last that leads to the image. Default: those that lead to the image.",
+        "Attention layers in the viewer: names or patterns such as '*crossattention*'. Raw attention is "
+        "read from the last layer that attends to the image. Default: all that attend to the image.",
         (),
     )
-    out: Path = option("Write the results into this folder.", Path("runs/attention"))
+    out: Path = option("Folder of the results.", Path("runs/attention"))
     tokens: tuple[str, ...] = option(
-        "Draw the maps of these tokens: first (the first that sees the image), answer (from which the "
-        "answer's first token is predicted), last, or numbers of tokens from 0. Default: first, and answer "
-        "where it is known, else a decoder's last.",
+        "Tokens whose maps are plotted: first (the first that sees the image), answer (from which the "
+        "answer's first token is predicted), last, or indices of tokens from 0. Default: first, and answer "
+        "if it is known, otherwise a decoder's last token.",
         (),
         "TOKEN",
     )
-    pictures: Positive = option("Draw this many examples.", 4)
+    pictures: Positive = option("Number of examples to plot.", 4)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlantedOptions:
-    """Train every scheme on planted graphs, where theory says who wins."""
+    """Train every scheme on planted graphs, for which theory predicts the best one."""
 
     preset: Literal["direction", "cues"] = option(
         "Graphs: direction (relevant values differ from distractors in direction only) or cues (also in "
@@ -359,13 +351,13 @@ class PlantedOptions:
         "direction",
     )
     seeds: Annotated[int, Between(2, 100)] | None = option(
-        "Train with this many seeds, from 0 on. Default: 10, with --quick 3."
+        "Number of seeds, from 0. Default: 10; with --quick, 3."
     )
     join: Literal["replace", "blend"] = option(
-        "Join the schemes' output to the attention output in this way: replace or blend.", "replace"
+        "Join of the schemes' output and the attention output: replace or blend.", "replace"
     )
-    quick: bool = option("Run few conditions with short training, to see whether everything runs.", False)
-    out: Path = option("Write the results into this folder.", Path("runs/planted"))
+    quick: bool = option("Run a few conditions with short training, as a smoke test.", False)
+    out: Path = option("Folder of the results.", Path("runs/planted"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,7 +381,7 @@ class DetectOptions:
     )
     seed: Seed = option("Seed of the synthetic data.", 0)
     out: Path = option("Folder of the results.", Path("runs/detect"))
-    dry_run: bool = option("List the runs, and which of them have scores already; run nothing.", False)
+    dry_run: bool = option("List the runs and which of them already have scores; run nothing.", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -400,19 +392,19 @@ class ListOptions:
     """
 
     what: Literal["methods", "tasks", "models", "tables", "schemes"] = argument(
-        "List these: methods (rows of tables), tasks, models, tables or schemes (of graph adapters).", "WHAT"
+        "Names to list: methods (rows of tables), tasks, models, tables or schemes (of adapters).", "WHAT"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """Measure speed and memory against attention itself and against peers."""
+    """Measure speed and memory against plain attention and other implementations."""
 
-    only: tuple[str, ...] = option("Run only these benchmarks. Default: all.", ())
-    quick: bool = option("Run tiny sizes, to see whether everything runs, not how fast.", False)
-    out: Path = option("Write the results into this folder.", Path("runs/bench"))
+    only: tuple[str, ...] = option("Names of the benchmarks. Default: all.", ())
+    quick: bool = option("Run tiny sizes, as a smoke test without meaningful times.", False)
+    out: Path = option("Folder of the results.", Path("runs/bench"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """Print versions and devices, and look for what is missing."""
+    """Print versions and devices, and check for missing packages."""

@@ -1,6 +1,6 @@
-"""Count what methods train: how many parameters, where they sit, and their share of the model.
+"""Count the parameters that each method trains, per part of the model, and their fraction.
 
-Nothing is trained. Adapters join the model by ``replace``, as in the paper, unless a row has its own way.
+Nothing is trained. Adapters join the model by ``replace``, as in the paper, unless a row sets another join.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def run(options: ParametersOptions) -> int:
     names = [canonical(name) for name in options.methods or ROWS]
     check_known(names, known_methods(), "method")
     if options.base and (options.model is not None):
-        raise UserError("--base takes no checkpoint: leave --model out")
+        raise UserError("--base does not use a checkpoint: remove --model")
     reduction = options.reduction or (REDUCTION if options.base else chosen_settings().reduction)
     lines: list[str] = []
     for name in names:

@@ -1,4 +1,6 @@
-"""Train every scheme on planted graphs; ``docs/planted.md`` says what is planted and what theory predicts."""
+"""Train every scheme on planted graphs; ``docs/planted.md`` describes the graphs and the predictions of
+theory.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Answer with a finished run: one question, a file of them, or a split for an evaluation server.
+"""Answer one question, a file of questions, or a split for an evaluation server with a finished run.
 
-A run is a folder of ``attngraph train`` or a cell's of a table. A file has records with ``image`` (beside the
-file) and ``text``; they come out again with ``answer``. Tasks on official files take official splits, also
-those whose annotations are not public.
+A run is a folder written by ``attngraph train`` or a run of a table. A file has records with ``image`` (a
+path relative to the file) and ``text``; they are written out with ``answer``. Tasks on official files accept
+official splits, including those whose annotations are not public.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ def run(options: PredictOptions) -> int:
     ways = {"--image": options.image, "--file": options.file, "--split": options.split}
     given = [name for name, value in ways.items() if value is not None]
     if len(given) > 1:
-        raise UserError(f"{given[0]} and {given[1]} are two things to answer: give one of them")
+        raise UserError(f"{given[0]} and {given[1]} exclude each other: use one of them")
     is_split = given in ([], ["--split"])
     if options.format is not None and not is_split:
-        raise UserError(f"--format goes with --split, not with {given[0]}: leave it out")
+        raise UserError(f"--format requires --split and does not apply to {given[0]}: remove it")
     if options.image is None and options.text is not None:
-        raise UserError("--text goes with a picture: give --image")
+        raise UserError("--text requires an image: add --image")
     if is_split and options.out is None:
-        raise UserError("--out is missing: give a folder for a split's answers, or --image or --file")
+        raise UserError("--out is missing: name a folder for a split's answers, or use --image or --file")
     check_device(options.device)
     cell = finished(options.folder)
     return _split(options, cell) if is_split else _asked(options, cell)
 
 
 def _outputs(options: PredictOptions, name: str, **asked: str | None) -> Outputs:
-    """What is written, and what decides it."""
+    """Output files, with the settings that determine them."""
     settings = {"format": options.format, "model": options.model, "device": options.device, **asked}
     settings |= {"run": str(options.folder), "data": options.data and str(options.data)}
     outputs = Outputs(options.out, "predict", settings, (name,))
@@ -53,7 +53,7 @@ def _outputs(options: PredictOptions, name: str, **asked: str | None) -> Outputs
 
 
 def _split(options: PredictOptions, cell: Finished) -> int:
-    """The answers to a split, as a server takes them."""
+    """The answers to a split, in the format of the evaluation server."""
     task, data, split = cell.task, cell.data(options.data), options.split or SPLIT
     check_task_data(task, data)
     outputs = _outputs(options, RESULTS, split=split)
@@ -71,14 +71,14 @@ def _split(options: PredictOptions, cell: Finished) -> int:
 
 
 def _asked(options: PredictOptions, cell: Finished) -> int:
-    """The answers to pictures and texts of the user's."""
+    """The answers to the user's images and texts."""
     with_text = cell.task.takes_text
     if options.file is not None:
         asks = read_asks(options.file, with_text)
     elif with_text == (options.text is not None):
         asks = [{IMAGE: str(options.image), **({TEXT: options.text} if with_text else {})}]
     else:
-        fault = "is missing: give the question" if with_text else "changes nothing: leave it out"
+        fault = "is missing: add the question" if with_text else "has no effect: remove it"
         raise UserError(f"--text {fault} for this run's task")
     outputs = _outputs(options, ANSWERS, file=str(options.file), image=str(options.image), text=options.text)
     data = cell.data(options.data) or options.folder

@@ -1,4 +1,4 @@
-"""Pre-train mini-BLIP or mini-mPLUG from scratch on drawn scenes
+"""Pre-train mini-BLIP or mini-mPLUG from scratch on synthetic scenes
 (:mod:`attngraph.experiments.studies.pretrain`)."""
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from attngraph.experiments.studies import pretrain as study
 
 
 def run(options: PretrainOptions) -> int:
-    """Pre-trains, or checks a checkpoint. Returns the process's exit code."""
+    """Pre-train, or check a checkpoint; returns the exit code."""
     check_device(options.device)
     torch.set_flush_denormal(True)
     mini = study.MINIS[options.model]
     if options.check:
         if options.steps is not None:
-            raise UserError("--steps changes nothing with --check, which trains nothing: leave it out")
+            raise UserError("--steps has no effect with --check, which does not train: remove it")
         return check(options.out or mini.checkpoint, options.device)
     out = options.out or Path("runs", mini.name)
     scores = study.pretrain(mini, out, options.steps, options.seed, options.device)
@@ -30,7 +30,7 @@ def run(options: PretrainOptions) -> int:
 
 
 def check(folder: Path, device: str) -> int:
-    """Scores a checkpoint again and compares with the scores saved with it: 0 if they agree, else 1."""
+    """Re-evaluate a checkpoint and compare with its saved scores: 0 if they agree, else 1."""
     saved = study.saved_scores(folder)
     family = load_family(folder)
     family.model.to(device)

@@ -1,4 +1,4 @@
-"""One page for finished runs, as an HTML file that needs nothing beside it."""
+"""One page for finished runs, as a self-contained HTML file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``attngraph scenes``: draws the Scenes data sets and writes them in the official file formats."""
+"""``attngraph scenes``: generates the synthetic Scenes datasets in the official file formats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from attngraph.experiments.data.drawn import Sizes, write_scenes
 
 
 def run(options: ScenesOptions) -> int:
-    """Writes the data sets and says where they are."""
+    """Write the datasets and print where they are."""
     check_out(options.out)
     sizes = Sizes() if options.size is None else Sizes(*[options.size] * 3)
     write_scenes(options.out, options.seed, sizes)

@@ -1,7 +1,7 @@
-"""Score a file of predictions, ours or a peer's, with a task's own metric.
+"""Score a predictions file, from attngraph or any other program, with the task's metric.
 
-The file has the format that the data set's evaluation server takes
-(:mod:`attngraph.experiments.tasks.formats`), or is the ``predictions.json`` of a table's cell.
+The file has the format of the dataset's evaluation server (:mod:`attngraph.experiments.tasks.formats`), or is
+the ``predictions.json`` of a run.
 """
 
 from __future__ import annotations

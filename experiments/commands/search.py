@@ -1,5 +1,5 @@
-"""Choose learning rates, joins and the schemes' arguments on validation data, with the same budget for each
-GNN; :mod:`attngraph.experiments.tables.tune` says what is tried.
+"""Choose learning rates, joins and scheme arguments on validation data, with the same budget for each GNN;
+see :mod:`attngraph.experiments.tables.tune`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ VALIDATION_EXAMPLES = 1000
 
 
 def run(options: SearchOptions) -> int:
-    """Run the races, or the rates that the preset names; a second call continues."""
+    """Run the races, or the learning rates of the preset; a second call continues."""
     grid = load_preset(options.preset, options.changes)
     plan = plan_table(
         grid,

@@ -24,7 +24,7 @@ NAMES = (TABLE, TEXT, *files(STEM))
 
 
 def run(options: SignificanceOptions) -> int:
-    """Read the runs, compare them, print and write what was found."""
+    """Read and compare the runs, then print and write the comparisons."""
     if options.margin is not None and options.margin <= 0:
         raise UserError(f"--margin must be above 0, got {options.margin:g}")
     asked = {name: getattr(options, name) for name in ("baseline", "rows", "columns", "margin")}

@@ -1,6 +1,6 @@
 """Choose the learning rate of each row of a table on validation data, with one seed.
 
-:mod:`attngraph.experiments.tables.tune` says which rates are tried.
+The rates are described in :mod:`attngraph.experiments.tables.tune`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ STEM = "sweep"
 
 
 def run(options: SweepOptions) -> int:
-    """Try the rates and write the best; a second call continues."""
+    """Train with each rate and write the best one; a second call continues."""
     out = folder_of(options.out, options.size)
     grid = load_table(options.name, options.size, options.changes)
     trained = [name for name in grid.counts if method_named(name).trains]

@@ -1,7 +1,7 @@
 """The tables of the paper.
 
-All tables of a size share a folder, in which each has a folder of its own, so that runs that stand in several
-tables are run once.
+All tables of a size share a folder, with a subfolder for each table, so that runs that belong to several
+tables are executed once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from attngraph.experiments.tables.make import folder_of, make
 
 
 def run(options: TableOptions) -> int:
-    """Run what is missing, then print and save the table."""
+    """Execute the missing runs, then print and save the table."""
     grid = load_table(options.name, options.size, options.changes).with_settings(options.settings)
     name, size, out = Path(options.name).stem, Path(options.size).stem, folder_of(options.out, options.size)
     title = f"{grid.title}, size {size}, {Path(options.model or DEFAULT).name}"

@@ -1,7 +1,8 @@
-"""Train and score one experiment, which a YAML file describes.
+"""Train and score one experiment defined by a YAML file.
 
-The run is a cell of a table, in ``OUT/cells/METHOD/TASK/seedN``. Its folder holds ``experiment.yaml``, in
-which everything is decided that the file left open: it gives the same scores again.
+The run is stored in ``OUT/cells/METHOD/TASK/seedN``, as a run of a table. Its folder contains
+``experiment.yaml`` with all settings, including those that the file left open: running it again gives the
+same scores.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FROZEN = "frozen"  # the method whose scores are shown next to any other's
 
 
 def run(options: TrainOptions) -> int:
-    """Run what is missing, then print the scores."""
+    """Train unless the run is finished, then print the scores."""
     experiment = load_experiment(options.experiment, options.changes)
     if options.model is not None:
         experiment = experiment.model_copy(update={"model": options.model})
@@ -52,8 +53,8 @@ def run(options: TrainOptions) -> int:
 
 
 def _frozen(experiment: Experiment, execution: Execution, download: bool) -> dict[str, float]:
-    """Scores of the frozen model on the same examples, from a run next to that of the experiment; none if the
-    folder holds a run of it with other settings.
+    """Scores of the frozen model on the same examples, from a run in the same folder; empty if the folder
+    contains a run of the frozen model with other settings.
     """
     changes = {"method": FROZEN, "recipe": Recipe(), "settings": {}, "seed": 0}
     cell = decided(experiment.model_copy(update=changes), execution.out / "data", chosen_settings())

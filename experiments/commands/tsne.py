@@ -1,8 +1,9 @@
-"""Draw the projected query and value spaces of attention layers, and report how far the maps can be trusted.
+"""Plot the projected query and value spaces of attention layers, with measures of the maps' quality.
 
-A whole layer's points are its nodes' features after all of W_o, a head's those after its slice. With an
-adapter, the features that the same layer of the adapted model gives the same nodes are placed on the map of
-the frozen model; in the first adapted layer these are the same, since an adapter changes what comes after it.
+The points of a whole layer are its nodes' features after all of W_o, those of a head the features after its
+slice of W_o. With an adapter, the features of the same nodes in the same layer of the adapted model are
+placed on the map of the frozen model. In the first adapted layer they are identical, since an adapter only
+affects later layers.
 """
 
 from __future__ import annotations
@@ -57,15 +58,13 @@ def run(options: TsneOptions) -> int:
 
 
 def _perplexities(options: TsneOptions) -> tuple[float, ...]:
-    """Those that are asked for, or the default; refuses those that make no map."""
+    """The given perplexities, or the default; an error for values without a map."""
     if options.method == "pca":
         if options.perplexity:
-            raise UserError("--perplexity changes nothing in PCA: leave it out")
+            raise UserError("--perplexity has no effect on PCA: remove it")
         return (PERPLEXITY,)
     given = options.perplexity or (PERPLEXITY,)
     least = 2 if options.method == "umap" else 1  # UMAP takes it for a number of neighbours
     if min(given) < least:
-        raise UserError(
-            f"--perplexity must be numbers from {least} on for {options.method}, got {min(given):g}"
-        )
+        raise UserError(f"--perplexity must be at least {least} for {options.method}, got {min(given):g}")
     return given

@@ -24,7 +24,7 @@ def karpathy_split(image: Record) -> str:
 
 class Karpathy(Reader):
     """``dataset_coco.json``: all images with all their captions, five or more, and the split of each image.
-    ``restval`` belongs to ``train``. The images lie where the file says, below the data set's folder.
+    ``restval`` belongs to ``train``. The file has the paths of the images, relative to the dataset's folder.
     """
 
     name, title = "karpathy", "Karpathy's split, dataset_coco.json"
@@ -77,11 +77,11 @@ COCO = register(
 
 
 class TextCaps(Reader):
-    """``TextCaps_0.1_{train,val,test}.json``: an item for each caption, those of an image not next to each
-    other. An example is an image with all its captions. ``test`` has no captions.
+    """``TextCaps_0.1_{train,val,test}.json``: an item for each caption; captions of an image are not
+    consecutive. An example is an image with all its captions. ``test`` has no captions.
 
-    The field ``image_path`` is not the path on the disk: images of train and val lie in ``train_images/``,
-    those of test in ``test_images/``, under ``image_id``.
+    The field ``image_path`` is not the path on the disk: images of train and val are in ``train_images/``,
+    those of test in ``test_images/``, named by ``image_id``.
     """
 
     title, unanswered = "the official files, TextCaps_0.1_*.json", ("test",)
@@ -130,18 +130,18 @@ TEXTCAPS = register(
 
 
 def vizwiz_file(root: Path, split: str) -> Path:
-    """The annotations of a split, in the folder that the archive unpacks to or without it."""
+    """The annotations of a split, with or without the top folder of the archive."""
     places = [root / folder / f"{split}.json" for folder in ("annotations", "Annotations", "")]
     return next((place for place in places if place.is_file()), places[0])
 
 
 class VizWizCaptions(Reader):
-    """``annotations/{train,val,test}.json``, in COCO's format; ``test`` has images alone.
+    """``annotations/{train,val,test}.json``, in COCO's format; ``test`` has only images.
 
     Captions that are rejected or precanned ("Quality issues are too severe to recognize visual content.") are
-    dropped, in training as in evaluation, and images without others are not scored: so does the official API
-    unless it is told otherwise. An image's id is ``images[].id``, which runs on over the splits; the number
-    in its file's name is another.
+    dropped, both in training and in evaluation, and images without other captions are not scored: this is the
+    default of the official API. An image's id is ``images[].id``, which is unique over all splits; it differs
+    from the number in the file's name.
     """
 
     title, unanswered = "the official files", ("test",)
@@ -164,7 +164,7 @@ class VizWizCaptions(Reader):
                 return None
             if identity not in paths:
                 raise record.fault(
-                    f"{record.where} is a caption of the image {identity}, which 'images' does not have"
+                    f"{record.where} is a caption of the image {identity}, which is not in 'images'"
                 )
             record.field("id", int)
             dropped = [record.field(name, bool, int) for name in ("is_rejected", "is_precanned")]

@@ -1,4 +1,4 @@
-"""Checks a data set: which files exist, what they hold compared with published counts, and every fault."""
+"""Checks of a dataset: existing files, numbers of records compared with published ones, and all faults."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SHOWN = 10  # faults of a split, and damaged pictures, that are printed
 
 @dataclass
 class SplitCheck:
-    """What a split holds: records are questions, pairs or captions (examples in a split without annotations),
-    ``unscored`` is what the official rules leave out, ``published`` None where nobody says.
+    """Content of a split: records are questions, pairs or captions (examples in a split without annotations),
+    ``unscored`` those excluded by the official rules, ``published`` is None if there are no published counts.
     """
 
     form: str
@@ -37,7 +37,7 @@ class SplitCheck:
 
     @property
     def differs(self) -> bool:
-        """Whether a count is not the published one."""
+        """Whether a count differs from the published one."""
         if self.published is None:
             return False
         return self.images != self.published.images or self.published.records not in (None, self.records)
@@ -45,8 +45,8 @@ class SplitCheck:
 
 @dataclass
 class Report:
-    """What was found: of each split and of the pictures (how many were decoded: None without asking), and
-    what can be left out and why.
+    """Result of a check: each split, the images (number of decoded images; None if they were not decoded),
+    and damaged records with their faults.
     """
 
     data_set: DataSet
@@ -58,31 +58,31 @@ class Report:
 
     @property
     def drawn(self) -> bool:
-        """Whether it holds drawn scenes, which no published counts are about."""
+        """Whether the dataset consists of synthetic scenes, to which published counts do not apply."""
         return (self.root / SCENES).is_file()
 
     @property
     def faults(self) -> int:
-        """How many there are, damaged pictures included."""
+        """Number of faults, damaged images included."""
         return sum(len(split.faults) for split in self.splits) + len(self.pictures)
 
     @property
     def differing(self) -> list[str]:
-        """The splits of which a count is not the published one."""
+        """The splits with a count that differs from the published one."""
         return [f"{split.split} ({split.form})" for split in self.splits if split.differs]
 
     def verdict(self) -> str:
-        """Whether the data set is whole, in a line."""
+        """Whether the dataset is complete, on one line."""
         if self.faults:
-            return f"not whole: {self.faults:,} fault{'s' * (self.faults > 1)}"
+            return f"not complete: {self.faults:,} fault{'s' * (self.faults > 1)}"
         if self.differing:
-            return f"no faults, but other counts than the published ones: {', '.join(self.differing)}"
+            return f"no faults, but counts differ from the published ones: {', '.join(self.differing)}"
         if self.drawn:
-            return "whole: no faults; these are drawn scenes, with counts of their own"
-        return "whole: no faults, and no counts but the published ones"
+            return "complete: no faults; these are synthetic scenes, without published counts"
+        return "complete: no faults, and all counts equal the published ones"
 
     def text(self) -> str:
-        """The report for people, with :data:`SHOWN` faults of each split."""
+        """The report as text, with at most :data:`SHOWN` faults of each split."""
         lines = [f"{self.data_set.title} ({self.data_set.name}) in {self.root}"]
         for reader in self.data_set.readers:
             if splits := [split for split in self.splits if split.form == reader.name]:
@@ -90,7 +90,7 @@ class Report:
         for split in self.splits:
             lines += _listed(f"{split.form}, {split.split}", split.faults)
         if self.decoded is not None:
-            lines += ["", f"{self.decoded:,} pictures decoded"]
+            lines += ["", f"{self.decoded:,} images decoded"]
         lines += _listed("pictures", self.pictures)
         return "\n".join([*lines, "", self.verdict(), ""])
 
@@ -104,7 +104,7 @@ def _rows(splits: Sequence[SplitCheck], unit: str) -> list[str]:
     heads = ["split", unit, "published", "images", "published", "faults"]
     lines = pd.DataFrame(rows, columns=heads).to_string(index=False).splitlines()
     lines += [
-        f"{split.split}: {split.unscored:,} more are left out, as the official rules say"
+        f"{split.split}: {split.unscored:,} more are excluded by the official rules"
         for split in splits
         if split.unscored
     ]
@@ -112,7 +112,7 @@ def _rows(splits: Sequence[SplitCheck], unit: str) -> list[str]:
 
 
 def _listed(title: str, faults: list[str]) -> list[str]:
-    """The first faults; equal ones, such as of a folder that is missing, once."""
+    """The first faults; identical ones, such as for a missing folder, are listed once."""
     if not faults:
         return []
     some = list(Counter(faults).items())[:SHOWN]
@@ -132,17 +132,17 @@ def check(
     form: str | None = None,
     deep: bool = False,
 ) -> Report:
-    """Reads every record of a data set, those too that the list of damaged ones names.
+    """Read every record of a dataset, including those in its list of damaged records.
 
     Args:
-        data_set, root: which, and its folder.
-        splits: official names; by default all splits of each format that has files there, but those without
-            annotations and files.
-        form: the format's name; by default every format that has files there.
-        deep: whether to decode all pictures.
+        data_set, root: the dataset and its folder.
+        splits: official names; by default all splits of each format with files, except splits without
+            annotations whose files are missing.
+        form: the format's name; by default every format with files.
+        deep: whether to decode all images.
 
     Raises:
-        UserError: the folder, format or split does not exist, or the folder holds no file of the data set.
+        UserError: the folder, format or split does not exist, or the folder has no file of the dataset.
     """
     report, pictures = Report(data_set, root), set()
     for reader, split in _chosen(data_set, root, splits, form):
@@ -150,7 +150,7 @@ def check(
         report.splits.append(found)
         missing = [file for file in reader.files(root, split) if not file.is_file()]
         found.faults = [
-            f"{file}: no such file; get it, or name the other splits in --split" for file in missing
+            f"{file}: no such file; download it, or name the other splits in --split" for file in missing
         ]
         if not missing:
             reading = Reading(data_set, root, collects=True)
@@ -160,7 +160,7 @@ def check(
     report.decoded = len(files) if deep else None
     with ThreadPoolExecutor() as pool:  # decoders do not hold the interpreter's lock
         wrong = pool.map(partial(damage, deep=deep), files)
-        bar = Progress(wrong, total=len(files), desc="looking at", unit=" pictures", leave=False, delay=1)
+        bar = Progress(wrong, total=len(files), desc="checking", unit=" images", leave=False, delay=1)
         for file, fault in zip(files, bar):
             if fault is not None:
                 reading.picture_fault(file, fault)
@@ -170,9 +170,9 @@ def check(
 
 
 def damage(file: Path, deep: bool) -> str | None:
-    """What is wrong with a picture: it is empty or, if one looks deep, cannot be decoded; or None."""
+    """The fault of an image: it is empty, or (if ``deep``) cannot be decoded; None if there is none."""
     if not file.is_file() or not file.stat().st_size:
-        return "is empty or no file; get it again"
+        return "is empty or not a file; download it again"
     try:
         if deep:
             with Image.open(file) as picture:
@@ -183,7 +183,7 @@ def damage(file: Path, deep: bool) -> str | None:
 
 
 def _read(reader: Reader, found: SplitCheck, reading: Reading) -> set[Path]:
-    """Counts what a split holds; returns its pictures."""
+    """Count the content of a split; returns its images."""
     images, unit = set(), reading.data_set.unit
     try:
         with Progress(desc=f"reading {found.split}", unit=f" {unit}", leave=False, delay=1) as bar:
@@ -201,9 +201,9 @@ def _read(reader: Reader, found: SplitCheck, reading: Reading) -> set[Path]:
 def _chosen(
     data_set: DataSet, root: Path, splits: Sequence[str], form: str | None
 ) -> list[tuple[Reader, str]]:
-    """The formats and splits to look at."""
+    """The formats and splits to check."""
     if not os.access(root, os.R_OK) or not root.is_dir():
-        raise UserError(f"--root {root}: no folder that can be read; give the folder of {data_set.title}")
+        raise UserError(f"--root {root}: not a readable folder; use the folder of {data_set.title}")
     for split in splits:
         data_set.reader(root, split, form)  # says what is missing
     readers = [reader for reader in data_set.readers if form in (None, reader.name)]

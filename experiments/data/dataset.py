@@ -1,12 +1,12 @@
-"""What a data set is: its files, its splits, and how their records become examples.
+"""Definition of a dataset: its files, its splits, and the conversion of records to examples.
 
-A data set is a :class:`DataSet` with one :class:`Reader` for each format that its annotations come in, made
-known by ``register``. ``attngraph data``, the tables (:mod:`attngraph.experiments.data.tables`) and the tasks
-know of a data set only through this.
+A dataset is a :class:`DataSet` with one :class:`Reader` for each format of its annotations, made known by
+``register``. ``attngraph data``, the tables (:mod:`attngraph.experiments.data.tables`) and the tasks access a
+dataset only through this interface.
 
-A damaged record is an error, unless the list ``damaged.json`` in the data set's folder names it.
-``attngraph data check NAME --root FOLDER --leave-out`` writes the list, an object ``{what: why}``. What is
-left out is a record of a file (``dataset_coco.json: images[17]``), or a picture with all that is about it
+A damaged record is an error, unless it is in the list ``damaged.json`` in the dataset's folder. ``attngraph
+data check NAME --root FOLDER --leave-out`` writes the list, an object ``{name: fault}``. Skipped entries are
+records of a file (``dataset_coco.json: images[17]``), or images together with all records that refer to them
 (``val2014/COCO_val2014_000000000042.jpg``).
 """
 
@@ -42,19 +42,19 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Fields:
-    """Which field of a record holds what.
+    """Names of the fields of a record.
 
     Args:
-        id: a number or text that no two records share.
+        id: a number or text, unique for each record.
         references: a text, a list of texts, or a list of objects with a text each.
-        item: the field that holds the text, where references are objects.
-        annotators: how many references each record must have; their answers are left as they are, and may be
+        item: the field with the text, if references are objects.
+        annotators: required number of references of each record, whose texts are not changed and may be
             empty. None for captions and labels.
         prompt: the question or hypothesis; None for captions.
-        kind: of examples whose record does not say one.
-        kinds: the field with the kind of each, where there is one.
+        kind: kind of examples whose record does not have one.
+        kinds: the field with the kind of each record, if there is one.
         groups: name of a break-down -> its field.
-        identity: from the id to the example's.
+        identity: maps a record's id to that of the example.
     """
 
     id: str
@@ -68,7 +68,7 @@ class Fields:
     identity: Callable[[str], str] = str
 
     def annotation(self, record: Record) -> dict[str, Any]:
-        """What a record says about an example's answer: its references, kind and groups."""
+        """Annotation of an example from a record: its references, kind and groups."""
         found = record.field(self.references, str, list)
         if isinstance(found, str):
             references = (record.text(self.references).strip(),)
@@ -81,7 +81,7 @@ class Fields:
         return {"references": references, "kind": kind, "groups": groups}
 
     def example(self, record: Record, image: Path, annotation: Mapping[str, Any] | None) -> Example:
-        """The example of a record with id and prompt; without annotation, one without references."""
+        """The example of a record with id and prompt; without references if there is no annotation."""
         identity = self.identity(str(record.field(self.id, str, int)))
         prompt = "" if self.prompt is None else record.text(self.prompt)
         return Example(identity, image, prompt, **(annotation or {"references": (), "kind": self.kind}))
@@ -96,11 +96,11 @@ def _said(record: Record, name: str | None) -> str:
 
 @dataclass(frozen=True)
 class Counts:
-    """What a split holds.
+    """Size of a split.
 
     Args:
-        images: pictures.
-        records: questions, pairs or captions.
+        images: number of images.
+        records: number of questions, pairs or captions.
     """
 
     images: int
@@ -108,15 +108,14 @@ class Counts:
 
 
 class Reader(ABC):
-    """Reads the annotations of a data set in one format.
+    """Reads the annotations of a dataset in one format.
 
     Attributes:
-        name: of the format: ``official``, ``karpathy`` or ``hub``.
-        title: what it is, in a line.
+        name: name of the format: ``official``, ``karpathy`` or ``hub``.
+        title: short description of the format.
         splits: the splits that it reads, in their official order.
-        unanswered: those of them without annotations: for predictions only, their examples have no
-            references.
-        published: split -> what the publishers say that it holds.
+        unanswered: splits without annotations, for predictions only: their examples have no references.
+        published: split -> its published size.
     """
 
     name: str = "official"
@@ -127,15 +126,15 @@ class Reader(ABC):
 
     @abstractmethod
     def files(self, root: Path, split: str) -> list[Path]:
-        """The annotation files that a split is read from, whether they exist or not."""
+        """The annotation files of a split, which need not exist."""
 
     @abstractmethod
     def examples(self, split: str, reading: Reading) -> Iterator[Example]:
-        """The examples of a split in the folder of a reading, in the order of its file; records are read by
+        """The examples of a split in the folder of ``reading``, in the order of its file; records are read by
         :meth:`Reading.each`.
 
         Raises:
-            UserError: a file is missing or damaged as a whole, or one of its records is.
+            UserError: a file is missing or damaged, or one of its records is damaged.
         """
 
     def found(self, root: Path, split: str) -> bool:
@@ -145,14 +144,14 @@ class Reader(ABC):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set.
+    """A dataset.
 
     Args:
-        name: short, as in ``attngraph data check NAME``; its folder in a folder of data sets.
-        title: as printed.
-        unit: what a record is, in the plural: ``questions``, ``pairs``, ``captions``.
-        readers: one for each format. The first whose files exist reads a split, unless a format is asked
-            for.
+        name: short name, as in ``attngraph data check NAME``; also its folder in a folder of datasets.
+        title: name in printed output.
+        unit: word for its records, in the plural: ``questions``, ``pairs``, ``captions``.
+        readers: one for each format. Unless a format is given, a split is read by the first one whose files
+            exist.
     """
 
     name: str
@@ -161,7 +160,7 @@ class DataSet:
     readers: tuple[Reader, ...]
 
     def reader(self, root: Path, split: str, form: str | None = None) -> Reader:
-        """The reader of a split by its official name: of a format, or the first one whose files exist.
+        """The reader of a split (official name): that of the format, or the first one whose files exist.
 
         Raises:
             UserError: there is no such format or split, or none of the files exist.
@@ -177,15 +176,15 @@ class DataSet:
                 return reader
         missing = [file for file in able[0].files(root, split) if not file.is_file()]
         raise UserError(
-            f"{root}: {', '.join(str(file.relative_to(root)) for file in missing)} missing, which the split "
-            f"{split!r} of {self.title} is read from: download them, as `attngraph data layout {self.name}` "
+            f"{root}: {', '.join(str(file.relative_to(root)) for file in missing)} missing, required for the "
+            f"split {split!r} of {self.title}: download them, as `attngraph data layout {self.name}` "
             "says"
         )
 
     def layout(self) -> str:
-        """Files and folders, where they come from, formats, licence and citation, in words."""
+        """Description of files and folders, their sources, formats, licence and citation."""
         about = yaml.safe_load(ABOUT.read_text(encoding="utf-8"))[self.name]
-        lines = ["formats; a split is read in the first whose files are there"]
+        lines = ["formats; a split is read in the first one whose files exist"]
         for reader in self.readers:
             splits = [f"{name}*" if name in reader.unanswered else name for name in reader.splits]
             lines += [f"  {reader.name}: {reader.title}", f"    splits: {', '.join(splits)}"]
@@ -197,21 +196,21 @@ class DataSet:
 
 
 def register(data_set: DataSet) -> DataSet:
-    """Make a data set known by its name."""
+    """Make a dataset known by its name."""
     DATA_SETS[data_set.name] = data_set
     return data_set
 
 
 def data_set_named(name: str) -> DataSet:
-    """The data set of this name, in any spelling; a :class:`~attngraph.UserError` if there is none."""
+    """The dataset of this name, in any spelling; a :class:`~attngraph.UserError` if there is none."""
     name = spelled(name, DATA_SETS)
-    check_known([name], list(DATA_SETS), "data set")
+    check_known([name], list(DATA_SETS), "dataset")
     return DATA_SETS[name]
 
 
 def split_examples(data_set: DataSet, root: Path, split: str, reader: Reader | None = None) -> list[Example]:
-    """The examples of a split, read again; :func:`attngraph.experiments.data.tables.table` keeps them on disk
-    instead.
+    """The examples of a split, read from the annotation files;
+    :func:`attngraph.experiments.data.tables.table` caches them on disk instead.
 
     Raises:
         UserError: see :meth:`Reader.examples`; also if there is no example.
@@ -223,20 +222,21 @@ def split_examples(data_set: DataSet, root: Path, split: str, reader: Reader | N
 
 
 class Reading:
-    """One pass over the files of a data set: what it leaves out, and what is damaged.
+    """One pass over the files of a dataset, with its skipped and damaged records.
 
     Args:
-        data_set: which.
+        data_set: the dataset.
         root: its folder.
-        collects: whether faults are collected, also those that ``damaged.json`` in the folder lists; if not,
-            what is listed is left out, and the first other fault is an error.
+        collects: whether faults are collected, including those listed in ``damaged.json`` in the folder; if
+            not, listed entries are skipped, and the first other fault is an error.
 
     Attributes:
-        pictures: of the folder.
-        faults: what is damaged -> the message.
-        left_out: how many records and examples were left out.
-        lost: ids of these, as far as they are known.
-        unscored: ids of what the official rules leave out of the split; files of predictions may have them.
+        pictures: the images of the folder.
+        faults: damaged record or image -> error message.
+        left_out: number of skipped records and examples.
+        lost: ids of these, if known.
+        unscored: ids of records excluded from the split by the official rules; files of predictions may have
+            them.
     """
 
     def __init__(self, data_set: DataSet, root: Path, collects: bool = False):
@@ -249,10 +249,10 @@ class Reading:
         self.unscored: set[str] = set()
 
     def examples(self, reader: Reader, split: str) -> Iterator[Example]:
-        """The examples of a split whose pictures are not left out.
+        """The examples of a split whose images are not skipped.
 
         Raises:
-            UserError: as the reader raises it; or there is no example.
+            UserError: as raised by the reader; or there is no example.
         """
         is_empty = True
         for example in reader.examples(split, self):
@@ -273,15 +273,15 @@ class Reading:
         make: Callable[[Record], Made | None],
         key: str,
     ) -> Iterator[Made]:
-        """What is made of each record, without those that are left out.
+        """The results of ``make`` for each record that is not skipped.
 
         Args:
-            file, found: the file; places and contents of its records.
-            make: makes something of a record, or None of one that is passed over.
-            key: the field that no two records may share.
+            file, found: the file; positions and contents of its records.
+            make: converts a record, or returns None to ignore it.
+            key: the field whose values must be unique.
 
         Raises:
-            Damaged: as ``make`` raises it, if faults are not collected.
+            Damaged: as raised by ``make``, if faults are not collected.
         """
         keys = Unique(file, key)
         for where, content in found:
@@ -298,15 +298,15 @@ class Reading:
             except Damaged as error:
                 if not self.collects:
                     raise Damaged(
-                        f"{error}; or leave it out: `attngraph data check {self.data_set.name} --root "
-                        f"{self.root} --leave-out` lists all that is damaged"
+                        f"{error}; or skip it: `attngraph data check {self.data_set.name} --root "
+                        f"{self.root} --leave-out` lists all damaged records"
                     ) from None
                 self.faults[what] = str(error)
             if isinstance(content, dict) and isinstance(content.get(key), (int, str)):
                 self.lost.add(str(content[key]))
 
     def picture_fault(self, image: Path, fault: str) -> None:
-        """Remembers that a picture is damaged."""
+        """Record a damaged image."""
         self.faults[self._path(image)] = f"{image}: {fault}"
 
     def _path(self, file: Path) -> str:
@@ -314,31 +314,31 @@ class Reading:
 
 
 def is_picture(what: str) -> bool:
-    """Whether an entry of the list is a picture, which only ``--deep`` looks at; else it is a record."""
+    """Whether an entry of the list is an image, which only ``--deep`` checks, and not a record."""
     return _IN not in what
 
 
 def read_list(root: Path) -> dict[str, str]:
-    """What the list in a data set's folder names; nothing where there is no list.
+    """The content of the list in a dataset's folder; empty if there is no list.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the list is damaged.
     """
     file = root / LIST
     content = read_json(file) if file.exists() else {}
     if not isinstance(content, dict) or not all(isinstance(why, str) for why in content.values()):
         raise UserError(
-            f"{file}: is no list of damaged records, {{what: why}}; remove it, or write it again with "
+            f"{file}: is not a list of damaged records, {{name: fault}}; remove it, or write it again with "
             "`attngraph data check NAME --root FOLDER --leave-out`"
         )
     return content
 
 
 def write_list(root: Path, damaged: Mapping[str, str]) -> None:
-    """Writes the list of what is left out from now on; removes it where nothing is damaged."""
+    """Write the list of entries to skip; removes the file if nothing is damaged."""
     file = root / LIST
     if damaged:
         write_json(file, damaged, ensure_ascii=False)
     else:
         file.unlink(missing_ok=True)
-    note(f"{file}: what is left out from now on ({len(damaged):,})")
+    note(f"{file}: list of {len(damaged):,} damaged records, which are skipped from now on")

@@ -1,4 +1,4 @@
-"""Writes drawn scenes into a folder: a data set of each task, or six benchmarks in their official layouts.
+"""Writes synthetic scenes into a folder: a dataset of each task, or six benchmarks in their official layouts.
 
 :func:`write_scenes` fills a folder in the formats of VQA v2, SNLI-VE and Karpathy's captions::
 
@@ -8,16 +8,17 @@
     vqa_v2/{train2014,val2014,test2014}/COCO_train2014_000000000001.png ...
     snli_ve/snli_ve_{train,dev,test}.jsonl, snli_ve/flickr30k_images/1000000001.png ...
     karpathy/dataset_coco.json, karpathy/{train2014,val2014}/COCO_train2014_000000000001.png ...
-    {vqa_v2,snli_ve,karpathy}/scenes.json    image name -> what the image shows
+    {vqa_v2,snli_ve,karpathy}/scenes.json    image name -> description of the scene
 
-and :func:`make_scenes` as the archives of six benchmarks unpack (:mod:`attngraph.experiments.data.layouts`)::
+and :func:`make_scenes` in the layouts of the archives of six benchmarks
+(:mod:`attngraph.experiments.data.layouts`)::
 
     manifest.json                     seed, size, version
     vqa2, vizwiz_vqa, snli_ve, coco, textcaps, vizwiz_caps
-    */scenes.json                     image name -> what the image shows
-    */quality.json                    VizWiz: image name -> what was done to the image
+    */scenes.json                     image name -> description of the scene
+    */quality.json                    VizWiz: image name -> degradations of the image
 
-A folder is whole or absent, and reused where its manifest says the same settings.
+A folder is complete or absent, and reused if its manifest has the same settings.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much to write for (train, validation, test): questions, hypotheses, and images with captions."""
+    """Sizes of (train, validation, test): numbers of questions, hypotheses, and images with captions."""
 
     questions: tuple[int, int, int] = (4000, 800, 1600)
     hypotheses: tuple[int, int, int] = (3600, 600, 1200)
@@ -50,8 +51,8 @@ class Sizes:
 
 
 def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
-    """Writes a data set of each task into a folder, or reuses it if finished with the same settings; returns
-    the folder. A :class:`~attngraph.UserError` if it holds something else.
+    """Write a dataset of each task into a folder, or reuse it if finished with the same settings; returns the
+    folder. A :class:`~attngraph.UserError` if it contains something else.
     """
     amounts = asdict(sizes)
     parts = {name: (layout, Amounts(*amounts[drawn])) for name, (layout, drawn) in TASKS.items()}
@@ -60,25 +61,25 @@ def write_scenes(folder: Path, seed: int = 0, sizes: Sizes = Sizes()) -> Path:
 
 
 def make_scenes(folder: Path, seed: int = 0, size: int = SIZE) -> Path:
-    """Writes the six data sets into a folder, or reuses it if finished with the same settings; returns the
-    folder. A :class:`~attngraph.UserError` if it holds something else.
+    """Write the six datasets into a folder, or reuse it if finished with the same settings; returns the
+    folder. A :class:`~attngraph.UserError` if it contains something else.
 
     Args:
-        folder, seed: missing, empty, or finished; any non-negative integer.
-        size: questions, pairs or images with captions for training in each data set; there are a fifth as
-            many for validation, and a third as many for test.
+        folder, seed: a missing, empty, or finished folder; any non-negative integer.
+        size: number of questions, pairs or images with captions for training in each dataset; there are a
+            fifth as many for validation, and a third as many for test.
     """
     parts = {name: (layout, Amounts.of(size)) for name, layout in LAYOUTS.items()}
     return _drawn_once(Path(folder), {"version": VERSION, "seed": seed, "size": size}, parts)
 
 
 def _drawn_once(folder: Path, manifest: dict, parts: Mapping[str, tuple[Layout, Amounts]]) -> Path:
-    """Writes the parts, each into a folder of its name, unless that is done."""
+    """Write the parts, each into a folder of its name, unless it is finished."""
     if _is_finished(folder, manifest):
         return folder
     try:
         with published(folder) as work:
-            for name in Progress(parts, desc="drawing scenes", unit="data set", leave=False, delay=1):
+            for name in Progress(parts, desc="generating scenes", unit="dataset", leave=False, delay=1):
                 layout, amounts = parts[name]
                 data_set = Folder(work / name)
                 layout(data_set, amounts, manifest["seed"])
@@ -91,30 +92,30 @@ def _drawn_once(folder: Path, manifest: dict, parts: Mapping[str, tuple[Layout, 
 
 
 def _is_finished(folder: Path, manifest: dict) -> bool:
-    """Whether the folder already holds these data; a :class:`UserError` if it holds others."""
+    """Whether the folder already contains these data; a :class:`UserError` if it contains others."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
     try:
         held = read_json(folder / MANIFEST)
     except UserError:
         raise UserError(
-            f"{folder}: exists but is no folder of drawn scenes (no readable {MANIFEST}); "
+            f"{folder}: exists but is not a folder of synthetic scenes (no readable {MANIFEST}); "
             "choose another folder or move it away"
         ) from None
     if held != manifest:
         raise UserError(
-            f"{folder}: holds scenes of other settings, {MANIFEST} says {shown(held)}, not "
+            f"{folder}: contains scenes with other settings, {MANIFEST} has {shown(held)}, not "
             f"{shown(manifest)}; choose another folder or move it away"
         )
     return True
 
 
 def scene_of(image: Path) -> Scene | None:
-    """The scene that an image file of a data set of drawn scenes shows (``scenes.json`` is in the folder
-    above that of the images); None for any other image.
+    """The scene of an image file of a synthetic dataset (``scenes.json`` is in the parent of the images'
+    folder); None for any other image.
 
     Raises:
-        UserError: the file is there, but does not say what the image shows.
+        UserError: the file exists, but does not describe the image.
     """
     file = image.parent.parent / SCENES
     if not file.exists():
@@ -126,7 +127,7 @@ def scene_of(image: Path) -> Scene | None:
         raise
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{file} does not say what {image.name} shows ({error}): draw the data again (attngraph scenes)"
+            f"{file} does not describe {image.name} ({error}): generate the data again (attngraph scenes)"
         ) from None
 
 

@@ -1,6 +1,6 @@
 """Reads easy-VQA (https://github.com/vzhou842/easy-VQA) from its PyPI package.
 
-The data set has 48,248 questions about 5,000 images.
+The dataset has 48,248 questions about 5,000 images.
 """
 
 import random
@@ -19,7 +19,7 @@ def load(split: str) -> list[Example]:
     """The examples of one split, in the package's order.
 
     "test" is the official test split. "validation" is a fixed tenth of the official training images with all
-    their questions, "train" the rest. Kinds: yesno-shape, yesno-color, which-shape, which-color.
+    their questions, "train" the remaining ones. Kinds: yesno-shape, yesno-color, which-shape, which-color.
 
     Raises:
         UserError: the package is not installed, or the split is unknown.

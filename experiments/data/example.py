@@ -1,4 +1,4 @@
-"""What every reader of a data set returns."""
+"""The common type of examples of all datasets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ class Example:
     """One image with a prompt and its reference answers.
 
     Args:
-        id: the example's id in its official file (question id, pair id, image id).
+        id: id in the official file (question id, pair id, image id).
         image: path of the image file.
         prompt: the text before the answer: a question, a hypothesis, or "" for captions.
         references: accepted answers. VQA: the ten annotators' answers; entailment: the one gold label
@@ -20,7 +20,7 @@ class Example:
             Empty in splits without annotations.
         kind: question type ("existence", "count", ...), hypothesis type, or "caption"; scores are broken down
             by it.
-        scene: what the image shows, where a task that scores answers by it knows it.
+        scene: description of the scene, if it is known and the task scores answers with it.
         groups: further ways to break scores down: name -> this example's group, such as
             ``{"answer type": "yes/no"}``.
     """

@@ -1,9 +1,9 @@
-"""Data sets in the parquet files of the Hugging Face hub.
+"""Datasets in the parquet files of the Hugging Face hub.
 
-What was downloaded is stored in the folder ``hub`` of the data set's folder, as the repository has it
-(``hub/data/val-00000-of-00002.parquet``) or as :func:`download` writes it (``hub/val.parquet``). Nothing is
-downloaded but by that function, which needs the library ``datasets`` (extra ``hub``). Such files hold the
-pictures too: each becomes a picture file in the cache folder, once, named by its content.
+Downloaded files are in the folder ``hub`` of the dataset's folder, with the names of the repository
+(``hub/data/val-00000-of-00002.parquet``) or those of :func:`download` (``hub/val.parquet``). Only that
+function downloads, with the library ``datasets`` (extra ``hub``). These files also contain the images: each
+is written once to an image file in the cache folder, named by its content.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ FOLDER, IMAGE = "hub", "image"
 ROWS = 64  # with their pictures in memory at a time
 _SUFFIXES = {b"\xff\xd8": ".jpg", b"\x89P": ".png"}
 _SHARD = re.compile(r"-of-(\d+)\.parquet$")
-_REMEDY = "get it again"
+_REMEDY = "download it again"
 
 
 class Hub(Reader):
-    """A data set in the columns of a repository.
+    """A dataset in the columns of a repository.
 
     Args:
         sources: split -> (repository, its name of the split).
-        fields: which of the columns holds what; a class label is read by its name.
-        unanswered: splits whose references are not looked at.
-        published: what the splits hold.
+        fields: names of the columns; a class label is read by its name.
+        unanswered: splits whose references are ignored.
+        published: published sizes of the splits.
     """
 
     name = "hub"
@@ -71,7 +71,7 @@ class Hub(Reader):
         shards = _SHARD.search(files[0].name)
         if shards and len(files) != int(shards[1]):
             raise UserError(
-                f"{files[0]}: {len(files)} of {int(shards[1])} files of its split are there; get the others"
+                f"{files[0]}: only {len(files)} of {int(shards[1])} files of its split; download the others"
             )
 
         def example(row: Record) -> Example:
@@ -82,11 +82,11 @@ class Hub(Reader):
 
 
 def download(data_set: DataSet, root: Path, splits: Sequence[str] = ()) -> Iterator[Path]:
-    """Downloads splits (by default all that are there) from the hub into ``hub/`` in the data set's folder,
-    each whole or not at all; the one thing here that uses the network. Yields each split's first file.
+    """Download splits (by default all) from the hub into ``hub/`` in the dataset's folder, each completely or
+    not at all. This is the only function here that uses the network. Yields each split's first file.
 
     Raises:
-        UserError: no repository is known for a split, or it cannot be downloaded.
+        UserError: no repository of a split is known, or it cannot be downloaded.
     """
     hub = next((reader for reader in data_set.readers if isinstance(reader, Hub)), None)
     if hub is None:
@@ -110,13 +110,13 @@ def _download(repository: str, name: str, file: Path) -> None:
             rows.to_parquet(part)
     except Exception as error:  # the library's own, those of the network, and those of the disk
         raise UserError(
-            f"{repository}, split {name}: cannot be downloaded to {file} ({first_line(error)}); look at the "
-            "network and the disk, or get the repository's files some other way and put them there"
+            f"{repository}, split {name}: cannot be downloaded to {file} ({first_line(error)}); check the "
+            "network and the disk, or copy the repository's files there"
         ) from error
 
 
 def _rows(files: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row with its place; class labels by their names, pictures as bytes."""
+    """Each row with its position; class labels by their names, images as bytes."""
     number = 0
     for file in files:
         try:
@@ -134,7 +134,7 @@ def _rows(files: list[Path]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _labels(schema: pa.Schema) -> dict[str, list[str]]:
-    """Names of the classes of each column that has some, as the library ``datasets`` describes them."""
+    """Names of the classes of each categorical column, in the metadata of the library ``datasets``."""
     about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
     return {
@@ -145,16 +145,16 @@ def _labels(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _picture(row: Record) -> Path:
-    """The file of a row's picture."""
+    """The file of a row's image."""
     value = row.field(IMAGE, dict)
     content = value.get("bytes")
     if not content:
-        raise row.fault(f"field '{IMAGE}' of {row.where} holds no picture ({shown(value)})", _REMEDY)
+        raise row.fault(f"field '{IMAGE}' of {row.where} is not an image ({shown(value)})", _REMEDY)
     return picture_file(content)
 
 
 def picture_file(content: bytes) -> Path:
-    """The file in the cache folder that holds a picture; made where there is none of its content yet."""
+    """The file of an image in the cache folder, written unless a file with this content exists."""
     digest = hashlib.sha256(content).hexdigest()
     picture = cache_folder() / "pictures" / digest[:2] / f"{digest}{_SUFFIXES.get(content[:2], '.img')}"
     if not picture.is_file() or picture.stat().st_size != len(content):

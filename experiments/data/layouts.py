@@ -1,8 +1,8 @@
-"""The files of data sets of drawn scenes: as official archives unpack, and plainer ones for the three tasks.
+"""Files of synthetic datasets: in the layout of official archives, and in a simpler one for the three tasks.
 
-A layout writes a data set: :data:`LAYOUTS` holds those of six benchmarks by the data sets' names,
-:data:`TASKS` the plain ones, where annotators agree and pictures are PNG. Splits without official
-annotations have none.
+A layout writes a dataset: :data:`LAYOUTS` has those of six benchmarks by the datasets' names, :data:`TASKS`
+the simple ones, in which annotators agree and images are PNG. Splits without official annotations do not have
+annotations here, either.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ QUALITY = 95  # of JPEG, with colours at full resolution: pixels differ by a few
 
 
 class Amounts(NamedTuple):
-    """How many examples each split has."""
+    """Number of examples of each split."""
 
     train: int
     validation: int
@@ -73,14 +73,12 @@ Layout = Callable[["Folder", Amounts, int], None]  # writes a data set into a ne
 
 
 def own_seed(name: str, seed: int) -> int:
-    """A seed for a data set (or a part of one), so that no two of them draw the same scenes."""
+    """A seed for a dataset (or a part of one), so that all of them have different scenes."""
     return int(np.random.SeedSequence((seed, zlib.crc32(name.encode()))).generate_state(1)[0])
 
 
 class Folder:
-    """A data set's folder, which writes pictures and remembers what they show, and what was done to those of
-    VizWiz.
-    """
+    """A dataset's folder, which writes images and records their scenes, and the degradations of VizWiz's."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -89,8 +87,8 @@ class Folder:
         root.mkdir()
 
     def save(self, picture: Image.Image, place: str, scene: Scene | None, **more: object) -> None:
-        """Writes a picture; the ending of its place in the folder is its format. ``more`` stands beside the
-        scene, which is None where shapes do not stand where it says.
+        """Write an image; the suffix of its path is its format. ``more`` is recorded in addition to the
+        scene, which is None if the shapes have been moved.
         """
         file = self.root / place
         file.parent.mkdir(exist_ok=True)
@@ -102,7 +100,7 @@ class Folder:
             self.shown[file.name] = {**scene.to_dict(), **more}
 
     def take(self, scene: Scene, part: str, number: int, rng: random.Random) -> tuple[str, Quality]:
-        """Writes VizWiz's picture of this number in a split, in any quality; returns its name and quality."""
+        """Write VizWiz's image of this number in a split, in any quality; returns its name and quality."""
         quality, name = any_quality(rng), f"VizWiz_{part}_{number:08d}.jpg"
         known = scene if quality.keeps_places else None
         self.save(taken(draw(scene), quality), f"{part}/{name}", known)
@@ -110,11 +108,11 @@ class Folder:
         return name, quality
 
     def dump(self, name: str, content: object) -> None:
-        """Writes JSON."""
+        """Write JSON."""
         write_json(self.root / name, content, indent=None)
 
     def finish(self) -> None:
-        """Writes what the pictures show."""
+        """Write the descriptions of the scenes."""
         self.dump(SCENES, self.shown)
         if self.qualities:
             self.dump("quality.json", self.qualities)
@@ -124,7 +122,7 @@ class Folder:
 
 
 def _answer_type(answer: str) -> str:
-    """VQA v2's type of an answer."""
+    """The answer type of VQA v2."""
     return "yes/no" if answer in ("yes", "no") else "number" if answer.isdigit() else "other"
 
 
@@ -180,7 +178,7 @@ def _vqa2(folder: Folder, amounts: Amounts, seed: int) -> None:
 
 
 def _plain_vqa(folder: Folder, amounts: Amounts, seed: int) -> None:
-    """Questions in the files of VQA v2, on which all annotators agree; types are the kinds of questions."""
+    """Questions in the files of VQA v2, with annotators who agree; types are the kinds of questions."""
     asked, annotated = defaultdict(list), defaultdict(list)
     image_ids = count(1)
     for split, amount in amounts.items():
@@ -213,8 +211,8 @@ def _asked(image_id: int, sentences: Sequence[Sentence]) -> list[dict]:
 
 
 def _annotated(image_id: int, sentences: Sequence[Sentence], chance: int | None) -> list[dict]:
-    """Annotations of an image's questions. Annotators differ by chance; where it is None, they agree, and
-    types are the questions' kinds.
+    """Annotations of an image's questions. Annotators differ at random; without a random generator, they
+    agree, and types are the questions' kinds.
     """
     records = []
     for place, sentence in enumerate(sentences):
@@ -241,7 +239,7 @@ GIVE_UP = {"good": (0, 0), "poor": (0, 4), "bad": (6, 10)}  # least and most ann
 
 
 def _vizwiz_vqa(folder: Folder, amounts: Amounts, seed: int) -> None:
-    """VizWiz-VQA: one question about each image; about bad pictures most annotators say "unanswerable"."""
+    """VizWiz-VQA: one question about each image; for bad images most annotators answer "unanswerable"."""
     chance = own_seed("vizwiz_vqa", seed)
     for split, amount in amounts.items():
         part = OFFICIAL[split]
@@ -264,7 +262,7 @@ def _vizwiz_vqa(folder: Folder, amounts: Amounts, seed: int) -> None:
 
 
 def _pairs(folder: Folder, amounts: Amounts, seed: int, official: bool) -> None:
-    """SNLI-VE: a line for each hypothesis; official lines have a caption, others the kind."""
+    """SNLI-VE: a line for each hypothesis; official lines have a caption, others have the kind."""
     number, seed = 1_000_000_000, own_seed("snli_ve", seed) if official else seed
     for split, amount in amounts.items():
         lines = []
@@ -293,8 +291,8 @@ def _pairs(folder: Folder, amounts: Amounts, seed: int, official: bool) -> None:
 def _describe(
     described: list[dict], split: str, number: int, texts: Sequence[str], coco_id: int, ending: str
 ) -> str:
-    """Adds an image, by its number in its split, to those of Karpathy's ``dataset_coco.json``; returns its
-    folder. As in the real file, validation, test and the "restval" part of training come from ``val2014``.
+    """Add an image, by its number in its split, to those of Karpathy's ``dataset_coco.json``; returns its
+    folder. As in the real file, validation, test and the "restval" part of training are from ``val2014``.
     """
     label = "restval" if split == "train" and number % 4 == 3 else OFFICIAL[split]
     source = "train2014" if label == "train" else "val2014"
@@ -347,7 +345,7 @@ LETTERS = 16  # points
 
 
 def _textcaps(folder: Folder, amounts: Amounts, seed: int) -> None:
-    """TextCaps: pictures with a word on them, which the captions name."""
+    """TextCaps: images with a word on them, which the captions contain."""
     chance = own_seed("textcaps", seed)
     caption_ids = count()
     for split, amount in amounts.items():
@@ -376,7 +374,7 @@ def _textcaps(folder: Folder, amounts: Amounts, seed: int) -> None:
 
 
 def with_word(picture: Image.Image, word: str, ink: str, side: str) -> Image.Image:
-    """The picture with a strip of paper at the top or bottom that has a word on it."""
+    """The image with a strip of paper at the top or bottom that has a word on it."""
     pen = ImageDraw.Draw(picture)
     top = 0 if side == "top" else CANVAS - CURTAIN_WIDTH
     pen.rectangle((0, top, CANVAS - 1, top + CURTAIN_WIDTH - 1), fill=PAPER)
@@ -386,7 +384,7 @@ def with_word(picture: Image.Image, word: str, ink: str, side: str) -> Image.Ima
 
 
 def captions_with_word(scene: Scene, word: str, ink: str, side: str) -> list[str]:
-    """Five captions that name the word and the things."""
+    """Five captions that contain the word and the objects."""
     names = [describe(thing, "color shape").a() for thing in ordered(scene)]
     things = " and ".join(names)
     near, far = ("above", "below") if side == "top" else ("below", "above")
@@ -400,7 +398,7 @@ def captions_with_word(scene: Scene, word: str, ink: str, side: str) -> list[str
 
 
 def _scene_with_room(rng: random.Random, number: int) -> tuple[Scene, str]:
-    """One or two different things, and the side at which there is room for a word."""
+    """One or two different objects, and the side with space for a word."""
     while True:
         scene = sample_scene(rng, "downstream", number, curtain=True, amount=rng.choice((1, 2, 2)))
         pairs = {(thing.color, thing.shape) for thing in scene.things}
@@ -414,9 +412,9 @@ CANNED = {"good": (0, 0), "poor": (0, 1), "bad": (3, 5)}  # least and most of an
 
 
 def _vizwiz_caps(folder: Folder, amounts: Amounts, seed: int) -> None:
-    """VizWiz-Captions: pictures of any quality, some captions precanned, some rejected.
+    """VizWiz-Captions: images of any quality, some captions precanned, some rejected.
 
-    Ids run on from split to split.
+    Ids are consecutive over all splits.
     """
     chance = own_seed("vizwiz_caps", seed)
     image_ids, caption_ids = count(), count()

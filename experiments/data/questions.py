@@ -41,7 +41,7 @@ class Official(Reader):
     }
 
     def parts(self, split: str) -> list[str]:
-        """The parts of COCO that a split is made of, as the files are named."""
+        """The parts of COCO in a split, by their names in the files."""
         return [f"{split}2015" if split in self.unanswered else f"{split}2014"]
 
     def files(self, root: Path, split: str) -> list[Path]:
@@ -50,7 +50,7 @@ class Official(Reader):
         return [root / name.format(part) for part in self.parts(split) for name in names]
 
     def division(self, reading: Reading) -> dict[int, str] | None:
-        """COCO's image id -> the split of its questions; None where each part is one split."""
+        """COCO's image id -> the split of its questions; None if each part is one split."""
         return None
 
     def examples(self, split: str, reading: Reading) -> Iterator[Example]:
@@ -61,7 +61,7 @@ class Official(Reader):
     def _part(
         self, part: str, split: str, reading: Reading, division: dict[int, str] | None
     ) -> Iterator[Example]:
-        """The examples of a part that are of a split, in the order of its question file."""
+        """The examples of a part that belong to a split, in the order of its question file."""
         asked, *answered = (file for file in self.files(reading.root, split) if f"_{part}_" in file.name)
         folder = part.replace("-dev", "")
 
@@ -78,14 +78,14 @@ class Official(Reader):
                 return None
             if division is not None and image_id not in division:
                 about = f"{question.where} is about the cocoid {image_id}"
-                raise question.fault(f"{about}, which {KARPATHY_FILE} does not have")
+                raise question.fault(f"{about}, which is not in {KARPATHY_FILE}")
             if not is_ours(image_id):
                 return None
             told = annotated.get((identity, image_id))
             if told is None and answered:
                 raise Damaged(
                     f"{answered[0]}: no annotation with question_id {identity} and image_id {image_id}, "
-                    f"which {question.where} of {question.file} has; use the files of the same split"
+                    f"as required by {question.where} of {question.file}; use the files of the same split"
                 )
             image = reading.pictures.path(folder, f"COCO_{folder}_{image_id:012d}", question)
             return _FIELDS.example(question, image, told)
@@ -97,7 +97,7 @@ class Official(Reader):
 
 
 class Drawn(Official):
-    """Drawn scenes in these files, whose test split has annotations too."""
+    """Synthetic scenes in these files, whose test split has annotations, too."""
 
     splits, unanswered = ("train", "val", "test"), ()
 
@@ -151,8 +151,8 @@ VQA2 = register(
 
 
 class VizWiz(Reader):
-    """``{train,val,test}.json``: a question an image, whose name is the key. An example's kind is the type of
-    its answer; the group ``answerable`` says 1 or 0.
+    """``{train,val,test}.json``: one question for each image, whose name is the key. An example's kind is the
+    type of its answer; the group ``answerable`` is 1 or 0.
     """
 
     title, unanswered = "{train,val,test}.json", ("test",)

@@ -2,7 +2,7 @@
 
 A record has the fields of the files that ``attngraph predict --file`` reads and writes: ``image`` (a path, a
 PIL image, or the bytes and path of ``datasets.Image(decode=False)``), ``text`` (the question or hypothesis;
-captions have none) and ``answer`` (a text or a list of texts: annotators' answers, a label, or captions).
+not for captions) and ``answer`` (a text or a list of texts: annotators' answers, a label, or captions).
 ``id`` and ``kind`` may be added. Images in memory become files in the cache folder, named by their content.
 """
 

@@ -17,8 +17,8 @@ _FILES = {"train": "train", "val": "dev", "test": "test"}
 
 
 class Official(Reader):
-    """``snli_ve_{train,dev,test}.jsonl``: an example on each line. Pairs without a gold label ("-") are left
-    out, as the publishers do. An example's kind is the field ``hypothesis_kind``, which drawn data have, or
+    """``snli_ve_{train,dev,test}.jsonl``: an example on each line. Pairs without a gold label ("-") are
+    excluded, as by the publishers. An example's kind is the field ``hypothesis_kind`` of synthetic data, or
     else "hypothesis"; the group ``label`` is its gold label.
     """
 

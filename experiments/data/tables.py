@@ -1,10 +1,10 @@
-"""Examples in Arrow tables: read from the annotation files once, then mapped into memory.
+"""Examples in Arrow tables: read from the annotation files once, then memory-mapped.
 
-A table is a file in the cache folder (:func:`cache_folder`), named after the data set's folder, the split and
-the format. A second file has the sizes and times of the annotation files and folders that it was made from:
-the table is made again when one of them has changed. All processes share its pages.
+A table is a file in the cache folder (:func:`cache_folder`), named after the dataset's folder, the split and
+the format. A second file has the sizes and modification times of the annotation files and folders: the table
+is written again when one of them has changed. All processes share its memory pages.
 
-It uses pyarrow, not the library ``datasets``, whose import takes each worker a second.
+This uses pyarrow, not the library ``datasets``, whose import takes one second in each worker.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class About:
-    """What is known of a table.
+    """Description of a table.
 
     Args:
-        state: what it was made from.
-        digest: of what it holds, see :func:`_content`; the same wherever the same files were read.
-        left_out: how many damaged records and examples it lacks.
-        unscored: ids of these, and of what the official rules leave out.
+        state: state of the files that it was read from.
+        digest: digest of its content, see :func:`_content`; independent of the machine.
+        left_out: number of skipped damaged records and examples.
+        unscored: ids of these, and of records excluded by the official rules.
     """
 
     state: list[Any]
@@ -58,8 +58,8 @@ class About:
 
 
 class Examples(Sequence[Example]):
-    """Examples of a table, made when they are asked for: rows with the columns of :data:`SCHEMA`, all of them
-    or some, and what is known of all.
+    """Examples of a table, constructed on access: some or all rows with the columns of :data:`SCHEMA`, and
+    the description of the table.
     """
 
     def __init__(self, rows: pa.Table, root: Path, about: About):
@@ -76,15 +76,15 @@ class Examples(Sequence[Example]):
             yield from map(self._example, batch.to_pylist())
 
     def take(self, places: Sequence[int] | np.ndarray) -> Examples:
-        """The examples at these places, in this order."""
+        """The examples at these positions, in this order."""
         return Examples(self.rows.take(np.asarray(places, np.int64)), self.root, self.about)
 
     def images(self) -> list[Path]:
-        """Each picture once, in the order of the examples."""
+        """Each image once, in the order of the examples."""
         return [self.root / name for name in self.rows["image"].unique().to_pylist()]
 
     def image_numbers(self) -> np.ndarray:
-        """Which of :meth:`images` each example has, int64 ``(examples,)``."""
+        """Index of each example's image in :meth:`images`, int64 ``(examples,)``."""
         return self.rows["image"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
     def _example(self, row: dict) -> Example:
@@ -95,8 +95,8 @@ class Examples(Sequence[Example]):
 
 
 def table(data_set: DataSet, root: Path, split: str, form: str | None = None) -> Examples:
-    """The examples of a split (official name) in a format, or the first one whose files exist: from the table
-    that an earlier call made, or from the annotation files.
+    """The examples of a split (official name) in a format, by default the first one whose files exist. They
+    are read from the table written by an earlier call, or from the annotation files.
 
     Raises:
         UserError: see :meth:`attngraph.experiments.data.dataset.Reader.examples`; also if there is no
@@ -118,13 +118,13 @@ def table(data_set: DataSet, root: Path, split: str, form: str | None = None) ->
 
 
 def cache_folder() -> Path:
-    """Where tables are kept: ``$ATTNGRAPH_CACHE``, or ``attngraph`` in the user's cache folder."""
+    """Folder of the tables: ``$ATTNGRAPH_CACHE``, or ``attngraph`` in the user's cache folder."""
     users = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(os.environ.get("ATTNGRAPH_CACHE") or users / "attngraph")
 
 
 def _state(reader: Reader, root: Path, split: str) -> list:
-    """What a table was made from: another state makes another table."""
+    """State of the files of a table, which is written again if the state changes."""
     state: list = [VERSION, f"{type(reader).__module__}.{type(reader).__qualname__}"]
     state.append(str(cache_folder().absolute()))  # where pictures of the hub's tables are
     folders = sorted(path for path in root.iterdir() if path.is_dir())
@@ -135,14 +135,14 @@ def _state(reader: Reader, root: Path, split: str) -> list:
 
 
 def _open(file: Path, root: Path) -> Examples:
-    """A table, mapped into memory."""
+    """A memory-mapped table."""
     about = About(**json.loads(file.with_suffix(".json").read_text(encoding="utf-8")))
     with pa.memory_map(str(file)) as source:
         return Examples(pa.ipc.open_file(source).read_all(), root, about)
 
 
 def _write(file: Path, state: list, reading: Reading, reader: Reader, split: str) -> None:
-    """Reads the annotation files into a table: the rows first, then what they were made from."""
+    """Read the annotation files and write a table: first the rows, then the state of the files."""
     data_set, digest = reading.data_set, hashlib.sha256()
     examples = reading.examples(reader, split)
     bar = Progress(desc=f"reading {data_set.name} {split}", unit=f" {data_set.unit}", leave=False, delay=1)
@@ -165,8 +165,8 @@ def _write(file: Path, state: list, reading: Reading, reader: Reader, split: str
 
 
 def _place(image: Path, root: Path) -> str:
-    """An image's place in the data set's folder; the whole path of one that is elsewhere, since a way up out
-    of a folder that is a link leads to another place.
+    """An image's path in the dataset's folder; the absolute path of an image elsewhere, since ``..`` in a
+    folder that is a symlink leads to another place.
     """
     if image.is_relative_to(root):
         return image.relative_to(root).as_posix()
@@ -174,8 +174,8 @@ def _place(image: Path, root: Path) -> str:
 
 
 def _content(columns: list[list]) -> bytes:
-    """What a digest takes in of some rows: their columns as JSON, which no library's version changes. Of a
-    picture outside of the data set's folder it takes the name alone, since it is elsewhere on each machine.
+    """The content of rows for a digest: their columns as JSON, which does not depend on library versions. Of
+    an image outside the dataset's folder only the name is used, since its path differs between machines.
     """
     ids, places, *others = columns
     names = [os.path.basename(place) if os.path.isabs(place) else place for place in places]

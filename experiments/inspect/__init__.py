@@ -1,7 +1,7 @@
-"""What the analysis commands look at: models and samples, what their nodes are, and the reports.
+"""Input and reports of the analysis commands: models and samples, the meaning of nodes, and results.
 
-- ``source``: a model on images and texts, and the attention graphs that they give; the shared options
-- ``words``: which words and patches the nodes of a graph are
-- ``labels``, ``regions``: the nodes' classes, and which patches are relevant for a word
-- ``statistics``, ``points``, ``maps``: of ``attngraph heterophily``, ``tsne`` and ``attention``
+- ``source``: a model with images and texts, and their attention graphs; the shared options
+- ``words``: the words and patches of a graph's nodes
+- ``labels``, ``regions``: the nodes' classes, and the relevant patches for a word
+- ``statistics``, ``points``, ``attention``: reports of ``attngraph heterophily``, ``tsne`` and ``attention``
 """

@@ -1,4 +1,4 @@
-"""Where a model looks: raw attention, rollout and relevance on pictures, and inside the object asked for."""
+"""Raw attention, rollout and relevance maps over images, and their mass inside the object of a question."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ QUERY_TITLES = {
 
 
 def ask(samples: Sequence[Sample], seed: int) -> tuple[list[Sample], dict[str, Thing]]:
-    """Questions about one object in each scene that shows one unlike the others: samples with question and
-    answer, and ``{sample's name: object}``.
+    """Questions about one object in each scene with an object that differs from all others: samples with
+    question and answer, and ``{sample's name: object}``.
 
     Raises:
-        UserError: no scene shows such an object.
+        UserError: no scene has such an object.
     """
     rng, asked, things = random.Random(seed), [], {}
     for sample in samples:
@@ -68,20 +68,20 @@ def ask(samples: Sequence[Sample], seed: int) -> tuple[list[Sample], dict[str, T
             asked.append(replace(sample, prompt=question, answer=getattr(thing, attribute)))
             things[sample.name] = thing
     if not asked:
-        raise UserError("no scene shows a thing unlike the others that one could ask about: raise --examples")
+        raise UserError("no scene has an object that differs from all others: use more --examples")
     return asked, things
 
 
 @dataclass
 class AttentionMaps:
-    """Maps and masses. The mass is that of all samples; maps, regions and shown are of the first ones only.
+    """Maps and masses. The mass is over all samples; maps, regions and shown are for the first ones only.
 
     Args:
         maps, mass: tables, see :mod:`attngraph.analysis.patches`.
-        regions: ``{name: bool (patches,)}``, where the object is that was asked for.
-        shown: ``{name: what the viewer gets}``.
+        regions: ``{name: bool (patches,)}``, patches of the object of the question.
+        shown: ``{name: input of the viewer}``.
         last: the layer that raw attention is read from.
-        looker: which node of the image looks at it; empty where a text's tokens do.
+        looker: name of the query node if it is a node of the image; empty if queries are tokens of a text.
     """
 
     maps: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -99,15 +99,15 @@ def collect_maps(
 
     Args:
         source: a model and its samples.
-        tokens: whose maps; None for the first, and the one before the answer where that is known, or else a
-            decoder's last.
+        tokens: tokens of the maps; None for the first, and the one before the answer if it is known, or else
+            a decoder's last.
         things: ``{sample's name: object}``.
-        pictures: how many samples are drawn.
+        pictures: number of samples to plot.
     """
     result, tables, masses = AttentionMaps(), [], []
     for batch in source.batches("reading maps"):
         if batch.pictures is None:
-            raise UserError("attention maps need images: give --images, and a model that looks at them")
+            raise UserError("attention maps need images: use --images, and a model with image input")
         view = read_view(source, batch, tokens)
         result.last, result.looker = view.last, view.looker
         for k, name in enumerate(batch.names):
@@ -135,17 +135,17 @@ def collect_maps(
 
 @dataclass
 class View:
-    """What a batch's tokens look at.
+    """Maps of a batch's tokens.
 
     Args:
         kinds: the graphs by kind of weights.
-        layers: those to show.
+        layers: layers of the viewer.
         last: the layer that raw attention is read from.
-        looker: which node of the image the query is; empty where queries are tokens of a text.
-        queries: ``{token: (b,)}``, which query nodes of it they are.
-        values: ``{(method, token): (b, m)}``, numbers on all nodes that are seen.
-        image: ``(b, m)``, which of these are image nodes.
-        grids: of each example's image nodes: rows, columns, and how many come before them.
+        looker: name of the query node if it is a node of the image; empty if queries are tokens of a text.
+        queries: ``{token: (b,)}``, query nodes of the tokens.
+        values: ``{(method, token): (b, m)}``, numbers for all value nodes.
+        image: ``(b, m)``, whether these are image nodes.
+        grids: for each example's image nodes: rows, columns, and the number of nodes before them.
     """
 
     kinds: dict[str, Graphs]
@@ -159,23 +159,23 @@ class View:
 
 
 class NoScore(Exception):
-    """The model gives no logits for the tokens of its text, nor for classes."""
+    """The model has no logits for the tokens of its text or for classes."""
 
 
 def read_view(source: Source, batch: Batch, tokens: list[str] | None) -> View:
-    """The maps of a batch: raw attention and, unless graphs are streamed, rollout, and relevance where the
-    model gives a score.
+    """The maps of a batch: raw attention and, unless graphs are streamed, rollout, and relevance if the model
+    has a score.
 
-    That is the logit of the text's next token: at the query itself, or where the answer begins if the query
-    comes before; the largest of a classifier's logits; an image's logit for its own text.
+    The score is the logit of the text's next token (at the query itself, or at the beginning of the answer if
+    the query comes before it), the largest of a classifier's logits, or an image's logit for its text.
 
     Raises:
-        UserError: there are no maps of this model, or not of these layers, heads or tokens.
+        UserError: maps are not available for this model, or for these layers, heads or tokens.
     """
     if batch.pictures.tiled:
         raise UserError(
-            f"{source.title} cuts pictures into tiles, whose places are not known here: switch that off in "
-            "its preprocessor_config.json (do_image_splitting or crop_to_patches: false)"
+            f"{source.title} cuts images into tiles of unknown position: switch this off in the model's "
+            "preprocessor_config.json (do_image_splitting or crop_to_patches: false)"
         )
     graphs = source.read(batch)
     try:
@@ -210,11 +210,11 @@ def read_view(source: Source, batch: Batch, tokens: list[str] | None) -> View:
 
 
 def _chosen(source: Source, graphs: Graphs, path: Route, samples: int) -> tuple[list[str], str]:
-    """The layers to show, and the one that raw attention is read from: the last of them that joins the same
+    """The layers of the viewer, and the layer that raw attention is read from: the last of them with the same
     nodes as the route's first hop, or that hop itself.
 
     Raises:
-        UserError: there are no such layers, or they see parts of pictures, or lack the chosen heads.
+        UserError: there are no such layers, or they attend within parts of images, or lack the chosen heads.
     """
     last = path.hops[0]
     if source.layers is None:
@@ -232,17 +232,17 @@ def _chosen(source: Source, graphs: Graphs, path: Route, samples: int) -> tuple[
     for name in (last, *chosen):
         if graphs[name].shape[0] != samples:
             raise UserError(
-                f"--layers: {name} sees parts of pictures one by one (windows, tiles), which cannot be "
+                f"--layers: {name} attends within parts of images (windows, tiles), which cannot be "
                 "shown: choose others"
             )
         heads = graphs[name].shape[1]
         if not all(0 <= head < heads for head in source.heads or ()):
-            raise UserError(f"--heads: {name} has heads 0 to {heads - 1}: give others")
+            raise UserError(f"--heads: {name} has heads 0 to {heads - 1}: use these")
     return chosen, last
 
 
 def _relevance(source: Source, batch: Batch, scored_at: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gradient-weighted relevance of all nodes for each token's score; empty where the model gives none."""
+    """Gradient-weighted relevance of all nodes for each token's score; empty if the model has no score."""
     found, runs = {}, {}
     for token, place in scored_at.items():
         key = tuple(place.tolist())
@@ -260,21 +260,22 @@ def _relevance(source: Source, batch: Batch, scored_at: Mapping[str, Tensor]) ->
 def _queries(
     source: Source, batch: Batch, graph: AttentionGraph, tokens: list[str] | None, others: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], str]:
-    """Which query nodes the tokens are, at which token of the text each one's score is taken, and which node
-    of the image they are, if any."""
+    """The query nodes of the tokens, the token of the text at which each one's score is computed, and the
+    name of their node of the image, if any.
+    """
     words, text = words_of(batch, graph, 0), batch.written
     if words is None and image_nodes(graph, 0).any(1).all():  # an image alone
         looker = _looker(source, graph, others)
         if set(tokens or ()) - {"first"}:
             raise UserError(
-                f"--tokens: {source.title} reads images apart from texts; there is only first, {looker}"
+                f"--tokens: {source.title} encodes images separately from texts; use first ({looker})"
             )
         start = {"first": torch.zeros(len(batch.names), dtype=torch.long)}
         return start, start, looker
     if words is None or text is None:
         raise UserError(
-            f"{source.title}: the query nodes of its last layer are not the tokens of the text: there is "
-            "nobody whose view could be drawn"
+            f"{source.title}: the query nodes of its last layer are not the tokens of the text: this model "
+            "has no query token to plot a map for, choose another --model"
         )
     if tokens is None:
         tokens = ["first", *(["answer"] if text.prompt is not None else ["last"] if graph.causal else [])]
@@ -292,28 +293,28 @@ def _queries(
 
 
 def _looker(source: Source, graph: AttentionGraph, others: int) -> str:
-    """Which node of an image that is read alone looks at the patches: its first."""
+    """Name of the query node of an image that is encoded without text: its first node."""
     if graph.kind == "self" and others:
         return "the image's [CLS] node"
     if graph.kind == "cross" and graph.shape[2] == 1:
         return "the probe of the image's pooling head"
     raise UserError(
-        f"{source.title} reads images alone, and neither a [CLS] node comes before the patches nor a probe "
-        "looks at them: there is nobody whose view could be drawn"
+        f"{source.title} encodes images without text, and has neither a [CLS] node nor an attention pooling "
+        "head: it has no query to plot a map for, choose another --model"
     )
 
 
 def positions(
     names: Sequence[str], words: Words, token: str, prompt: Tensor | None, seeing: Tensor
 ) -> Tensor:
-    """Which node a token (``first``, ``answer``, ``last`` or a number) is in each example, ``(b,)``.
+    """The node of a token (``first``, ``answer``, ``last`` or a number) in each example, ``(b,)``.
 
     Args:
-        names: of the examples.
-        words: what the nodes are.
-        token: which.
-        prompt: where the answers begin, in tokens of the text.
-        seeing: ``(b, nodes)``, which nodes see the image: the first token is the first that does.
+        names: names of the examples.
+        words: the words of the nodes.
+        token: the token.
+        prompt: number of tokens of the text before the answer.
+        seeing: ``(b, nodes)``, whether a node attends to the image: the first token is the first that does.
 
     Raises:
         UserError: an example has no such token.
@@ -321,7 +322,7 @@ def positions(
     if token == "answer":
         if prompt is None:
             raise UserError(
-                "--tokens answer: where this model's answers begin is not known; give numbers of tokens, or "
+                "--tokens answer: the position of this model's answers is unknown; use indices of tokens, or "
                 "last"
             )
         return words.node(prompt - 1)
@@ -331,24 +332,24 @@ def positions(
         if token == "first":
             tokens = tokens[seeing[k][tokens]]
             if not len(tokens):
-                raise UserError(f"--tokens first: no token of example {name} sees the image")
+                raise UserError(f"--tokens first: no token of example {name} sees the image: use others")
         number = {"first": 0, "last": len(tokens) - 1}.get(token)
         number = int(token) if number is None else number
         if number >= len(tokens):
             text = " ".join(words.tokens[k][tokens].tolist())
             raise UserError(
-                f"--tokens {token}: example {name} has tokens 0 to {len(tokens) - 1} only: {text}"
+                f"--tokens {token}: example {name} has only tokens 0 to {len(tokens) - 1}: {text}"
             )
         nodes.append(tokens[number])
     return torch.stack(nodes)
 
 
 def score_at(batch: Batch, place: Tensor, output) -> Tensor:
-    """One number per example, see :func:`read_view`: ``place`` ``(b,)`` is the token of the written text
+    """The score of each example, see :func:`read_view`: ``place`` ``(b,)`` is the token of the generated text
     whose next token is scored.
 
     Raises:
-        NoScore: the ``output`` of the model has none.
+        NoScore: the model's ``output`` does not have a score.
     """
     b = len(batch.names)
     pairs, logits = getattr(output, "logits_per_image", None), getattr(output, "logits", None)
@@ -375,8 +376,9 @@ def score_at(batch: Batch, place: Tensor, output) -> Tensor:
 
 
 def viewer_example(name: str, batch: Batch, view: View, k: int) -> ViewerExample:
-    """Sample ``k`` of a batch for the viewer. An arrow stands before the tokens of a decoder if an encoder
-    reads a text too (``[CLS] what color ... [SEP] → [CLS] red [SEP]``)."""
+    """Sample ``k`` of a batch for the viewer. If an encoder also reads a text, an arrow separates its tokens
+    from those of the decoder (``[CLS] what color ... [SEP] → [CLS] red [SEP]``).
+    """
     graphs = view.kinds[PLAIN]
     rows, columns, _ = view.grids[k]
     nodes = {layer: tuple(_nodes(batch, graphs[layer], side, k) for side in (0, 1)) for layer in view.layers}
@@ -398,7 +400,7 @@ def viewer_example(name: str, batch: Batch, view: View, k: int) -> ViewerExample
 
 
 def _nodes(batch: Batch, graph: AttentionGraph, side: int, k: int) -> Nodes:
-    """Which nodes of a side stand for parts of an image, and what the others are called."""
+    """The nodes of a side that represent parts of an image, and names of the others."""
     words, valid = words_of(batch, graph, side), valid_nodes(graph, side)[k].tolist()
     names: list[str | None] = [f"node {node}" if real else None for node, real in enumerate(valid)]
     if words is not None:

@@ -38,12 +38,12 @@ MODALITY, SPECIAL, SPEECH = "modality", "special or word", "part of speech"
 BUILT_IN = (MODALITY, SPECIAL, "token", SPEECH, "patch", "named", "named shape", "cluster")
 AND_PATCH = " and patch"  # ends the names of labels by a class of tokens on one side, by patch on the other
 IN_PARTS = (
-    "sees parts of pictures one by one (tiles, windows): each counts as an example, though those of one "
-    "picture are alike: intervals are too narrow"
+    "attends within parts of images (tiles, windows): each part is counted as an example, although parts of "
+    "one image are similar: intervals are too narrow"
 )
 UNTAGGED = (
-    f"no labels by {SPEECH}: without --labels spacy:NAME those of the drawn scenes' words alone are known, "
-    "and these texts are not about drawn scenes"
+    f"no labels by {SPEECH}: without --labels spacy:NAME only those of words in synthetic scenes are known, "
+    "and these texts are not about synthetic scenes"
 )
 
 # universaldependencies.org/u/pos
@@ -52,13 +52,13 @@ Tagger = Callable[[tuple[str, ...]], tuple[str, ...]]  # of a text's words, to o
 
 
 def load_tagger(name: str) -> Tagger:
-    """What gives each word of a text its universal part of speech.
+    """A tagger that assigns each word of a text its universal part of speech.
 
     Args:
-        name: of an installed pipeline of spaCy (``en_core_web_sm``), or a folder with one.
+        name: name of an installed pipeline of spaCy (``en_core_web_sm``), or a folder with one.
 
     Raises:
-        UserError: no spaCy, or no such pipeline.
+        UserError: spaCy is not installed, or there is no such pipeline.
     """
     require("spacy")
     import spacy
@@ -67,7 +67,7 @@ def load_tagger(name: str) -> Tagger:
         pipeline = spacy.load(name)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"--labels spacy:{name} cannot be loaded ({first_line(error)}): give a pipeline's folder, or "
+            f"--labels spacy:{name} cannot be loaded ({first_line(error)}): use a pipeline's folder, or "
             "install one (python -m spacy download en_core_web_sm)"
         ) from None
 
@@ -87,14 +87,14 @@ class ClassesFile(RootModel):
 
 
 class Labeller:
-    """The labels that are known of a batch's nodes.
+    """Labels of a batch's nodes.
 
     Args:
-        classes: ``{name: {token: class}}`` of the user's own.
-        clusters: of k-means, fitted on a layer's first examples; 0 for none. Adapted models share the
-            clusters of the first model.
-        seed: of k-means.
-        tagger: of parts of speech; None for those of the scenes' words, in texts about scenes alone.
+        classes: ``{name: {token: class}}``, classes defined by the user.
+        clusters: number of clusters of k-means, fitted on a layer's first examples; 0 for none. Adapted
+            models share the clusters of the first model.
+        seed: seed of k-means.
+        tagger: tagger of parts of speech; None for those of the scenes' words, in texts about scenes only.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Labeller:
         self._notes: dict[str, None] = {}
 
     def fit(self, source: Source) -> None:
-        """Fit the clusters of every layer on the first examples of a source, however they are batched."""
+        """Fit the clusters of every layer on the first examples of a source, regardless of batch size."""
         if self.clusters is None:
             return
         examples, layers = 0, {}
@@ -124,19 +124,18 @@ class Labeller:
                 self._notes[f"{stack(name)}: no labels by cluster: {error}"] = None
 
     def notes(self) -> list[str]:
-        """What the labels lack: a line for each stack of layers that has none by cluster, sees parts of
-        pictures or has rotated queries, and one where parts of speech are not known."""
+        """Limitations of the labels: a line for each stack of layers without clusters, with attention within
+        parts of images or with rotated queries, and one if parts of speech are not known."""
         return list(self._notes)
 
     def __call__(self, batch: Batch, name: str, graph: AttentionGraph) -> dict[str, Labels]:
         """Labels of a graph's nodes.
 
         Returns:
-            ``{name: labels}``: modality (text, image or special token), or, where all nodes are text, special
-            token or word; within text: token, part of speech (by the tagger, or of texts about scenes) and
-            the user's classes; within images: patch; where text looks at an image: named (the shape that a
-            word names, the shape that a patch shows), and between the two each class of tokens against
-            patch; cluster.
+            ``{name: labels}``: modality (text, image or special token), or, if all nodes are text, special
+            token or word; within text: token, part of speech (by the tagger, or in texts about scenes) and
+            the user's classes; within images: patch; if text attends to an image: named (the shape named by a
+            word, the shape in a patch), and each class of tokens against patch; cluster.
         """
         device = graph.query.device
         if graph.shape[0] != len(batch.samples):
@@ -165,8 +164,8 @@ class Labeller:
         return {kind: known for kind, known in labels.items() if known is not None}
 
     def _classes(self, batch: Batch, words: Words) -> dict[str, Tensor]:
-        """The classes of a side's words, ``(b, nodes)``: part of speech, where it is known, and the user's
-        own."""
+        """The classes of a side's words, ``(b, nodes)``: part of speech, if it is known, and the user's
+        classes."""
         own = {kind: _classified(words, classes, own=True) for kind, classes in self.own.items()}
         if self.tagger is not None:
             return {SPEECH: _tagged(words, self.tagger)} | own
@@ -177,20 +176,18 @@ class Labeller:
 
 
 def read_own_classes(files: Sequence[Path]) -> dict[str, dict[str, str]]:
-    """The user's own classes of tokens, ``{name: {token: class}}``; a file's name is the labels' name.
+    """The user's classes of tokens, ``{name: {token: class}}``; a file's name is the labels' name.
 
     Raises:
-        UserError: a file cannot be read, or its name is taken.
+        UserError: a file cannot be read, or its name is already in use.
     """
     classes: dict[str, dict[str, str]] = {}
     for file in files:
         if file.stem in (*BUILT_IN, *classes) or file.stem.endswith(AND_PATCH):
-            raise UserError(
-                f"--labels {file}: there are labels called {file.stem!r} already: rename the file"
-            )
+            raise UserError(f"--labels {file}: labels named {file.stem!r} already exist: rename the file")
         content, place = read_json(file), str(file)
         classes[file.stem] = checked(
-            content, ClassesFile, lambda _, place=place: place, "give a JSON file {token: class}"
+            content, ClassesFile, lambda _, place=place: place, "use a JSON file {token: class}"
         ).root
     return classes
 
@@ -198,7 +195,7 @@ def read_own_classes(files: Sequence[Path]) -> dict[str, dict[str, str]]:
 def _classified(
     words: Words, classes: dict[str, str], names: tuple[str, ...] | None = None, own: bool = False
 ) -> Tensor:
-    """Classes of words; the user's own may list tokens as the vocabulary writes them, too."""
+    """Classes of words; the user's may also list tokens in the form of the vocabulary."""
 
     def key(token: str, word: str) -> str:
         return next((form for form in (token, word) if own and form in classes), word.lower())
@@ -208,7 +205,7 @@ def _classified(
 
 
 def _tagged(words: Words, tagger: Tagger) -> Tensor:
-    """Places in ``UNIVERSAL``; the pieces of a word have the word's, tokens of no word have -1."""
+    """Indices in ``UNIVERSAL``; all pieces of a word have the word's index, tokens outside words have -1."""
     tags = torch.full(words.is_token.shape, -1)
     for line, classes in zip(words.lines(), tags):
         spans = word_spans(*line)

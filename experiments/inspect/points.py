@@ -1,4 +1,4 @@
-"""The nodes of attention layers as points, their maps in the plane, and how far these can be trusted."""
+"""The nodes of attention layers as points, their maps in the plane, and measures of the maps' quality."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def gather_points(
     Args:
         sources: ``{state: source}``, the frozen model's first.
         layers: names or patterns; None for the last cross-attention and the self-attention before it.
-        limit: points of each layer or head, at most.
-        seed: of their choice.
+        limit: maximum number of points of each layer or head.
+        seed: seed of the choice of points.
 
     Returns:
-        The clouds of each state, and the layers whose queries were read with rotary positions in them.
+        The clouds of each state, and the layers whose queries were read with rotary positions.
     """
     layers = layers or default_layers(sources[FROZEN])
     outputs, clouds, rotated = output_matrices(sources[FROZEN].model), {}, {}
@@ -71,7 +71,7 @@ def default_layers(source: Source) -> list[str]:
 
 
 def node_labels(batch: Batch, graph: AttentionGraph, side: int) -> tuple[dict[str, np.ndarray], Tensor]:
-    """Tokens and classes of the query (0) or value nodes (1), and which of them are no padding."""
+    """Tokens and classes of the query (0) or value nodes (1), and whether they are not padding."""
     shape = graph.shape[0], graph.shape[2 + side]
     image, words = graph.is_image()[side], words_of(batch, graph, side)
     patches = patches_of(batch, graph, side)
@@ -90,13 +90,13 @@ def node_labels(batch: Batch, graph: AttentionGraph, side: int) -> tuple[dict[st
 
 
 def check_clouds(clouds: Sequence[Cloud], method: str, perplexities: Sequence[float]) -> None:
-    """Raises :class:`~attngraph.errors.UserError` where a cloud is too small for a map."""
+    """Raise :class:`~attngraph.errors.UserError` if a cloud is too small for a map."""
     least = least_points(method, max(perplexities))
     for cloud in clouds:
         if len(cloud.nodes) < least:
             layer = cloud.nodes.layer.iloc[0] if len(cloud.nodes) else "a layer"
             raise UserError(
-                f"{layer} gives {len(cloud.nodes)} points, too few for a map, which needs {least}: give more "
+                f"{layer} has {len(cloud.nodes)} points, too few for a map, which needs {least}: use more "
                 "--examples or --points, or a lower --perplexity"
             )
 
@@ -111,12 +111,12 @@ def embed(
     """Coordinates and measures of all maps.
 
     Args:
-        clouds: ``{state: clouds}``; the maps are those of the frozen state, the others' points are placed on
-            them.
+        clouds: ``{state: clouds}``; the maps are those of the frozen state, and the points of the other state
+            are placed on them.
         method: see :mod:`attngraph.analysis.embedding`.
-        perplexities: a map for each.
-        colours: labels by which the figures are coloured, and purity is measured.
-        seed: of the maps, and of the points that are measured.
+        perplexities: perplexities, with a map for each.
+        colours: labels for the colours of figures and for purity.
+        seed: seed of the maps, and of the sample of points for the measures.
     """
     tables, measures, number = [], [], 0
     for k, cloud in enumerate(Progress(clouds[FROZEN], f"{METHOD_NAMES[method]} maps")):
@@ -141,8 +141,8 @@ def embed(
 def notes(
     clouds: Mapping[str, Sequence[Cloud]], measures: pd.DataFrame, method: str, rotated: Sequence[str]
 ) -> Iterator[str]:
-    """What a reader of the figures has to know; ``rotated`` are layers whose queries could be read only with
-    rotary positions in them."""
+    """Notes for the reader of the figures; ``rotated``: layers whose queries could be read only with rotary
+    positions."""
     if method == "pca":
         yield (
             "The two directions of largest variance of each layer's or head's points: points that are close "
@@ -169,4 +169,4 @@ def notes(
     if rotated:
         yield f"{', '.join(rotated)}: {ROTATED}."
     if plain:
-        yield f"No output projection was found in {', '.join(plain)}: distances there are those before Wo."
+        yield f"No output projection was found in {', '.join(plain)}: distances there are before Wo."

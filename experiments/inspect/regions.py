@@ -1,6 +1,6 @@
-"""Which patches are relevant for the words of a text: those of what a word names, and of what is asked.
+"""Relevant patches for the words of a text: those of the named object, and of the object of a question.
 
-What a picture shows where is known of drawn scenes; for other pictures a file of boxes says it.
+The positions of objects are known for synthetic scenes; for other images they are read from a file of boxes.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from attngraph.experiments.scenes.scene import HUGE_COLORS, HUGE_SHAPES, SIZES, 
 
 NAMED, ASKED = "named region", "asked region"
 NO_GRID = (
-    "no regions: which part of the picture each node shows is not known (it is cropped or tiled, or its "
-    "patches are no grid)"
+    "no regions: the part of the image of each node is unknown (it is cropped or tiled, or its patches do "
+    "not form a grid)"
 )
-NO_WORD = "no regions: no word of the texts names a known part of its picture"
+NO_WORD = "no regions: no word of the texts names a known part of its image"
 
 SHAPE_NAMES = {word: shape for shape in HUGE_SHAPES for word in (shape, plural(shape))}
 _ATTRIBUTES = {
@@ -46,18 +46,18 @@ _ATTRIBUTES = {
 _ANY_SHAPE = {word for noun in ("thing", "object", "item", "shape") for word in (noun, plural(noun))}
 
 SHARE = 1 / 16  # of a patch that a part must cover to be shown by it, as in drawn scenes
-FORMAT = 'give {"picture.jpg": [{"box": [x, y, width, height], "words": ["dog"]}]}'
+FORMAT = 'use {"image.jpg": [{"box": [x, y, width, height], "words": ["dog"]}]}'
 
 
 # ---- of a graph -------------------------------------------------------------------------------------------
 
 
 class Regions:
-    """The relevant values of a batch's graphs, where queries are words and values are patches.
+    """The relevant values of a batch's graphs, if queries are words and values are patches.
 
     Args:
-        samples: all that are looked at.
-        file: parts of the user's own pictures by samples' names; without it, those of drawn scenes.
+        samples: all samples.
+        file: parts of the user's images by samples' names; None for those of synthetic scenes.
     """
 
     def __init__(self, samples: Sequence[Sample], file: Mapping[str, PictureParts] | None = None):
@@ -72,8 +72,8 @@ class Regions:
         self._looked = self._found = False  # for words that name a part
 
     def notes(self) -> list[str]:
-        """A line for each stack of layers that has no regions though words look at pictures there, and one if
-        no word named a known part.
+        """A line for each stack of layers without regions in which words attend to images, and one if no word
+        names a known part.
         """
         nothing = [NO_WORD] if self._looked and not self._found else []
         return [*(f"{name}: {NO_GRID}" for name in self._without), *nothing]
@@ -82,10 +82,10 @@ class Regions:
         """Regions of a graph.
 
         Returns:
-            ``{name: region}``: "named region", where a word that names something looks for its patches, and,
-            with questions that name something, "asked region", where the token that the answer's first one
-            is predicted from looks for those of all that the question names. Empty where queries are no
-            words, values no patches, or no parts are known.
+            ``{name: region}``: "named region": for words that name an object, the patches of this object; and
+            "asked region" for questions that name objects: for the token from which the answer's first token
+            is predicted, the patches of all objects in the question. Empty if queries are not words, values
+            are not patches, or parts are unknown.
         """
         words, image = words_of(batch, graph, 0), image_nodes(graph, 1).cpu()
         if not self._parts or words is None or not image.any():
@@ -127,24 +127,23 @@ class Regions:
 
 @dataclass(frozen=True)
 class SceneParts:
-    """The things of a scene as parts of its picture, numbered as they are listed."""
+    """The objects of a scene as parts of its image, numbered in the order of the list."""
 
     scene: Scene
 
     def named(self, words: Sequence[str]) -> list[frozenset[int]]:
-        """The things that each word names, together with the words of its phrase that come before: at "red"
-        of "a red circle" all red things, at "circle" the red circles. Empty for words that name nothing."""
+        """The objects named by each word together with the preceding words of its phrase: at "red" of "a red
+        circle" all red objects, at "circle" the red circles. Empty for words that do not name an object."""
         return [self._fitting(phrase) for phrase in _phrases(words)]
 
     def asked(self, words: Sequence[str]) -> frozenset[int]:
-        """The things that the whole phrases of a text name, taken together."""
+        """All objects named by the complete phrases of a text."""
         phrases = [*_phrases(words), Description()]
         ends = (phrase for phrase, following in pairwise(phrases) if not _continues(phrase, following))
         return frozenset().union(*map(self._fitting, ends))
 
     def masks(self, rows: int, columns: int) -> Tensor | None:
-        """Which patches show each thing, bool ``(things, rows * columns)``; None where the grid is no
-        square."""
+        """The patches of each object, bool ``(objects, rows * columns)``; None if the grid is not square."""
         if rows != columns:
             return None
         return torch.stack([region(self.scene, thing, rows) for thing in self.scene.things])
@@ -156,7 +155,7 @@ class SceneParts:
 
 
 def _phrases(words: Sequence[str]) -> Iterator[Description]:
-    """For each word, the description that its phrase has given so far; an empty one where it gives none."""
+    """For each word, the description by its phrase up to this word; empty if there is none."""
     phrase = Description()
     for word in map(str.lower, words):
         if word in _ANY_SHAPE:
@@ -174,7 +173,7 @@ def _phrases(words: Sequence[str]) -> Iterator[Description]:
 
 
 def _continues(phrase: Description, following: Description) -> bool:
-    """Whether the next word's description is that of the same phrase."""
+    """Whether the next word's description belongs to the same phrase."""
     parts = ("size", "color", "shape")
     return phrase != Description() and all(
         getattr(phrase, part) in (None, getattr(following, part)) for part in parts
@@ -182,7 +181,7 @@ def _continues(phrase: Description, following: Description) -> bool:
 
 
 def region(scene: Scene, thing: Thing, side: int) -> Tensor:
-    """Which of ``side`` times ``side`` patches show an object, bool ``(patches,)``."""
+    """The patches of an object in a ``side`` times ``side`` grid, bool ``(patches,)``."""
     return torch.from_numpy(patch_targets(replace(scene, things=(thing,)), side)[0] > 0)
 
 
@@ -192,19 +191,19 @@ Word = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True, pa
 
 
 class Part(Config):
-    """A part of a picture.
+    """A part of an image.
 
     Args:
         box: x and y of the upper left corner, width and height, in pixels.
-        words: in lower case, that name the part; None for all words.
+        words: words in lower case that name the part; None for all words.
     """
 
     box: tuple[NonNegativeFloat, NonNegativeFloat, PositiveFloat, PositiveFloat]
     words: Annotated[frozenset[Word], Field(min_length=1)] | None = None
 
     def mask(self, rows: int, columns: int, size: tuple[int, int]) -> Tensor:
-        """Which patches of a picture of this width and height show the part: those of which it covers at
-        least a sixteenth, or else the one of which it covers most; bool ``(rows * columns,)``."""
+        """The patches of the part in an image of this width and height: those of which it covers at least a
+        sixteenth, or else the one of which it covers the most; bool ``(rows * columns,)``."""
         x, y, width, height = self.box
         across = _overlap(x, x + width, size[0], columns)
         covered = (_overlap(y, y + height, size[1], rows)[:, None] * across).flatten()
@@ -212,7 +211,7 @@ class Part(Config):
 
 
 def _overlap(low: float, high: float, length: int, count: int) -> Tensor:
-    """The share of each of ``count`` equal parts of 0..length that lies between low and high."""
+    """The fraction of each of ``count`` equal parts of 0..length that is between low and high."""
     width = length / count
     starts = torch.arange(count, dtype=torch.float64) * width
     return (torch.clamp(starts + width, max=high) - torch.clamp(starts, min=low)).clamp(min=0) / width
@@ -220,13 +219,13 @@ def _overlap(low: float, high: float, length: int, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class PictureParts:
-    """The parts of one picture of this width and height."""
+    """The parts of one image of this width and height."""
 
     listed: Sequence[Part]
     size: tuple[int, int]
 
     def named(self, words: Sequence[str]) -> list[frozenset[int]]:
-        """The parts that each word names; those without words belong to every word."""
+        """The parts named by each word; parts without words belong to every word."""
         return [
             frozenset(
                 k for k, part in enumerate(self.listed) if part.words is None or word.lower() in part.words
@@ -235,32 +234,33 @@ class PictureParts:
         ]
 
     def asked(self, words: Sequence[str]) -> frozenset[int]:
-        """The parts that any word of a question names."""
+        """The parts named by any word of a question."""
         return frozenset().union(*self.named(words))
 
     def masks(self, rows: int, columns: int) -> Tensor:
-        """Which patches show each part, bool ``(parts, rows * columns)``."""
+        """The patches of each part, bool ``(parts, rows * columns)``."""
         return torch.stack([part.mask(rows, columns, self.size) for part in self.listed])
 
 
 class PartsFile(RootModel):
-    """A file of ``--regions``: the parts of each picture, by the name of its file."""
+    """A file of ``--regions``: the parts of each image, by the name of its file."""
 
     root: Annotated[dict[str, Annotated[list[Part], Field(min_length=1)]], Field(min_length=1)]
 
 
 def read_regions(file: Path, samples: Sequence[Sample]) -> dict[str, PictureParts]:
-    """Parts of the user's own pictures, ``{sample's name: parts}``.
+    """Parts of the user's images, ``{sample's name: parts}``.
 
-    The file holds ``{name of a picture's file: [parts]}``. A part has a ``box``, in pixels of the upright
-    picture (as in COCO), and ``words`` that name it, whatever their case; without them, all words do.
+    The file contains ``{name of an image file: [parts]}``. A part has a ``box``, in pixels of the upright
+    image (as in COCO), and ``words`` that name it (case-insensitive); without ``words``, all words name it.
 
     Args:
-        file: JSON.
-        samples: whose pictures are looked at; what the file says of others is checked in its form alone.
+        file: a JSON file.
+        samples: the samples; entries for other images are only checked for their format.
 
     Raises:
-        UserError: the file cannot be read, a part is not as above, or no picture of the file is looked at.
+        UserError: the file cannot be read, a part has another format, or no image of the file is in the
+            samples.
     """
     listed = checked(read_json(file), PartsFile, lambda field: f"{file}", FORMAT).root
     known: dict[str, PictureParts] = {}
@@ -269,18 +269,15 @@ def read_regions(file: Path, samples: Sequence[Sample]) -> dict[str, PicturePart
         if not isinstance(sample.image, Path) or (name := sample.image.name) not in listed:
             continue
         if names.count(name) > 1:
-            raise UserError(f"{file}: {names.count(name)} pictures are called {name}: rename all but one")
+            raise UserError(f"{file}: {names.count(name)} images are named {name}: rename all but one")
         width, height = size = open_image(sample.image).size
         known[sample.name] = PictureParts(listed[name], size)
         for k, part in enumerate(listed[name]):
             if part.box[0] + part.box[2] > width or part.box[1] + part.box[3] > height:
                 raise UserError(
-                    f"{file}: {name}.{k}: the box leaves the picture, which has {width} x {height} pixels; "
+                    f"{file}: {name}.{k}: the box exceeds the image, which has {width} x {height} pixels; "
                     f"{FORMAT}"
                 )
     if not known:
-        raise UserError(
-            f"{file}: it names none of the pictures that are looked at: give names of files of --images or "
-            "--data"
-        )
+        raise UserError(f"{file}: contains none of the images: use names of files of --images or --data")
     return known

@@ -1,8 +1,8 @@
-"""What the analysis commands look at: a model, images and texts, and the attention graphs that they give.
+"""Input of the analysis commands: a model, images and texts, and the resulting attention graphs.
 
-By default the mini-BLIP that ships with the package, on drawn scenes with their captions; or any
-transformers model (``--model``), on images and texts of one's own (``--images``, ``--texts``) or on a data
-set in its official files (``--data``, ``--task``). With ``--adapter`` the model has graph adapters in it.
+By default this is the shipped mini-BLIP with synthetic scenes and their captions. Alternatives are any
+transformers model (``--model``), with the user's images and texts (``--images``, ``--texts``) or a dataset in
+its official files (``--data``, ``--task``). With ``--adapter`` the model has graph adapters.
 """
 
 from __future__ import annotations
@@ -52,12 +52,13 @@ IMAGE_FILES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"
 
 
 def settings_of(options: LookOptions, task: str = TASK) -> dict[str, Any]:
-    """What decides a command's results, for :class:`attngraph.experiments.base.outputs.Outputs`: all options
-    but those that only say where and how it runs, and digests of the weights that are looked at.
+    """The settings that determine a command's results, for
+    :class:`attngraph.experiments.base.outputs.Outputs`: all options except those for where and how it runs,
+    and digests of the weights.
 
     Args:
-        options: of the command.
-        task: of the command, where none is given and none of one's own images and texts are looked at.
+        options: options of the command.
+        task: default task of the command, if the user gives neither a task nor images or texts.
     """
     settings = {name: value for name, value in vars(options).items() if name not in NOT_SETTINGS}
     settings = {"weights": weights_digest(options.model), **settings, "model": unless_default(options.model)}
@@ -69,17 +70,17 @@ def settings_of(options: LookOptions, task: str = TASK) -> dict[str, Any]:
 
 
 def brings_own(options: LookOptions) -> bool:
-    """Whether one's own images or texts are looked at, and no task's."""
+    """Whether the user's images or texts are used, and not those of a task."""
     return bool(options.images or options.texts)
 
 
 def open_source(options: LookOptions, trained: bool = True) -> Source:
-    """The source that options describe.
+    """The source defined by options.
 
     Args:
-        options: of the command.
-        trained: False for the adapters of ``--adapter`` as they were before training (the model then
-            computes what it does without them, unless the join is ``replace``).
+        options: options of the command.
+        trained: False for the adapters of ``--adapter`` in their state before training (which do not change
+            the model's output, unless the join is ``replace``).
 
     Raises:
         UserError: something is missing, damaged or out of range.
@@ -87,17 +88,16 @@ def open_source(options: LookOptions, trained: bool = True) -> Source:
     for name in ("data", "task", "split"):
         if brings_own(options) and getattr(options, name):
             raise UserError(
-                f"--{name} chooses among a task's data, and here you give images or texts of your own: leave "
-                "it out"
+                f"--{name} applies to a task's data, not to your own --images or --texts: remove it"
             )
     task, split = options.task or TASK, options.split or SPLIT
     (task,) = tasks_named([task])
     check_device(options.device)
     family = load_family(options.model, options.download)
     if options.images and not family.sees:
-        raise UserError(f"{family.title} looks at no images: leave out --images")
+        raise UserError(f"{family.title} has no image input: remove --images")
     if options.texts and not family.reads:
-        raise UserError(f"{family.title} reads no texts: leave out --texts")
+        raise UserError(f"{family.title} has no text input: remove --texts")
     if brings_own(options):
         samples = own_samples(options.images, options.texts)[: options.examples]
     else:
@@ -115,27 +115,27 @@ def open_source(options: LookOptions, trained: bool = True) -> Source:
 
 
 def own_samples(images: Sequence[Path], texts: Path | None) -> list[Sample]:
-    """Images and texts of the user's own.
+    """The user's images and texts.
 
     Args:
         images: files, or folders of them.
         texts: a file with a text per line, one for each image or one for all.
 
     Raises:
-        UserError: a file is missing, or the numbers of images and texts do not go together.
+        UserError: a file is missing, or the numbers of images and texts do not match.
     """
     files = [file for path in images for file in _image_files(path)]
     lines = [] if texts is None else _lines(texts)
     if images and not files:
         raise UserError(
-            f"--images: no image files in {', '.join(map(str, images))}; give files, or folders with files "
+            f"--images: no image files in {', '.join(map(str, images))}; use files, or folders with files "
             f"ending in {', '.join(sorted(IMAGE_FILES))}"
         )
     if not files:
         return [Sample(f"text {k + 1}", None, "", line) for k, line in enumerate(lines)]
     if len(lines) not in (0, 1, len(files)):
         raise UserError(
-            f"{len(files)} images but {len(lines)} texts in {texts}: give one text for each image, or one "
+            f"{len(files)} images but {len(lines)} texts in {texts}: use one text for each image, or one "
             "for all"
         )
     answers = lines if len(lines) == len(files) else (lines or [None]) * len(files)
@@ -148,19 +148,19 @@ def own_samples(images: Sequence[Path], texts: Path | None) -> list[Sample]:
 def task_samples(
     task_name: str, family: str, split: str, data: Path | None = None, limit: int = 64, seed: int = 0
 ) -> list[Sample]:
-    """Examples of a task with their answers, a fixed random choice of them.
+    """Examples of a task with their answers, a fixed random subset.
 
     Args:
         task_name: as in ``--task``.
-        family: of the model, which may have a prompt of its own.
+        family: family of the model, which may have a particular prompt.
         split: ``train``, ``validation`` or ``test``.
-        data: folder with the data; None draws them for this call, and keeps the pictures in memory.
-        limit: how many at most.
-        seed: of the choice and of what is drawn.
+        data: folder of the data; None for synthetic data generated for this call, with images in memory.
+        limit: maximum number of examples.
+        seed: seed of the subset and of synthetic data.
     """
     task = TASKS[task_name]
     if task.packaged and data is not None:
-        raise UserError(f"--data {data}: the examples of {task_name} come with a package: leave out --data")
+        raise UserError(f"--data {data}: the examples of {task_name} are in a package: remove --data")
     if data is None:
         task.check(None)
     drawn = data is None and task.drawn is not None
@@ -181,10 +181,10 @@ def task_samples(
 
 
 def _lines(texts: Path) -> list[str]:
-    content = read_text(texts, "give a UTF-8 file with a text per line")
+    content = read_text(texts, "use a UTF-8 file with one text per line")
     lines = [line.strip() for line in re.split(r"[\r\n]", content)]  # no other sign ends a line
     if not any(lines):
-        raise UserError(f"--texts {texts} holds no text: give a file with a text per line")
+        raise UserError(f"--texts {texts} is empty: use a file with one text per line")
     return [line for line in lines if line]
 
 
@@ -192,7 +192,7 @@ def _image_files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_FILES)
     if not path.exists():
-        raise UserError(f"--images {path}: no such file or folder; give image files, or folders of them")
+        raise UserError(f"--images {path}: no such file or folder; use image files, or folders of them")
     return [path]
 
 
@@ -200,20 +200,20 @@ def _image_files(path: Path) -> list[Path]:
 
 
 def put_in(family: ModelFamily, path: Path, trained: bool = True, seed: int = 0) -> dict[str, GraphAdapter]:
-    """Put saved adapters into a model.
+    """Load saved adapters into a model.
 
     Args:
         family: the frozen model that they were trained for; its model is changed in place, and its
             ``unadapted`` becomes the context in which the adapters are off.
-        path: a folder that PEFT saved, or a cell's folder of ``attngraph ablation``, which is one too.
-        trained: False leaves them as a new adapter starts, with this seed.
-        seed: of a new adapter's weights.
+        path: a folder saved by PEFT, such as the folder of a run.
+        trained: False for the initial weights of a new adapter, with this seed.
+        seed: seed of a new adapter's weights.
 
     Returns:
-        ``{layer as attngraph.capture names it: adapter}``.
+        ``{name of the layer in attngraph.capture: adapter}``.
 
     Raises:
-        UserError: no such folder, a damaged one, or adapters of another model or kind.
+        UserError: no such folder, a damaged one, or adapters of another model or type.
     """
     try:
         adapted = load_adapter(family.model, path)
@@ -233,14 +233,14 @@ def put_in(family: ModelFamily, path: Path, trained: bool = True, seed: int = 0)
 
 @dataclass
 class Source:
-    """A model and what it is run on.
+    """A model and its samples.
 
     Args:
-        family: the model with what makes its inputs.
-        samples: to run it on.
-        batch_size: samples in a forward pass.
-        layers, heads: those chosen; None for all.
-        device: where the model runs.
+        family: the model with its processor.
+        samples: the samples.
+        batch_size: number of samples in a forward pass.
+        layers, heads: the chosen ones; None for all.
+        device: device of the model.
         adapters: ``{layer: adapter}`` of an adapted model.
         stream: whether graphs are streamed, see :func:`attngraph.capture`.
     """
@@ -271,7 +271,7 @@ class Source:
         """The samples in order.
 
         Args:
-            doing: what a progress bar says that is done with them; None for no bar.
+            doing: text of a progress bar; None for no bar.
         """
         starts = range(0, len(self.samples), self.batch_size)
         for start in Progress(starts, doing, leave=False, disable=doing is None):
@@ -297,8 +297,9 @@ class Source:
         return calls_as_examples(graphs, batch.inputs)
 
     def is_large(self) -> bool:
-        """Whether graphs of the first batch have more than :data:`LARGE` edges, and can be streamed: those of
-        a model with adapters, or with a list of pictures in patches, cannot."""
+        """Whether graphs of the first batch have more than :data:`LARGE` edges, and can be streamed: this is
+        not possible for a model with adapters, or with images as a list of patches.
+        """
         batch = next(self.batches(), None)
         pixels = None if batch is None else batch.inputs.get("pixel_values")
         if batch is None or self.adapters or (pixels is not None and pixels.dim() == 2):
@@ -320,10 +321,10 @@ class Source:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turns what goes wrong in a model or its processor, or where its attention is read, into one line.
+        """Turn errors of a model, its processor, or the capture of its attention into one-line errors.
 
         Raises:
-            UserError: in place of any error of theirs.
+            UserError: instead of any of these errors.
         """
         try:
             yield
@@ -332,23 +333,24 @@ class Source:
             raise UserError(told) from None
         except Exception as error:  # models, their processors and what reads them raise all kinds
             if isinstance(error, MemoryError) or is_out_of_memory(error):
-                raise UserError(f"{self.title}: memory was short: make --batch smaller") from error
+                raise UserError(f"{self.title}: out of memory: use a smaller --batch") from error
             raise UserError(
-                f"{self.title} cannot be read on these images and texts ({type(error).__name__}: "
-                f"{first_line(error)}): check that they are what it reads, leave out layers that fail "
-                "(--layers), or take another --model"
+                f"{self.title} cannot be run on these images and texts ({type(error).__name__}: "
+                f"{first_line(error)}): check that it supports them, exclude layers that fail (--layers), or "
+                "use another --model"
             ) from error
 
     def reweighted(self, name: str, graph: AttentionGraph) -> AttentionGraph | None:
-        """The graph with the weights that the layer's adapter uses in place of M; None where there is no
+        """The graph with the weights that the layer's adapter uses instead of M; None if there is no
         adapter."""
         adapter = self.adapters.get(name)
         return None if adapter is None else adapter.reweighted(graph)
 
 
 def _most_edges(inputs: Mapping[str, Any]) -> int:
-    """The most edges that a layer's graphs can have, by the sizes of a model's inputs: with a node for each
-    token or 16 pixels, and 64 heads."""
+    """An upper bound for the number of edges of a layer's graphs, from the sizes of a model's inputs: with a
+    node for each token or 16 pixels, and 64 heads.
+    """
     nodes = 0
     for x in inputs.values():
         if isinstance(x, Tensor) and x.dim() > 1:
@@ -360,12 +362,12 @@ def calls_as_examples(
     graphs: Mapping[str, AttentionGraph], inputs: Mapping[str, Tensor]
 ) -> dict[str, AttentionGraph]:
     """The graphs of a batch, with a single graph for each layer of an image encoder that was called for each
-    picture, or for each window of a picture: the calls, in their order, are the graph's examples, with
-    padding nodes where they are smaller than the largest.
+    image, or for each window of an image: the calls, in their order, are the graph's examples, padded to the
+    size of the largest.
 
     Args:
-        graphs: ``{layer: graph}``; calls of one layer are called ``layer``, ``layer#2`` and so on.
-        inputs: of the model; ``pixel_values`` with two axes hold the patches of all pictures in one list.
+        graphs: ``{layer: graph}``; calls of one layer are named ``layer``, ``layer#2`` and so on.
+        inputs: inputs of the model; ``pixel_values`` with two axes are the patches of all images in one list.
     """
     pixels = inputs.get("pixel_values")
     if pixels is None or pixels.dim() != 2:

@@ -43,8 +43,8 @@ REGIONS = ("contrast", "rotation_change", "distance_auc", "distractor_mass", "qu
 def measure(
     source: Source, labeller: Labeller, regions: Regions, statistics: Heterophily, state: str = ""
 ) -> None:
-    """Add the graphs of a source to the statistics: M, and M̄ where the layer has an adapter. The ``state``
-    of training goes into the weights' names."""
+    """Add the graphs of a source to the statistics: M, and M̄ if the layer has an adapter. The ``state`` of
+    training is part of the weights' names."""
     suffix = f" {state}" if state else ""
     for batch, graphs in source.graphs(f"measuring{suffix}"):
         for name, graph in graphs.items():
@@ -57,7 +57,7 @@ def measure(
 
 
 def differences(states: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """The paired differences of the table: what the adapter does to M, and what training does."""
+    """The paired differences of the table: the effect of the adapter on M, and that of training."""
     pairs = {f"M̄ − M {state}".rstrip(): (f"M̄ {state}".rstrip(), f"M {state}".rstrip()) for state in states}
     if {BEFORE, AFTER} <= set(states):
         for weights in ("M", "M̄"):
@@ -66,17 +66,17 @@ def differences(states: Iterable[str]) -> dict[str, tuple[str, str]]:
 
 
 def screen(table: pd.DataFrame) -> str:
-    """The table as text, a paragraph for each stack of layers: means over heads and examples, in brackets
-    the null, and a star where the interval of the difference leaves out 0. Lines of differences between two
-    kinds of weights: their values, with a star where the values' intervals leave out 0."""
+    """The table as text, a paragraph for each stack of layers: means over heads and examples, the null in
+    brackets, and a star if the interval of the difference excludes 0. For differences between two kinds of
+    weights: their values, with a star if the values' intervals exclude 0.
+    """
     mean = table[table["head"] == "all"]
     mean = mean.assign(cell=[_cell(line) for line in mean.itertuples()])
     head = (
-        "mean over heads and examples (null); * = the interval of the difference leaves out 0; layers by "
-        "number"
+        "mean over heads and examples (null); * = the interval of the difference excludes 0; layers by number"
     )
     if is_difference(mean).any():
-        head += "\nlines with −: paired differences, without null; * = their interval leaves out 0"
+        head += "\nlines with −: paired differences, without null; * = their interval excludes 0"
     paragraphs = [head]
     for series, layers in stacks(mean).items():
         lines = mean[mean.layer.isin(layers)].assign(layer=lambda lines: lines.layer.map(number))
@@ -85,7 +85,7 @@ def screen(table: pd.DataFrame) -> str:
 
 
 def draw_figures(table: pd.DataFrame, spectrum: pd.DataFrame, title: str, out: Path) -> list[str]:
-    """Draw all figures into a folder; returns the names of the PNG files."""
+    """Save all figures in a folder; returns the names of the PNG files."""
     written = []
 
     def draw(function: Callable[..., None], data: pd.DataFrame, name: str, about: str) -> None:
@@ -114,7 +114,7 @@ def draw_figures(table: pd.DataFrame, spectrum: pd.DataFrame, title: str, out: P
 
 
 def _tables(lines: pd.DataFrame) -> list[str]:
-    """One table of statistics of labels, one of those without, of pGNN's closed form and of regions."""
+    """Tables of statistics with labels, of those without labels, of pGNN's closed form and of regions."""
     by_label, tables = ["layer", "weights", "labels"], []
     plain = by_label[:2]
     for statistics, keys in (
@@ -133,7 +133,7 @@ def _tables(lines: pd.DataFrame) -> list[str]:
 
 
 def _without_finding(lines: pd.DataFrame) -> list[str]:
-    """A line for each kind of labels that gave no number, and why."""
+    """A line for each kind of labels without any number, with the reason."""
     notes = []
     for labels, part in lines[lines.labels != ""].groupby("labels"):
         if not part.examples.any():

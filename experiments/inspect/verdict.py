@@ -1,4 +1,4 @@
-"""What ``attngraph heterophily`` found, in three sentences."""
+"""Summary of ``attngraph heterophily`` in three sentences."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from attngraph.analysis.plots.heterophily import number, stack
 
 def verdict(table: pd.DataFrame) -> str:
     """Whether connected nodes are similar, whether queries and values are separate clusters, and which labels
-    say most, each compared with permuted nodes.
+    are most informative, each compared with permuted nodes.
 
-    Numbers are means over heads and examples of M, before training where there are weights before and after
-    it. Layers count where the interval of the difference from the null leaves out 0. A sentence without
-    numbers is left out.
+    Numbers are means over heads and examples of M, before training if there are weights before and after
+    training. Layers are counted if the interval of the difference from the null excludes 0. Sentences without
+    numbers are omitted.
 
     Args:
-        table: of :class:`attngraph.analysis.heterophily.Heterophily`.
+        table: table of :class:`attngraph.analysis.heterophily.Heterophily`.
     """
     lines = table[(table["head"] == "all") & (table.weights == table.weights.iloc[0])]
     lines = lines[lines.value.notna() & lines.null_permuted.notna()]
@@ -61,8 +61,8 @@ def _labels(lines: pd.DataFrame) -> Iterator[str]:
 
 
 def _places(lines: pd.DataFrame) -> dict[str, str]:
-    """Layer → its model part and kind, such as "text_decoder cross-attention", or the name of its stack where
-    two stacks would be called the same.
+    """Layer → its model part and kind, such as "text_decoder cross-attention", or the name of its stack if
+    two stacks would have the same name.
     """
     kinds = dict(zip(lines.layer, lines.kind))
     short = {layer: f"{layer.partition('.')[0]} {kind}-attention" for layer, kind in kinds.items()}

@@ -1,4 +1,4 @@
-"""Which words and which patches of a batch the nodes of an attention graph are."""
+"""The words and patches of a batch that the nodes of an attention graph represent."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from attngraph.experiments.scenes.drawing import patch_targets
 from attngraph.experiments.scenes.scene import HUGE_SHAPES, Scene
 
 ROTATED = (
-    "queries could be read only with rotary positions in them: distances and angles to values depend on "
-    "where tokens stand"
+    "queries could be read only with rotary positions: distances and angles to values depend on the "
+    "positions of tokens"
 )
 PATCH_NAMES = ("background", *HUGE_SHAPES)
 
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """What a side's nodes are. All ``(b, nodes)``.
+    """The tokens of a side's nodes. All ``(b, nodes)``.
 
     Args:
-        is_token: which nodes are tokens of the text; others have ``""``, -1 and False in what follows.
+        is_token: whether nodes are tokens of the text; others have ``""``, -1 and False in the other fields.
         tokens: strings.
         token_ids, special, padding, pieces: as in :class:`~attngraph.experiments.models.batch.Text`.
-        whole: whether every token of the text is a node, those that keep the images' places too.
+        whole: whether every token of the text is a node, including placeholders of images.
     """
 
     is_token: Tensor
@@ -45,11 +45,11 @@ class Words:
     whole: bool
 
     def node(self, place: Tensor) -> Tensor:
-        """Which nodes the tokens at places ``(b,)`` of the text are."""
+        """The nodes of the tokens at positions ``(b,)`` of the text."""
         return place if self.whole else (self.is_token.int().cumsum(1) <= place[:, None]).int().sum(1)
 
     def place(self, node: Tensor) -> Tensor:
-        """At which places of the text the nodes ``(b,)`` stand."""
+        """The positions of the nodes ``(b,)`` in the text."""
         return node if self.whole else self.is_token.int().cumsum(1).gather(1, node[:, None])[:, 0] - 1
 
     def lines(self) -> Iterator[tuple[list[str], list[bool], str]]:
@@ -59,11 +59,11 @@ class Words:
 
 
 def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
-    """The words that the query (0) or value nodes (1) are; None where they are none of the batch's.
+    """The words of the query (0) or value nodes (1); None if these are not words of the batch.
 
     The nodes of an encoder-decoder's decoder (its causal self-attention, and the queries of its
     cross-attention) are the decoder's text. In a sequence of text and image, either all tokens are nodes,
-    those that keep the images' places too, or the text nodes are the tokens in order.
+    including placeholders of images, or the text nodes are the tokens in order.
     """
     text = batch.decoder if in_decoder(batch, graph, side) else batch.text
     if text is None or len(text.tokens) != graph.shape[0]:
@@ -89,14 +89,15 @@ def words_of(batch: Batch, graph: AttentionGraph, side: int) -> Words | None:
 
 
 def in_decoder(batch: Batch, graph: AttentionGraph, side: int) -> bool:
-    """Whether the query (0) or value nodes (1) are those of an encoder-decoder's decoder."""
+    """Whether the query (0) or value nodes (1) belong to an encoder-decoder's decoder."""
     return batch.decoder is not None and graph.causal and (graph.kind == "self" or side == 0)
 
 
 def grids_of(batch: Batch, image: Tensor) -> list[tuple[int, int, int]] | None:
-    """Rows and columns of each picture's patches, and the number of image nodes before them, where ``image``
-    ``(b, nodes)`` says which are; None where that is unknown: pictures are cropped or tiled, or their patches
-    are no grid."""
+    """Rows and columns of each image's patches, and the number of image nodes before them; ``image`` ``(b,
+    nodes)`` marks image nodes. None if this is unknown: images are cropped or tiled, or their patches do not
+    form a grid.
+    """
     pictures = batch.pictures
     if pictures is None or pictures.grids is None or not pictures.whole or len(image) != len(batch.samples):
         return None
@@ -107,9 +108,10 @@ def grids_of(batch: Batch, image: Tensor) -> list[tuple[int, int, int]] | None:
 
 
 def patches_of(batch: Batch, graph: AttentionGraph, side: int) -> Tensor | None:
-    """What the image nodes among the query (0) or value nodes (1) show: places in :data:`PATCH_NAMES`
-    ``(b, nodes)``, -1 for other nodes ([CLS], text). None where that is unknown: no scenes, or no patches of
-    whole pictures in a square."""
+    """Content of the image nodes among the query (0) or value nodes (1): indices in :data:`PATCH_NAMES`
+    ``(b, nodes)``, -1 for other nodes ([CLS], text). None if it is unknown: there are no scenes, or the
+    patches are not a square grid of a whole image.
+    """
     image, scenes = image_nodes(graph, side).cpu(), batch.scenes
     grids = None if scenes is None or not image.any() else grids_of(batch, image)
     if grids is None or any(rows != columns for rows, columns, _ in grids):
@@ -126,12 +128,13 @@ def _shown(scene: Scene, side: int) -> Tensor:
 
 
 def word_spans(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list[tuple[range, str]]:
-    """The words of a line of tokens: the places of their pieces, and the word without its vocabulary's marks.
+    """The words of a line of tokens: the positions of their pieces, and the word without its vocabulary's
+    marks.
 
     Args:
         line: the tokens.
-        apart: which tokens belong to no word (special tokens, an image's places); blanks and newlines do
-            neither.
+        apart: whether tokens are outside of words (special tokens, placeholders of images); blanks and
+            newlines are, too.
         pieces: see :class:`~attngraph.experiments.models.batch.Text`.
     """
     texts = [_raw(token, pieces) for token in line]
@@ -164,8 +167,9 @@ def word_spans(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list[
 
 
 def whole_words(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list[str]:
-    """The word that each token is, without its vocabulary's marks; ``""`` for a piece of a word, the token
-    itself where it belongs to no word."""
+    """The word of each token, without its vocabulary's marks; ``""`` for a piece of a word, the token itself
+    if it is outside of words.
+    """
     words = [token if no_word else "" for token, no_word in zip(line, apart)]
     for span, word in word_spans(line, apart, pieces):
         if len(span) == 1:
@@ -174,7 +178,7 @@ def whole_words(line: Sequence[str], apart: Sequence[bool], pieces: str) -> list
 
 
 def _raw(token: str, pieces: str) -> bytes:
-    """What a token stands for in a text, in UTF-8; a token may be a part of a character only."""
+    """The UTF-8 bytes of a token in a text; a token may be only a part of a character."""
     if pieces == BYTES:
         return bytes(_BYTE.get(letter, 32) for letter in token)
     if pieces == START:

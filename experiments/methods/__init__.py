@@ -1,6 +1,6 @@
-"""How a pre-trained model is adapted to a task. A method
+"""Methods to adapt a pre-trained model to a task. A method
 (:class:`attngraph.experiments.methods.method.Method`) is a row of the tables;
-:mod:`attngraph.experiments.methods.rows` has them all."""
+:mod:`attngraph.experiments.methods.rows` defines all of them."""
 
 from attngraph.experiments.methods.method import METHODS, Method, Tuned, register
 from attngraph.experiments.methods.peft import GraphAdapter, PeftMethod

@@ -1,9 +1,9 @@
-"""What a method is: a way to adapt a pre-trained model to a task, and a row of the table.
+"""Interface of methods: ways to adapt a pre-trained model to a task, and rows of the table.
 
 It is a PEFT configuration (:mod:`attngraph.experiments.methods.peft`), prefix tuning
-(:mod:`attngraph.experiments.methods.prefix`), or a rule which of the model's own parameters train
-(:mod:`attngraph.experiments.methods.own_weights`). Those of the tables are in
-:mod:`attngraph.experiments.methods.rows`; a file of one's own ends with ``register(...)``.
+(:mod:`attngraph.experiments.methods.prefix`), or a rule that selects trainable parameters of the model
+(:mod:`attngraph.experiments.methods.own_weights`). The methods of the tables are in
+:mod:`attngraph.experiments.methods.rows`; a plugin ends with ``register(...)``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  #
 OTHERS = "Other small additions"  # LoRA and prefix tuning
 VARIANTS = "Variants"  # rows of the small tables: GCN and pGNN with one thing set otherwise
 ALIASES = {"adapter": "gcn", "p_adapter": "pgnn", "rotated": "placebo"}  # what papers, or schemes, call them
-REMEDY = "change it, or leave it out"  # where a setting is out of range
+REMEDY = "change it, or remove it"  # for a setting that is out of range
 Vision = Literal["frozen", "trained", "zero"]
 
 METHODS: dict[str, Method] = {}
@@ -42,19 +42,19 @@ class Method(ABC):
 
     Args:
         name: short name, as in ``--rows``.
-        title: as printed.
+        title: name in printed output.
         group: block of the table.
-        note: printed under the table.
+        note: note under the table.
         trains: whether anything is trained.
-        follows: the method whose chosen settings it uses where it has none of its own.
-        rates: learning rates with which ``attngraph search`` begins, in steps of half a power of ten; none
-            for a method that takes the rates of the one that it follows.
-        repeats: the method whose runs it shows again, for as many seeds as its neighbours have.
-        control: whether it is pGNN without what its distances say; controls are compared with the baseline
-            in one family with the GNN adapters.
-        default_rate: peak learning rate where none was chosen on validation data.
-        vision: ``frozen`` image states can be computed once and cached; ``trained`` ones change with every
-            step; ``zero`` hides the image.
+        follows: the method whose chosen settings it uses if it does not have settings.
+        rates: initial learning rates of ``attngraph search``, in steps of half a power of ten; empty for a
+            method that uses the rates of the one that it follows.
+        repeats: the method whose runs it repeats in the table, with the seeds of the other rows of the table.
+        control: whether it is pGNN without the information of distances; controls are compared with the
+            baseline in one family with the GNN adapters.
+        default_rate: peak learning rate if none was chosen on validation data.
+        vision: ``frozen``: image features can be computed once and cached; ``trained``: they change in every
+            step; ``zero``: the image is hidden.
     """
 
     name: str
@@ -75,11 +75,11 @@ class Method(ABC):
         return self.follows or self.name
 
     def choice(self, chosen: Settings, task: str) -> Choice | None:
-        """What was chosen on validation data for it on a task, or for the method that it follows; None where
-        nothing was.
+        """The settings chosen on validation data for this method on a task, or for the method that it
+        follows; None if there are none.
 
         Raises:
-            UserError: what was chosen for it has arguments that neither of the two takes.
+            UserError: the settings have arguments that neither of the two methods accepts.
         """
         own = chosen.choice(self.name, task)
         if own is not None and own.arguments:  # a leader's are handed on, as far as this one takes them
@@ -89,15 +89,15 @@ class Method(ABC):
         return own or chosen.choice(self.leader, task)
 
     def argument_names(self) -> list[str]:
-        """Names of the arguments that a choice for it may hold."""
+        """Names of the arguments that its chosen settings may have."""
         return []
 
     def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
-        """All that decides what is trained on a task, as plain values; chosen on validation data."""
+        """All settings that determine training on a task, as plain values; chosen on validation data."""
         return {}
 
     def further_settings(self) -> list[str]:
-        """Names of settings that it takes too, and that have a default where they are not named."""
+        """Names of optional settings, which have defaults."""
         return []
 
     def rate(self, chosen: Settings, task: str) -> float:
@@ -107,8 +107,8 @@ class Method(ABC):
 
     @abstractmethod
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> Tuned:
-        """Prepare a freshly loaded model for training, in place: what is to be trained requires gradients,
-        nothing else.
+        """Prepare a newly loaded model for training, in place: exactly the parameters to be trained require
+        gradients.
         """
 
 
@@ -119,42 +119,42 @@ class Tuned:
         self.family = family
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What is trained, by name; empty for a method without training."""
+        """The trained parameters by name; empty for a method without training."""
         return {name: p for name, p in self.family.model.named_parameters() if p.requires_grad}
 
     def rates(self) -> dict[nn.Module, float]:
-        """Modules that are trained with a peak learning rate of their own; empty where one holds for all."""
+        """Modules with a separate peak learning rate; empty if all use the same one."""
         return {}
 
     def save(self, folder: Path) -> None:
         """Write the trained weights as safetensors into a run's folder."""
 
     def load(self, folder: Path) -> None:
-        """Take over the weights that :meth:`save` wrote.
+        """Load the weights written by :meth:`save`.
 
         Raises:
-            UserError: they are missing or damaged, do not fit, or the class does not say how they are read.
+            UserError: they are missing or damaged, do not fit, or the class does not implement loading.
         """
         if self.parameters():
             raise UserError(
-                f"{folder}: its method cannot read what it trained: give {type(self).__name__} a method load"
+                f"{folder}: its method cannot load the trained weights: implement {type(self).__name__}.load"
             )
 
     def observe(self, targets: Iterable[str]) -> None:
-        """Look at the training answers before training; most methods have no use for it."""
+        """Process the training answers before training; most methods do nothing here."""
 
     def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:
         """One text per sample."""
         return self.family.answer(samples, way)
 
     def effects(self, samples: Sequence[Sample]) -> dict[str, dict[str, float]]:
-        """What its graph adapters do to the attention of samples with answers, ``{layer: {name: number}}``,
-        see :class:`attngraph.adapters.effects.Effect`; empty without such adapters.
+        """Effects of its graph adapters on the attention of samples with answers, ``{layer: {name:
+        number}}``, see :class:`attngraph.adapters.effects.Effect`; empty without such adapters.
         """
         return {}
 
     def scalars(self) -> dict[str, float]:
-        """Learned single numbers worth reading, such as each layer's p."""
+        """Learned scalars of interest, such as each layer's p."""
         return {}
 
 
@@ -170,7 +170,7 @@ def known_methods() -> list[str]:
 
 
 def canonical(name: str) -> str:
-    """A row's own name, of one of :data:`ALIASES` or itself, in any spelling
+    """The name of a row, given one of :data:`ALIASES` or the name, in any spelling
     (:func:`attngraph.names.spelled`).
     """
     name = spelled(name, [*known_methods(), *ALIASES])
@@ -178,18 +178,18 @@ def canonical(name: str) -> str:
 
 
 def register(method: Method) -> Method:
-    """Make a method known by its name; a :class:`~attngraph.UserError` if it is none."""
+    """Make a method known by its name; a :class:`~attngraph.UserError` if it is not a method."""
     if not isinstance(method, Method) or not isinstance(method.name, str):
-        raise UserError(f"{method!r} is no method with a name: register an instance of a subclass of Method")
+        raise UserError(f"{method!r} is not a method with a name: register an instance of a Method subclass")
     METHODS[method.name] = method
     return method
 
 
 def check_fit(file: Path, weights: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> None:
-    """Raises a UserError where saved weights have not the names and shapes of parameters."""
+    """Raise a UserError if saved weights do not have the names and shapes of parameters."""
     saved, due = ({name: tensor.shape for name, tensor in of.items()} for of in (weights, parameters))
     if saved != due:
         wrong = min(name for name in saved.keys() | due.keys() if saved.get(name) != due.get(name))
         raise UserError(
-            f"{file} does not fit this model ({wrong}): give the model that the run started from (--model)"
+            f"{file} does not fit this model ({wrong}): use the model that the run started from (--model)"
         )

@@ -1,4 +1,4 @@
-"""Methods that add nothing to the model: a rule which of its own parameters train, or none do."""
+"""Methods that add no parameters: some parameters of the model are trained, or none."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VISION_RATE = "vision_learning_rate"
 
 @dataclass(frozen=True, kw_only=True)
 class OwnParameters(Method):
-    """Some of the model's own parameters are trained."""
+    """Some parameters of the model are trained."""
 
     rates: tuple[float, ...] = (1e-4, 3e-4)
     default_rate: float = 3e-4
@@ -44,7 +44,7 @@ class OwnParameters(Method):
 
 
 class TunedModel(Tuned):
-    """A model some of whose parameters are trained, the image encoder maybe at a rate of its own."""
+    """A model with some trained parameters, possibly with a separate learning rate of the image encoder."""
 
     file = "model.safetensors"
     vision_rate: float | None = None
@@ -53,7 +53,7 @@ class TunedModel(Tuned):
         return {} if self.vision_rate is None else {self.family.image_encoder(): self.vision_rate}
 
     def save(self, folder: Path) -> None:
-        """One file with the trained parameters as they are."""
+        """Write the trained parameters to one file."""
         tensors = {name: p.detach().cpu().contiguous() for name, p in self.parameters().items()}
         with whole(folder / self.file) as part:
             save_file(tensors, part)
@@ -80,8 +80,8 @@ class _Rate(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class FullFineTuning(OwnParameters):
-    """All parameters; the image encoder at a learning rate of its own where ``vision_learning_rate`` gives
-    one, as mPLUG's authors do it.
+    """All parameters are trained; the image encoder with a separate learning rate if ``vision_learning_rate``
+    is set, as in the code of mPLUG.
     """
 
     vision: Vision = "trained"
@@ -104,7 +104,7 @@ class FullFineTuning(OwnParameters):
         own = checked(settings, _Rate, lambda _: f"settings of {self.name}", REMEDY)
         if own.vision_learning_rate is not None and not family.caches_features:
             raise UserError(
-                f"{self.name}: {family.title} has no image encoder apart: leave {VISION_RATE} out"
+                f"{self.name}: {family.title} has no separate image encoder: remove {VISION_RATE}"
             )
         tuned = super().apply(family, settings)
         tuned.vision_rate = own.vision_learning_rate
@@ -130,7 +130,7 @@ class Majority(Frozen):
 
 
 class Constant(Tuned):
-    """One answer to everything."""
+    """The same answer to every input."""
 
     def observe(self, targets: Iterable[str]) -> None:
         self.text = Counter(targets).most_common(1)[0][0]

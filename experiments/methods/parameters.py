@@ -1,4 +1,4 @@
-"""How many parameters a method trains, where they sit, and their share of the model."""
+"""Numbers of parameters trained by a method, their place in the model, and their fraction."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """What a method trains.
+    """The parameters that a method trains.
 
     Attributes:
         trained: number of trained parameters.
-        model: of the model, without what the method adds.
-        language_side: the same of the modules that read and write text.
-        trained_there: how many of the trained ones sit in these modules.
-        parts: where the trained ones sit, ``*`` for numbers of layers -> how many places there are, and the
-            parameters in all of them.
+        model: number of parameters of the model, without those added by the method.
+        language_side: the same for the modules that read and write text.
+        trained_there: number of trained parameters in these modules.
+        parts: name of a module with trained parameters, with ``*`` for numbers of layers -> number of such
+            modules, and number of parameters in all of them.
     """
 
     trained: int
@@ -37,8 +37,8 @@ class ParameterCount:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Trained parameters as a share of the model's, and those in its language side as a share of that
-        side's.
+        """Trained parameters as a fraction of the model's, and those in its language side as a fraction of
+        that side's.
         """
         return {
             "model": self.trained / max(1, self.model),
@@ -46,11 +46,11 @@ class ParameterCount:
         }
 
     def lines(self, method: str, model: str | None = None) -> list[str]:
-        """It in words: a method's title, and a model's for a heading."""
+        """The numbers as text, with a method's title, and a model's for a heading."""
         heading = [
             f"{model}: {self.model:,} parameters, {self.language_side:,} of them on the language side",
             "",
-            f"{'method, and where':<64} {'trained':>18} {'of the model':>13} {'of that side':>13}",
+            f"{'method and module':<64} {'trained':>18} {'of the model':>13} {'of that side':>13}",
         ]
         shares = "".join(f" {100 * share:>11.2f} %" for share in self.shares.values())
         lines = [*(heading if model else []), f"{method:<64} {self.trained:>18,}{shares}"]
@@ -90,7 +90,7 @@ def _is_added(part: str) -> bool:
 
 
 def _place(name: str) -> str:
-    """The module that a parameter was added to; of the model's own parameters their layer, or block."""
+    """The module that a parameter was added to; for parameters of the model, their layer or block."""
     parts = name.split(".")
     for k, part in enumerate(parts):
         if _is_added(part):

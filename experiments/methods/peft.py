@@ -1,5 +1,5 @@
-"""Methods that put new parameters into a frozen model by a PEFT configuration: graph adapters, LoRA and
-whatever else PEFT knows.
+"""Methods that add parameters to a frozen model by a PEFT configuration: graph adapters, LoRA and all other
+methods of PEFT.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from attngraph.reading.instrument import instrument
 WEIGHTS = "adapter_model.safetensors"
 Arguments = Mapping[str, Any]
 FURTHER = ("positions", "backend", "shared", "top_k", "rescale", "query_rows")
-"""Options of :class:`attngraph.adapters.GraphAdapterConfig` that a run's settings may name."""
+"""Options of :class:`attngraph.adapters.GraphAdapterConfig` that a run's settings may have."""
 
 #: How the names of projections end (``query``, ``q``, ``q_proj``, ``to_q``, ``q_lin``, ``Wq``), and of those
 #: to queries, keys and values at once (in GPT-2's cross-attention: to keys and values).
@@ -61,7 +61,7 @@ TOGETHER = re.compile(r"c_attn|qkv|w_?qkv|qkv_proj|query_key_value|in_proj|w_pac
 
 @dataclass(frozen=True, kw_only=True)
 class PeftMethod(Method):
-    """The pre-trained model is frozen; PEFT puts new parameters into it."""
+    """The pre-trained model is frozen; PEFT adds parameters to it."""
 
     @abstractmethod
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> PeftConfig:
@@ -72,7 +72,7 @@ class PeftMethod(Method):
 
 
 class PeftTuned(Tuned):
-    """A model with PEFT's parameters in it."""
+    """A model with parameters added by PEFT."""
 
     def __init__(self, family: ModelFamily, model: PeftModel):
         super().__init__(family)
@@ -80,9 +80,7 @@ class PeftTuned(Tuned):
         family.unadapted = model.disable_adapter
 
     def save(self, folder: Path) -> None:
-        """``adapter_config.json`` and ``adapter_model.safetensors``, which ``PeftModel.from_pretrained``
-        reads.
-        """
+        """Write ``adapter_config.json`` and ``adapter_model.safetensors``."""
         with published(folder) as part:
             self.model.save_pretrained(str(part))
             (part / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
@@ -118,14 +116,14 @@ class GraphAdapter(PeftMethod):
 
     Args:
         gnn: the scheme's name in ``attngraph.adapters.SCHEMES``.
-        tried: arguments that ``attngraph search`` tries, with every join; the first ones are the scheme's
-            where nothing was chosen. None for a method that takes those of the one that it follows.
-        joins: ways to join the model that the search tries.
-        fixed: arguments that set the row apart from the scheme's chosen ones.
-        join: a way to join the model that sets the row apart.
+        tried: arguments that ``attngraph search`` tries, with every join; the first ones are the defaults if
+            none were chosen. None for a method that uses those of the one that it follows.
+        joins: joins that the search tries.
+        fixed: arguments of the row, which replace the scheme's chosen ones.
+        join: join of the row, which replaces the chosen one.
         rescale, positions, query_rows: see :class:`attngraph.adapters.GraphAdapterConfig`. The settings of a
-            run name them where they are not its defaults.
-        reduction: the row's own; None as chosen.
+            run contain them if they differ from its defaults.
+        reduction: reduction of the row; None for the chosen one.
     """
 
     gnn: str
@@ -140,7 +138,7 @@ class GraphAdapter(PeftMethod):
     reduction: int | None = None
 
     def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
-        """The scheme's arguments: the chosen ones as far as the scheme has such, and the row's own."""
+        """The scheme's arguments: the chosen ones that the scheme has, and those of the row."""
         known = self.argument_names()
         carried = {name: value for name, value in self._carried(chosen, task).items() if name in known}
         return {**carried, **self.fixed}
@@ -149,7 +147,7 @@ class GraphAdapter(PeftMethod):
         return list(inspect.signature(SCHEMES[self.gnn]).parameters)
 
     def _carried(self, chosen: Settings, task: str) -> Arguments:
-        """The arguments that were chosen for it, or for the method that it follows."""
+        """The arguments chosen for this method, or for the method that it follows."""
         choice = self.choice(chosen, task)
         if choice is not None:
             return choice.arguments
@@ -177,7 +175,7 @@ class GraphAdapter(PeftMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class OtherRate(GraphAdapter):
-    """A scheme with its own settings, and the learning rates of the method that it follows."""
+    """A scheme with separate settings, and the learning rates of the method that it follows."""
 
     def settings(self, chosen: Settings, task: str) -> dict[str, Any]:
         return METHODS[self.gnn].settings(chosen, task)
@@ -185,8 +183,9 @@ class OtherRate(GraphAdapter):
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualAlone(GraphAdapter):
-    """The attention output and a share of the query's own features: pGNN's β at its start, where the weights
-    that p makes of a query's edges sum to 1."""
+    """The attention output plus a fraction of the query's features: pGNN's initial β, for edge weights of a
+    query that sum to 1.
+    """
 
     def arguments(self, chosen: Settings, task: str) -> dict[str, Any]:
         carried = self._carried(chosen, task)
@@ -202,8 +201,8 @@ Target = Literal["query", "key", "value", "output"]
 
 
 class LoraSettings(Config):
-    r"""LoRA's settings: the rank, with which queries and values have as many parameters as 16 prefix tokens;
-    :math:`\alpha`; dropout on :math:`x`, in training; and which projections, as Hu et al. choose.
+    r"""LoRA's settings: the rank, chosen so that queries and values have as many parameters as 16 prefix
+    tokens; :math:`\alpha`; dropout on :math:`x`, in training; and the projections, as in Hu et al.
     """
 
     r: Annotated[StrictInt, Field(ge=1)] = 8
@@ -218,7 +217,7 @@ class Lora(PeftMethod):
 
     .. math:: x W + \tfrac{\alpha}{r}\, x A B ,
 
-    with :math:`W` frozen, :math:`A` drawn at random and :math:`B` zero at the start.
+    with :math:`W` frozen, :math:`A` initialised randomly and :math:`B` with zeros.
 
     Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
     """
@@ -239,9 +238,9 @@ class Lora(PeftMethod):
 
 
 def attention_projections(model: nn.Module, roles: Collection[str]) -> list[str]:
-    """Names of the projections of the language side's attention layers, of self- and cross-attention: to
-    ``query``, ``key`` and ``value``, or the ``output``. A layer that projects to several of them at once is
-    taken if one of its roles is.
+    """Names of the projections of the language side's self- and cross-attention layers: to ``query``, ``key``
+    and ``value``, or the ``output``. A module that projects to several of them is included if one of its
+    roles is.
 
     Raises:
         UserError: an attention layer has no such projection.
@@ -261,8 +260,8 @@ def attention_projections(model: nn.Module, roles: Collection[str]) -> list[str]
                 names = [site.output_name] if site.output_name else []
             if not names:
                 raise UserError(
-                    f"{site.name} ({type(site.module).__name__}) has no {role} projection that is known by "
-                    f"its name: it has {', '.join(linear) or 'no linear layer'}; choose other targets"
+                    f"{site.name} ({type(site.module).__name__}) has no {role} projection with a known name, "
+                    f"only {', '.join(linear) or 'no linear layer'}: choose other targets"
                 )
             found += names
     return list(dict.fromkeys(found))
@@ -281,11 +280,11 @@ OF_PEFT = (
 LONGEST = 40  # part of a name
 #: Types that training here does not drive, and why.
 UNFIT = {
-    "ADALORA": "its ranks are allocated by calls in the training loop, and by a term of the loss",
-    "ADAPTION_PROMPT": "it is made for the attention layers of Llama, Mistral and GPT-2",
-    "TRAINABLE_TOKENS": "it trains single tokens: it has no default",
-    "XLORA": "it mixes LoRA adapters that are trained already",
-    "POLY": "it takes the number of the task as an input",
+    "ADALORA": "ranks are allocated by calls in the training loop, and by a term of the loss",
+    "ADAPTION_PROMPT": "made for the attention layers of Llama, Mistral and GPT-2 only",
+    "TRAINABLE_TOKENS": "trains single tokens, for which there is no default",
+    "XLORA": "mixes LoRA adapters that are already trained",
+    "POLY": "needs the number of the task as an input",
 }
 
 
@@ -356,7 +355,7 @@ class ConfigMethod(PeftMethod):
         ]
 
     def _or_error(self, make: Callable[[], Any]) -> Any:
-        """What is made, or PEFT's error in one line."""
+        """The result of ``make``, or PEFT's error as a UserError."""
         try:
             return make()
         except UserError:

@@ -27,14 +27,14 @@ from attngraph.reading.outputs import place, widths
 ATTRIBUTE = "kv_prefix"
 """The attribute of an attention module that holds its prefix; part of the names of its parameters."""
 FEATURES = ("head_dim", "attention_head_size", "key_value_proj_dim", "d_head")
-"""Attributes of attention modules that say how many features a head has."""
+"""Attributes of attention modules with the number of features of a head."""
 TOLERANCE = 1e-3  # by which shares of weights may differ; in half precision eight of its steps
 LEAST = 1e-3  # what a query must leave for a call's own values to tell their shares apart
 
 
 class PrefixSettings(Config):
-    """What a prefix is made of: how many keys and values each attention layer gets, and the width of the
-    embedding and of the hidden layer from which they are made; None learns keys and values themselves.
+    """Settings of a prefix: the number of keys and values of each attention layer, and the width of the
+    embedding and of the hidden layer that generate them; None to learn keys and values directly.
     """
 
     tokens: Annotated[StrictInt, Field(ge=1)] = 16
@@ -42,19 +42,20 @@ class PrefixSettings(Config):
 
 
 class Prefix(nn.Module):
-    r"""The keys :math:`K_p` and values :math:`V_p` that one attention layer gets, per head.
+    r"""The keys :math:`K_p` and values :math:`V_p` of one attention layer, per head.
 
     They are parameters, or with ``projection``
 
     .. math:: [K_p ; V_p] = W_2 \tanh(W_1 E + b_1) + b_2
 
-    of an embedding :math:`E`, as Li & Liang train them. Parameters start standard normal, as PEFT's do: in
-    trials on mini-BLIP that trained faster than starts near zero, at each of three learning rates.
+    of an embedding :math:`E`, as in Li & Liang. Parameters have a standard normal initialisation, as in PEFT:
+    in trials with mini-BLIP this trained faster than an initialisation near zero, at each of three learning
+    rates.
 
     Args:
-        groups: heads of keys and values.
-        features: per head.
-        settings: what it is made of.
+        groups: number of heads of keys and values.
+        features: number of features per head.
+        settings: settings of the prefix.
     """
 
     def __init__(self, groups: int, features: int, settings: PrefixSettings):
@@ -79,20 +80,20 @@ class Prefix(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class PrefixMethod(Method):
-    r"""Prefix tuning: learned keys and values before those of attention layers,
+    r"""Prefix tuning: learned keys and values, prepended to those of attention layers,
 
     .. math:: \mathrm{softmax}\big(Q [K_p; K]^\top/\sqrt d + [0, \mathrm{mask}]\big) [V_p; V] ,
 
-    in self- and cross-attention of the language side (the image encoder is left alone). Every query sees
-    them, whatever its mask; they take no positions, and are in no cache: each call prepends them anew, so
-    that decoding with a cache, beams and left padding are those of the model. The model's own parameters are
-    frozen. While a prefix is on, the model's attention can't be read as graphs (:func:`attngraph.capture`
-    refuses), since these keys and values are no nodes; the attentions that a model returns have ``tokens``
-    more columns.
+    in self- and cross-attention of the language side (the image encoder is not changed). Every query attends
+    to them, regardless of its mask. They do not have positions and are not cached: each call prepends them
+    again, so that decoding with a cache, beams and left padding is that of the model. The model's parameters
+    are frozen. While a prefix is active, the model's attention cannot be captured as graphs
+    (:func:`attngraph.capture` raises an error), since these keys and values are not nodes; the attentions
+    that a model returns have ``tokens`` more columns.
 
-    PEFT's prefix tuning hands a filled cache to the model instead. Not every model takes one: BLIP's
-    ``generate`` drops it, and no cache holds other keys for cross-attention. Where PEFT's works the two
-    compute the same, but for positions: PEFT's tokens move all others up by ``tokens`` places.
+    PEFT's prefix tuning passes a filled cache to the model instead. Not every model supports this: BLIP's
+    ``generate`` drops it, and caches do not contain other keys for cross-attention. If PEFT's works, both
+    compute the same except for positions: PEFT's tokens shift all others by ``tokens`` positions.
 
     Source: Li and Liang, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", ACL 2021.
     """
@@ -110,14 +111,14 @@ class PrefixTuned(TunedModel):
     """A model with a prefix.
 
     Args:
-        family: its family.
-        settings: what the prefixes are made of.
+        family: family of the model.
+        settings: settings of the prefixes.
 
     Attributes:
         prefixes: ``{attention layer: its prefix}``.
 
     Raises:
-        UserError: there is no attention layer that can be read, or one whose heads are unknown.
+        UserError: there is no supported attention layer, or one has an unknown number of heads.
     """
 
     file = "prefix.safetensors"
@@ -151,7 +152,7 @@ class PrefixTuned(TunedModel):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """A context in which the prefixes are off: the model has its own attention, to the last bit."""
+        """A context in which the prefixes are off: attention is bitwise identical to the original model's."""
         handle, self._instrument = self._instrument, None
         if handle is None:  # inside another such context
             yield
@@ -171,39 +172,39 @@ class PrefixTuned(TunedModel):
 
 
 def head_shape(site: Site) -> tuple[int, int]:
-    """Heads of keys and values of an attention layer, and features of each.
+    """Number of heads of keys and values of an attention layer, and of features per head.
 
     Raises:
-        UserError: they are not known from the module.
+        UserError: the module does not define them.
     """
     module: Any = site.module
     features = next((x for name in FEATURES if isinstance(x := getattr(module, name, None), int)), None)
     if site.output is None or not features or widths(site.output)[0] % features:
         raise UserError(
-            f"{site.name} ({type(module).__name__}) does not say how many heads it has, so it can't be given "
-            "a prefix"
+            f"{site.name} ({type(module).__name__}) has no attribute with its number of heads, so prefix "
+            "tuning is not supported: choose another method"
         )
     heads = widths(site.output)[0] // features
     return heads // int(getattr(module, "num_key_value_groups", 1)), features
 
 
 def prepend(call: Call, key: Tensor, value: Tensor, check: bool = False) -> None:
-    """Let every query of a call attend to further keys and values before the call's own.
+    """Let every query of a call attend to additional keys and values, prepended to those of the call.
 
     Args:
         call: an attention call.
-        key, value: ``(1, g, t, d)``, with as many heads as the model's own keys and values.
-        check: whether the module's attention function is tried out; see :func:`check_prepended`.
+        key, value: ``(1, g, t, d)``, with as many heads as the model's keys and values.
+        check: whether the module's attention function is tested; see :func:`check_prepended`.
 
     Raises:
-        UserError: other heads or features than the call's own; or it did not pass.
+        UserError: the numbers of heads or features differ from the call's, or the test failed.
     """
     own, t = call.eager.args[-3:-1], key.shape[2]
     for name, more, x in (("keys", key, own[0]), ("values", value, own[1])):
         if (more.shape[1], more.shape[3]) != (x.shape[1], x.shape[3]):
             raise UserError(
                 f"{call.site.name}: {more.shape[1]} heads of {more.shape[3]} features of prefix {name} "
-                f"cannot stand before {x.shape[1]} of {x.shape[3]}"
+                f"cannot be prepended to {x.shape[1]} of {x.shape[3]}"
             )
     first = [more.to(x.dtype).expand(x.shape[0], -1, -1, -1) for x, more in zip(own, (key, value))]
     eager = prepended(call.eager, *first)
@@ -211,15 +212,15 @@ def prepend(call: Call, key: Tensor, value: Tensor, check: bool = False) -> None
         check_prepended(call.site.name, call.eager, eager, t)
     call.replace_eager(
         eager,
-        f"{t} learned keys and values of prefix tuning stand before its nodes and are no nodes of a graph: "
-        "switch the prefix off to look at the model's graphs",
+        f"{t} learned keys and values of prefix tuning are prepended, which are not nodes of a graph: switch "
+        "the prefix off to capture the model's graphs",
     )
 
 
 def prepended(eager: partial, key: Tensor, value: Tensor) -> partial:
-    """A call's eager attention with keys and values before its own, which every query sees whatever the mask.
+    """A call's eager attention with prepended keys and values, visible to every query regardless of the mask.
 
-    A position bias gets zeros for them: they have no position.
+    A position bias is padded with zeros, since they do not have positions.
 
     Args:
         eager: see :attr:`attngraph.reading.calls.Call.eager`.
@@ -234,21 +235,21 @@ def prepended(eager: partial, key: Tensor, value: Tensor) -> partial:
 
 
 def _padded(setting: Any, t: int, m: int) -> Any:
-    """A bias of all keys with zeros for those that are added."""
+    """A bias of all keys with zeros for the added ones."""
     bias = isinstance(setting, Tensor) and setting.is_floating_point() and setting.shape[-1:] == (m,)
     return pad(setting, (t, 0)) if bias else setting
 
 
 @torch.no_grad()
 def check_prepended(name: str, before: partial, after: partial, t: int) -> None:
-    """Check that a module's own attention function leaves its own values the shares that they had among
-    themselves, and lets queries see the further ones.
+    """Check that a module's attention function keeps the relative weights of its values, and lets queries
+    attend to the additional ones.
 
     Args:
-        name: of the attention layer.
+        name: name of the attention layer.
         before: its eager attention of a call.
-        after: :func:`prepended` of it.
-        t: how many keys were added.
+        after: :func:`prepended` for it.
+        t: number of added keys.
 
     Raises:
         UserError: it does not.
@@ -266,6 +267,6 @@ def check_prepended(name: str, before: partial, after: partial, t: int) -> None:
         if seen and bool(((shares - due).abs() <= slack)[rows].all()):
             return
     raise UserError(
-        f"{name}: its attention is more than a softmax to which keys can be added (positions inside its own "
-        "function, say), so the model can't be given a prefix"
+        f"{name}: attention is not a plain softmax over keys (it may add positions inside its function), "
+        "so prefix tuning is not supported: choose another method"
     )

@@ -30,16 +30,16 @@ WIDTH = 768  # of the model in the paper
 
 
 def _alone(name: str, title: str, note: str, kind: type[GraphAdapter] = GraphAdapter, **own: Any) -> Method:
-    """A row that differs from pGNN in one thing, so that it tells what that thing does. Its learning rates
-    are chosen on validation data like those of the others; its other settings are pGNN's.
+    """A row that differs from pGNN in one component, to isolate its effect. Its learning rates are chosen on
+    validation data like those of the others; its other settings are pGNN's.
     """
     usual = {"group": ATTRIBUTION, "gnn": "pgnn", "follows": "pgnn", "rates": RATES}
     return kind(name=name, title=title, note=note, **usual | own)
 
 
 def _variant(name: str, title: str, note: str, gnn: str = "pgnn", **options: Any) -> GraphAdapter:
-    """A row of a small table: GCN or pGNN with one option set otherwise, its chosen settings and learning
-    rates otherwise kept.
+    """A row of a small table: GCN or pGNN with another value of one option, and otherwise its chosen settings
+    and learning rates.
     """
     return GraphAdapter(name=name, title=title, note=note, group=VARIANTS, gnn=gnn, follows=gnn, **options)
 
@@ -80,20 +80,20 @@ PARTS = (
     _alone(
         "placebo",  # its name in the runs of before
         "Rotated queries",
-        "pGNN whose distances R see queries turned at random, all else as it is",
+        "pGNN with distances R to randomly rotated queries, otherwise unchanged",
         gnn="rotated",
         control=True,
     ),
     _alone(
         "p2",
         "Normalisation alone (p = 2)",
-        "pGNN with p = 2 and no residual: only the degrees of the graph act",
+        "pGNN with p = 2 and no residual: only normalisation by the graph's degrees",
         fixed={"p": 2.0, "mu": 0.0, "learn_p": False},
     ),
     _alone(
         "residual",
         "Residual alone",
-        "attention output plus a share of the query's own features, no degrees, no re-weighting",
+        "attention output plus a fraction of the query's features, no degrees, no re-weighting",
         gnn="residual",
         kind=ResidualAlone,
     ),
@@ -106,7 +106,7 @@ PARTS = (
     ),
     _alone("pgnn_replace", "pGNN, replace", "the paper's join", join="replace"),
     _alone("pgnn_gated", "pGNN, gated", "the released code's join, repaired", join="gated"),
-    _alone("gcn_gated", "GCN, gated", "what that gate does to the vanilla adapter", gnn="gcn", join="gated"),
+    _alone("gcn_gated", "GCN, gated", "the vanilla adapter with the same gate", gnn="gcn", join="gated"),
     _alone(
         "rate",
         "Learning rate alone",
@@ -118,7 +118,7 @@ PARTS = (
     _alone(
         "fixed_p",
         "Fixed p",
-        "pGNN with p kept at its starting value",
+        "pGNN with p fixed at its initial value",
         fixed={"learn_p": False},
         rates=(),
     ),
@@ -172,7 +172,7 @@ SMALL_TABLES = (
             (
                 "noise",
                 "Noise",
-                "noise at the queries' lengths, fixed for each place, in distances and residual",
+                "noise with the queries' lengths, fixed for each position, in distances and residual",
             ),
         )
     ),
@@ -180,7 +180,7 @@ SMALL_TABLES = (
         _variant(
             f"pgnn_p{100 * p:.0f}",
             f"p = {p:g}, fixed",
-            f"pGNN with p kept at {p:g}",
+            f"pGNN with p fixed at {p:g}",
             fixed={"p": p, "learn_p": False},
         )
         for p in (1.25, 1.5, 1.75)
@@ -193,15 +193,15 @@ REFERENCES = (
         name="decoder",
         title="Decoder fine-tuning",
         group=REFERENCE,
-        note="every weight that reads and writes text is trained (BLIP's text decoder; mPLUG's text encoder, "
-        "fusion and decoder), the image encoder stays frozen",
+        note="all modules that read and write text are trained (BLIP's text decoder; mPLUG's text encoder, "
+        "fusion and decoder), the image encoder is frozen",
     ),
     FullFineTuning(name="full", title="Full fine-tuning", group=REFERENCE),
     LanguageSide(
         name="text",
         title="Text only",
         group=REFERENCE,
-        note="decoder fine-tuning with the image states zeroed",
+        note="decoder fine-tuning with image features set to zero",
         follows="decoder",
         rates=(),
         vision="zero",
@@ -220,11 +220,11 @@ for method in (*GNNS, *PARTS, *SMALL, *SMALL_TABLES, *REFERENCES):
 
 
 def method_named(name: str) -> Method:
-    """The method of a name or of an alias. A scheme of one's own is a row without further ado, with the
-    vanilla adapter's settings; and so is each of PEFT's methods (``ia3``, ``oft`` ...), with PEFT's own.
+    """The method of a name or of an alias. Any other registered scheme is a row with the vanilla adapter's
+    settings, and so is each of PEFT's methods (``ia3``, ``oft`` ...), with PEFT's default settings.
 
     Raises:
-        UserError: no method, scheme or type of PEFT's configurations.
+        UserError: the name is not a method, a scheme or a type of PEFT's configurations.
     """
     name = canonical(name)
     if name in METHODS:

@@ -13,16 +13,16 @@ from attngraph.experiments.base.config import Config, read_config
 from attngraph.experiments.base.files import write_text
 
 SETTINGS_FILE = Path(__file__).parents[1] / "configs" / "settings.yaml"
-REMEDY = "restore it, or run attngraph search and put the settings.yaml that it writes in its place"
+REMEDY = "restore it, or replace it by the settings.yaml of attngraph search"
 
 
 class Choice(Config):
-    """What was chosen for a method on one task.
+    """Settings chosen for a method on one task.
 
     Args:
         learning_rate: peak learning rate.
-        join: how adapters join the model; nothing to methods without graph adapters.
-        arguments: the scheme's; of full fine-tuning, ``vision_learning_rate``.
+        join: join of the adapters; ignored by methods without graph adapters.
+        arguments: arguments of the scheme; for full fine-tuning, ``vision_learning_rate``.
     """
 
     learning_rate: Annotated[FiniteFloat, Field(gt=0)]
@@ -31,18 +31,18 @@ class Choice(Config):
 
 
 class Settings(Config):
-    """What ``attngraph search`` chooses.
+    """Settings chosen by ``attngraph search``.
 
     Args:
         reduction: width of the model / width of the bottleneck.
-        methods: method -> task -> what was chosen.
+        methods: method -> task -> chosen settings.
     """
 
     reduction: Annotated[int, Field(gt=0, le=100_000)] = 4
     methods: dict[str, dict[str, Choice]] = Field(default_factory=dict)
 
     def choice(self, method: str, task: str) -> Choice | None:
-        """What was chosen for a method on a task; None where nothing was."""
+        """The settings chosen for a method on a task; None if there are none."""
         return self.methods.get(method, {}).get(task)
 
 
@@ -56,6 +56,6 @@ def chosen_settings(file: Path = SETTINGS_FILE) -> Settings:
 
 
 def write_settings(file: Path, settings: Settings) -> None:
-    """Write settings in the form that :func:`chosen_settings` reads; what a choice leaves open stays open."""
+    """Write settings for :func:`chosen_settings`, without fields that are not set."""
     content = {"reduction": settings.reduction, **settings.model_dump(exclude_unset=True)}
     write_text(file, yaml.safe_dump(content, sort_keys=False))

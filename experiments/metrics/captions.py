@@ -1,7 +1,7 @@
 """Caption metrics by ``pycocoevalcap``: BLEU@4 (Papineni et al. 2002) and CIDEr (Vedantam et al. 2015).
 
-Beside the scores of the corpus there are statistics of each example, whose sums give the score of any
-resample, so a bootstrap does not touch text again. CIDEr weighs n-grams by their frequency in the whole
+In addition to the scores of the corpus there are statistics of each example, whose sums give the score of any
+resample, so a bootstrap does not process text again. CIDEr weights n-grams by their frequency in the whole
 reference corpus: a resample keeps these weights and averages the CIDEr of the examples.
 """
 
@@ -21,8 +21,8 @@ from attngraph.extras import optional
 
 JAVA, PYTHON = "PTB tokenizer (Java)", "PTB tokenizer (Python)"
 NO_JAVA = (
-    "Java not found: captions are split by the PTB tokenizer in Python instead of the Java program; "
-    "their tokens are the same but for rare arrangements of signs"
+    "Java not found: captions are tokenised by the PTB tokenizer in Python instead of the Java program; "
+    "tokens are identical except for rare combinations of characters"
 )
 
 
@@ -31,11 +31,12 @@ class CaptionScores:
     """Scores of one run on N examples, in the order of the references.
 
     Args:
-        bleu4: of the corpus, 0 to 1.
-        cider: of the corpus, 0 to 10; 0 for a corpus of one image, where every n-gram weighs log(1) = 0.
+        bleu4: BLEU@4 of the corpus, 0 to 1.
+        cider: CIDEr of the corpus, 0 to 10; 0 for a corpus of one image, in which every n-gram has the weight
+            log(1) = 0.
         bleu_counts: ``(N, 10)`` integers, see :func:`bleu4_from_counts`.
         cider_examples: ``(N,)`` CIDEr of each example.
-        tokenizer: which one was used, :data:`JAVA` or :data:`PYTHON`.
+        tokenizer: the tokenizer, :data:`JAVA` or :data:`PYTHON`.
     """
 
     bleu4: float
@@ -46,7 +47,7 @@ class CaptionScores:
 
 
 def java_found() -> bool:
-    """Whether there is a ``java`` to call."""
+    """Whether the command ``java`` exists."""
     return shutil.which("java") is not None
 
 
@@ -57,7 +58,7 @@ def caption_scores(
 
     Args:
         predictions, references: example id -> caption, and -> reference captions, at least one.
-        use_java: PTB tokenizer in Java or Python; None for Java where it is installed.
+        use_java: PTB tokenizer in Java or Python; None for Java if it is installed.
 
     Raises:
         UserError: ids differ, or Java is needed and cannot run.
@@ -82,7 +83,7 @@ def caption_scores(
 
 
 def bleu4_from_counts(totals: np.ndarray) -> np.ndarray:
-    """Corpus BLEU@4 from summed counts, equal to pycocoevalcap's.
+    """Corpus BLEU@4 from summed counts, identical to pycocoevalcap's.
 
     Args:
         totals: ``(..., 10)`` sums over the (re)sampled examples of clipped n-gram matches for n = 1..4,

@@ -1,5 +1,5 @@
-"""Accuracy by equality: with the one reference answer, as in easy-VQA, or with the gold label that a word
-names, as in SNLI-VE.
+"""Accuracy by equality: with the single reference answer, as in easy-VQA, or with the gold label named by a
+word, as in SNLI-VE.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _GOLD = [[label] for label in SYNONYMS]
 
 
 def exact_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """1 where the prediction is the one reference answer, case and outer space ignored, else 0.
+    """1 if the prediction is the single reference answer, ignoring case and surrounding space, else 0.
 
     Returns:
         ``(N,)`` in the order of ``references``; the accuracy of a run is the mean.
@@ -35,22 +35,22 @@ def exact_scores(predictions: Mapping[str, str], references: Mapping[str, Sequen
 
 
 def entailment_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """1 where the generated word names the gold label (one for each example), else 0. Case and punctuation
-    around the word do not count, and anything but a word of :data:`SYNONYMS` is wrong.
+    """1 if the generated word names the gold label (one for each example), else 0. Case and punctuation
+    around the word are ignored, and anything except a word of :data:`SYNONYMS` is wrong.
 
     Returns:
         ``(N,)`` in the order of ``references``; the accuracy of a run is the mean.
 
     Raises:
-        UserError: a gold label is none of the three.
+        UserError: a gold label is not one of the three.
     """
     pairs = [(named_label(prediction), references[id]) for id, prediction in aligned(predictions, references)]
     for id, gold in references.items():
         if list(gold) not in _GOLD:
-            raise UserError(f"example {id} has the label {gold!r}: give one of {', '.join(SYNONYMS)}")
+            raise UserError(f"example {id} has the label {gold!r}: use one of {', '.join(SYNONYMS)}")
     return np.array([float(label == gold) for label, (gold,) in pairs])
 
 
 def named_label(text: str) -> str | None:
-    """The label that a text names with a word of :data:`SYNONYMS`; None for any other text."""
+    """The label named by a text with a word of :data:`SYNONYMS`; None for any other text."""
     return _LABELS.get(text.lower().strip(string.punctuation + string.whitespace))

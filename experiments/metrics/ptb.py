@@ -1,26 +1,27 @@
-r"""The PTB tokenizer of CoreNLP 3.4.1, as caption metrics call it, in Python: tokens without a Java runtime.
+r"""The PTB tokenizer of CoreNLP 3.4.1, with the options of caption metrics, in Python without a Java runtime.
 
-:func:`tokenize` gives for each caption the tokens that ``pycocoevalcap``'s ``PTBTokenizer`` gives
+:func:`tokenize` returns the same tokens as the ``PTBTokenizer`` of ``pycocoevalcap``
 (``stanford-corenlp-3.4.1.jar``, ``-preserveLines -lowerCase``, punctuation dropped): in lower case, joined by
-single spaces. :func:`tokenize_java` asks that program itself.
+single spaces. :func:`tokenize_java` calls that program.
 
-How the rules were found: by asking that program as a black box, string by string, as
-``tests/experiments/metrics/ptb_probe.py`` does again. It writes ``ptb_observed.json``, from which the
-characters of words, the ends of addresses and the lists of abbreviations are read here; the rules below say
-what its strings show (its ``SHAPES`` has examples of most, and neighbours that are split).
+The rules were determined by testing that program as a black box, string by string, which
+``tests/experiments/metrics/ptb_probe.py`` reproduces. It writes ``ptb_observed.json``, from which the
+characters of words, the ends of addresses and the lists of abbreviations are read here; the rules below
+describe the observed tokens (its ``SHAPES`` has examples of most rules, and of similar strings that are
+split).
 
-It is a scanner of rules. At each place the rule that matches most characters wins, of equally long ones the
-first in :func:`_rules`; characters that a rule only looks at (what follows its group ``t``) count as matched
-but are read again. Characters without a rule (emoji, control characters, letters added to Unicode late) are
+This is a rule-based scanner. At each position the rule that matches the most characters wins, of equally long
+ones the first in :func:`_rules`; lookahead characters (after the group ``t`` of a rule) count as matched but
+are scanned again. Characters without a rule (emoji, control characters, recent additions to Unicode) are
 dropped and end a token.
 
-Known to differ: a capital sigma in a word of several scripts or with digits, where Java takes another end of
-the word (about 2 of 300,000 random captions).
+Known difference: a capital sigma in a word of several scripts or with digits, for which Java finds another
+end of the word (about 2 of 300,000 random captions).
 
-What a caption's tokens are never depends on other captions here. In the Java program it does, and
-:func:`tokenize_java` takes that away: a line break inside a caption (see :func:`one_line`) shifts all
-captions after it, "No." or "J." at the end of one line is kept with its period or not by how the next line
-begins, and a tag with an open quote goes on in the next captions.
+Here the tokens of a caption never depend on other captions. In the Java program they do, which
+:func:`tokenize_java` prevents: a line break inside a caption (see :func:`one_line`) shifts all captions after
+it, whether "No." or "J." at the end of a line keeps its period depends on the beginning of the next line, and
+a tag with an open quote continues in the next captions.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ _SEPARATOR = "\" ' ,"
 
 
 def one_line(caption: str) -> str:
-    r"""The caption with a space for each line break that the Java program knows (``\r``, ``\n``, VT, FF,
-    U+2028, U+2029; U+0085 is none, it reads it as an ellipsis), and without halves of surrogate pairs.
+    r"""The caption with a space instead of each line break of the Java program (``\r``, ``\n``, VT, FF,
+    U+2028, U+2029; but not U+0085, which it reads as an ellipsis), and without unpaired surrogates.
     """
     return _SURROGATE.sub("\0", _BREAKS.sub(" ", caption))
 
@@ -78,7 +79,7 @@ def tokenize(captions: Sequence[str]) -> list[str]:
 
 
 def tokenize_java(captions: Sequence[str]) -> list[str]:
-    """The same by the program in Java that pycocoevalcap brings and calls (one process for all captions).
+    """The same by the Java program in pycocoevalcap (one process for all captions).
 
     Raises:
         UserError: Java does not start, or the program fails.
@@ -98,7 +99,7 @@ def tokenize_java(captions: Sequence[str]) -> list[str]:
     found = done.stdout.decode().split("\n")
     if found[len(asked) - 1 : len(asked)] != [_LAST]:
         message = done.stderr.decode(errors="replace").strip().splitlines() or ["wrong number of lines"]
-        raise UserError(f"the PTB tokenizer failed ({message[0]}); mend Java or score with use_java=False")
+        raise UserError(f"the PTB tokenizer failed ({message[0]}); repair Java or score with use_java=False")
     result = [""] * len(lines)
     for place, line in zip(wanted, found[::2]):
         tokens = line.rstrip().split(" ")
@@ -108,8 +109,8 @@ def tokenize_java(captions: Sequence[str]) -> list[str]:
 
 @cache
 def _dropped() -> frozenset[str]:
-    """What pycocoevalcap drops. Brackets are lower-cased before ("-lrb-"), so they stay, as do runs such as
-    "!!".
+    """Tokens dropped by pycocoevalcap. Brackets are kept, since they are lower-cased before ("-lrb-"),
+    as are sequences such as "!!".
     """
     return frozenset(ptbtokenizer.PUNCTUATIONS)
 
@@ -120,7 +121,7 @@ def _joined(tokens: list[str]) -> str:
 
 
 def _lower(token: str) -> str:
-    """In lower case as Java has it: σ is final where no letter with a case follows in the word."""
+    """Lower case as in Java: σ is final if no cased letter follows in the word."""
     if "Σ" not in token or "ς" not in (lower := token.lower()):
         return token.lower()
     for match in re.finditer("Σ", token):
@@ -195,8 +196,8 @@ def _straight(token: str) -> str:
 
 
 def _observed() -> tuple[dict[str, str], dict[str, str], dict[str, list[str]]]:
-    """What the Java program showed (``ptb_probe.py`` among the tests explains each): kind of characters
-    and place in an address -> what stands in a class of a regular expression; and lists of words.
+    """Observations of the Java program (``ptb_probe.py`` among the tests explains each): kind of characters
+    and position in an address -> content of a character class of a regular expression; and lists of words.
     """
     content = json.loads(Path(__file__).with_name("ptb_observed.json").read_text(encoding="utf-8"))
     characters = {}
@@ -214,7 +215,7 @@ def _any(words: Sequence[str]) -> str:
 
 @cache
 def _rules() -> list[_Rule]:
-    """What is one token, and how it is written; the token is the group ``t``, or all."""
+    """Patterns of tokens with functions for their written form; the token is the group ``t``, or all."""
     kinds, stops, lists = _observed()
     a = "A-Za-z"
     letter, mark, digit = a + kinds["letters"], kinds["marks"], "0-9" + kinds["digits"]
@@ -312,7 +313,7 @@ def _rules() -> list[_Rule]:
 
 
 def _abbreviations(words: dict[str, list[str]]) -> tuple[str, str]:
-    """What keeps its period and may close a sentence ("etc."), and what does not close one ("Mr.")."""
+    """Abbreviations that keep their period and may end a sentence ("etc."), and those that do not ("Mr.")."""
     cased = [word for word in words["closing"] if not _PTE.fullmatch(word)]
     capitals = "|".join(f"{word[0].upper()}(?i:{word[1:]})" for word in words["capitals"])
     titles = [word for word in words["titles"] if word not in ("mfg", "mtg")]  # never "mFg"
@@ -320,13 +321,13 @@ def _abbreviations(words: dict[str, list[str]]) -> tuple[str, str]:
 
 
 def _number(digit: str) -> str:
-    """A sign, and digits with single periods, commas and colons between them, or before the first."""
+    """A sign, and digits with single periods, commas and colons between them, or before the first digit."""
     digits, between = rf"[{digit}](?:\xad?[{digit}])*", r"[.,:\u066b\u066c]"
     return rf"[+-]?(?:\xad?{digits}(?:{between}{digits})*|(?:{between}{digits})+)"
 
 
 def _figures(digit: str) -> list[str]:
-    """Fractions, also after a whole number, and telephone numbers: one token with the spaces in it.
+    """Fractions, also after an integer, and telephone numbers: one token that includes the spaces.
 
     A telephone number is one or two groups of two to four digits, or an area in brackets, and a line: six to
     nine digits, or three or four and three to five.
@@ -341,7 +342,7 @@ def _figures(digit: str) -> list[str]:
 
 
 def _tag() -> str:
-    """A tag of a page: a name, and attributes with or without values in quotes; or ``<!...>``, ``<?...>``."""
+    """An HTML tag: a name, and attributes with or without values in quotes; or ``<!...>``, ``<?...>``."""
     name = r"[A-Za-z][A-Za-z0-9_:.-]*"
     value = r"""(?: *= *(?:"[^"\n]*"|'[^'\n]*'))?"""
     return rf"<(?:[!?][A-Za-z-][^>\n]*|(?:{name} */?|/{name}) *|{name}(?: +{name}{value})+ */? *)>"
@@ -354,8 +355,9 @@ def _mail(stops: dict[str, str]) -> list[str]:
 
 
 def _web(stops: dict[str, str], sites: list[str]) -> list[str]:
-    """Addresses: after http:// anything; after www. parts with periods; others only if they end in "com" and
-    its like, and hold neither capitals nor digits. A path may follow the last two."""
+    """Web addresses: after http:// anything; after www. parts with periods; others only if they end in "com"
+    or similar, and contain neither capitals nor digits. A path may follow the last two.
+    """
     last, path_last = f"[^{stops['web']}{stops['web, last']}]", f"[^{stops['path']}{stops['path, last']}]"
     path = f"/[^{stops['path']}]+{path_last}"
     part, bare = f"[^.{stops['www']}]+", f"[^.{stops['host alone']}]+"
@@ -368,7 +370,7 @@ def _web(stops: dict[str, str], sites: list[str]) -> list[str]:
 
 
 def _faces() -> list[str]:
-    """Faces lying down (a brow, eyes, a nose, a mouth) and upright (eyes and a mouth between them)."""
+    """Horizontal emoticons (a brow, eyes, a nose, a mouth) and upright ones (a mouth between eyes)."""
     eye = r"['<=>^x~-]"
     return [
         r"[<>]?[:;=]['*o-]?[()@DOP[\\\]dp{|](?![A-Za-z0-9])|:[038](?![A-Za-z0-9])",

@@ -1,39 +1,39 @@
-r"""What a caption says about a drawn scene, and how much of it is so: precision, recall and F1.
+r"""Facts about a synthetic scene stated by a caption, and their precision, recall and F1.
 
-As in SPICE (Anderson et al. 2016) a caption is a set of tuples of three kinds. Here the truth is the scene
-that the picture was drawn from, in place of what other captions say.
+As in SPICE (Anderson et al. 2016) a caption is a set of tuples of three kinds. Here the reference is the
+scene from which the image was generated, instead of other captions.
 
 ====================  =============================  =======================================================
-kind                  tuples of a caption            right if
+kind                  tuples of a caption            correct if
 ====================  =============================  =======================================================
 :data:`OBJECTS`       (shape); (curtain)             the matched thing has the shape; there is a curtain
-:data:`ATTRIBUTES`    (thing, size),                 the matched thing has the shape that is named with it,
-                      (thing, colour);               and the size or colour;
-                      (scene, number of things)      there are so many things
-:data:`RELATIONS`     (thing, left of, thing) ...,   both are matched, and stand so;
-                      (thing, place),                the place on a grid of three by three is the thing's;
-                      (curtain, side)                the curtain hangs there
+:data:`ATTRIBUTES`    (thing, size),                 the matched thing has the shape named with it, and
+                      (thing, colour);               the size or colour;
+                      (scene, number of things)      this is the number of things
+:data:`RELATIONS`     (thing, left of, thing) ...,   both are matched, and the relation holds;
+                      (thing, place),                the place on a 3 x 3 grid is the thing's;
+                      (curtain, side)                the curtain is on this side
 ====================  =============================  =======================================================
 
-Named things are matched with the scene's one to one, so that as many objects and attributes as possible are
-right; of equally good matchings the one that keeps the order from left to right. Who names a thing twice is
-wrong once.
+Named things are matched one to one with the scene's things, so that the number of correct objects and
+attributes is maximal; of equally good matchings the one that preserves the order from left to right is used.
+If a caption names the same thing twice, one of them is wrong.
 
-Precision is the share of a caption's tuples that are right. Recall is the share, of what a complete caption
-says, that is found among them: each thing with its shape, size and colour, and where it stands: a thing alone
-in the picture, any other in relation to the one before it, in the order of
-:func:`attngraph.experiments.scenes.captions.ordered`. What else is said (the curtain, the number of things, a
-relation of things further apart) counts for precision alone: a caption need not say it.
+Precision is the fraction of a caption's tuples that are correct. Recall is the fraction of the tuples of a
+complete caption that are among them: each thing with its shape, size, colour and position (for a single
+thing, its place in the image, otherwise its relation to the thing before it, in the order of
+:func:`attngraph.experiments.scenes.captions.ordered`). Other facts (the curtain, the number of things, a
+relation of things that are not consecutive) affect precision only, since a caption need not state them.
 
 .. math:: P = \frac{\text{right}}{\text{claimed}},\quad R = \frac{\text{found}}{\text{asked}},\quad
     F_1 = \frac{2 P R}{P + R}
 
 from the four counts summed over examples; a score over three kinds sums these too. 0/0 is 0.
 
-Words are read from left to right; case and unknown words mean nothing. Written as a grammar::
+Words are read from left to right; case and unknown words are ignored. The grammar is::
 
     caption    = { number-of | named | curtain | relation | place | order | other word }
-    number-of  = (NUMBER "things") | ("only" "thing")                   says how many things there are
+    number-of  = (NUMBER "things") | ("only" "thing")                   the number of things
     named      = [NUMBER] {SIZE | COLOUR} (SHAPE | "thing" | plural)    one thing; of a plural NUMBER, or two
     curtain    = "curtain"
     relation   = ("left" | "right") ("of" | "than")                     of the thing before to the next one
@@ -41,9 +41,9 @@ Words are read from left to right; case and unknown words mean nothing. Written 
     place      = "at the" ROW [COLUMN] | "at the" COLUMN                of the thing or curtain before
     order      = "from left to right"                                   each next thing is right of the last
 
-"object", "item" and "shape" say the same as "thing", which names no shape; without a size or colour it says
-nothing. "Beside" is true of any two things and says nothing. A size or colour that no thing follows, and a
-relation or place without its thing, are claims about nothing: they are kept, and cannot be right.
+"object", "item" and "shape" are synonyms of "thing", which does not name a shape; without a size or colour it
+is ignored, as is `beside`, which is true for any two things. A size or colour that is not followed by a
+thing, and a relation or place without its thing, are counted as claims that cannot be correct.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ _PHRASES = re.compile(
 
 @dataclass
 class Named:
-    """A thing as a caption names it: its shape if it says so, sizes and colours, and places such as "top
-    left", "top" or "middle".
+    """A thing named by a caption: its shape, if stated, sizes and colours, and places such as "top left",
+    "top" or "middle".
     """
 
     shape: str | None = None
@@ -103,10 +103,10 @@ class Named:
 
 @dataclass
 class Said:
-    """What a caption says: things and curtains (the sides of each) in its order, how many things there are
-    (as often as that is said), and how many attributes belong to nothing. A relation is (number in
-    ``things``, "left", "right", "above" or "below", number in ``things``), None in place of a number where no
-    thing is named; (None, "at", None) is a place of nothing.
+    """Facts stated by a caption: things and curtains (the sides of each) in its order, numbers of things
+    (each time one is stated), and the number of attributes without a thing. A relation is (index in
+    ``things``, "left", "right", "above" or "below", index in ``things``), with None instead of an index if
+    there is no thing; (None, "at", None) is a place without a thing.
     """
 
     things: list[Named] = field(default_factory=list)
@@ -117,7 +117,7 @@ class Said:
 
 
 def read(caption: str) -> Said:
-    """Reads a caption by the grammar above; any text has a reading."""
+    """Parse a caption by the grammar above; every text can be parsed."""
     said, in_order = Said(), False
     places: set[str] | None = None  # of the last thing or curtain
     waiting: list[tuple[int | None, str]] = []  # a relation without its second thing
@@ -173,7 +173,7 @@ def scene_f1(totals: np.ndarray) -> np.ndarray:
 
 
 def scores_by_kind(totals: np.ndarray) -> dict[str, tuple[float, int]]:
-    """Each kind's precision, recall and F1 with the number of tuples behind it, from summed counts ``(12,)``.
+    """Each kind's precision, recall and F1 with its number of tuples, from summed counts ``(12,)``.
 
     Returns:
         ``{"objects: precision": (0.9, claimed), "objects: recall": (0.8, asked), ...}``
@@ -223,10 +223,10 @@ def caption_counts(caption: str, scene: Scene) -> np.ndarray:
 
 
 def matched(named: Sequence[Named], things: Sequence[Thing]) -> dict[int, int]:
-    """Which of the things each named one is: place in ``named`` -> place in ``things``, one to one.
+    """Matching of named things with the scene's: index in ``named`` -> index in ``things``, one to one.
 
-    Of all such matchings one with the most right objects and attributes, and of these the one that least
-    disturbs the order. Named things of which nothing is right are left out.
+    Of all such matchings one with the most correct objects and attributes is used, and of these the one that
+    preserves the order best. Named things without any correct attribute are not matched.
     """
     if not named:
         return {}
@@ -238,7 +238,7 @@ def matched(named: Sequence[Named], things: Sequence[Thing]) -> dict[int, int]:
 
 
 def _right_tuples(words: Named, thing: Thing) -> int:
-    """How many objects and attributes are right if a named thing is this one."""
+    """Number of correct objects and attributes if a named thing is this one."""
     if words.shape not in (None, thing.shape):
         return 0
     return (words.shape is not None) + _right_attributes(words, thing)
@@ -251,7 +251,7 @@ def _right_attributes(words: Named, thing: Thing) -> int:
 def _standing(
     said: Said, things: Sequence[Thing], shown: Mapping[int, int]
 ) -> list[tuple[frozenset[int], bool]]:
-    """What a caption says of where things stand: which of the things it is about, and whether it is so."""
+    """Positions stated by a caption: the things involved, and whether the statement is true."""
     judged = []
     for first, relation, second in said.relations:
         ends = [shown.get(end) for end in (first, second)]

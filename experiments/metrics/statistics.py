@@ -1,5 +1,5 @@
-"""What the metrics share: predictions beside their references, means of each kind of example, and scores as
-functions of sums over examples, so that a bootstrap resamples examples without scoring texts again.
+"""Common functions of the metrics: predictions paired with references, means of each kind of example, and
+scores as functions of sums over examples, so that a bootstrap resamples examples without scoring texts again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def aligned(predictions: Mapping[str, T], references: Mapping[str, object]) -> l
         UserError: there are no references, or the ids of predictions and references differ.
     """
     if not references:
-        raise UserError("nothing to score: there are no reference answers; check the annotation file")
+        raise UserError("there are no reference answers to score with; check the annotation file")
     missing = [id for id in references if id not in predictions]
     extra = [id for id in predictions if id not in references]
     if missing or extra:

@@ -1,11 +1,12 @@
-"""VQA accuracy: a generated answer against those of ten annotators, as the evaluators of VQA v2 and of VizWiz
-score it. Their oddities are kept, since scores are compared with published ones.
+"""VQA accuracy: a generated answer against those of ten annotators, as in the evaluators of VQA v2 and
+VizWiz, including their peculiarities, so that scores are comparable with published ones.
 
 - VQA v2: https://github.com/GT-Vision-Lab/VQA, ``PythonEvaluationTools/vqaEvaluation/vqaEval.py`` in its
   version of March 2021.
-- VizWiz: the same file of the API that https://vizwiz.org hands out. It was made from VQA v2's and differs
-  from it: the annotators' answers are never processed, the generated answer always is, and the table of
-  contractions has typographic apostrophes.
+- VizWiz: the same file of the API from https://vizwiz.org. It is derived from VQA v2's, with these
+differences:
+  the annotators' answers are never processed, the generated answer always is, and the table of contractions
+  has typographic apostrophes.
 """
 
 from __future__ import annotations
@@ -59,20 +60,21 @@ for _word in ("couldn’tve", "hadn’tve"):  # these two have a straight one as
 
 
 def normalise_answer(answer: str, contractions: Mapping[str, str] = CONTRACTIONS) -> str:
-    """An answer as the evaluator compares it where annotators differ.
+    """An answer normalised for comparison if annotators differ.
 
     In this order:
 
-    1. Line feeds and tabs become spaces, outer white space is removed.
-    2. Each of the marks ``!"()+,-/;<=>?@[\\]_{}`` and the backtick is deleted everywhere if it stands next to
-       a space somewhere, or if a comma stands between two digits anywhere; otherwise it becomes a space.
-    3. The first 32 periods that no digit follows are deleted.
+    1. Line feeds and tabs become spaces, surrounding white space is removed.
+    2. Each of the marks ``!"()+,-/;<=>?@[\\]_{}`` and the backtick is deleted everywhere if it is next to a
+    space
+       somewhere, or if there is a comma between two digits anywhere; otherwise it becomes a space.
+    3. The first 32 periods that are not followed by a digit are deleted.
     4. Lower case, words split at white space, number words up to ten become digits, articles are dropped.
     5. Words that lack an apostrophe get it back if the evaluator's table has them ("dont", but not "im").
 
     Args:
-        answer: as it was given.
-        contractions: the evaluator's table, word -> word in its place.
+        answer: the original answer.
+        contractions: the evaluator's table, word -> replacement.
     """
     text = _one_line(answer)
     all_deleted = _DIGITS_AROUND_COMMA.search(text) is not None
@@ -93,12 +95,12 @@ def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence
     r"""VQA accuracy of each example (Antol et al. 2015, Goyal et al. 2017).
 
     With the answers :math:`r_1, \dots, r_A` of a question's annotators and the prediction :math:`\hat r`,
-    each annotator is left out once:
+    each annotator is excluded once:
 
     .. math:: \frac{1}{A} \sum_{k} \min\Big(\frac{1}{3} \sum_{l \ne k} 1[\hat r = r_l],\ 1\Big)
 
-    Where all annotators gave the same answer, prediction and answer are compared as they are ("Yes" is not
-    "yes"), but for outer white space, line feeds and tabs. Elsewhere both are normalised by
+    If all annotators gave the same answer, prediction and answer are compared without normalisation ("Yes" is
+    not "yes"), except for surrounding white space, line feeds and tabs. Otherwise both are normalised by
     :func:`normalise_answer`.
 
     Returns:
@@ -119,12 +121,12 @@ def vqa_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence
 
 def vizwiz_scores(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> np.ndarray:
     r"""VizWiz-VQA accuracy of each example (Gurari et al. 2018): the mean of :func:`vqa_scores`, but the
-    prediction is always normalised, with VizWiz' contractions, and nothing is done to the answers: an
-    annotator's "Yes", "t-shirt", "the dog" or "two" is met by no prediction.
+    prediction is always normalised, with VizWiz' contractions, and the answers are not: no prediction matches
+    an annotator's "Yes", "t-shirt", "the dog" or "two".
 
     "dont" becomes "don’t", with a typographic apostrophe, which annotators hardly ever type: such an answer
-    is wrong where an annotator wrote "don't" or "dont". With "cant", "wheres" and six other words it is
-    "can't" and "where's". Annotators are left out by their place, so two equal answers count twice.
+    is wrong if an annotator wrote "don't" or "dont". For "cant", "wheres" and six other words the result is
+    "can't" and "where's". Annotators are excluded by position, so two equal answers count twice.
 
     Returns:
         ``(N,)`` in the order of ``references``; the accuracy of a run is the mean.
@@ -140,7 +142,7 @@ def vizwiz_scores(predictions: Mapping[str, str], references: Mapping[str, Seque
 
 
 def agreement(id: str, agrees: Sequence[bool]) -> float:
-    """The accuracy of one answer from which annotators gave the same one, each of them left out once.
+    """The accuracy of one answer, given which annotators agree with it, each annotator excluded once.
 
     Raises:
         UserError: there are fewer than four annotators.

@@ -1,7 +1,7 @@
-"""Model families: how a model is loaded, trained on, asked, and looked at.
+"""Model families: loading, training, answering, and analysis of models.
 
-A family is one file behind :class:`attngraph.experiments.models.family.ModelFamily`; it registers itself. Of
-several families that accept a checkpoint, the one that was registered last takes it.
+A family is one file with a subclass of :class:`attngraph.experiments.models.family.ModelFamily`, which
+registers itself. If several families accept a checkpoint, the one registered last is used.
 """
 
 from attngraph.experiments.models.family import (

@@ -1,9 +1,9 @@
 """Random changes of images in training.
 
-In training an image is cropped, mirrored and distorted, each time otherwise, as ALBEF and BLIP do it: a
-random crop of half to all of it, resized (bicubic); a mirror image every other time; two of ten distortions
-at strength 5 of 10 (RandAugment, Cubuk et al. 2020). Those that change colours on purpose are not among the
-ten, since texts name colours. The model's own processor comes after.
+In training an image is cropped, mirrored and distorted randomly, as in ALBEF and BLIP: a random crop of half
+to all of its area, resized (bicubic); a horizontal flip with probability 0.5; two of ten distortions at
+strength 5 of 10 (RandAugment, Cubuk et al. 2020). Operations that change colours are not among the ten, since
+texts mention colours. The model's processor is applied afterwards.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class _Distort(v2.RandAugment):
 
 
 class TrainingTransform:
-    """Changes a picture; how is decided by a seed alone. ``side`` is that of the square that the model sees,
-    in pixels; None keeps a picture's own size.
+    """Changes an image as determined by a seed. ``side`` is that of the square model input, in pixels; None
+    keeps an image's size.
     """
 
     def __init__(self, side: int | None):
@@ -38,7 +38,7 @@ class TrainingTransform:
         self.mirror, self.distort = v2.RandomHorizontalFlip(), _Distort(DISTORTIONS, STRENGTH, STRENGTHS)
 
     def __call__(self, picture: Image.Image, seed: int, mirrors: bool) -> Image.Image:
-        """The changed picture, in RGB as the given one."""
+        """The changed image, in RGB like the given one."""
         size = (picture.height, picture.width) if self.side is None else (self.side, self.side)
         crop = v2.RandomResizedCrop(size, SCALE, interpolation=v2.InterpolationMode.BICUBIC)
         with torch.random.fork_rng(devices=[]):
@@ -48,5 +48,5 @@ class TrainingTransform:
 
 
 def names_sides(text: str) -> bool:
-    """Whether a text says left or right, which a mirror image would make wrong."""
+    """Whether a text contains left or right, which would be wrong for a mirror image."""
     return re.search(r"\b(left|right)", text, re.IGNORECASE) is not None  # leftmost, right-hand ...

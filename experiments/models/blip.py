@@ -2,11 +2,11 @@
 (``BlipForQuestionAnswering``).
 
 A captioner's text is ``[DEC] prompt answer [SEP]`` in the text decoder: the prompt is its prefix, the loss
-covers the answer and the end token. For questions there is an encoder: ``[ENC] question [SEP]`` looks at the
-image by cross-attention, and the answer ``[DEC] answer [SEP]`` looks at the question's states. transformers
-(5.24) ignores the question's padding there; here it is masked, as in BLIP's own code, which masks it in its
-loss and in ranking. When BLIP writes answers it does not, and so it is here where a
-:class:`~attngraph.experiments.models.family.Decoding` asks for that.
+covers the answer and the end token. For questions there is an encoder: ``[ENC] question [SEP]`` attends to
+the image by cross-attention, and the answer ``[DEC] answer [SEP]`` attends to the question's states.
+transformers (5.24) does not mask the question's padding there; here it is masked, as in BLIP's code for the
+loss and for ranking. BLIP's code does not mask it in generation, which can be reproduced by an option of
+:class:`~attngraph.experiments.models.family.Decoding`.
 """
 
 from __future__ import annotations
@@ -69,16 +69,16 @@ KEYS_AND_VALUES = ("crossattention.self.key", "crossattention.self.value")  # of
 
 
 class BlipLike(ModelFamily):
-    """What BLIP's two families and mPLUG share: an image encoder whose states can be cached, and BERT's
-    decoder, which looks at these or at states that have looked at them.
+    """Common base of BLIP's two families and mPLUG: an image encoder whose features can be cached, and BERT's
+    decoder, which attends to these or to states derived from them.
 
     Attributes:
         kind: the model's class.
-        mean, std: of each colour, by which pixels are normalised; as the checkpoint's processor says, if
-            there is one.
-        opening: the prompt for a description in the model's own words; None for the sample's.
-        decoder: how the names of the decoder's inputs begin in the model's own class.
-        others: tokens of the model's own beside the start token.
+        mean, std: of each colour channel, for normalisation; from the checkpoint's processor, if there is
+            one.
+        opening: the prompt for a generated description; None for the sample's.
+        decoder: prefix of the names of the decoder's inputs in the model's class.
+        others: special tokens of the model in addition to the start token.
     """
 
     caches_features = True
@@ -97,7 +97,7 @@ class BlipLike(ModelFamily):
 
     @property
     def longest(self) -> int:
-        """How many tokens a text may have."""
+        """Maximum number of tokens of a text."""
         return self.tokenizer.model_max_length
 
     @classmethod
@@ -121,8 +121,8 @@ class BlipLike(ModelFamily):
     def prepared(
         cls, tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig
     ) -> PreTrainedTokenizerBase:
-        """The tokenizer with the model's length and start token and, where the model has embeddings for them,
-        its other tokens: tokenizers on the hub do not know these.
+        """The tokenizer with the model's length, start token and, if the model has embeddings for them, its
+        other special tokens, which tokenizers on the hub do not have.
         """
         text = config.text_config
         if tokenizer.bos_token is None:
@@ -142,12 +142,12 @@ class BlipLike(ModelFamily):
     # ---- images ------------------------------------------------------------------------------------------
 
     def pixels(self, images: Sequence[Path | Image.Image]) -> Tensor:
-        """Pictures as the image encoder takes them: ``(b, 3, side, side)``."""
+        """Images as input of the image encoder: ``(b, 3, side, side)``."""
         return preprocess(images, self.image_side, self.mean, self.std)
 
     def check(self, samples: Sequence[Sample]) -> None:
         if samples[0].image is None:
-            raise UserError(f"{self.title} looks at images: give --images")
+            raise UserError(f"{self.title} needs images: add --images")
 
     def image_encoder(self) -> nn.Module:
         return self.model.vision_model
@@ -168,7 +168,7 @@ class BlipLike(ModelFamily):
         vision.image_size = embeddings.image_size = side
 
     def interpolate(self, embeddings: nn.Module, rows: int) -> None:
-        """Interpolate the image encoder's positions as BLIP does it."""
+        """Interpolate the image encoder's positions as in BLIP."""
         old = embeddings.position_embedding
         new = interpolate_positions(old.detach(), rows)
         embeddings.position_embedding = nn.Parameter(new, old.requires_grad)
@@ -181,8 +181,8 @@ class BlipLike(ModelFamily):
         return torch.zeros((vision.image_size // vision.patch_size) ** 2 + 1, vision.hidden_size)
 
     def image_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Of the different pictures ``image_states`` ``(u, nodes, width)``, where samples hold states, or
-        ``pixel_values``; and for each sample its place among them, ``image_index`` ``(b,)``."""
+        """``image_states`` ``(u, nodes, width)`` of the distinct images, if samples contain features, or
+        ``pixel_values``; and the index of each sample's image, ``image_index`` ``(b,)``."""
         images = [sample.image for sample in samples]
         keys = [image if isinstance(image, Path) else id(image) for image in images]
         different = dict(zip(keys, images))
@@ -193,8 +193,8 @@ class BlipLike(ModelFamily):
         return {"pixel_values": self.pixels(list(different.values())), "image_index": index}
 
     def image_states(self, inputs: dict[str, Tensor]) -> Tensor:
-        """States ``(b, nodes, width)`` of :meth:`image_inputs`: with gradients if the image encoder is
-        trained, else the very states that :meth:`encode_images` gives to the cache.
+        """Features ``(b, nodes, width)`` of :meth:`image_inputs`: with gradients if the image encoder is
+        trained, else exactly the features that :meth:`encode_images` returns for the cache.
         """
         distinct = inputs.get("image_states")
         if distinct is None:
@@ -238,15 +238,15 @@ class BlipLike(ModelFamily):
     # ---- texts -------------------------------------------------------------------------------------------
 
     def prefixes(self, samples: Sequence[Sample]) -> list[str]:
-        """How the decoder's texts begin: with nothing, where questions have an encoder of their own."""
+        """The beginning of the decoder's texts; empty if questions have a separate encoder."""
         return [""] * len(samples)
 
     def question_inputs(self, samples: Sequence[Sample], training: bool = False) -> dict[str, Tensor]:
-        """``question_ids`` and ``question_mask`` ``(b, n)`` of an encoder of questions."""
+        """``question_ids`` and ``question_mask`` ``(b, n)`` of a question encoder."""
         return {}
 
     def looked_at(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """What the decoder looks at, ``(b, n, width)``, and ``(b, n)``, 0 at its padding."""
+        """The states that the decoder attends to, ``(b, n, width)``, and their mask ``(b, n)``."""
         return self.image_states(inputs), None
 
     def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -269,8 +269,7 @@ class BlipLike(ModelFamily):
     def openings(
         self, samples: Sequence[Sample], answers: Sequence[str], masked: bool = True
     ) -> Iterator[Opening]:
-        """``[DEC] prompt``, then ``answer [SEP]``. Unless ``masked``, padding of what the decoder looks at is
-        seen."""
+        """``[DEC] prompt``, then ``answer [SEP]``. Unless ``masked``, the decoder also attends to padding."""
         states, mask = self._seen(samples)
         ends = answer_ids(self.tokenizer, answers)
         room = max(map(len, ends))
@@ -286,7 +285,7 @@ class BlipLike(ModelFamily):
 
 @register
 class BlipCaptioner(BlipLike):
-    """``[DEC] prompt answer [SEP]`` in the text decoder, which looks at the image by cross-attention."""
+    """``[DEC] prompt answer [SEP]`` in the text decoder, which attends to the image by cross-attention."""
 
     name = "blip"
     kind = BlipForConditionalGeneration
@@ -314,7 +313,7 @@ class BlipCaptioner(BlipLike):
 
 @register
 class BlipAnswerer(BlipLike):
-    """A question that looks at the image, and an answer that looks at the question."""
+    """A question encoder that attends to the image, and an answer decoder that attends to the question."""
 
     name = "blip_vqa"
     kind = BlipForQuestionAnswering
@@ -333,14 +332,14 @@ class BlipAnswerer(BlipLike):
     def check(self, samples: Sequence[Sample]) -> None:
         super().check(samples)
         if any(not sample.prompt and sample.answer is None for sample in samples):
-            raise UserError(f"{self.title} answers questions: give --texts")
+            raise UserError(f"{self.title} needs questions: add --texts")
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        """Without a prompt both sides read the text, as in every encoder-decoder."""
+        """Without a prompt both sides read the text, as in all encoder-decoders."""
         return super().batch([replace(s, prompt=s.prompt or s.answer or "") for s in samples])
 
     def question_inputs(self, samples: Sequence[Sample], training: bool = False) -> dict[str, Tensor]:
-        """Of ``[ENC] question [SEP]``, padded on the right."""
+        """``[ENC] question [SEP]``, padded on the right."""
         questions = [sample.prompt for sample in samples]
         options = dict(add_special_tokens=False, truncation=True, max_length=self.longest - 2, verbose=False)
         rows = self.tokenizer(questions, **options)["input_ids"]
@@ -349,7 +348,7 @@ class BlipAnswerer(BlipLike):
         return {"question_ids": ids, "question_mask": mask}
 
     def looked_at(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The question's states after it has looked at the image."""
+        """The question's states after attention to the image."""
         states = self.model.text_encoder(
             input_ids=inputs["question_ids"],
             attention_mask=inputs["question_mask"],
@@ -368,8 +367,8 @@ def build_model(
     text_layers: int = 4,
     heads: int = 4,
 ) -> BlipForConditionalGeneration:
-    """A freshly initialised mini-BLIP for 64x64 images in patches of 8 (65 image states), with a tokenizer's
-    vocabulary, start and end.
+    """A newly initialised mini-BLIP for 64x64 images in patches of 8 (65 image features), with a tokenizer's
+    vocabulary, start and end tokens.
     """
     shared = dict(
         hidden_size=width, intermediate_size=4 * width, num_attention_heads=heads, projection_dim=width
@@ -397,7 +396,7 @@ def build_model(
 
 
 def mini_text(tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """What a tokenizer says of the texts of a model without dropout."""
+    """Fields of a text configuration that are determined by a tokenizer, without dropout."""
     return dict(
         vocab_size=len(tokenizer),
         max_position_embeddings=tokenizer.model_max_length,
@@ -410,12 +409,12 @@ def mini_text(tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
 
 
 def grid_positions(side: int, width: int) -> Tensor:
-    """Sines and cosines of a patch's row and column: what the position embeddings start from.
+    """Sines and cosines of a patch's row and column: initial values of the position embeddings.
 
-    From BLIP's own start (noise of 0.02) a model this small never learnt left from right: its patch
-    embeddings outgrow the positions before any text rewards them.
+    With BLIP's initialisation (noise of 0.02) a model of this size did not learn to distinguish left from
+    right: its patch embeddings dominate the positions before these become useful.
 
-    Row ``r`` and column ``c`` each give ``width / 4`` sines and cosines, of ``r / 10000^(4k / width)``
+    Row ``r`` and column ``c`` each have ``width / 4`` sines and cosines, of ``r / 10000^(4k / width)``
     for ``k`` in ``0 .. width / 4 - 1`` (Vaswani et al. 2017, for two dimensions): ``(side * side, width)``,
     patches row by row.
     """
@@ -427,9 +426,9 @@ def grid_positions(side: int, width: int) -> Tensor:
 
 
 def blip_base_without_weights() -> BlipCaptioner:
-    """A captioner of BLIP-base's size (ViT-B/16, a text decoder of 12 layers, of which BLIP CapFilt-L is one)
-    whose parameters have shapes and no values: its parameters can be counted, and it takes no memory. It has
-    no tokenizer, and answers nothing.
+    """A captioner of BLIP-base's size (ViT-B/16, a text decoder of 12 layers, like BLIP CapFilt-L) whose
+    parameters have shapes but no values, so that they can be counted without using memory. It does not have a
+    tokenizer and cannot answer.
     """
     layers = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
     config = BlipConfig(

@@ -1,16 +1,16 @@
-"""Checkpoints as their authors published them, turned into the models that are computed with here: BLIP's
-(Li et al., 2022, https://github.com/salesforce/BLIP) and mPLUG's (Li et al., 2022,
-https://github.com/X-PLUG/mPLUG).
+"""Conversion of original checkpoints, as published by their authors: BLIP (Li et al., 2022,
+https://github.com/salesforce/BLIP) and mPLUG (Li et al., 2022, https://github.com/X-PLUG/mPLUG).
 
 BLIP's have a ``visual_encoder``, a ``text_decoder`` and, for questions and in pre-training, a
-``text_encoder``. mPLUG's ``visual_encoder`` is the whole of OpenAI's CLIP, of which the text tower is not
-used; ``visn_*`` brings pictures to the texts' width where that is another one (ViT-L); of twelve layers of
-the ``fusion_encoder`` the last six are run, and not all parts of these (see :func:`_mplug`). The names are
-those of the published code; no released file has been read.
+``text_encoder``. mPLUG's ``visual_encoder`` is the whole of OpenAI's CLIP, whose text tower is not used;
+``visn_*`` projects image features to the texts' width if it differs (ViT-L); of the twelve layers of the
+``fusion_encoder`` the last six are executed, and only parts of these (see :func:`_mplug`). The names are
+those of the published code; the conversion has not been tested with released files.
 
-Tensors are renamed, those of pre-training alone left out, and the rest loaded strictly. Shapes give all
-sizes but the number of heads: a head is 64 wide in ViT-B, ViT-L and BERT alike. The files hold no vocabulary:
-BERT's is read from next to the checkpoint, from a place that is named, or from the hub's cache.
+Tensors are renamed, those used only in pre-training are dropped, and the others are loaded strictly. Shapes
+determine all sizes except the number of heads: a head has 64 features in ViT-B, ViT-L and BERT. The files do
+not contain a vocabulary: BERT's is read from the checkpoint's folder, from a given place, or from the hub's
+cache.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from attngraph.experiments.models.weights import VOCABULARY, in_folder, quiet_tr
 ARRANGEMENTS: dict[str, tuple[type[BlipLike], str]] = {
     "captioner": (
         BlipCaptioner,
-        "image encoder and text decoder, as p-Adapter has it for all tasks and BLIP for captions",
+        "image encoder and text decoder, as in p-Adapter for all tasks and in BLIP for captions",
     ),
-    "vqa": (BlipAnswerer, "image encoder, question encoder and answer decoder, as BLIP has it for questions"),
+    "vqa": (BlipAnswerer, "image encoder, question encoder and answer decoder, as in BLIP for questions"),
     "whole": (
         MPlug,
         "image encoder, text encoder, their fusion and text decoder, for questions and captions",
@@ -106,18 +106,19 @@ def read_original(
     arrangement: str | None = None,
     download: bool = False,
 ) -> tuple[BlipLike, str]:
-    """The model of a checkpoint with what makes its inputs, in float32 and evaluation mode, and which of
-    :data:`ARRANGEMENTS` it is.
+    """The model family of a checkpoint, in float32 and evaluation mode, and its architecture, one of
+    :data:`ARRANGEMENTS`.
 
     Args:
-        file: as the authors published it.
+        file: the file published by the authors.
         vocabulary: BERT's, see :func:`make_tokenizer`.
-        kind: whose, one of :data:`KINDS`; None for the one that fits.
-        arrangement: one of :data:`ARRANGEMENTS`; None for what the tensors say.
-        download: whether the hub may be asked for the vocabulary.
+        kind: origin, one of :data:`KINDS`; None to detect it.
+        arrangement: one of :data:`ARRANGEMENTS`; None to detect it from the tensors.
+        download: whether the vocabulary may be downloaded from the hub.
 
     Raises:
-        UserError: it is no checkpoint of these authors, or none that the arrangement can be made of.
+        UserError: the file is not a checkpoint of these authors, or it cannot be converted to this
+            architecture.
     """
     tensors = read_tensors(file)
     _, convert, own = KINDS[_kind_of(tensors, file, kind)]
@@ -140,56 +141,56 @@ def read_original(
             )
         wrong = sorted({*told["missing_keys"], *told["unexpected_keys"]})
         if wrong:
-            raise ValueError(f"{len(wrong)} tensors are missing or not known, first {wrong[0]}")
+            raise ValueError(f"{len(wrong)} tensors are missing or unknown, first {wrong[0]}")
         for name, tensor in model.state_dict().items():
             if name in weights and not torch.equal(tensor, weights[name]):
-                raise ValueError(f"{name} is not equal to the tensor that the model shares with it")
+                raise ValueError(f"{name} differs from the tensor that it is tied to in the model")
     except KeyError as error:
-        raise UserError(f"{file}: {error.args[0]} is missing: give another checkpoint") from None
+        raise UserError(f"{file}: {error.args[0]} is missing: use another checkpoint") from None
     except UserError:
         raise
     except (ValueError, RuntimeError) as error:
-        raise UserError(f"{file}: {first_line(error)}: give another checkpoint, or another --as") from None
+        raise UserError(f"{file}: {first_line(error)}: use another checkpoint, or another --as") from None
     model.config.architectures = [type(model).__name__]
     model.name_or_path = model.config.name_or_path = ""  # else "None", PEFT's name on the hub
     return family(model.eval(), tokenizer), arrangement
 
 
 def read_tensors(file: Path) -> Tensors:
-    """The weights of a checkpoint by their names.
+    """The weights of a checkpoint by name.
 
-    They are stored under one of ``PLACES``, next to an optimiser's state and the like, or are the whole of
-    the file. Only tensors and plain values are unpickled (``weights_only=True``); a file in PyTorch's present
-    format is mapped into memory, so that what nobody uses is never read from the disk.
+    They are stored under one of ``PLACES``, next to other content such as an optimiser's state, or are the
+    whole file. Only tensors and plain values are unpickled (``weights_only=True``); a file in PyTorch's
+    current format is memory-mapped, so that unused tensors are not read from the disk.
 
     Raises:
-        UserError: it cannot be read, is no such file, is cut short, or holds other objects.
+        UserError: the file cannot be read, is not a checkpoint, is truncated, or contains other objects.
     """
     try:
         content: Any = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except OSError as error:
-        raise UserError(f"{file}: {error.strerror or error}: check the path and your rights") from None
+        raise UserError(f"{file}: {error.strerror or error}: check the path and its permissions") from None
     except Exception:  # pickles fail in many ways; PyTorch's messages advise to load the file unsafely
         raise UserError(
-            f"{file}: no PyTorch checkpoint, or one that is cut short or holds other Python objects than "
-            "tensors, which reading would run: download it again, or ask its author for its tensors alone"
+            f"{file}: not a PyTorch checkpoint, or truncated, or with Python objects other than tensors, "
+            "which reading would execute: download it again, or ask its author for a file with tensors only"
         ) from None
     if isinstance(content, dict):
         content = next((content[place] for place in PLACES if place in content), content)
     values = content.items() if isinstance(content, dict) else ()
     if not values or not all(isinstance(key, str) and isinstance(x, Tensor) for key, x in values):
         raise UserError(
-            f"{file}: it holds no weights by their names: give a checkpoint that holds a model's state_dict, "
-            f"as the whole or under {', '.join(PLACES)}"
+            f"{file}: does not contain a state_dict: use a checkpoint with a model's state_dict as the whole "
+            f"file or under {', '.join(PLACES)}"
         )
     return dict(content)
 
 
 def kind_of(file: Path) -> str:
-    """Whose checkpoint a file is, one of :data:`KINDS`; its weights are not read.
+    """Origin of a checkpoint, one of :data:`KINDS`, without reading its weights.
 
     Raises:
-        UserError: it is none that is known.
+        UserError: the origin is unknown.
     """
     return _kind_of(read_tensors(file), file)
 
@@ -199,28 +200,28 @@ def _kind_of(tensors: Tensors, file: Path, asked: str | None = None) -> str:
         if asked in (None, kind) and mark in tensors:
             return kind
     raise UserError(
-        f"{file}: its tensors ({next(iter(tensors))}, ...) are those of no checkpoint known here "
-        f"({asked or ', '.join(KINDS)}): give one of these"
+        f"{file}: its tensors ({next(iter(tensors))}, ...) do not belong to a supported checkpoint "
+        f"({asked or ', '.join(KINDS)}): use one of these"
     )
 
 
 def load_original(file: Path) -> BlipLike:
-    """The model of a checkpoint whose vocabulary is next to it.
+    """The model of a checkpoint with the vocabulary in the same folder.
 
     Raises:
-        UserError: the vocabulary is not there, or the checkpoint is none.
+        UserError: the vocabulary is missing, or the file is not a checkpoint.
     """
     if in_folder(file.parent) is None:
         kind = kind_of(file)  # what is no checkpoint needs no vocabulary
         raise UserError(
-            f"--model {file}: there is no vocabulary next to it: put BERT's {VOCABULARY[0]} there, or make a "
-            f"folder once with `attngraph convert {kind} {file} --out FOLDER --tokenizer hub:{BERT}`"
+            f"--model {file}: there is no vocabulary next to it: put BERT's {VOCABULARY[0]} there, or "
+            f"convert it once with `attngraph convert {kind} {file} --out FOLDER --tokenizer hub:{BERT}`"
         )
     return read_original(file, file.parent)[0]
 
 
 def save_converted(family: BlipLike, folder: Path) -> None:
-    """Writes all that ``--model`` needs into an empty folder."""
+    """Write all files for ``--model`` into an empty folder."""
     side = family.image_side
     with quiet_transformers():
         family.model.save_pretrained(str(folder))
@@ -231,22 +232,22 @@ def save_converted(family: BlipLike, folder: Path) -> None:
 def make_tokenizer(
     place: str | Path, size: int, longest: int, own: tuple[str, ...], download: bool = False
 ) -> PreTrainedTokenizerBase:
-    """BERT's tokenizer for lower-case text, with a model's own tokens after the words.
+    """BERT's tokenizer for lower-case text, with a model's special tokens after the words.
 
     Args:
-        place: a file with a word a line, a folder or a hub name.
-        size: tokens that have an embedding.
-        longest: how many tokens the model has positions for.
-        own: the model's own tokens, in this order; the first comes before what is written.
-        download: whether the hub may be asked.
+        place: a file with one word per line, a folder or a hub name.
+        size: number of tokens with an embedding.
+        longest: number of positions of the model.
+        own: special tokens of the model, in this order; generated texts begin with the first one.
+        download: whether the vocabulary may be downloaded from the hub.
 
     Raises:
-        UserError: there is no vocabulary, or not the checkpoint's.
+        UserError: there is no vocabulary, or it is not the checkpoint's.
     """
     file = in_folder(Path(place)) or Path(place)
     try:
         if file.suffix == ".json" and file.name != VOCABULARY[1]:
-            raise ValueError(f"its name is not {VOCABULARY[1]}")
+            raise ValueError(f"the name is not {VOCABULARY[1]}")
         with quiet_transformers(download):
             if file.is_file() and file.suffix != ".json":
                 words = BertTokenizerFast(vocab=str(file), do_lower_case=True)
@@ -260,11 +261,11 @@ def make_tokenizer(
         if own[1:]:
             words.add_special_tokens({"additional_special_tokens": list(own[1:])})
         if len(words) != size:  # where it finds nothing, transformers makes a tokenizer without words
-            raise ValueError(f"it has {len(words)} tokens, the model {size}")
+            raise ValueError(f"{len(words)} tokens, but the model has {size}")
     except Exception as error:  # whatever is wrong with the place
         raise UserError(
-            f"--tokenizer {place}: not the checkpoint's vocabulary ({first_line(error)[:100]}): give BERT's "
-            f"{VOCABULARY[0]}, or let it be fetched (--tokenizer hub:{BERT})"
+            f"--tokenizer {place}: not the checkpoint's vocabulary ({first_line(error)[:100]}): use BERT's "
+            f"{VOCABULARY[0]}, or download it (--tokenizer hub:{BERT})"
         ) from None
     words.model_max_length = longest
     return words
@@ -276,18 +277,18 @@ Converted = tuple[str, PretrainedConfig, Tensors]  # arrangement, configuration,
 
 
 def _blip(tensors: Tensors, asked: str | None, tokenizer: PreTrainedTokenizerBase) -> Converted:
-    """p-Adapter's captioner, which answers questions too, and BLIP's own for questions."""
+    """The captioner of p-Adapter, which also answers questions, and BLIP's model for questions."""
     parts = {name.partition(".")[0] for name in tensors}
     for_questions = "text_encoder" in parts and "itm_head" not in parts
     arrangement = asked or ("vqa" if for_questions else "captioner")
     if arrangement == "whole":
-        raise ValueError("--as whole: BLIP has no such arrangement: give captioner or vqa")
+        raise ValueError("--as whole: BLIP does not have this architecture: use captioner or vqa")
     if arrangement == "captioner" and for_questions:
         raise ValueError(
-            "its decoder looks at questions, not at pictures: convert it --as vqa, or give another checkpoint"
+            "the decoder attends to questions, not to images: convert it --as vqa, or use another checkpoint"
         )
     if arrangement == "vqa" and "text_encoder" not in parts:
-        raise ValueError("it has no question encoder: convert it --as captioner")
+        raise ValueError("there is no question encoder: convert it --as captioner")
     left_out = rf"{LEFT_OUT}|{re.escape(PREDICTIONS)}\.bias"
     left_out += r"|text_encoder\..+" if arrangement == "captioner" else ""
     vision = _vision(tensors, "visual_encoder", "patch_embed.proj", "pos_embed", "blocks", "mlp.fc1")
@@ -305,15 +306,16 @@ def _blip(tensors: Tensors, asked: str | None, tokenizer: PreTrainedTokenizerBas
 
 
 def _mplug(tensors: Tensors, asked: str | None, tokenizer: PreTrainedTokenizerBase) -> Converted:
-    """One arrangement: the model answers questions and writes captions.
+    """One architecture: the model answers questions and generates captions.
 
-    The stride of the fusion is not in the tensors: it is 3 where pictures and texts have one width (ViT-B),
-    else 6, as in the authors' two configurations. Nor is how many layers of the fusion are run: BERT's layers
-    are shared out, so that the fusion begins after as many as the text encoder has; all are run where it has
-    no more than that. Of CLIP the projection to the space of its texts and the text tower are left out.
+    The stride of the fusion cannot be inferred from the tensors: it is 3 if images and texts have the same
+    width (ViT-B), else 6, as in the authors' two configurations. The number of executed layers of the fusion
+    cannot be inferred, either: BERT's layers are divided, so that the fusion begins after as many as the text
+    encoder has; all are executed if it has no more than that. CLIP's text projection and text tower are
+    dropped.
     """
     if asked not in (None, "whole"):
-        raise ValueError(f"--as {asked}: mPLUG has no such arrangement: give whole")
+        raise ValueError(f"--as {asked}: mPLUG does not have this architecture: use whole")
     inner = re.compile(r"^(text_encoder|fusion_encoder)\.(bert|fusion)\.")
     tensors = {inner.sub(r"\1.", name): tensor for name, tensor in tensors.items()}
     seen = "visual_encoder.visual"
@@ -358,7 +360,7 @@ def _renamed(tensors: Tensors, names: dict[str, str], left_out: str) -> Tensors:
     for name, tensor in tensors.items():
         if not re.fullmatch(left_out, name):
             if not tensor.is_floating_point() or not tensor.isfinite().all():
-                raise ValueError(f"{name} holds other than finite numbers")
+                raise ValueError(f"{name} contains values that are not finite")
             for old, new in names.items():
                 name = name.replace(old, new)
             state[name] = tensor
@@ -368,8 +370,9 @@ def _renamed(tensors: Tensors, names: dict[str, str], left_out: str) -> Tensors:
 def _vision(
     tensors: Tensors, part: str, patches: str, positions: str, blocks: str, hidden: str
 ) -> dict[str, Any]:
-    """The sizes of the image encoder, by the names of the kernel of patches, of the table of positions, which
-    also has one for the class token, and of the layers."""
+    """The sizes of the image encoder, from the names of the patch kernel, of the table of positions (which
+    includes the class token), and of the layers.
+    """
     width, _, _, patch = tensors[f"{part}.{patches}.weight"].shape
     rows = math.isqrt(tensors[f"{part}.{positions}"].shape[-2] - 1)
     return dict(
@@ -383,7 +386,7 @@ def _vision(
 
 
 def _decoder(tensors: Tensors, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """The sizes of the text decoder but its depth."""
+    """The sizes of the text decoder except its depth."""
     size, width = tensors[f"{EMBEDDINGS}.word_embeddings.weight"].shape
     return dict(
         vocab_size=size,
@@ -406,5 +409,5 @@ def _layers(tensors: Tensors, prefix: str) -> int:
 
 def _heads(part: str, width: int) -> int:
     if width % HEAD:
-        raise ValueError(f"{part} is {width} wide, and heads are {HEAD} wide, which must divide it")
+        raise ValueError(f"{part} has width {width}, which must be a multiple of the heads' width {HEAD}")
     return width // HEAD

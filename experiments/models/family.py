@@ -1,9 +1,9 @@
-"""What a model family is.
+"""Interface of model families.
 
-A family loads checkpoints of one kind and makes their inputs: for training (with labels), for generation, for
-ranking candidates, and for the analysis commands. Everything else in :mod:`attngraph.experiments` sees a
-model only through this interface. A family is one file: subclass :class:`ModelFamily`, put :func:`register`
-above the class.
+A family loads checkpoints of one type and makes their inputs: for training (with labels), for generation, for
+ranking candidates, and for the analysis commands. All other parts of :mod:`attngraph.experiments` access a
+model only through this interface. A family is one file: subclass :class:`ModelFamily` and decorate the class
+with :func:`register`.
 """
 
 from __future__ import annotations
@@ -31,45 +31,43 @@ FAMILIES: dict[str, type[ModelFamily]] = {}
 
 
 class Gnmt(float):
-    """The exponent that transformers raises a length to, so that the penalty ``gnmt`` comes out."""
+    """The exponent of a length in transformers that corresponds to the penalty ``gnmt``."""
 
     def __rpow__(self, length: float, modulus: None = None) -> float:
         return ((5 + length) / 6) ** float(self)
 
 
 def register(family: type[ModelFamily]) -> type[ModelFamily]:
-    """Class decorator: make a family known. Families are asked in reverse order, so a later one comes
-    first.
-    """
+    """Class decorator: make a family known. Families are tried in reverse order of registration."""
     FAMILIES[family.name] = family
     return family
 
 
 @dataclass(frozen=True)
 class Decoding:
-    r"""How answers are generated.
+    r"""Options of text generation.
 
-    Of texts that have ended, with :math:`t` tokens (the end token among them) and log probability
-    :math:`\log P`, the best is that with the highest
+    Of finished texts, with :math:`t` tokens (including the end token) and log probability :math:`\log P`, the
+    best one has the highest
 
     .. math:: \log P / t \quad (\texttt{length}), \qquad
               \log P / \left(\frac{5 + t}{6}\right)^{0.6} \quad (\texttt{gnmt}).
 
-    The first is transformers' own, the second that of Wu et al., 2016 (arXiv:1609.08144, eq. 14), which mPLUG
-    takes (``models/predictor.py`` of github.com/X-PLUG/mPLUG). Their searches differ in one thing that
-    remains: mPLUG goes on from texts that have ended, with the end token among their words; transformers puts
-    another beam in their place.
+    The first is that of transformers, the second that of Wu et al., 2016 (arXiv:1609.08144, eq. 14), which
+    mPLUG uses (``models/predictor.py`` of github.com/X-PLUG/mPLUG). One difference between the searches
+    remains: mPLUG continues finished texts after their end token, whereas transformers replaces them by
+    another beam.
 
     Args:
         max_new_tokens: upper limit, end token included.
         num_beams: 1 for greedy decoding.
         min_new_tokens: lower limit; the prompt does not count.
-        length_penalty: how beams of different lengths are compared: ``length`` or ``gnmt``.
-        as_released: whose released code is followed, ``blip`` or ``p_adapter``: models of BLIP's
-            type then search as under transformers 4.15, and both limits count the prompt (see
+        length_penalty: comparison of beams of different lengths: ``length`` or ``gnmt``.
+        as_released: released code to reproduce, ``blip`` or ``p_adapter``: models of BLIP's type then search
+            as under transformers 4.15, and both limits count the prompt (see
             :func:`attngraph.experiments.models.generation.released_texts`); captions have that code's prompt,
-            in training too; and an answer sees the padding of the questions that are answered together. None
-            for none.
+            in training, too; and answers attend to the padding of the questions of their batch. None
+            otherwise.
     """
 
     max_new_tokens: int = 20
@@ -86,13 +84,13 @@ class Decoding:
             )
         if self.as_released and self.length_penalty != LENGTH:
             raise UserError(
-                f"as_released {self.as_released} compares beams by their length: leave out length_penalty "
+                f"as_released {self.as_released} compares beams by their length: remove length_penalty "
                 f"{self.length_penalty}"
             )
 
     def settings(self, end: int | list[int], padding: int, **more: Any) -> GenerationConfig:
-        """What transformers' ``generate`` takes as ``generation_config``, of the ids of end and padding and
-        further settings.
+        """The ``generation_config`` for transformers' ``generate``, with the ids of the end and padding
+        tokens and further settings.
         """
         by_gnmt = self.length_penalty == GNMT and self.num_beams > 1
         return GenerationConfig(
@@ -112,8 +110,8 @@ Answering = Decoding | Ranking  # how answers come about
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a model comes from: a folder or hub name, None for the mini-BLIP that ships with the package; and
-    the model itself where it is in memory already.
+    """Source of a model: a folder or hub name, None for the shipped mini-BLIP; and the model itself if it is
+    in memory already.
     """
 
     name: str | None
@@ -128,7 +126,7 @@ class Checkpoint:
 
     @property
     def options(self) -> dict[str, bool]:
-        """For ``from_pretrained``."""
+        """Options for ``from_pretrained``."""
         return {"local_files_only": not self.download}
 
 
@@ -136,17 +134,17 @@ class ModelFamily(ABC):
     """A loaded model of one family.
 
     Attributes:
-        name: of the family; tasks may have a prompt for it.
-        model: in evaluation mode, in float32. Adapters are put into it in place.
-        title: of the model, for figures and messages.
-        sees, reads: whether it looks at images, and whether it reads texts.
+        name: name of the family; tasks may have a prompt for it.
+        model: in evaluation mode, in float32. Adapters are added in place.
+        title: name of the model, for figures and messages.
+        sees, reads: whether it has image input, and whether it has text input.
         unadapted: a context in which its adapters are switched off.
-        caches_features: whether :meth:`encode_images` exists, so that a frozen image encoder need run only
-            once.
-        shortlist: how many answers of a list are scored in full where a ``Ranking`` does not say:
-            ``k_test`` of the authors (128 is that of BLIP and mPLUG).
-        longest: how many tokens a text may have; None where that is unknown.
-        writes_as_released: whether :meth:`generate` heeds ``Decoding.as_released``.
+        caches_features: whether :meth:`encode_images` exists, so that a frozen image encoder needs to run
+            only once.
+        shortlist: number of answers of a list that are scored in full, unless a ``Ranking`` sets it:
+            ``k_test`` of the authors (128 in BLIP and mPLUG).
+        longest: maximum number of tokens of a text; None if it is unknown.
+        writes_as_released: whether :meth:`generate` supports ``Decoding.as_released``.
     """
 
     name: str
@@ -165,39 +163,39 @@ class ModelFamily(ABC):
     @classmethod
     @abstractmethod
     def accepts(cls, config: PretrainedConfig) -> bool:
-        """Whether a checkpoint with this configuration is of the family."""
+        """Whether a checkpoint with this configuration belongs to the family."""
 
     @classmethod
     @abstractmethod
     def load(cls, checkpoint: Checkpoint) -> ModelFamily:
-        """Load a checkpoint. Whatever is raised becomes one line."""
+        """Load a checkpoint. All exceptions are turned into one-line errors."""
 
     # ---- inputs ------------------------------------------------------------------------------------------
 
     @abstractmethod
     def check(self, samples: Sequence[Sample]) -> None:
-        """Raise :class:`~attngraph.UserError` where the samples lack what the model needs."""
+        """Raise :class:`~attngraph.UserError` if the samples lack required input."""
 
     @abstractmethod
     def batch(self, samples: Sequence[Sample]) -> Batch:
-        """Inputs of the whole model for prompts and answers, as the analysis of its graphs needs them."""
+        """Inputs of the whole model for prompts and answers, for the analysis of its graphs."""
 
     @property
     def trains(self) -> bool:
-        """Whether it can be trained on a task: whether it makes :meth:`training_inputs`."""
+        """Whether it can be trained on a task, that is, implements :meth:`training_inputs`."""
         return type(self).training_inputs is not ModelFamily.training_inputs
 
     def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         """Inputs of :meth:`logits` for prompts and answers, on the CPU.
 
         Returns:
-            Tensors whose first axis is the batch (or its different pictures), among them ``labels`` ``(b,
-            n)``: the ids of the answer and of the end token at their own places, ``IGNORED`` elsewhere.
+            Tensors whose first axis is the batch (or its distinct images), including ``labels`` ``(b, n)``:
+            the ids of the answer and of the end token at their own positions, ``IGNORED`` elsewhere.
         """
-        raise UserError(f"{self.title} writes no answers, so it can't be trained on a task")
+        raise UserError(f"{self.title} does not generate text, so it cannot be trained on a task")
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Next-token logits ``(b, n, vocabulary)`` at the places of ``labels``, which is not among the
+        """Next-token logits ``(b, n, vocabulary)`` at the positions of ``labels``, which is not part of the
         inputs.
         """
         return self.model(**inputs, use_cache=False).logits
@@ -206,18 +204,17 @@ class ModelFamily(ABC):
 
     def generate(self, samples: Sequence[Sample], decoding: Decoding) -> list[str]:
         """The model's answer to each sample's prompt, as plain text."""
-        raise UserError(f"{self.title} writes no answers")
+        raise UserError(f"{self.title} does not generate text")
 
     def openings(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening] | None:
-        """The samples' prompts, from whose key/value cache each of the answers can be scored; None where the
-        model can't go on from a cache. A prompt that is too long for the longest answer is cut.
+        """The samples' prompts, from whose key/value cache each of the answers can be scored; None if the
+        model cannot continue from a cache. A prompt that is too long for the longest answer is truncated.
         """
         return None
 
     def rank(self, samples: Sequence[Sample], ranking: Ranking) -> Ranked:
-        """The answers of a list that are the most likely for each sample; see
-        :mod:`attngraph.experiments.models.ranking`. Without :meth:`openings` each answer has a pass of its
-        own.
+        """The most likely answers of a list for each sample; see :mod:`attngraph.experiments.models.ranking`.
+        Without :meth:`openings` each answer needs a separate pass.
         """
         count, k = len(samples), ranking.k or self.shortlist
         with torch.no_grad():
@@ -234,54 +231,53 @@ class ModelFamily(ABC):
         return self.generate(samples, way)
 
     def check_released(self, decoding: Decoding) -> None:
-        """Raise UserError where answers are to be written as code does that is not of this model."""
+        """Raise UserError if generation is to follow released code for other models."""
         if decoding.as_released and not self.writes_as_released:
             raise UserError(
-                f"as_released {decoding.as_released} is how BLIP's models write, and {self.title} is none: "
-                "leave it out"
+                f"as_released {decoding.as_released} applies to BLIP's models, not to {self.title}: remove it"
             )
 
     # ---- parts of the model ------------------------------------------------------------------------------
 
     @abstractmethod
     def language_side(self) -> list[str]:
-        """Names of the modules that read and write text: the rest is the image encoder. ``[""]`` is all of
-        it.
+        """Names of the modules that read and write text; the others are the image encoder. ``[""]`` is the
+        whole model.
         """
 
     def encode_images(self, images: Sequence[Path | Image.Image]) -> Tensor:
-        """The image encoder's states ``(b, nodes, width)``, where :attr:`caches_features`."""
+        """The image encoder's features ``(b, nodes, width)``, if :attr:`caches_features`."""
         raise NotImplementedError
 
     def image_encoder(self) -> nn.Module:
-        """The module whose weights decide :meth:`encode_images`."""
+        """The module whose weights determine :meth:`encode_images`."""
         raise NotImplementedError
 
     @property
     def image_settings(self) -> str:
-        """How :meth:`encode_images` prepares pictures: other settings give other states."""
+        """Settings of image preprocessing for :meth:`encode_images`, which affect the features."""
         return ""
 
     @property
     def image_side(self) -> int | None:
-        """The side of the square that the model sees, in pixels; None where it depends on the picture."""
+        """The side of the square model input, in pixels; None if it depends on the image."""
         return None
 
     def resize(self, side: int) -> None:
-        """Let the model see squares of another side, in pixels: its positions are interpolated; a UserError
-        where that cannot be.
+        """Change the side of the square model input, in pixels: positions are interpolated; a UserError if
+        this is not supported.
         """
         raise UserError(
-            f"side {side}: {self.title} sees pictures as its own processor makes them: leave the side out"
+            f"side {side}: {self.title} has a processor that determines the size of images: remove side"
         )
 
     def blank_image(self) -> Picture:
-        """What a model sees that must not see: zero states, or a picture in one colour."""
+        """Image input for a model without access to the image: zero features, or an image in one colour."""
         return Image.new("RGB", (64, 64), (128, 128, 128))
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next(self.model.parameters()).device
 
     def to_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,9 +1,8 @@
-r"""From states and prompts to logits and texts, through BLIP's ``text_decoder`` only.
+r"""From image features and prompts to logits and texts, using only BLIP's ``text_decoder``.
 
 A text is ``[DEC] prompt answer [SEP]``: the prompt is the decoder's prefix, the loss covers the answer and
-the end token. Driving the decoder directly (not ``model.generate``) lets frozen image states be cached and
-shared.
-Axes: B texts, L tokens, N states that the decoder looks at, D width, V vocabulary.
+the end token. Calling the decoder directly (not ``model.generate``) makes it possible to cache and share
+frozen image features. Axes: B texts, L tokens, N states that the decoder attends to, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ from attngraph.experiments.models.ranking import Opening, cache_argument, cache_
 
 
 def encode_images(model: nn.Module, pixels: Tensor) -> Tensor:
-    """Image states ``(B, N, D)`` of pixels ``(B, 3, height, width)``, with gradients to the vision tower."""
+    """Image features ``(B, N, D)`` of pixels ``(B, 3, height, width)``, with gradients."""
     return model.vision_model(pixel_values=pixels).last_hidden_state
 
 
 @torch.no_grad()
 def frozen_image_states(model: nn.Module, pixels: Tensor, batch_size: int = 128) -> Tensor:
-    """Like ``encode_images``, without gradients and in chunks: to cache what a frozen vision tower sees."""
+    """Like ``encode_images``, without gradients and in chunks, to cache the features of a frozen vision
+    tower.
+    """
     return torch.cat([encode_images(model, chunk) for chunk in pixels.split(batch_size)])
 
 
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], rooms: Sequence[int]
 ) -> list[list[int]]:
-    """``[DEC] prompt`` as ids; a prompt's end is cut so that its number of positions is left for the
-    answer.
-    """
+    """``[DEC] prompt`` as ids; a long prompt is truncated at the end to leave positions for the answer."""
     longest = tokenizer.model_max_length
     return [
         [tokenizer.bos_token_id, *ids[: max(0, longest - room - 1)]]
@@ -48,13 +47,13 @@ def prompt_ids(
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> list[list[int]]:
-    """``answer [SEP]`` as ids, at most as many as fit beside the start token."""
+    """``answer [SEP]`` as ids, truncated to the positions after the start token."""
     longest = tokenizer.model_max_length
     return [[*ids[: longest - 2], tokenizer.sep_token_id] for ids in _tokens(tokenizer, answers)]
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Ids of all texts from one call: a call for each costs more than the tokens."""
+    """Ids of all texts from a single tokenizer call, which is much faster than a call for each."""
     options = dict(add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
     return tokenizer(list(texts), verbose=False, **options)["input_ids"]
 
@@ -62,8 +61,8 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[li
 def sequence_batch(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Training batch of ``[DEC] prompt answer [SEP]``, padded on the right; a text has at most the
-    tokenizer's ``model_max_length`` tokens.
+    """Training batch of ``[DEC] prompt answer [SEP]``, padded on the right, with at most the tokenizer's
+    ``model_max_length`` tokens.
 
     Returns:
         input_ids, attention_mask, position_ids, labels: each ``(B, L)`` int64. Labels are not shifted, as is
@@ -84,7 +83,7 @@ def sequence_batch(
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int, side: str = "right") -> tuple[Tensor, Tensor]:
-    """Ids and mask ``(B, L)`` of rows, padded on a side."""
+    """Ids and mask ``(B, L)`` of rows, padded on one side."""
     ids = [torch.tensor(row) for row in rows]
     mask = [torch.ones_like(row) for row in ids]
     pad_sequence = nn.utils.rnn.pad_sequence
@@ -96,8 +95,9 @@ def decoder_logits(
 ) -> Tensor:
     """Next-token logits ``(B, L, V)`` of the text decoder on a batch from ``sequence_batch``.
 
-    ``states`` ``(B, N, D)`` are what the decoder looks at: an image, or a question that has looked at one;
-    ``states_mask`` ``(B, N)`` is 0 at padding. transformers (5.24) heeds it only while the attention is read.
+    ``states`` ``(B, N, D)`` are those that the decoder attends to: an image's, or those of a question that
+    has attended to an image; ``states_mask`` ``(B, N)`` is 0 at padding. transformers (5.24) applies it only
+    while the attention is captured.
     """
     return model.text_decoder(
         input_ids=batch["input_ids"],
@@ -110,15 +110,16 @@ def decoder_logits(
 
 
 def check_positions(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> None:
-    """Raise UserError where the model has no positions for so many tokens."""
+    """Raise UserError if the model has too few positions for this number of tokens."""
     longest = tokenizer.model_max_length  # the last token is never read again, the start token is
     if max_new_tokens > longest:
         raise UserError(f"max_new_tokens is {max_new_tokens}, and the model has {longest} positions")
 
 
 class _SameInAllBeams(DynamicLayer):
-    """Keys and values of what a text looks at. All beams of the text have the same ones, so beams that change
-    places need no copies: in captions by a small model these took a sixth of the time."""
+    """Keys and values of cross-attention. All beams of a text have the same ones, so no copies are needed
+    when beams are reordered: in captions by a small model these took a sixth of the time.
+    """
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         pass
@@ -137,7 +138,7 @@ def generate_text(
     States are as in :func:`decoder_logits`, one for each prompt.
 
     Raises:
-        UserError: the model has no positions for so many tokens.
+        UserError: the model has too few positions for this number of tokens.
     """
     check_positions(tokenizer, decoding.max_new_tokens)
     prefixes = prompt_ids(tokenizer, prompts, [decoding.max_new_tokens] * len(prompts))
@@ -170,27 +171,29 @@ def generate_text(
 def released_texts(
     parts: Iterator[Opening], tokenizer: PreTrainedTokenizerBase, beams: int, least: int, most: int
 ) -> list[str]:
-    r"""What a decoder writes after each prompt, as plain text without the prompt, as the released code of
-    BLIP and p-Adapter writes it: by the beam search of transformers 4.15.
+    r"""The decoder's text after each prompt, as plain text without the prompt, generated as in the released
+    code of BLIP and p-Adapter: by the beam search of transformers 4.15.
 
-    With :math:`t` tokens before the end token, *those of the prompt and the start token among them*, and the
-    log probability :math:`\log P` of what was written, end token included, the best text has the highest
-    :math:`\log P / t`. A text that reaches the limit without an end token counts like one that has ended. The
-    search ends when there are as many ended texts as beams, and the likeliest candidate of a step, which may
-    be one that has just ended, divided by the length before that step, is no better than the worst of them.
+    With :math:`t` tokens before the end token, *including those of the prompt and the start token*, and the
+    log probability :math:`\log P` of the generated tokens, including the end token, the best text has the
+    highest :math:`\log P / t`. A text that reaches the limit without an end token is treated like a finished
+    one. The search ends when there are as many finished texts as beams, and the most likely candidate of a
+    step, which may have just finished, divided by the length before that step, is not better than the worst
+    of them.
 
     Sources: ``BeamSearchScorer`` in src/transformers/generation_beam_search.py of
     github.com/huggingface/transformers (4.15.0, which both require); ``generate`` in models/blip.py and
     models/blip_vqa.py of github.com/salesforce/BLIP and in eff_blip/eff_blip_caption.py of
-    github.com/wuhy68/p-Adapter. One thing is not followed: there, prompts of different lengths are padded
-    without a mask. Here no prompt is padded.
+    github.com/wuhy68/p-Adapter. There is one deviation: in that code, prompts of different lengths are padded
+    without a mask. Here prompts are not padded.
 
     Args:
-        parts: all prompts, each once.
+        parts: all prompts, without duplicates.
         least, most: tokens of prompt and text together, start and end token included.
 
     Raises:
-        UserError: the model has no positions for so many tokens, or a prompt leaves no room for a text.
+        UserError: the model has too few positions for this number of tokens, or a prompt leaves none for a
+            text.
     """
     check_positions(tokenizer, most)
     found: dict[int, list[int]] = {}
@@ -198,8 +201,8 @@ def released_texts(
         prompt = part.ids.shape[1]
         if prompt >= most:
             raise UserError(
-                f"max_new_tokens {most} counts the prompt with as_released, which has {prompt} tokens: give "
-                f"at least {prompt + 1}"
+                f"max_new_tokens {most} includes the prompt's {prompt} tokens with as_released: use at least "
+                f"{prompt + 1}"
             )
         texts = best_texts(part, tokenizer.sep_token_id, beams, least, most)
         found |= dict(zip(part.samples, texts, strict=True))
@@ -209,7 +212,7 @@ def released_texts(
 
 def best_texts(part: Opening, end: int, beams: int, least: int, most: int) -> list[list[int]]:
     """The best text after each of a part's ``g`` prompts, without the end token; see :func:`released_texts`.
-    Of ``r`` texts that are being written each has ``V`` continuations."""
+    Each of ``r`` unfinished texts has ``V`` continuations."""
     logits, cache = part.begin()
     ended: list[list[tuple[float, list[int]]]] = [[] for _ in part.samples]
     prompts, written = list(range(len(ended))), [[[]] for _ in ended]  # of those that go on: texts of each
@@ -255,7 +258,7 @@ def best_texts(part: Opening, end: int, beams: int, least: int, most: int) -> li
 
 
 def _add(texts: list[tuple[float, list[int]]], score: float, text: list[int], most: int) -> None:
-    """Keep a text among the best, which are sorted with the best last."""
+    """Add a text to the best ones, which are sorted with the best last."""
     if len(texts) < most or score > texts[0][0]:
         texts.append((score, text))
         texts.sort(key=lambda scored: scored[0])

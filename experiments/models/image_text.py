@@ -1,13 +1,13 @@
-"""transformers' own models, through their processor, tokenizer or image processor.
+"""Models of transformers, with their processor, tokenizer or image processor.
 
-:class:`ProcessorFamily` reads: it makes the inputs whose attention graphs the analysis commands look at, for
-text models, image models, dual encoders and encoder-decoders alike. So does the family of image encoders with
-a text decoder that looks at them by cross-attention (TrOCR, Donut, ...).
+:class:`ProcessorFamily` makes the inputs for the analysis commands, for text models, image models, dual
+encoders and encoder-decoders. So does the family of image encoders with a text decoder that attends to them
+by cross-attention (TrOCR, Donut, ...).
 
-Image-text-to-text models also write answers. They read both in one sequence and write on: LLaVA, SmolVLM,
-Qwen2-VL, BLIP-2, GIT and the like. The prompt is what the processor makes of it (the user's turn of a chat
-template, or the text after the image's place); the answer's tokens and the end token follow. Training and
-generation see the same prompt, token by token.
+Image-text-to-text models also generate answers. They read image and text in one sequence and continue it:
+LLaVA, SmolVLM, Qwen2-VL, BLIP-2, GIT and others. The prompt is formatted by the processor (as the user's turn
+of a chat template, or as text after the image placeholder); the answer's tokens and the end token follow.
+Training and generation have the same prompt tokens.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ class ProcessorFamily(ModelFamily):
 
     @classmethod
     def load(cls, checkpoint: Checkpoint) -> ProcessorFamily:
-        """The model of the class that its configuration names."""
+        """The model of the class in its configuration."""
         kind = getattr(transformers, (checkpoint.config.architectures or [""])[0], AutoModel)
         model = in_order(load_weights(kind, checkpoint, complete=cls.writes))
         return cls(model, cls.load_processor(checkpoint))
 
     @classmethod
     def load_processor(cls, checkpoint: Checkpoint):
-        """Its processor."""
+        """The processor of the model."""
         return AutoProcessor.from_pretrained(checkpoint.name, **checkpoint.options)
 
     # ---- inputs ------------------------------------------------------------------------------------------
@@ -86,11 +86,13 @@ class ProcessorFamily(ModelFamily):
     def check(self, samples: Sequence[Sample]) -> None:
         name = type(self.model).__name__
         if self.image_processor is None and hasattr(self.processor, "feature_extractor"):
-            raise UserError(f"{name} listens to sound: capture its graphs in Python (attngraph.capture)")
+            raise UserError(
+                f"{name}: audio input is not supported: capture its graphs with attngraph.capture"
+            )
         if self.image_processor is not None and samples[0].image is None:
-            raise UserError(f"{name} looks at images: give --images")
+            raise UserError(f"{name} needs images: add --images")
         if self.tokenizer is not None and any(sample.answer is None for sample in samples):
-            raise UserError(f"{name} reads text: give --texts")
+            raise UserError(f"{name} needs texts: add --texts")
 
     def batch(self, samples: Sequence[Sample]) -> Batch:
         samples = list(samples)
@@ -101,7 +103,7 @@ class ProcessorFamily(ModelFamily):
         return self.text_batch(samples, images)
 
     def text_batch(self, samples: list[Sample], images: list[Image.Image] | None) -> Batch:
-        """:meth:`batch` of a model that reads texts."""
+        """:meth:`batch` for a model with text input."""
         decodes = self.writes_apart  # then the decoder has the answer
         texts = [
             self.full_text(replace(s, answer="") if decodes and s.prompt else s, images is not None)
@@ -129,8 +131,8 @@ class ProcessorFamily(ModelFamily):
         return dict(self.processor(images=images, text=texts, **options))
 
     def options(self, texts: list[str], with_image: bool) -> dict:
-        """Of the processor: padding, truncation where no image's place can be cut off, no second start
-        token.
+        """Options of the processor: padding, truncation if no image placeholder can be cut off, and no second
+        start token.
         """
         # Models without a mask read padding, always as much of it (SigLIP).
         masked = "attention_mask" in self.tokenizer.model_input_names
@@ -144,7 +146,7 @@ class ProcessorFamily(ModelFamily):
         return options
 
     def full_text(self, sample: Sample, with_image: bool) -> str:
-        """Prompt and answer, after the image's place where the model reads both in one sequence."""
+        """Prompt and answer, after the image placeholder if the model reads both in one sequence."""
         if with_image and getattr(self.processor, "chat_template", None):
             return self.chat(sample.prompt or sample.answer, sample.answer if sample.prompt else None)
         text = f"{sample.prompt} {sample.answer}".strip()
@@ -159,12 +161,12 @@ class ProcessorFamily(ModelFamily):
         return self.processor.apply_chat_template(turns, tokenize=False, **options)
 
     def with_image_place(self, text: str) -> str:
-        """The text after the token that keeps the image's place, unless the processor puts it there."""
+        """The text after the image placeholder, unless the processor inserts it."""
         token = getattr(self.processor, "image_token", None)
         return f"{token} {text}" if isinstance(token, str) and not self._adds_image_place else text
 
     def seen(self, inputs: dict[str, Tensor], images: list[Image.Image] | None) -> Pictures | None:
-        """What the model sees of the pictures."""
+        """The images as model input."""
         return images and seen(inputs, images, self.model.config, self.image_processor)
 
     # ---- what kind of model it is ------------------------------------------------------------------------
@@ -180,25 +182,25 @@ class ProcessorFamily(ModelFamily):
 
     @property
     def writes_apart(self) -> bool:
-        """Whether a decoder writes a text of its own, after an encoder that reads one."""
+        """Whether a decoder generates a separate text, after an encoder that reads one."""
         config = self.model.config
         return any(getattr(part, "is_encoder_decoder", False) for part in (config, config.get_text_config()))
 
     @property
     def longest(self) -> int | None:
-        """How many tokens a text may have; None where nothing is said."""
+        """Maximum number of tokens of a text; None if it is unknown."""
         config = self.model.config.get_text_config()
         limits = self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)
         return min((limit for limit in limits if limit is not None and limit < UNLIMITED), default=None)
 
     @property
     def places_in_text(self) -> bool:
-        """Whether the text holds the images' places."""
+        """Whether the text contains image placeholders."""
         return any(getattr(self.processor, name, None) for name in ("image_token", "chat_template"))
 
     @cached_property
     def _adds_image_place(self) -> bool:
-        """Whether the processor itself puts the image's place into a text that has none."""
+        """Whether the processor inserts the image placeholder into a text without one."""
         token = getattr(self.processor, "image_token_id", None)
         try:
             tensors = self.processor(images=[[Image.new("RGB", (64, 64))]], text=["a"], return_tensors="pt")
@@ -207,17 +209,17 @@ class ProcessorFamily(ModelFamily):
         return token is not None and bool((tensors["input_ids"] == token).any())
 
     def check_length(self, samples: Sequence[Sample], inputs: dict[str, Tensor]) -> None:
-        """Raise UserError where a text that holds an image's place is too long: it can't be cut."""
+        """Raise UserError if a text with an image placeholder is too long, since it cannot be truncated."""
         lengths = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum(1)
         if self.longest is not None and int(lengths.max()) > self.longest:
             longest = samples[int(lengths.argmax())].name
             raise UserError(
                 f"the text of {longest} has {int(lengths.max())} tokens with its image, and "
-                f"{type(self.model).__name__} reads at most {self.longest}: give a shorter text"
+                f"{type(self.model).__name__} reads at most {self.longest}: use a shorter text"
             )
 
     def answer_ids(self, answers: Sequence[str], before: str) -> list[list[int]]:
-        """The tokens of each answer, and an end token, as they are after a text."""
+        """The tokens of each answer in the context of a preceding text, and an end token."""
         # Vocabularies of bytes (GPT-2, Qwen) hold the space between two words in the second one's token.
         follows_word = bool(before) and not before[-1].isspace()
         follows_word &= not before.endswith(tuple(self.tokenizer.all_special_tokens))
@@ -229,7 +231,7 @@ class ProcessorFamily(ModelFamily):
     # ---- where answers begin -----------------------------------------------------------------------------
 
     def decoder_text(self, inputs: dict[str, Tensor], texts: list[str], prompts: list[str]) -> Text:
-        """Puts the texts into the inputs as the decoder gets them, a start token first, and returns them."""
+        """Add the decoder's texts to the inputs, beginning with a start token, and return them."""
         options = dict(padding=True, padding_side="right", truncation=True, max_length=self.longest)
         encoded = self.tokenizer(texts, return_tensors="pt", return_attention_mask=True, **options)
         ids, mask = encoded["input_ids"], encoded["attention_mask"]
@@ -246,8 +248,8 @@ class ProcessorFamily(ModelFamily):
         return replace(text, prompt=torch.minimum(before, mask.sum(1)).clamp(min=1))
 
     def answer_lengths(self, samples: Sequence[Sample], texts: list[str], with_image: bool) -> list[int]:
-        """How many tokens follow the beginning that a whole text shares with its prompt alone (an image's
-        place counts as one in both)."""
+        """Number of tokens after the common beginning of a complete text and its prompt (an image placeholder
+        counts as one token in both)."""
         prompts = [self.full_text(replace(sample, answer=""), with_image) for sample in samples]
         options = self.options(texts, with_image) | {"return_tensors": None, "padding": False}
         whole_ids, prompt_ids = (self.tokenizer(part, **options)["input_ids"] for part in (texts, prompts))
@@ -269,7 +271,7 @@ def _without(names: Set[str], module: nn.Module, path: str = "") -> list[str]:
 
 @register
 class ImageTextFamily(ProcessorFamily):
-    """A decoder whose sequence holds the image's states and the text."""
+    """A decoder whose sequence contains the image's features and the text."""
 
     name = "image_text"
     writes = True
@@ -322,7 +324,7 @@ class ImageTextFamily(ProcessorFamily):
         return self._one_by_one(samples, answers)
 
     def _one_by_one(self, samples: Sequence[Sample], answers: Sequence[str]) -> Iterator[Opening]:
-        """One sample at a time: models remember where the image of the last prompt was (Qwen2-VL)."""
+        """One sample at a time, since Qwen2-VL stores the image's position in the last prompt."""
         for place, sample in enumerate(samples):
             ends, inputs = self.answer_ids(answers, self._asked(sample)), self._prompts([sample])
             length = int(inputs["attention_mask"].sum())
@@ -338,14 +340,14 @@ class ImageTextFamily(ProcessorFamily):
 
     @property
     def ends(self) -> list[int]:
-        """The ids at which generation stops: chat models name several, one of a turn and one of a text."""
+        """The ids at which generation stops: chat models have several, for a turn and for a text."""
         known = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         if isinstance(known, list):
             return known
         ids = (known, self.tokenizer.eos_token_id, self.tokenizer.sep_token_id)
         if ids == (None, None, None):
             raise UserError(
-                f"{self.title}: neither the model nor its tokenizer names an end token: name one in "
+                f"{self.title}: neither the model nor its tokenizer defines an end token: set one in "
                 "config.json"
             )
         return [next(number for number in ids if number is not None)]
@@ -356,7 +358,7 @@ class ImageTextFamily(ProcessorFamily):
         return self.ends[0]
 
     def _prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Inputs of the prompts alone, padded on the right, without an end token."""
+        """Inputs of the prompts only, padded on the right, without an end token."""
         images = [open_image(sample.image) for sample in samples]
         inputs = self.process([self._asked(sample) for sample in samples], images)
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
@@ -373,12 +375,12 @@ class ImageTextFamily(ProcessorFamily):
         return self.with_image_place(sample.prompt)
 
     def _token_wise(self, inputs: dict[str, Tensor]) -> list[str]:
-        """Names of the inputs with a number for each token."""
+        """Names of the inputs with a value for each token."""
         shape = inputs["input_ids"].shape
         return [name for name, value in inputs.items() if isinstance(value, Tensor) and value.shape == shape]
 
     def _widen(self, inputs: dict[str, Tensor], length: int) -> None:
-        """Bring the inputs of :meth:`_token_wise` to a length, padded (or cut) on the right."""
+        """Pad (or truncate) the inputs of :meth:`_token_wise` to a length, on the right."""
         for name in self._token_wise(inputs):
             empty = self.tokenizer.pad_token_id if name == "input_ids" else 0
             more = (0, length - inputs[name].shape[1])
@@ -387,7 +389,7 @@ class ImageTextFamily(ProcessorFamily):
 
 @register
 class VisionEncoderDecoderFamily(ProcessorFamily):
-    """An image encoder and a text decoder, which are read."""
+    """An image encoder and a text decoder, for analysis only."""
 
     name = "vision_encoder_decoder"
 

@@ -1,5 +1,5 @@
-"""Pictures: opened, as models get them, and what models see of them; changed in training by
-:mod:`attngraph.experiments.models.augment`."""
+"""Reading images, preprocessing for models, and recovering images from model inputs; see
+:mod:`attngraph.experiments.models.augment` for augmentation."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def open_image(image: str | Path | Image.Image) -> Image.Image:
-    """A picture in RGB with 8 bits a channel, turned as its EXIF data say, from a file or as given. Of 16-bit
-    levels the upper 8 bits stay. Transparent pixels show white. Of several frames the first is taken.
+    """An image in RGB with 8 bits per channel, from a file or an image object, rotated according to its EXIF
+    data. Of 16-bit levels the upper 8 bits are used. Transparent pixels become white. Of several frames the
+    first is used.
 
     Raises:
-        UserError: no such file, no picture, or pixels whose range nobody knows (32-bit integers, floating
+        UserError: no such file, not an image, or pixels with an ambiguous range (32-bit integers, floating
             point).
     """
     if isinstance(image, Image.Image):
-        return _as_rgb(image, "the picture")
+        return _as_rgb(image, "the image")
     path = Path(image)
     if not path.is_file():
-        fault = "is no file" if path.exists() else "not found"
+        fault = "is not a file" if path.exists() else "not found"
         raise UserError(f"image {path} {fault}: check the path, or write the data again")
     try:
         with Image.open(path) as file:
@@ -60,8 +61,7 @@ def _as_rgb(image: Image.Image, name: str) -> Image.Image:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise UserError(
-            f"{name} holds 32-bit numbers, which may stand for any brightness: save it with 8 or 16 bits a "
-            "channel"
+            f"{name} has 32-bit values, whose range is ambiguous: save it with 8 or 16 bits per channel"
         )
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -78,7 +78,7 @@ def preprocess(
     mean: Sequence[float] = IMAGE_MEAN,
     std: Sequence[float] = IMAGE_STD,
 ) -> Tensor:
-    """Images to BLIP's normalised pixels, ``(B, 3, image_size, image_size)``; errors are those of
+    """Images as BLIP's normalised pixels, ``(B, 3, image_size, image_size)``; errors as in
     :func:`open_image`.
     """
     size = (image_size, image_size)
@@ -95,21 +95,21 @@ def normalise(pixels: Tensor, mean: Sequence[float] = IMAGE_MEAN, std: Sequence[
 def interpolate_positions(positions: Tensor, rows: int, mode: str = "bicubic") -> Tensor:
     r"""Positions of a square grid of patches, for a grid with another number of rows.
 
-    As BLIP does it: the row of the class token stays, the others are an image of ``width`` channels, which is
-    interpolated bicubically (``align_corners=False``: patch i of n lies at (i + 1/2)/n of the side),
+    As in BLIP: the row of the class token is kept, the others are an image of ``width`` channels, which is
+    interpolated bicubically (``align_corners=False``: patch i of n is at (i + 1/2)/n of the side),
 
     .. math:: y_{ij} = \sum_{a,b} k(u_i - a) \, k(v_j - b) \, x_{ab},
        \qquad u_i = (i + \tfrac12) \frac{n}{m} - \tfrac12,
 
     for ``n`` old and ``m`` new rows, with the same ``v``; ``k`` is Keys' kernel with a = -3/4 over the four
-    nearest rows and columns, and the edge stands for what lies beyond it. The kernel is not widened where the
-    new grid is the smaller one. mPLUG does the same with ``mode="bilinear"``, where ``k`` is a triangle over
-    the two nearest.
+    nearest rows and columns, and values beyond the edge are those at the edge. The kernel is not widened if
+    the new grid is smaller. mPLUG does the same with ``mode="bilinear"``, with a triangle over the two
+    nearest as ``k``.
 
     Args:
         positions: ``(1, 1 + n * n, width)``, the class token's first, then the patches row by row; returned
-            as it is where the grid is the same.
-        rows: of the new grid, m.
+            unchanged if the grid is the same.
+        rows: number of rows of the new grid, m.
         mode: ``"bicubic"`` or ``"bilinear"``.
     """
     old, width = math.isqrt(positions.shape[1] - 1), positions.shape[2]
@@ -121,15 +121,15 @@ def interpolate_positions(positions: Tensor, rows: int, mode: str = "bicubic") -
 
 
 def rows_of(side: int, patch: int) -> int:
-    """Rows of patches in a picture, of its side and a patch's in pixels.
+    """Number of rows of patches in an image, from its side and a patch's side in pixels.
 
     Raises:
-        UserError: the side is no multiple of the patch's.
+        UserError: the side is not a multiple of the patch's.
     """
     if side < patch or side % patch:
         near = max(1, round(side / patch)) * patch
         raise UserError(
-            f"side {side}: the model sees patches of {patch} pixels, so the side must be a multiple of that, "
+            f"side {side}: the model has patches of {patch} pixels, so the side must be a multiple of this, "
             f"such as {near}"
         )
     return side // patch
@@ -140,14 +140,14 @@ def rows_of(side: int, patch: int) -> int:
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures of a batch.
+    """The images of a batch.
 
     Args:
-        images: as the model sees them, where the pixels can be read back, else as given.
-        grids: rows and columns of each picture's patches, as a language model gets them where the processor
-            says that squares of them are merged; None where unknown.
-        whole: False where something may have been cropped.
-        tiled: whether each is cut into tiles that the model sees one by one.
+        images: as in the model's input, if they can be recovered from its pixels, else the original images.
+        grids: rows and columns of each image's patches, after merging for a language model if the processor
+            defines it; None if unknown.
+        whole: False if the images may have been cropped.
+        tiled: whether images are cut into tiles, which the model encodes separately.
     """
 
     images: list[Image.Image]
@@ -159,7 +159,7 @@ class Pictures:
 def seen(
     inputs: Mapping[str, Tensor], images: Sequence[Image.Image], config: PretrainedConfig, processor
 ) -> Pictures:
-    """The pictures that a model's inputs hold, as its image processor made them of the given ones."""
+    """The images in a model's inputs, as preprocessed by its image processor."""
     b, images = len(images), list(images)
     shapes = inputs.get("image_grid_thw", inputs.get("spatial_shapes"))  # each picture keeps its own
     if shapes is not None:
@@ -198,7 +198,7 @@ def _patch(config: PretrainedConfig) -> tuple[int, int] | None:
 
 
 def _read_back(pixels: Tensor, sizes: Sequence[tuple[int, int]], processor) -> list[Image.Image] | None:
-    """Pixels as pictures; None where the processor doesn't say how they were scaled."""
+    """Pixels as images; None if the processor does not define their scaling."""
     mean, std = (getattr(processor, name, None) for name in ("image_mean", "image_std"))
     if pixels.shape[1] != 3:
         return None

@@ -25,19 +25,19 @@ def load_family(
     download: bool = False,
     side: int | None = None,
 ) -> ModelFamily:
-    """A model with what makes its inputs, in float32 and evaluation mode.
+    """A model with its processor, in float32 and evaluation mode.
 
     Args:
-        name: folder or hub name of a transformers model, a checkpoint as its authors published it, see
-            :mod:`attngraph.experiments.models.convert`, or a name of
-            :mod:`attngraph.experiments.base.shipped`; None for the mini-BLIP that ships with the package. A
-            ``Path`` is always a file or folder. A model in memory is taken as it is, with the tokenizer or
-            processor of the folder or hub name that it was loaded from.
-        download: look on the hub for what is not on this machine.
-        side: of the pictures that it sees, in pixels; None as the checkpoint says.
+        name: folder or hub name of a transformers model, an original checkpoint (see
+            :mod:`attngraph.experiments.models.convert`), or a name of
+            :mod:`attngraph.experiments.base.shipped`; None for the shipped mini-BLIP. A ``Path`` is always a
+            file or folder. A model in memory is used with the tokenizer or processor of the folder or hub
+            name that it was loaded from.
+        download: whether missing files may be downloaded from the hub.
+        side: side of its input images, in pixels; None for the checkpoint's.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: the model cannot be loaded.
     """
     if isinstance(name, (PreTrainedModel, PeftModel)):
         family = _in_memory(name, download)
@@ -52,11 +52,11 @@ def load_family(
 
 
 def type_of(name: str | PreTrainedModel | None) -> str | None:
-    """The type of a model, such as ``blip`` or ``mplug``; of a checkpoint without loading it: as the folder's
-    configuration says, or whose original checkpoint it is; None where neither is on this machine.
+    """The type of a model, such as ``blip`` or ``mplug``; for a checkpoint without loading it: from the
+    folder's configuration, or the origin of an original checkpoint; None if neither is on this machine.
 
     Raises:
-        UserError: the checkpoint is damaged, or none that is known.
+        UserError: the checkpoint is damaged or unknown.
     """
     if isinstance(name, PreTrainedModel):
         return name.config.model_type
@@ -68,7 +68,7 @@ def type_of(name: str | PreTrainedModel | None) -> str | None:
 
 
 def _shipped(name: str, folder: Path) -> ModelFamily:
-    """A model that ships with the package, by its name."""
+    """A shipped model by its name."""
     if not (folder / "config.json").exists():
         raise UserError(f"--model {name}: {folder} is missing or incomplete: {again(name)}")
     family = _from_transformers(None if name == DEFAULT else str(folder), name, again(name))
@@ -82,12 +82,12 @@ def _own(name: str, download: bool) -> ModelFamily:
         return _from_transformers(name, name, f"check the folder's files: {FILES}")
     if Path(name).exists() or "/" not in name.strip("/"):
         raise UserError(
-            f"--model {name}: no folder with a config.json, and no hub name of the form owner/name"
+            f"--model {name}: not a folder with a config.json, and not a hub name of the form owner/name"
         )
     if download:
-        note(f"looking for {name} on the hub")
+        note(f"searching for {name} on the hub")
     otherwise = "check the name and the network" if download else f"allow the download (--model hub:{name})"
-    return _from_transformers(name, name, f"give a folder with {FILES}, or {otherwise}", download)
+    return _from_transformers(name, name, f"use a folder with {FILES}, or {otherwise}", download)
 
 
 def _in_memory(model: PreTrainedModel | PeftModel, download: bool) -> ModelFamily:
@@ -136,20 +136,21 @@ def _from_transformers(
     words = getattr(family, "tokenizer", None)
     if words is not None and not set(words.get_vocab()) - set(words.all_special_tokens):
         raise UserError(  # transformers makes an empty tokenizer where files are missing
-            f"--model {name}: its tokenizer knows no words: give the tokenizer's files (tokenizer.json) too"
+            f"--model {name}: the tokenizer has no vocabulary: add the tokenizer's files (tokenizer.json)"
         )
     return family
 
 
 def _check_config(config: transformers.PretrainedConfig, folder: Path) -> None:
-    """What transformers takes in silence: a class of model of another type than the configuration's, and a
-    ``generation_config.json`` that cannot be read."""
+    """Check for errors that transformers ignores: a model class that does not match the configuration's type,
+    and an unreadable ``generation_config.json``.
+    """
     for name in config.architectures or ():
         own = getattr(getattr(transformers, name, None), "config_class", None)
         if own is not None and not isinstance(config, own):
             raise UserError(
-                f"config.json has the model_type {config.model_type}, whose models are no {name}, which its "
-                "architectures name: restore it"
+                f"config.json has the model_type {config.model_type}, which does not match {name} in its "
+                "architectures: restore it"
             )
     if (folder / "generation_config.json").exists():
         GenerationConfig.from_pretrained(folder)

@@ -1,13 +1,14 @@
-r"""Answering by ranking a list of answers, as BLIP and p-Adapter do.
+r"""Answering by ranking a list of answers, as in BLIP and p-Adapter.
 
-Two steps, for each sample: the prompt runs once, and the ``k`` answers whose first token is the most probable
-are short-listed; of these the log-likelihoods
+There are two steps for each sample: the prompt is encoded once, and the ``k`` answers with the most probable
+first tokens are short-listed; for these the log-likelihoods
 
 .. math:: \log p(y \mid \text{prompt}, \text{image}) = \sum_t \log p(y_t \mid y_{<t}, \text{prompt},
    \text{image}),
 
-the end token included, are computed from the prompt's keys and values, many answers in one pass. Prompts of
-one length go together, so that no prompt is padded; answers are padded on the right, where no token looks.
+including the end token, are computed from the prompt's keys and values, many answers in one pass. Prompts of
+the same length form a batch, so that prompts are not padded; answers are padded on the right, which does not
+affect their tokens.
 
 Sources: ``rank_answer`` in models/blip_vqa.py of github.com/salesforce/BLIP and in eff_blip/eff_blip_vqa.py
 of github.com/wuhy68/p-Adapter. Both compute all answers without a cache, and smooth the labels in their
@@ -40,18 +41,18 @@ CACHED_BYTES = 2**29  # of keys and values in one pass, copied for each pair
 
 @dataclass(frozen=True)
 class Ranking:
-    """Which answers are ranked.
+    """Options of ranking.
 
     Args:
-        answers: the list. Ties go to the earlier one.
-        k: how many are short-listed by their first token and scored in full; None for the family's own
-            number (``ModelFamily.shortlist``). A k of the list's length or more scores all of it.
-        label_smoothing: share of each token's log-probability that is replaced by the mean over the
-            vocabulary. 0.1 gives the scores of BLIP's and p-Adapter's own code, which ranks by its training
-            loss; at 0 they are log-likelihoods.
+        answers: the list. Of equally likely answers the first one is chosen.
+        k: number of answers short-listed by their first token and scored in full; None for the family's
+            number (``ModelFamily.shortlist``). All answers are scored if k is at least the list's length.
+        label_smoothing: fraction of each token's log-probability that is replaced by the mean over the
+            vocabulary. 0.1 gives the scores of BLIP's and p-Adapter's code, which ranks by its training loss;
+            with 0 they are log-likelihoods.
 
     Raises:
-        UserError: an empty list, an empty answer, or an answer twice.
+        UserError: the list is empty, or contains an empty or duplicate answer.
     """
 
     answers: tuple[str, ...]
@@ -61,10 +62,10 @@ class Ranking:
     def __post_init__(self):
         object.__setattr__(self, "answers", tuple(self.answers))
         if not self.answers:
-            raise UserError("there are no answers to rank: name one at least")
+            raise UserError("there are no answers to rank: add at least one")
         wrong = [x for x, count in Counter(self.answers).items() if count > 1 or not x.strip()]
         if wrong:
-            raise UserError(f"answer {wrong[0]!r} of the list to rank is empty or there twice: leave it out")
+            raise UserError(f"answer {wrong[0]!r} of the list to rank is empty or a duplicate: remove it")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +73,8 @@ class Ranked:
     """The short-listed answers of each sample, the best first.
 
     Args:
-        places: ``(b, k)`` int64, where they stand in the list.
-        scores: ``(b, k)``, their log-likelihoods in nats (smoothed where that was asked for).
+        places: ``(b, k)`` int64, their indices in the list.
+        scores: ``(b, k)``, their log-likelihoods in nats (smoothed if requested).
     """
 
     places: Tensor
@@ -81,22 +82,22 @@ class Ranked:
 
     @property
     def best(self) -> Tensor:
-        """The best answer's place in the list, ``(b,)``."""
+        """Index of the best answer in the list, ``(b,)``."""
         return self.places[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
 class Opening:
-    """Prompts of one length, without padding, and what goes on after them.
+    """Prompts of one length, without padding, and their possible continuations.
 
     Args:
-        samples: their numbers, ``g`` of them.
-        ids: ``(g, n)``, from the start token on.
+        samples: indices of the ``g`` samples.
+        ids: ``(g, n)``, beginning with the start token.
         answers: the list as token ids, each with its end token.
-        decoder: a causal module of transformers that takes ``input_ids`` and keeps a key/value cache, from
-            whose length it counts positions on.
-        looked_at: what it gets in each pass, with the prompts as first axis: the states of an encoder, say.
-        read_once: what it gets together with the prompts only, such as pixels.
+        decoder: a causal module of transformers with ``input_ids`` and a key/value cache, whose length
+            determines positions.
+        looked_at: inputs of each pass, with the prompts as first axis, such as the states of an encoder.
+        read_once: inputs for the prompts only, such as pixels.
     """
 
     samples: list[int]
@@ -112,12 +113,12 @@ class Opening:
         return output.logits[:, -1].float(), output[cache_argument(self.decoder)]
 
     def go_on(self, cache: Cache, rows: Tensor, ids: Tensor) -> Tensor:
-        """Logits ``(r, n, V)`` after each of the tokens ``ids`` ``(r, n)``, which may be anything at padding;
-        ``rows`` ``(r,)`` says which prompt they follow."""
+        """Logits ``(r, n, V)`` after each of the tokens ``ids`` ``(r, n)``, which are arbitrary at padding;
+        ``rows`` ``(r,)`` are the indices of their prompts."""
         return self.step(cache_rows(cache, rows), rows, ids)
 
     def step(self, cache: Cache, rows: Tensor, ids: Tensor) -> Tensor:
-        """The same where the cache holds these very rows' texts; it takes up the tokens."""
+        """The same if the cache contains exactly these rows' texts; the tokens are added to the cache."""
         looked_at = {name: tensor[rows] for name, tensor in self.looked_at.items()}
         return self._run(ids, cache, looked_at).logits
 
@@ -126,7 +127,7 @@ class Opening:
 
 
 def cache_argument(decoder: nn.Module) -> str:
-    """What a decoder calls its key/value cache, which changed between releases of transformers."""
+    """Name of a decoder's argument for the key/value cache, which depends on the version of transformers."""
     names = inspect.signature(decoder.forward).parameters
     return "cache" if "cache" in names else "past_key_values"
 
@@ -138,8 +139,8 @@ def openings(
     looked_at: dict[str, Tensor],
     device: torch.device,
 ) -> Iterator[Opening]:
-    """The samples' prompts, grouped by length: ids of each, and of the answers that may follow; what is
-    looked at has the samples as first axis.
+    """The samples' prompts, grouped by length: ids of each, and of the possible answers; ``looked_at`` has
+    the samples as first axis.
     """
     groups: dict[int, list[int]] = {}
     for sample, prompt in enumerate(prompts):
@@ -154,7 +155,7 @@ def openings(
 
 @torch.no_grad()
 def rank_from_cache(parts: Iterator[Opening], samples: int, k: int, label_smoothing: float = 0.0) -> Ranked:
-    """Rank answers after prompts, from the prompts' caches. ``parts`` hold each of the samples once."""
+    """Rank answers after prompts, from the prompts' caches. ``parts`` contain each of the samples once."""
     places, scores = [torch.empty(0)] * samples, [torch.empty(0)] * samples
     for part in parts:
         logits, cache = part.begin()
@@ -182,7 +183,7 @@ def rank_from_cache(parts: Iterator[Opening], samples: int, k: int, label_smooth
 def rank_one_by_one(
     family: Any, samples: Sequence[Sample], answers: Sequence[str], k: int, label_smoothing: float = 0.0
 ) -> Ranked:
-    """The same without a cache, from what the family trains on: each prompt with each answer, in full."""
+    """The same without a cache, from the family's training inputs: each prompt with each answer, in full."""
     pairs = [replace(sample, answer=answer) for sample in samples for answer in answers]
     tokens, firsts, sums = [], [], []
     for start in range(0, len(pairs), PAIRS):
@@ -206,20 +207,21 @@ def rank_one_by_one(
 
 
 def shortlist(first: Tensor, k: int) -> Tensor:
-    """The places of the ``k`` largest of each row of ``(b, N)`` (of all, if there are fewer), in ascending
-    order; of equal ones the earlier. Answers often share their first token."""
+    """Indices of the ``k`` largest of each row of ``(b, N)`` (of all, if there are fewer), in ascending
+    order; of equal ones, which are common since answers share first tokens, those with the smallest indices.
+    """
     return first.sort(dim=-1, descending=True, stable=True).indices[:, :k].sort(-1).values
 
 
 def cache_rows(cache: Cache, rows: Tensor) -> Cache:
-    """A cache of its own for continuations of some of a cache's texts, each as often as ``rows`` name it."""
+    """A separate cache for continuations of some of a cache's texts, repeated as given by ``rows``."""
     chosen = copy.deepcopy(cache, {id(tensor): tensor for tensor in _tensors(cache)})
     chosen.batch_select_indices(rows)
     return chosen
 
 
 def _tensors(part: Any) -> Iterator[Tensor]:
-    """All tensors of a cache, its layers and what else they keep."""
+    """All tensors of a cache, its layers and their attributes."""
     if isinstance(part, Tensor):
         yield part
     elif isinstance(part, (list, tuple, dict)):
@@ -230,9 +232,10 @@ def _tensors(part: Any) -> Iterator[Tensor]:
 
 
 def _batches(part: Opening, listed: Tensor, cache: Cache) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """What is scored in one pass: rows and columns ``(r,)`` of the short list ``(g, k)``, and the answers'
-    ids ``(r, n + 1)``, ``IGNORED`` at padding. Answers of one length come together; those that end with
-    their first token need no pass."""
+    """Batches for scoring: rows and columns ``(r,)`` of the short list ``(g, k)``, and the answers' ids ``(r,
+    n + 1)``, ``IGNORED`` at padding. Answers of the same length form a batch; those that end with their first
+    token do not need a pass.
+    """
     answers = {
         (row, column): part.answers[place]
         for row, places in enumerate(listed.tolist())
@@ -251,6 +254,6 @@ def _batches(part: Opening, listed: Tensor, cache: Cache) -> Iterator[tuple[Tens
 
 
 def _best_first(places: Tensor, scores: Tensor) -> Ranked:
-    """Sorted by score; of equal ones the earlier in the list."""
+    """Sorted by score, equal ones in the order of the list."""
     order = scores.sort(dim=-1, descending=True, stable=True).indices
     return Ranked(places.gather(1, order), scores.gather(1, order))

@@ -1,4 +1,4 @@
-"""A model's weights: loaded, saved and read quietly, and known by a digest."""
+"""A model's weights: loading and saving without messages, and digests."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ VOCABULARY = ("vocab.txt", "tokenizer.json")  # BERT's, a word a line; transform
 def load_weights(
     kind: type[PreTrainedModel], checkpoint: Checkpoint, complete: bool = True, **options: Any
 ) -> PreTrainedModel:
-    """A model in float32 and evaluation mode; one that is in memory already is returned as it is.
+    """A model in float32 and evaluation mode; a model in memory is returned unchanged.
 
     Args:
-        kind: its class.
-        checkpoint: where its weights are.
-        complete: refuse a checkpoint that lacks the weights of a head, too.
-        options: of ``from_pretrained``.
+        kind: class of the model.
+        checkpoint: source of its weights.
+        complete: raise an error if the weights of a head are missing, too.
+        options: options of ``from_pretrained``.
 
     Raises:
         UserError: the weights are not those of the configuration; see :func:`misfits`.
@@ -52,22 +52,22 @@ def load_weights(
     if wrong:
         raise UserError(
             f"{len(wrong)} weights are missing, of another shape, or of layers that config.json does not "
-            f"describe, first {wrong[0]}: give a checkpoint whose config.json and weights belong together"
+            f"describe, first {wrong[0]}: use a checkpoint whose config.json and weights belong together"
         )
     return model.eval()
 
 
 def misfits(model: PreTrainedModel, report: dict[str, Any], complete: bool = True) -> list[str]:
-    """The names of weights in which a file and a model differ.
+    """The names of weights that differ between a file and a model.
 
-    Weights that the file lacks would be drawn at random, and layers that only the file has would be left out,
-    both without an error. What transformers itself ignores counts neither way (tied weights, buffers), nor do
-    poolers, which published image encoders often lack and attention does not need. Weights of the file
-    outside of the model's numbered layers are another task's head. Unless the model is to be ``complete``,
-    weights outside of the base model, such as a head of its own, may be missing.
+    Missing weights would be initialised randomly, and additional layers of the file would be ignored, both
+    without an error. Weights that transformers ignores (tied weights, buffers) are not reported, and neither
+    are poolers, which published image encoders often lack and attention does not need. Weights of the file
+    outside of the model's numbered layers are considered the head of another task. Unless ``complete``,
+    weights outside of the base model, such as a head, may be missing.
 
     Args:
-        model: as it was loaded.
+        model: the loaded model.
         report: transformers' loading information.
         complete: see above.
     """
@@ -91,11 +91,11 @@ def misfits(model: PreTrainedModel, report: dict[str, Any], complete: bool = Tru
 
 @contextmanager
 def quiet_transformers(download: bool = False) -> Iterator[None]:
-    """Shows bars of progress for downloads, and none while weights are read from the disk or written; errors
-    in these are reported in our words alone.
+    """Show progress bars for downloads only, not for reading or writing weights, and suppress transformers'
+    messages about errors.
 
     Args:
-        download: whether the hub may be asked.
+        download: whether downloads from the hub are permitted.
     """
     shown = logging.is_progress_bar_enabled()
     verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
@@ -120,7 +120,7 @@ def in_folder(folder: Path) -> Path | None:
 def weights_digest(path_or_name: str | Path | None = None) -> str:
     """A digest of a checkpoint folder's weights, configuration, tokenizer and processor (None or a name of
     :mod:`attngraph.experiments.base.shipped`: a shipped folder), or of an original checkpoint and the
-    vocabulary next to it; a hub name stands for itself.
+    vocabulary next to it; for a hub name, the name itself.
     """
     folder = shipped_folder(path_or_name) or Path(str(path_or_name))
     if folder.is_file():

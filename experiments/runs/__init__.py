@@ -1,3 +1,3 @@
-"""Training and scoring: recipes, the order of examples, cached image states, the training loop, cells and the
-processes that run them.
+"""Training and scoring: recipes, the order of examples, cached image features, the training loop, runs and
+the processes that execute them.
 """

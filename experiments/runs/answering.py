@@ -1,4 +1,4 @@
-"""How a run's model answers (as its task says, or as the user chose), and its answers to a split."""
+"""Answering mode of a run's model (the task's, or chosen by the user), and its answers to a split."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def way_of(
     model: str | PreTrainedModel | None,
     changes: Mapping[str, Any] | None = None,
 ) -> Answering:
-    """How a model answers.
+    """The answering mode of a model.
 
     Args:
-        task: which.
-        data: folder of the data sets.
-        chosen: :data:`GENERATE` for texts, :data:`RANK` for the best of a list where the task has one; None
-            as the task says.
-        model: a model, or its checkpoint folder or hub name, whose type may have a way of its own; None for
-            the mini-BLIP.
-        changes: of how texts are generated or answers are ranked, by name. ``as_released`` and the beams and
-            limits beside it are for models of BLIP's type; others keep their own way.
+        task: the task.
+        data: folder of the datasets.
+        chosen: :data:`GENERATE` for generated texts, :data:`RANK` for the best of the task's list of answers;
+            None for the task's default.
+        model: a model, or its checkpoint folder or hub name, whose type may have its own mode; None for the
+            mini-BLIP.
+        changes: options of generation or ranking to change, by name. ``as_released`` and the beams and limits
+            that come with it apply to models of BLIP's type; others keep their mode.
 
     Raises:
-        UserError: a change is out of range, or one that this way does not have.
+        UserError: a change is out of range, or names an option that this mode does not have.
     """
     if chosen == GENERATE:
         way: Answering = task.decoding
@@ -67,44 +67,44 @@ def way_of(
 
 
 def changed_way(task: Task, way: Answering, changes: Mapping[str, Any]) -> Answering:
-    """A way to answer with some of its details changed, by name.
+    """An answering mode with some of its options changed, by name.
 
     Raises:
-        UserError: a change is out of range, or one that this way does not have.
+        UserError: a change is out of range, or names an option that this mode does not have.
     """
     for name in changes:
         if not hasattr(way, name):
             ranks = isinstance(way, Ranking)
-            does, other = ("is answered from a list", GENERATE) if ranks else ("writes its answers", RANK)
-            raise UserError(f"{task.title} {does}: leave out {name}, or choose the way to answer {other}")
+            does, other = ("ranks a list of answers", GENERATE) if ranks else ("generates its answers", RANK)
+            raise UserError(f"{task.title} {does}: remove {name}, or use answering={other}")
     return replace(way, **changes)
 
 
 def check_answering(task: Task, chosen: str | None) -> None:
-    """Raise UserError where a task is to be ranked that has no list of answers."""
+    """Raise UserError for ranking in a task that has no list of answers."""
     if chosen == RANK and not task.ranks:
-        raise UserError(f"answering {RANK}: there is no list of answers for {task.name}: leave it out")
+        raise UserError(f"answering {RANK}: {task.name} has no list of answers: remove answering")
 
 
 def check_room(way: Answering, family: ModelFamily) -> None:
-    """Raise UserError where the model cannot write so: it has positions for fewer tokens, or is not the one
-    whose released code is to be followed."""
+    """Raise UserError if the model cannot generate in this mode: it has positions for fewer tokens, or is not
+    the one whose released code is to be followed."""
     if not isinstance(way, Decoding):
         return
     if family.longest is not None and way.max_new_tokens > family.longest:
         raise UserError(
             f"max_new_tokens is {way.max_new_tokens}, and {family.title} has {family.longest} positions: "
-            "give at most as many"
+            "use at most this number"
         )
     family.check_released(way)
 
 
 def described(way: Answering, family: ModelFamily | None = None) -> dict[str, Any]:
-    """What decides the answers, as plain values.
+    """The options that determine the answers, as plain values.
 
     Args:
-        way: how they come about.
-        family: whose own number of short-listed answers holds where ``way`` names none.
+        way: the answering mode.
+        family: the model, whose number of short-listed answers is used if ``way`` does not set it.
     """
     if not isinstance(way, Ranking):
         least = {"least": way.min_new_tokens} if way.min_new_tokens else {}
@@ -119,7 +119,7 @@ def described(way: Answering, family: ModelFamily | None = None) -> dict[str, An
 
 
 def in_words(about: Mapping[str, Any]) -> str:
-    """What :func:`described` gave, for a note; empty for none."""
+    """The result of :func:`described` as a note; empty if there is none."""
     if not about:
         return ""
     if about["way"] == RANK:
@@ -135,16 +135,16 @@ def in_words(about: Mapping[str, Any]) -> str:
 
 @torch.no_grad()
 def predict(tuned: Tuned, data: TaskData, way: Answering) -> dict[str, str]:
-    """A text per example id, in the order of the examples, each answered once over all processes; the same on
-    every process.
+    """A text per example id, in the order of the examples. Each example is answered once over all processes;
+    the result is the same on every process.
 
-    Examples are sorted by the length of their prompts, so that batches carry little padding. Where a batch
+    Examples are sorted by the length of their prompts, so that batches contain little padding. If a batch
     does not fit in memory, smaller ones are tried.
 
     Args:
         tuned: the model.
         data: a split of a task.
-        way: how it answers.
+        way: the answering mode.
     """
     lengths = [len(data.task.prompt(example, data.prompts)) for example in data.examples]
     state = PartialState()
@@ -160,7 +160,7 @@ def predict(tuned: Tuned, data: TaskData, way: Answering) -> dict[str, str]:
                 raise
             if size == 1:
                 raise UserError(
-                    f"{data.task.title}: out of memory with a single example to answer: choose fewer beams "
+                    f"{data.task.title}: out of memory with a single example: choose fewer beams "
                     "or a smaller side"
                 ) from None
             size = (min(size, len(own)) + 1) // 2

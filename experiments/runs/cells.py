@@ -1,4 +1,4 @@
-"""One run: a method trained on a task with a seed, scored, and saved in a folder of its own."""
+"""One run: a method trained on a task with a seed, scored, and saved in its own folder."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ WATCHED = 64  # examples on which is measured what adapters do
 
 
 def has_scores(cell: Cell, out: Path) -> bool:
-    """Whether a run has ended in the cell's folder, whichever it was."""
+    """Whether the folder contains a finished run, of any settings."""
     return (cell.folder(out) / SCORES).exists()
 
 
 def read_scores(cell: Cell, out: Path) -> dict[str, Any]:
-    """The content of a finished cell's ``scores.json``.
+    """The content of a finished run's ``scores.json``.
 
     Raises:
-        UserError: a file of the cell is damaged.
+        UserError: a file of the run is damaged.
     """
     return read_result(cell.folder(out), cell.label, TASKS[cell.task], cell.seed)
 
 
 def check_folder_of(cell: Cell, run: Execution) -> None:
-    """Checks that the cell's folder holds this very run, finished or not, or nothing.
+    """Check that the run's folder contains exactly this run, finished or not, or nothing.
 
     Raises:
         UserError: it holds a run with other settings or conditions, or is damaged.
@@ -77,34 +77,34 @@ def check_folder_of(cell: Cell, run: Execution) -> None:
     ]
     if wrong:
         raise UserError(
-            f"{folder} holds another experiment (other {', '.join(wrong)}): give another --out, or move it "
+            f"{folder} holds another experiment (other {', '.join(wrong)}): use another --out, or move it "
             "away"
         )
 
 
 def remove_states(cell: Cell, out: Path) -> None:
-    """Remove what a finished cell needs no longer: the states from which an interrupted one continues."""
+    """Remove what a finished run no longer needs: the states from which an interrupted run continues."""
     rmtree(cell.folder(out) / STATES, ignore_errors=True)
 
 
 def run_cell(
     cell: Cell, run: Execution, on_step: Callable[[int], None] = lambda step: None
 ) -> dict[str, Any]:
-    """Train and score one cell; continue it if it was interrupted.
+    """Train and score one run; continue it if it was interrupted.
 
-    Under ``torchrun`` all processes call this together: they train on the same batches as one process would,
+    Under ``torchrun`` all processes call this together: they train on the same batches as a single process,
     and share the scoring; the first one writes.
 
     Args:
-        cell: which.
-        run: where and how, on one device.
-        on_step: told after every step.
+        cell: the run.
+        run: where and how it is executed, on one device.
+        on_step: called after every step.
 
     Returns:
         The contents of ``scores.json``.
 
     Raises:
-        Diverged: the loss or a weight is not finite; the cell's folder says so from now on.
+        Diverged: the loss or a weight is not finite; this is recorded in the run's folder.
     """
     is_main = processes(run.device).is_main_process
     with cpu_threads(run.threads):
@@ -202,7 +202,7 @@ def _train_and_score(cell: Cell, run: Execution, on_step: Callable[[int], None])
 
 
 def _begin(cell: Cell, run: Execution) -> None:
-    """Writes what decides a cell's result and with what it is made."""
+    """Write the settings that determine a run's result, and the versions it is computed with."""
     folder = cell.folder(run.out)
     config = {
         "settings": cell.description(),
@@ -218,8 +218,9 @@ def _begin(cell: Cell, run: Execution) -> None:
 
 
 def per_image(statistics: np.ndarray, examples: Sequence[Example]) -> np.ndarray:
-    """Per-example statistics ``(N, K)`` summed over the questions about each image, ``(images, K)``: what a
-    bootstrap may draw, since questions about one image are right or wrong together."""
+    """Per-example statistics ``(N, K)`` summed over the questions about each image, ``(images, K)``: the
+    units of a bootstrap, since errors on questions about the same image are correlated.
+    """
     place = {image: k for k, image in enumerate(dict.fromkeys(example.image for example in examples))}
     sums = np.zeros((len(place), statistics.shape[1]))
     np.add.at(sums, [place[example.image] for example in examples], statistics)

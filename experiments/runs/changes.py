@@ -8,31 +8,32 @@ from typing import Any
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import Read, checked, parsed
 
-REMEDY = "give NAME=VALUE, such as recipe.learning_rate=1e-3"
+REMEDY = "use NAME=VALUE, such as recipe.learning_rate=1e-3"
 
 
 def with_changes(
     content: Any, words: Sequence[str], kind: type[Read], where: Callable[[str], str] | str, remedy: str
 ) -> Read:
-    """A content with changes as ``kind``; of two changes of one field the last one holds.
+    """Content of a file with changes, validated as ``kind``; of two changes of one field the last one is
+    used.
 
     Args:
-        content: of a file; None for none.
-        words: of the user, such as ``recipe.steps=100``. Missing sections are made.
-        kind: what it must be.
-        where: the content is from, for errors; or a function of the field's name that says so.
-        remedy: what the user can do about them.
+        content: of a file; None if there is no file.
+        words: the user's changes, such as ``recipe.steps=100``. Missing sections are created.
+        kind: the required type.
+        where: source of the content, for errors; or a function from a field's name to its source.
+        remedy: what the user can do about errors.
 
     Raises:
-        UserError: a word is no change, or a field is unknown, missing or of a wrong type; the message names
-            the change or the file.
+        UserError: a word is not a change, or a field is unknown, missing or of a wrong type; the message
+            names the change or the file.
     """
     changes: dict[str, str] = {}
     for word in words:
         name, equals, text = word.partition("=")
         path = [part.strip() for part in name.split(".")]
         if not equals or not all(path):
-            raise UserError(f"--set {word!r} changes nothing: {REMEDY}")
+            raise UserError(f"--set {word!r} is not a change: {REMEDY}")
         changes[".".join(path)] = word
         content = _changed(content, path, parsed(text, f"--set {word!r}", REMEDY), word)
 
@@ -47,7 +48,7 @@ def with_changes(
 def _changed(content: Any, path: Sequence[str], value: Any, word: str) -> dict[str, Any]:
     """A section with another value at a path."""
     if not isinstance(content, dict) and content is not None:
-        raise UserError(f"--set {word}: the file has no fields there: give the section as a whole")
+        raise UserError(f"--set {word}: the file has a single value there: set the whole section")
     content = content or {}
     first, *rest = path
     return {**content, first: _changed(content.get(first), rest, value, word) if rest else value}

@@ -1,8 +1,8 @@
-"""What a run sees: examples in the order of its seed, as samples, with the states of their pictures cached.
+"""Data of a run: examples in the order given by its seed, as samples, with cached image features.
 
-The order is a function of the seed and of the step alone. So an interrupted run continues as if it had not
-been interrupted, several processes see together what one would, and nothing depends on how many processes
-read pictures.
+The order is a function of the seed and the step only. So an interrupted run continues as if it had not been
+interrupted, several processes together see the same examples as one process, and nothing depends on the
+number of processes that read images.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ def subset(examples: Sequence[Example], count: int | None) -> Sequence[Example]:
 
 
 class Place(NamedTuple):
-    """What a run sees next: the position of an example, a uniform draw for its target, and the seed of the
-    changes of its picture.
+    """The next example of a run: its position, a uniform random number for the choice of its target, and the
+    seed of the augmentation of its image.
     """
 
     position: int
@@ -77,9 +77,9 @@ def order_of(
     """The order of an epoch's examples: a permutation.
 
     Args:
-        picture: the number of each example's picture, from 0 on, ``(examples,)``; needed for ``together``.
-        together: how many examples of a picture come one after the other, where it has so many. Which ones
-            these are is drawn, and so is the order of all groups.
+        picture: index of each example's image, from 0, ``(examples,)``; required for ``together``.
+        together: number of consecutive examples of the same image, if it has that many. The groups and their
+            order are random.
     """
     generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
     order = torch.randperm(examples, generator=generator)
@@ -96,8 +96,8 @@ def order_of(
 def places_of(
     examples: int, batch_size: int, seed: int, step: int, picture: Tensor | None = None, together: int = 1
 ) -> list[Place]:
-    """The places of a step's examples, of which each epoch has an order of its own (:func:`order_of`);
-    examples that do not fill a batch are left out of it.
+    """The examples of a step. Each epoch has its own order (:func:`order_of`), and examples that do not fill
+    a batch are skipped.
     """
     batch_size = min(batch_size, examples)
     epoch, k = divmod(step, examples // batch_size)
@@ -118,23 +118,23 @@ def _picture_seed(seed: int, step: int, number: int) -> int:
 
 
 class TaskData(Dataset):
-    """A split of a task as samples of a model family, with pictures as the method lets the model see them.
+    """A split of a task as samples of a model family, with images as required by the method.
 
-    Pictures are opened when they are needed. One that cannot be read is an error.
+    Images are opened when they are needed; an unreadable image is an error.
 
     Args:
         family: the model, in place on its device.
-        task: which.
-        examples: of the split.
-        vision: ``frozen`` takes image states from the cache where there are any, ``trained`` takes the
-            pictures, ``zero`` hides them.
-        cache: of image states; without one each picture is encoded when it is asked about.
-        augment: whether pictures are changed, each time otherwise; no image states are cached then.
-        released: whose released code's prompts are put, see
-            :class:`attngraph.experiments.models.family.Decoding`; None for the family's.
+        task: the task.
+        examples: examples of the split.
+        vision: ``frozen`` uses cached image features if available, ``trained`` uses the images, ``zero``
+            hides them.
+        cache: cache of image features; without it, images are encoded in every step.
+        augment: whether images are augmented randomly; image features are not cached in this case.
+        released: model whose released code's prompts are used, see
+            :class:`attngraph.experiments.models.family.Decoding`; None for the family's prompts.
 
     Attributes:
-        features: cached image states, if any.
+        features: cached image features, if any.
     """
 
     def __init__(
@@ -158,14 +158,14 @@ class TaskData(Dataset):
 
     @property
     def reads_pictures(self) -> bool:
-        """Whether samples hold pictures that are still to be read."""
+        """Whether samples contain images that have not been read yet."""
         return self.blank is None and self.features is None
 
     def __len__(self) -> int:
         return len(self.examples)
 
     def __getitem__(self, place: Place) -> Sample:
-        """The sample of a place in training, with the target that its draw picks."""
+        """The sample of a training example, with the target chosen by its random number."""
         place = Place(*place)
         sample = self.sample(place.position, place.draw)
         if self.transform is None:
@@ -174,7 +174,7 @@ class TaskData(Dataset):
         return replace(sample, image=self.transform(open_image(sample.image), place.seed, mirrors))
 
     def sample(self, position: int, draw: float | None = None) -> Sample:
-        """The sample at a position; without an answer if there is no draw."""
+        """The sample at a position; without an answer if there is no random number."""
         example = self.examples[position]
         sample = self.task.sample(example, self.prompts, draw)
         if self.blank is not None:
@@ -182,19 +182,19 @@ class TaskData(Dataset):
         return sample if self.features is None else replace(sample, image=self.features[example.image])
 
     def first(self, count: int) -> list[Sample]:
-        """The samples of so many examples, with the first of their targets."""
+        """The samples of this many examples, with the first of their targets."""
         return [self.sample(position, draw=0.0) for position in range(min(count, len(self)))]
 
 
 def pictures(examples: Sequence[Example]) -> list[Path]:
-    """Each picture once, in the order of the examples."""
+    """Each image once, in the order of the examples."""
     if isinstance(examples, Examples):
         return examples.images()
     return list(dict.fromkeys(example.image for example in examples))
 
 
 def picture_numbers(examples: Sequence[Example]) -> Tensor:
-    """Which of :func:`pictures` each example is about, int64 ``(examples,)``."""
+    """Index of each example's image in :func:`pictures`, int64 ``(examples,)``."""
     if isinstance(examples, Examples):
         return torch.from_numpy(examples.image_numbers())
     numbers = {path: number for number, path in enumerate(pictures(examples))}
@@ -205,8 +205,8 @@ def picture_numbers(examples: Sequence[Example]) -> Tensor:
 
 
 def loader_options(reads_pictures: bool, device: torch.device) -> dict[str, Any]:
-    """Options of a DataLoader: one process beside a run on CPUs, up to :data:`LOADERS` for one on a GPU; none
-    where there are no pictures to read, or where processes cannot be forked safely.
+    """Options of a DataLoader: one process for a run on CPUs, up to :data:`LOADERS` for a run on a GPU; none
+    if there are no images to read, or if processes cannot be forked safely.
     """
     if not reads_pictures or sys.platform != "linux" or shutil.disk_usage("/dev/shm").free < SHARED_MEMORY:
         return {}
@@ -219,12 +219,12 @@ def loader_options(reads_pictures: bool, device: torch.device) -> dict[str, Any]
 
 
 class Features:
-    """The states ``(nodes, width)`` of pictures, by their paths. While somebody holds a picture's, such as a
-    sample of the same batch, the same tensor is given again.
+    """Image features ``(nodes, width)`` by path. While a tensor of an image is in use, such as by a sample of
+    the same batch, the same tensor is returned again.
 
     Args:
-        paths: pictures, in the order of the rows.
-        states: ``(pictures, nodes, width)``.
+        paths: images, in the order of the rows.
+        states: ``(images, nodes, width)``.
     """
 
     def __init__(self, paths: Sequence[Path], states: np.ndarray):
@@ -239,28 +239,28 @@ class Features:
 
 
 class FeatureCache:
-    """A folder of states of a frozen image encoder that many runs share: computed once, never all in memory.
+    """A folder of features of a frozen image encoder, shared by many runs and never completely in memory.
 
-    The states of a set of pictures lie in one file, an array that is mapped into memory. The file's name is a
-    digest of the encoder, of how it is computed, and of each picture's path, size and time: whatever differs
-    has another file. One process fills a file; others that need the same wait.
+    The features of a set of images are one file, a memory-mapped array. The file's name is a digest of the
+    encoder, of the conditions of its computation, and of each image's path, size and modification time. One
+    process fills a file; others that need the same file wait.
 
     Args:
-        folder: made when something is saved.
-        limit_gb: size that the folder may have, in 10^9 bytes: pictures whose states find no room in it are
-            encoded in every step; 0 for no cache. Processes that fill files at the same time do not count
-            those of each other.
+        folder: created when something is saved.
+        limit_gb: maximum size of the folder, in 10^9 bytes: images whose features do not fit are encoded in
+            every step; 0 for no cache. Processes that fill files at the same time do not count each other's
+            files.
     """
 
     def __init__(self, folder: Path, limit_gb: float = LIMIT_GB):
         self.folder, self.limit = folder, limit_gb * 1e9
 
     def features(self, family: ModelFamily, paths: Sequence[Path]) -> Features | None:
-        """The states of pictures, each of which is given once; None where the family computes no states, or
-        where they find no room.
+        """The features of images without duplicates; None if the family does not compute features, or if they
+        do not fit.
 
         Raises:
-            UserError: a picture cannot be read, or the disk is full.
+            UserError: an image cannot be read, or the disk is full.
         """
         if not family.caches_features or self.limit <= 0:
             return None
@@ -273,20 +273,20 @@ class FeatureCache:
         return None if states is None else Features(paths, states)
 
     def _saved(self, file: Path, count: int) -> np.ndarray | None:
-        """The states in a file; None where there is none, or a damaged one, which is removed."""
+        """The features in a file; None if it is missing, or damaged, in which case it is removed."""
         if not file.exists():
             return None
         with suppress(ValueError, EOFError):
             states = np.load(file, mmap_mode="r")
             if len(states) == count:
                 return states
-        note(f"{file} is damaged: its image states are computed anew")
+        note(f"{file} is damaged: its image features are computed again")
         file.unlink()
         return None
 
     def _fill(self, file: Path, family: ModelFamily, paths: Sequence[Path]) -> bool:
-        """Computes and writes states, not through a map: there a full disk would end the process. Whether
-        they find room.
+        """Compute and write features, without memory mapping, with which a full disk would kill the process.
+        Returns whether they fit.
         """
         shape = tuple(family.encode_images([Image.new("RGB", (64, 64))])[0].shape)
         about = {"descr": "<f4", "fortran_order": False, "shape": (len(paths), *shape)}
@@ -305,14 +305,14 @@ class FeatureCache:
                         bar.update(len(chunk))
             except OSError as error:
                 raise UserError(
-                    f"{file}: image states cannot be saved ({first_line(error)}): make room on the disk, "
-                    "give another --out, or encode images in every step with --on cache_gb=0"
+                    f"{file}: image features cannot be saved ({first_line(error)}): free disk space, use "
+                    "another --out, or encode images in every step with --on cache_gb=0"
                 ) from error
         return True
 
 
 def _digest(family: ModelFamily, paths: Sequence[Path]) -> str:
-    """Tells an encoder, how it is computed, and pictures from all others."""
+    """A digest of an encoder, the conditions of its computation, and images."""
     encoder = family.image_encoder()
     about = (
         FORMAT,

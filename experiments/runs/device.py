@@ -1,4 +1,4 @@
-"""The machine: devices, threads and memory, the precision that pays, processes that share the work."""
+"""The machine: devices, threads and memory, the faster precision, processes that share the work."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
 
 def check_device(device: str) -> None:
-    """Raise :class:`~attngraph.UserError` where the device is not there."""
+    """Raise :class:`~attngraph.UserError` if the device is not available."""
     try:
         torch.ones(1, device=device).item()  # the device "meta" makes tensors without numbers
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {device} is not available here ({first_line(error)}): use cpu") from None
     if torch.device(device).type == "cpu" and device != "cpu":
-        raise UserError(f"--device {device}: a machine has one cpu for PyTorch: use cpu")
+        raise UserError(f"--device {device}: PyTorch does not number CPUs: use cpu")
 
 
 def check_threads(threads: int) -> None:
-    """Raise :class:`~attngraph.UserError` where the machine has not so many cores."""
+    """Raise :class:`~attngraph.UserError` if the machine has fewer cores."""
     cores = os.cpu_count() or 1
     if not 1 <= threads <= cores:
         raise UserError(
@@ -47,7 +47,7 @@ def check_threads(threads: int) -> None:
 
 @contextmanager
 def cpu_threads(threads: int) -> Iterator[None]:
-    """So many threads compute while the block runs; the last digits of results depend on their number."""
+    """Set the number of threads while the block runs; the last digits of results depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -64,7 +64,7 @@ def processes(device: str) -> PartialState:
 
 
 def agreed(ask: Callable[[], Any]) -> Any:
-    """What the first process finds, or the error that it meets, on all of them."""
+    """The result of the first process, or the error raised there, on all processes."""
     state = PartialState()
     answer: list[tuple[Any, UserError | None]] = [(None, None)]
     if state.is_main_process:
@@ -79,7 +79,7 @@ def agreed(ask: Callable[[], Any]) -> Any:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error is one of PyTorch's for a lack of memory, of a GPU's or of this machine's."""
+    """Whether an error is an out-of-memory error of PyTorch, of a GPU or of this machine."""
     words = ("not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
     known = isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
     return known or any(word in str(error) for word in words)
@@ -89,8 +89,8 @@ def half_precision(device: str, precision: str = "auto") -> bool:
     """Whether training's forward and backward passes are in bfloat16.
 
     Args:
-        device: where the run computes.
-        precision: of a :class:`~attngraph.experiments.runs.experiment.Recipe`.
+        device: device of the run.
+        precision: field of a :class:`~attngraph.experiments.runs.experiment.Recipe`.
 
     Raises:
         UserError: the device cannot train in this precision.
@@ -100,24 +100,24 @@ def half_precision(device: str, precision: str = "auto") -> bool:
     kind = torch.device(device).type
     has_it = kind == "cpu" or (kind == "cuda" and uses_bfloat16(device))
     if precision == "bfloat16" and not has_it:
-        raise UserError(f"bfloat16 is not computed by {device}: choose recipe.precision=float32")
+        raise UserError(f"{device} does not support bfloat16: choose recipe.precision=float32")
     return precision == "bfloat16"
 
 
 def mixed_precision(device: str | torch.device, precision: str = "auto") -> torch.autocast:
-    """Forward passes in :func:`half_precision`, where that is wanted. Weights stay float32."""
+    """Forward passes in :func:`half_precision`, if requested. Weights stay float32."""
     half = half_precision(str(device), precision)
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half)
 
 
 def training_precision(device: str, precision: str = "auto") -> str:
-    """:func:`half_precision` in words."""
+    """Name of the precision chosen by :func:`half_precision`."""
     return "bfloat16 autocast" if half_precision(device, precision) else "float32"
 
 
 @cache
 def uses_bfloat16(device: str) -> bool:
-    """Whether bfloat16 pays: on GPUs that have it, and on processors as :func:`bfloat16_pays` says."""
+    """Whether bfloat16 is faster: on GPUs that support it, and on CPUs according to :func:`bfloat16_pays`."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device != "cpu":
@@ -129,10 +129,11 @@ def uses_bfloat16(device: str) -> bool:
 
 
 def bfloat16_pays(cpuinfo: str) -> bool:
-    """Whether bfloat16 autocast is faster than float32 on a processor, by what Linux says of it.
+    """Whether bfloat16 autocast is faster than float32 on a CPU, according to the flags reported by Linux.
 
-    On an AMD EPYC with AVX-512 BF16 a step of 64 of the table's examples took 0.6 to 0.8 times as long, one
-    of 32 about as long; on an Intel Xeon with these instructions and no matrix unit (AMX) 1.35 times as long.
+    On an AMD EPYC with AVX-512 BF16, a step with 64 of the table's examples took 0.6 to 0.8 times as long,
+    and a step with 32 about as long; on an Intel Xeon with these instructions but without a matrix unit
+    (AMX), 1.35 times as long.
     """
     if "amx_bf16" in cpuinfo:
         return True
@@ -145,7 +146,7 @@ def bfloat16_pays(cpuinfo: str) -> bool:
 
 
 class PeakMemory:
-    """Peak memory from now on: of the GPU where there is one, else of this process."""
+    """Peak memory from now on: of the GPU if there is one, else of this process."""
 
     def __init__(self, device: str):
         self.device = device
@@ -168,7 +169,7 @@ class PeakMemory:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
     def sample(self) -> None:
-        """Take note of the memory in use, where the system says it."""
+        """Record the memory in use, if the system reports it."""
         if self.device.startswith("cuda"):
             self._samples.append(torch.cuda.memory_allocated(self.device))
         elif sys.platform == "linux":
@@ -183,9 +184,9 @@ class PeakMemory:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep memory that it has freed, up to 1 GiB, for what it allocates next; otherwise
-    glibc returns large arrays to the system and has each page of new ones cleared, in every training step. An
-    older glibc, whose threshold ends at 32 MiB, keeps arrays of up to that.
+    """Let this process keep up to 1 GiB of freed memory for later allocations. Otherwise glibc returns large
+    arrays to the system, and each page of new arrays is cleared, in every training step. Older versions of
+    glibc, whose threshold is at most 32 MiB, keep only arrays up to that size.
     """
     with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt

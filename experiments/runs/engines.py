@@ -1,12 +1,12 @@
-"""Engines: how the cells of a table come to the processes that run them. All give the same scores.
+"""Engines, which distribute the runs of a table to processes. All give the same scores.
 
-An engine is a context manager that takes :class:`Job` objects and gives one
-:class:`concurrent.futures.Future` for each, with what the cell has ended with: its scores, or an error. What
-goes wrong with one cell leaves the others alone. When the block ends, however, so does all that the engine
-has started; cells continue from their last saved state next time.
+An engine is a context manager that receives :class:`Job` objects and returns one
+:class:`concurrent.futures.Future` for each, with the outcome of the run: its scores, or an error. A failed
+run does not affect the others. When the block ends, everything started by the engine ends, too; runs continue
+from their last saved state next time.
 
 Jobs and the command share a folder ``.launch`` in the folder of results, on all machines: a lock for each
-cell that runs, and a file with the step that it is at.
+active run, and a file with its current step.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ WAIT = 120.0  # seconds in which a worker that an earlier command has left has e
 
 
 def prepare_process() -> None:
-    """Settings of every process that runs cells."""
+    """Settings of every process that executes runs."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns where a process is forked
     torch.set_flush_denormal(True)
     keep_freed_memory()
@@ -67,11 +67,11 @@ def prepare_process() -> None:
 
 @dataclass(frozen=True, eq=False)  # as cells
 class Job:
-    """What a process is told.
+    """The task of a worker process.
 
     Args:
-        cell: to run; its paths may be relative.
-        run: where and how, likewise.
+        cell: the run; its paths may be relative.
+        run: where and how it is executed; its paths may be relative.
         plugins: files to load first.
         place: working folder of the command.
     """
@@ -82,23 +82,23 @@ class Job:
     place: Path
 
     def file(self, ending: str) -> Path:
-        """A file of this cell's in the folder that all machines share."""
+        """A file of this run in the folder shared by all machines."""
         return self.run.out / FOLDER / f"{'-'.join(self.cell.folder(Path()).parts[1:])}.{ending}"
 
     def step(self) -> int:
-        """The step that the cell was at lately."""
+        """The last reported step of the run."""
         with suppress(OSError, ValueError):
             return int(self.file("step").read_text())
         return 0
 
     def __call__(self, device: str | None = None) -> Outcome:
-        """Run the cell, on this device where the command names several."""
+        """Execute the run, on this device if the command names several."""
         with suppress(OSError):
             os.chdir(self.place)
         if not self.file("lock").parent.is_dir():
             return UserError(
-                f"{socket.gethostname()} sees no {self.run.out.absolute()}: start the command, and put "
-                "--out, in a folder that all machines share"
+                f"{self.run.out.absolute()} does not exist on {socket.gethostname()}: start the command, and "
+                "put --out, in a folder shared by all machines"
             )
         prepare_process()
         try:
@@ -110,15 +110,15 @@ class Job:
         except UserError as error:
             return error
         except Timeout:  # one that has noticed nothing of the end of an earlier command
-            return UserError("a worker of an earlier command still runs it: end that, or give another --out")
+            return UserError("a worker of an earlier command still runs it: end that, or use another --out")
         except OSError as error:
-            return UserError(f"{error}: check the room on the disk and your rights, then run again")
+            return UserError(f"{error}: check the free disk space and your permissions, then run again")
         except Exception as error:  # a fault of the code, such as a plugin's
             traceback.print_exc()
             place = traceback.extract_tb(error.__traceback__)[-1]
             return UserError(
                 f"{type(error).__name__}: {first_line(error)} ({place.filename}, line {place.lineno}): "
-                "correct the code there; its traceback stands above, or in the job's log"
+                "correct the code there; its traceback is above, or in the job's log"
             )
 
     def _counter(self) -> Callable[[int], None]:
@@ -134,7 +134,7 @@ class Job:
         return count
 
     def checkpoint(self) -> Any:
-        """What submitit submits again where Slurm is about to end a job: the same, whose states are saved."""
+        """The job that submitit resubmits before Slurm ends it: the same job, since its states are saved."""
         from submitit.helpers import DelayedSubmission
 
         # Slurm ends this process and its scontrol once it has been told; scontrol has to return first.
@@ -147,7 +147,7 @@ class Job:
 
 @contextmanager
 def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
-    """A process for each cell: its peak memory is its own, and nothing of one run reaches the next."""
+    """A process for each run, so that peak memory is measured per run, and runs do not affect each other."""
     most = min(run.jobs, len(jobs))
     context, lock, is_over = _context(), threading.Lock(), threading.Event()
     running: set[Any] = set()
@@ -176,8 +176,8 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
                 process.join()
                 running.discard(process)
             return outcome or UserError(
-                f"its worker died (exit code {process.exitcode}; out of memory?): run the same command again "
-                "to go on, perhaps with --on jobs=1"
+                f"worker died (exit code {process.exitcode}; out of memory?): run the same command again to "
+                "continue, perhaps with --on jobs=1"
             )
         finally:
             slots.put(slot)
@@ -194,7 +194,9 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
 
 
 def _context() -> Any:
-    """How workers start: from a process that has imported what they need, where the system can; else anew."""
+    """Start method of workers: from a process with all imports, if the system supports it; else a new
+    process.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -203,7 +205,7 @@ def _context() -> Any:
 
 
 def begin_imports() -> None:
-    """Let the process that workers start from import what they need, while this one prepares their data."""
+    """Let the process from which workers start import all modules, while this process prepares the data."""
     if _context().get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
@@ -213,7 +215,7 @@ def begin_imports() -> None:
 
 
 def _work(job: Job, device: str, writing: Any) -> None:
-    """What a process does."""
+    """Main function of a worker process."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     with suppress(BrokenPipeError):  # the parent has ended, and this process is about to
@@ -233,8 +235,8 @@ LATE = 30.0  # seconds after which a result of a job that has left the queue cou
 
 @contextmanager
 def slurm(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
-    """Arrays of jobs, through submitit. A job that Slurm ends (its machine failed, it had to make room, its
-    time was over) is run again and continues its cell.
+    """Arrays of jobs, through submitit. A job that Slurm ends (after a machine failure, preemption or a time
+    limit) is run again and continues its run.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -249,14 +251,14 @@ def slurm(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
             left |= {job: Future() for job in sent}
             names = dict.fromkeys(job.job_id.partition("_")[0] for job in left)
             write_text(folder / SLURM_JOBS, " ".join(names))
-        note(f"Slurm's jobs: {' '.join(names)}")
+        note(f"Slurm jobs: {' '.join(names)}")
         futures = list(left.values())
         watch.start()
         yield futures
     except (FailedJobError, FailedSubmissionError) as error:
         said = [line for line in str(error).splitlines() if line.strip()]
         why = next((line for line in said if "error" in line.lower()), first_line(error))
-        raise UserError(f"--on {SLURM}: sbatch refused the jobs ({why.strip()})") from None
+        raise UserError(f"--on {SLURM}: sbatch rejected the jobs ({why.strip()}): change --on") from None
     finally:
         stop.set()
         if watch.ident is not None:
@@ -266,7 +268,7 @@ def slurm(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
 
 
 def _submitter(folder: Path, run: Execution) -> Any:
-    """What submits jobs. The user's options go to sbatch as they are."""
+    """The executor that submits jobs. The user's options are passed to sbatch unchanged."""
     import submitit
 
     logging.getLogger("submitit").setLevel(logging.ERROR)
@@ -284,8 +286,8 @@ def _submitter(folder: Path, run: Execution) -> Any:
 
 
 def _watch(left: dict[Any, Future[Outcome]], folder: Path, stop: threading.Event) -> None:
-    """Settles the futures of jobs that have ended, until none is left. A job has ended when its result is
-    there, or when it has left the queue without one. (``sacct`` would need an accounting database.)
+    """Set the results of jobs that have ended, until no job is left. A job has ended when its result exists,
+    or when it has left the queue without one. (``sacct`` would need an accounting database.)
     """
     queued, looked = {job.job_id for job in left}, time.monotonic()
     gone: dict[Any, float] = {}  # jobs that have left the queue, and since when
@@ -299,34 +301,34 @@ def _watch(left: dict[Any, Future[Outcome]], folder: Path, stop: threading.Event
             elif job.job_id in queued:
                 gone.pop(job, None)
             elif time.monotonic() - gone.setdefault(job, time.monotonic()) > LATE:
-                left.pop(job).set_result(_result(job, "it left Slurm's queue without a result"))
+                left.pop(job).set_result(_result(job, "left the queue without a result"))
 
 
 def _queued(before: set[str]) -> set[str]:
-    """The user's jobs that wait or run; those of before where Slurm does not answer."""
+    """The user's pending and running jobs; the previous ones if Slurm does not answer."""
     words = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
     asked = subprocess.run(words, check=False, capture_output=True, text=True)
     return set(asked.stdout.split()) if asked.returncode == 0 else before
 
 
 def _result(job: Any, why: str = "") -> Outcome:
-    """What a job has ended with; an error where it failed, or left no result for a reason that is known."""
+    """The outcome of a job; an error if it failed, or ended without a result for a known reason."""
     if not why:
         try:
             return job.result()
         except Exception as error:  # of many kinds
             why = first_line(error)
     last = (job.stderr() or "").strip().rpartition("\n")[2]
-    said = f"{why}; it said last: {last}" if last else why
-    return UserError(f"Slurm's job {job.job_id} failed ({said}): run the same command again to go on")
+    said = f"{why}; last output: {last}" if last else why
+    return UserError(f"Slurm job {job.job_id} failed ({said}): run the same command again to continue")
 
 
 def cancel_earlier(out: Path) -> None:
-    """Cancels the jobs that a killed command has left in Slurm's queue."""
+    """Cancel the jobs that a killed command has left in Slurm's queue."""
     file = out / FOLDER / SLURM_JOBS
     if file.is_file():
         names = file.read_text().split()
-        note(f"cancelling Slurm's jobs {', '.join(names)}, which an earlier command has left")
+        note(f"cancelling Slurm jobs {', '.join(names)} of an earlier command")
         _cancel(names)
         file.unlink()
 
@@ -344,8 +346,8 @@ RETRIES = 3  # of a cell whose worker or machine is lost
 
 @contextmanager
 def ray(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
-    """Tasks of a Ray cluster, which ``ray start`` has made of one or several machines. Ray runs as many as it
-    has room for, and runs a task again whose worker or machine is lost.
+    """Tasks of a Ray cluster of one or several machines, started by ``ray start``. Ray runs as many tasks as
+    resources permit, and repeats a task whose worker or machine is lost.
     """
     each = {"num_cpus": run.cluster.get("cpus", run.threads)}
     each["num_gpus"] = run.cluster.get("gpus", 1) if run.device == "cuda" else 0
@@ -355,7 +357,7 @@ def ray(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]]:
         has.get("CPU", 0) >= each["num_cpus"] and has.get("GPU", 0) >= each["num_gpus"] for has in machines
     ):
         raise UserError(
-            f"no machine of Ray's cluster has what a cell is given, {each['num_cpus']:g} cores and "
+            f"no machine of the Ray cluster has the resources for a run, {each['num_cpus']:g} cores and "
             f"{each['num_gpus']:g} GPUs: change --on cpus=..., gpus=... or --device"
         )
     function = library.remote(max_calls=1, max_retries=RETRIES, **each)(_task)  # a process for each cell
@@ -372,10 +374,10 @@ def _task(job: Job) -> Outcome:
 
 
 def _joined(address: str) -> Any:
-    """Ray, joined to a cluster until the process ends.
+    """Ray, connected to a cluster until the process ends.
 
     Raises:
-        UserError: none answers.
+        UserError: no cluster answers.
     """
     import ray as library  # an extra
 
@@ -388,8 +390,8 @@ def _joined(address: str) -> Any:
     except Exception as error:  # of many kinds
         raise UserError(
             f"--on address={address}: no Ray cluster answers ({first_line(error)}): run `ray start` on "
-            "each machine, with the same versions of Python and Ray, and set RAY_AUTH_MODE=token where the "
-            "cluster asks for a token"
+            "each machine, with the same versions of Python and Ray, and set RAY_AUTH_MODE=token if the "
+            "cluster requires a token"
         ) from None
     for number, handler in handlers.items():  # Ray has its own for SIGTERM
         signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Where and how cells run."""
+"""Where and how runs are executed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REMEDY = "see the docs of --on (`attngraph table --help`)"
 
 
 class _Local(Config):
-    """Settings of ``--on``, whatever the launcher."""
+    """Settings of ``--on`` for all launchers."""
 
     jobs: Annotated[int, Field(ge=1)] | None = None
     threads: Annotated[int, Field(ge=1)] = 1  # a worker for each core, each with one thread, gets most done
@@ -51,19 +51,19 @@ LAUNCHERS: dict[str, type[_Local]] = {LOCAL: _Local, SLURM: _Slurm, RAY: _Ray}
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how cells run.
+    """Where and how runs are executed.
 
     Args:
         out: folder of the table.
-        device: ``cpu``, ``cuda`` (cells are spread over all GPUs), ``cuda:1``, ``mps``.
-        jobs: cells at the same time.
-        cache_gb: size of the folder of cached image states, in 10^9 bytes.
-        threads: CPU threads that compute a cell. The last digits of its scores depend on them; so they follow
-            from nothing else, are saved with the cell, and tell runs apart.
+        device: ``cpu``, ``cuda`` (runs are distributed over all GPUs), ``cuda:1``, ``mps``.
+        jobs: number of runs at the same time.
+        cache_gb: maximum size of the folder of cached image features, in 10^9 bytes.
+        threads: CPU threads of a run. The last digits of its scores depend on them: they are set
+            explicitly, saved with the run, and compared when runs are reused.
         launcher: one of :data:`LAUNCHERS`.
-        cluster: of Slurm: options of ``sbatch``; of Ray: ``address`` of the cluster, ``cpus`` and ``gpus``
-            for each cell.
-        trackers: that show the curves of each run, see :mod:`attngraph.experiments.runs.trackers`.
+        cluster: for Slurm: options of ``sbatch``; for Ray: ``address`` of the cluster, ``cpus`` and ``gpus``
+            of each run.
+        trackers: trackers of the training curves, see :mod:`attngraph.experiments.runs.trackers`.
     """
 
     out: Path
@@ -77,11 +77,11 @@ class Execution:
 
     @property
     def is_local(self) -> bool:
-        """Whether cells run in processes of this machine."""
+        """Whether runs are executed in processes of this machine."""
         return self.launcher == LOCAL
 
     def conditions(self) -> dict[str, int]:
-        """What the last digits of scores depend on, beside the settings and the machine."""
+        """Conditions that affect the last digits of scores, in addition to the settings and the machine."""
         return {"threads": self.threads, "processes": processes(self.device).num_processes}
 
     @contextmanager
@@ -96,15 +96,15 @@ class Execution:
 
 
 def execution_of(options: RunOptions, out: Path) -> Execution:
-    """What ``--on`` and ``--device`` ask for.
+    """The values of ``--on`` and ``--device``.
 
     Args:
-        options: ``on`` holds a launcher, which may be left out, and settings KEY=VALUE.
+        options: ``on`` contains a launcher (optional) and settings KEY=VALUE.
         out: folder of the table.
 
     Raises:
-        UserError: a setting is unknown or out of range, the device is not there, or what a launcher needs is
-            missing. What other machines have is for them to say.
+        UserError: a setting is unknown or out of range, the device is not available, or a requirement of the
+            launcher is missing. Resources of other machines are not checked here.
     """
     launcher, given = _settings(options.on)
     asked = checked(given, LAUNCHERS[launcher], lambda name: f"--on {launcher} {name}".strip(), REMEDY)
@@ -122,7 +122,7 @@ def execution_of(options: RunOptions, out: Path) -> Execution:
 
 
 def _settings(words: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """The launcher and the settings that words name."""
+    """The launcher and the settings given by words."""
     launcher, given = LOCAL, {}
     for place, word in enumerate(words):
         key, equals, value = (part.strip() for part in word.partition("="))
@@ -133,37 +133,37 @@ def _settings(words: Sequence[str]) -> tuple[str, dict[str, str]]:
                 raise UserError(f"--on {word}: unknown launcher{near}, choose from {', '.join(LAUNCHERS)}")
             launcher = word
         elif not (key and value):
-            raise UserError(f"--on {word}: give a name and a value, such as jobs=2")
+            raise UserError(f"--on {word}: use a name and a value, such as jobs=2")
         elif key in given:
-            raise UserError(f"--on {key}={given[key]} and {word} contradict each other: leave one out")
+            raise UserError(f"--on {key}={given[key]} and {word} contradict each other: remove one of them")
         else:
             given[key] = value
     return launcher, given
 
 
 def _check_launcher(launcher: str, device: str) -> None:
-    """Raise UserError where a launcher's package or program is missing, or it does not take the device."""
+    """Raise UserError if a launcher's package or program is missing, or if it does not support the device."""
     if device not in ("cpu", "cuda"):
-        raise UserError(f"--on {launcher} takes --device cpu or cuda, got {device}")
+        raise UserError(f"--on {launcher} needs --device cpu or cuda, got {device}")
     require(PACKAGES[launcher])
     if launcher == SLURM:
         try:
             subprocess.run(["squeue", "--me", "--noheader"], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
             raise UserError(
-                f"--on {SLURM}: no Slurm answers on this machine (squeue): run the command where sbatch "
-                "works, or leave the option out"
+                f"--on {SLURM}: Slurm does not answer on this machine (squeue): run the command on a machine "
+                "with sbatch, or remove the option"
             ) from None
     if (count := processes(device).num_processes) > 1:
         raise UserError(
-            f"--on {launcher} starts processes itself: give the command without the launcher of PyTorch that "
+            f"--on {launcher} starts processes itself: run the command without the launcher of PyTorch that "
             f"has started {count}"
         )
 
 
 def jobs_for(device: str, threads: int = 1) -> int:
-    """Cells that run at the same time on this machine: as many as have their threads on cores of their own
-    (at most 8) on a CPU, one per GPU otherwise.
+    """Number of runs at the same time on this machine: on a CPU, as many as there are cores for their threads
+    (at most 8); otherwise one per GPU.
     """
     if device == "cpu":
         return min(8, max(1, (os.cpu_count() or 1) // threads))

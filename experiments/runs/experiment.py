@@ -1,9 +1,8 @@
-"""What a run is: how it trains, and the whole of it as a YAML file.
+"""Definition of a run: its training recipe, and the complete run as a YAML file.
 
-An :class:`Experiment` is such a file: it names a method and a task, and may leave everything else open. A
-:class:`Cell` is an experiment in which all is decided; what it says is the identity of a finished run. A
-:class:`Part` is what a table says of several runs at once: all fields that do not tell one of its runs from
-another.
+An :class:`Experiment` is such a file: it names a method and a task, and all other fields are optional. A
+:class:`Cell` is an experiment with values for all fields, which are the identity of a finished run. A
+:class:`Part` contains the fields that are common to several runs of a table.
 """
 
 from __future__ import annotations
@@ -32,16 +31,14 @@ from attngraph.experiments.tasks.task import MANIFEST, Task, holds_scenes
 
 EXPERIMENT = "experiment.yaml"  # in a run's folder
 FOLDER = Path(__file__).parents[1] / "configs" / "experiments"
-REMEDY = (
-    'see the page "Experiment file" of the docs, or experiments/configs/experiments, for what a file holds'
-)
+REMEDY = 'see the page "Experiment file" of the docs, or experiments/configs/experiments, for the format'
 VALIDATED = "validation"  # the split by which the best state of a run is chosen
 
 
 def no_switch(value: Any) -> Any:
-    """The value, unless it is true or false, which pass for numbers."""
+    """The value, unless it is true or false, which pydantic would accept as numbers."""
     if isinstance(value, bool):
-        raise ValueError("give a number, not true or false")
+        raise ValueError("use a number, not true or false")
     return value
 
 
@@ -63,29 +60,30 @@ class Diverged(UserError):
 
 
 class Recipe(Config):
-    """How to train. Null stands for what was chosen on validation data (``learning_rate``), or what the task
-    says; a :class:`Cell` has no such field left, and steps in the place of epochs.
+    """Training recipe. Null means the value chosen on validation data (``learning_rate``), or the task's
+    default; a :class:`Cell` has no null fields left, and steps instead of epochs.
 
     Args:
         learning_rate: peak of the schedule (warm-up, then down to 0).
         steps: optimiser steps.
-        epochs: passes over the training examples, in the place of steps.
+        epochs: passes over the training examples, instead of steps.
         batch_size: examples per step, over all processes.
         accumulation: forward and backward passes that a step is divided into.
-        warmup: share of the steps to warm up.
-        weight_decay: AdamW's, on matrices only.
-        label_smoothing: of the cross-entropy.
-        clip: limit of the gradient norm.
-        group_pictures: how many examples of a picture come one after the other, and so into one batch, where
-            it has so many: what depends on the picture alone is then computed once for them. 1 for examples
-            in random order. See "Grouping examples by image" on the page "Experiment file" of the docs.
-        augment: whether pictures are changed in training, see :mod:`attngraph.experiments.models.augment`.
-        schedule: how the learning rate goes down.
-        precision: of the forward and backward pass; weights stay float32. ``auto`` is bfloat16 where it pays.
-        checkpointing: whether activations are computed again in the backward pass, to save memory.
-        validate_every: steps between scores on validation data, after which the best state so far is kept,
-            by the column that the task names; None for the state after the last step.
-        patience: how many validations without a better score end the training; None for never.
+        warmup: fraction of the steps for warm-up.
+        weight_decay: weight decay of AdamW, for matrices only.
+        label_smoothing: label smoothing of the cross-entropy.
+        clip: maximum norm of the gradient.
+        group_pictures: number of consecutive examples of the same image, if it has that many. They are in one
+            batch, so that computations that depend only on the image are shared. 1 for examples in random
+            order. See "Grouping examples by image" on the page "Experiment file" of the docs.
+        augment: whether images are augmented in training, see :mod:`attngraph.experiments.models.augment`.
+        schedule: schedule of the learning rate after warm-up.
+        precision: precision of the forward and backward passes; weights stay float32. ``auto``: bfloat16 if
+            the device computes it faster.
+        checkpointing: whether activations are recomputed in the backward pass, to save memory.
+        validate_every: steps between evaluations on validation data. The weights with the best score so far,
+            in the task's selection column, are kept; None for the weights after the last step.
+        patience: number of evaluations without a better score after which training ends; None for no limit.
     """
 
     learning_rate: Positive | None = None
@@ -109,20 +107,20 @@ class Recipe(Config):
     def _one_length(self):
         if self.steps is not None and self.epochs is not None:
             raise ValueError(
-                f"give steps or epochs, not both ({self.steps} and {self.epochs:g}): set one of them to null"
+                f"use steps or epochs, not both ({self.steps} and {self.epochs:g}): set one of them to null"
             )
         return self
 
     def description(self) -> dict[str, Any]:
-        """What decides a run's result, as plain values. What was added later is left out at its default:
-        runs that were made before there was such a thing are the same runs still.
+        """The fields that determine a run's result, as plain values. Fields added in later versions are
+        omitted at their defaults, so that earlier runs keep their identity.
         """
         default = Recipe()
         later = {name: value for name, value in self if value and value != getattr(default, name)}
         return {name: getattr(self, name) for name in FIRST} | later
 
     def factor(self, step: int) -> float:
-        r"""The share of its peak that a learning rate has in a step, counted from 0: a linear warm-up, then
+        r"""The learning rate in a step (counted from 0), relative to its peak: a linear warm-up, then
 
         .. math:: 1 - t \quad\text{or}\quad (1 + \cos \pi t) / 2, \qquad t \in [0, 1].
         """
@@ -142,15 +140,15 @@ class Recipe(Config):
         size = min(self.batch_size, examples)
         if size % parts:
             raise UserError(
-                f"a batch of {size} examples can't be divided among {processes} processes and "
-                f"{self.accumulation} passes of each: choose a multiple"
+                f"a batch of {size} examples cannot be divided among {processes} processes with "
+                f"{self.accumulation} passes each: choose a multiple"
             )
         return size // parts
 
 
 class TextDecoding(Config):
-    """How texts are generated, see :class:`attngraph.experiments.models.family.Decoding`; null as the task
-    says."""
+    """Options of text generation, see :class:`attngraph.experiments.models.family.Decoding`; null for the
+    task's defaults."""
 
     max_new_tokens: Whole | None = None
     num_beams: Annotated[Whole, Field(le=MOST_BEAMS)] | None = None
@@ -160,19 +158,19 @@ class TextDecoding(Config):
 
 
 class ListRanking(Config):
-    """How a list of answers is ranked; null as the model's authors do it."""
+    """Options of ranking a list of answers; null for the values of the model's authors."""
 
     k: Whole | None = None
     label_smoothing: Share | None = None
 
 
 class Answers(Config):
-    """How answers come about.
+    """Answering mode.
 
     Args:
-        answering: ``generate`` or ``rank``; null as the task says.
-        decoding, ranking: the details of each.
-        eval_examples: how many examples are scored at most; null as the task says.
+        answering: ``generate`` or ``rank``; null for the task's default.
+        decoding, ranking: options of the modes.
+        eval_examples: maximum number of examples to score; null for the task's default.
     """
 
     answering: Literal["generate", "rank"] | None = None
@@ -181,17 +179,17 @@ class Answers(Config):
     eval_examples: Whole | None = None
 
     def details(self) -> dict[str, Any]:
-        """What is changed of the task's way to answer, by name."""
+        """Options that differ from the task's answering mode, by name."""
         return {**self.decoding.model_dump(exclude_none=True), **self.ranking.model_dump(exclude_none=True)}
 
 
 class Part(Answers):
-    """What can be said of several runs at once.
+    """Fields that several runs may have in common.
 
     Args:
-        side: of the pictures, in pixels; null as the checkpoint says.
-        recipe: how to train.
-        train_examples: how many examples are trained on at most; null as the task says.
+        side: side of the images, in pixels; null for the checkpoint's.
+        recipe: training recipe.
+        train_examples: maximum number of training examples; null for the task's default.
     """
 
     side: Annotated[Whole, Field(le=4096)] | None = None
@@ -199,13 +197,13 @@ class Part(Answers):
     train_examples: Whole | None = None
 
     def said(self) -> dict[str, Any]:
-        """What it says, as plain values; what it leaves open is left out."""
+        """The fields that are set, as plain values."""
         return self.model_dump(exclude_unset=True)
 
 
 def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """What parts say together, field by field: what ``above`` leaves open is as ``below`` says. Steps and
-    epochs are two ways to say one thing.
+    """Two parts merged field by field: fields that ``above`` does not set are those of ``below``. Steps and
+    epochs are alternatives: setting one of them overrides both.
     """
     merged = dict(below)
     for name, value in above.items():
@@ -218,14 +216,15 @@ def laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, A
 
 
 class Scenes(Config):
-    """The data that are drawn where nobody names a folder with data.
+    """Synthetic data, generated if no folder of data is given.
 
     Args:
-        questions, hypotheses, captions: how many for training, validation and test.
-        layouts: draw the six data sets in their official layouts instead, with so many examples for training.
-        published: task -> how many examples for training and test the official files hold. Nothing is drawn
-            then: who runs it names the folder with these files.
-        seed: of the drawn scenes.
+        questions, hypotheses, captions: numbers of examples for training, validation and test.
+        layouts: number of training examples of the six datasets in their official layouts, which are
+            generated instead.
+        published: task -> numbers of training and test examples in the official files. No data are generated
+            in this case: the user must provide the folder of these files.
+        seed: seed of the scenes.
     """
 
     seed: Seed = 0
@@ -237,11 +236,11 @@ class Scenes(Config):
 
     @property
     def is_official(self) -> bool:
-        """Whether they stand for data sets in official files."""
+        """Whether they take the place of datasets in official files."""
         return self.layouts is not None or bool(self.published)
 
     def count(self, task: Task) -> int | None:
-        """How many training examples a task has; None for a task whose data are not drawn."""
+        """Number of training examples of a task; None for a task without synthetic data."""
         if self.published:
             return self.published[task.name][0]
         if self.layouts is not None:
@@ -249,7 +248,7 @@ class Scenes(Config):
         return None if task.drawn is None else getattr(self, task.drawn)[0]
 
     def draw(self, folder: Path) -> None:
-        """Write them, or reuse what is there of the same settings."""
+        """Write the data, or reuse existing data with the same settings."""
         if self.layouts is not None:
             make_scenes(folder, self.seed, self.layouts)
         elif not self.published:
@@ -257,8 +256,8 @@ class Scenes(Config):
 
     @staticmethod
     def found(data: Path) -> Scenes | None:
-        """The scenes that ``attngraph scenes`` or a table has drawn into a folder; None where nothing says
-        that this version would draw the same.
+        """The scenes that ``attngraph scenes`` or a table has generated in a folder; None unless this version
+        is known to generate the same scenes.
         """
         if not holds_scenes(data):
             return None
@@ -275,14 +274,13 @@ class Experiment(Part):
     """An experiment.
 
     Args:
-        method, task: their names.
-        data: folder of the data sets; null where they are drawn or come with a package.
-        model: checkpoint folder, hub name or name of a shipped model; null for the mini-BLIP that ships with
-            the package.
-        seed: of the trainable weights and of the order of the examples.
-        settings: the method's, in the place of those that were chosen on validation data.
-        split: the one that is scored.
-        scenes: which are drawn; null for the default.
+        method, task: names of the method and the task.
+        data: folder of the datasets; null for synthetic data and for data in a package.
+        model: checkpoint folder, hub name or name of a shipped model; null for the shipped mini-BLIP.
+        seed: seed of the trainable weights and of the order of the examples.
+        settings: settings of the method, which replace those chosen on validation data.
+        split: the split to score.
+        scenes: synthetic data; null for the default.
     """
 
     method: str
@@ -296,15 +294,15 @@ class Experiment(Part):
 
 
 class Cell(Experiment):
-    """One run: an experiment in which everything is decided.
+    """One run: an experiment with values for all fields.
 
     Args:
-        label: names its folder: the method, and in a search what is tried.
-        recipe: how to train; None for methods without training.
-        data: folder of the data sets.
-        scenes: that are drawn into it; None where it is there, or nothing is read from it.
-        checkpoint: whether the model is one of those that a grid's seeds are dealt over. A finished run
-            counts where this machine does not have its checkpoint.
+        label: name of its folder: the method, and in a search the setting that is tried.
+        recipe: training recipe; None for methods without training.
+        data: folder of the datasets.
+        scenes: synthetic data to generate in that folder; None if the data exist, or are not needed.
+        checkpoint: whether the model is one of the checkpoints to which a grid's seeds are assigned. Finished
+            runs are reused even on a machine without the checkpoint.
     """
 
     label: str
@@ -317,20 +315,20 @@ class Cell(Experiment):
 
     @property
     def name(self) -> str:
-        """In messages; that of no other run of a table."""
+        """Name of the run in messages, unique in a table."""
         return f"{self.label} {self.task} seed {self.seed}"
 
     def folder(self, out: Path) -> Path:
-        """Where the run is saved."""
+        """Folder of the run."""
         return out / "cells" / self.label / self.task / f"seed{self.seed}"
 
     def way(self) -> Answering:
-        """How the model answers."""
+        """The answering mode."""
         return way_of(TASKS[self.task], self.data, self.answering, self.model, self.details())
 
     def description(self) -> dict[str, Any]:
-        """What decides the result, as plain values. How the model answers is a part where the user chose
-        it, and for tasks on official files, whose lists may change with the data.
+        """The fields that determine the result, as plain values. They include the answering mode if the user
+        chose it, and for tasks on official files, whose lists of answers may change with the data.
         """
         task = TASKS[self.task]
         names = ("label", "method", "settings", "task", "seed", "split", "train_examples", "eval_examples")
@@ -348,7 +346,7 @@ class Cell(Experiment):
         return json.loads(json.dumps(content, default=str))
 
     def yaml(self) -> str:
-        """The file of an experiment that is this run: all that decides its result is named in it."""
+        """An experiment file of this run, with all fields that determine its result."""
         task, drawn = TASKS[self.task], self.scenes
         if drawn is not None and drawn.is_official:  # which only a table draws
             drawn = None
@@ -374,14 +372,14 @@ def load_experiment(name: str | None, words: list[str]) -> Experiment:
     """An experiment by its name or by the path of a YAML file, with changes.
 
     Args:
-        name: None for an experiment that consists of changes alone.
+        name: None for an experiment that consists of changes only.
         words: changes, such as ``recipe.steps=100``.
 
     Raises:
-        UserError: no such experiment, a damaged file, or changes that do not fit it.
+        UserError: no such experiment, a damaged file, or changes that do not apply to it.
     """
     if name is None:
-        remedy = "change it with --set NAME=VALUE, or give a file"
+        remedy = "change it with --set NAME=VALUE, or use a file"
         return with_changes(None, words, Experiment, "an experiment without a file", remedy)
     file = file_named(name, FOLDER, experiment_names(), "experiment")
     return with_changes(read_yaml(file, REMEDY), words, Experiment, f"{file}", REMEDY)

@@ -1,4 +1,4 @@
-"""From the file of one run to its cell: what the file leaves open is decided here."""
+"""Completes the file of a run: fields that the file does not set get their values here."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from attngraph.names import did_you_mean
 def cell_of(
     experiment: Experiment, drawn: Path, chosen: Settings, counted: dict[str, int] | None = None
 ) -> Cell:
-    """The cell of an experiment: what the file leaves open is decided here.
+    """The run of an experiment, with values for all fields.
 
     Args:
-        experiment: as the user gave it, or as a table says.
-        drawn: folder for drawn data.
+        experiment: the experiment of a user or of a table.
+        drawn: folder for synthetic data.
         chosen: settings chosen on validation data, :func:`written_out`.
-        counted: task -> its training examples, of an earlier call on the same data; gets those counted here.
+        counted: task -> its number of training examples, from an earlier call on the same data; updated here.
 
     Raises:
-        UserError: a recipe that cannot be followed.
+        UserError: an inconsistent recipe.
     """
     method, task = method_named(experiment.method), TASKS[experiment.task]
     is_drawn = experiment.data is None and not task.packaged
@@ -52,7 +52,7 @@ def cell_of(
 
 
 def _recipe(given: Recipe, rate: float, cell: Cell, counted: dict[str, int]) -> Recipe:
-    """How a cell trains; passes over the training examples become steps."""
+    """The training recipe of a run; passes over the training examples are converted to steps."""
     task = TASKS[cell.task]
     batch_size = given.batch_size or task.budget.batch_size
     steps = given.steps or task.budget.steps
@@ -65,44 +65,44 @@ def _recipe(given: Recipe, rate: float, cell: Cell, counted: dict[str, int]) -> 
         steps = max(1, round(given.epochs * (examples // min(batch_size, examples))))
     augment = task.budget.augment if given.augment is None else given.augment
     if given.patience is not None and given.validate_every is None:
-        raise UserError("recipe: patience counts validations: give validate_every too")
+        raise UserError("recipe: patience counts validations: set validate_every, too")
     decided = dict(learning_rate=rate, steps=steps, epochs=None, batch_size=batch_size, augment=augment)
     return given.model_copy(update=decided)
 
 
 def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> Cell:
-    """The cell of a user's experiment.
+    """The run of a user's experiment, with values for all fields.
 
     Args:
-        experiment: as the user gave it.
-        drawn: folder for drawn data.
+        experiment: the user's experiment.
+        drawn: folder for synthetic data.
         chosen: settings chosen on validation data.
 
     Raises:
-        UserError: a name is unknown, something is missing, or changes nothing.
+        UserError: a name is unknown, or a field is missing or has no effect.
     """
     method = method_named(experiment.method)
     if method.repeats is not None:
-        raise UserError(f"method {method.name} shows the runs of {method.repeats} again: give that one")
+        raise UserError(f"method {method.name} repeats the runs of {method.repeats}: use that method")
     if not method.trains and experiment.recipe != Recipe():
-        raise UserError(f"recipe changes nothing, since {method.name} trains nothing: leave it out")
+        raise UserError(f"recipe has no effect, since {method.name} does not train: remove it")
     (task,) = tasks_named([experiment.task]).values()
     experiment = experiment.model_copy(update={"method": method.name, "task": task.name})
     data, scenes = experiment.data, experiment.scenes or Scenes()
     if data is None:
         if task.data_set is not None:
             raise UserError(
-                f"data is missing: give the folder that holds {task.data_set}, which {task.name} reads"
+                f"data is missing: set it to the folder with {task.data_set}, which {task.name} needs"
             )
     elif task.packaged:
-        raise UserError(f"data {data}: the examples of {task.name} come with a package: leave data out")
+        raise UserError(f"data {data}: the examples of {task.name} are in a package: remove data")
     elif not data.is_dir():
-        raise UserError(f"data {data} is no folder: give the one that holds the data sets")
+        raise UserError(f"data {data} is not a folder: use the folder of the datasets")
     elif scenes != Scenes():
-        raise UserError(f"scenes changes nothing, since data names {data}: leave one out")
+        raise UserError(f"scenes has no effect, since data is {data}: remove one of them")
     if scenes.is_official:
         raise UserError(
-            "scenes: layouts and published are a table's: draw data sets with attngraph data make"
+            "scenes: layouts and published are for tables only: generate datasets with attngraph data make"
         )
     task.check(data)
     require(*task.needs)
@@ -114,21 +114,21 @@ def decided(experiment: Experiment, drawn: Path, chosen: Settings) -> Cell:
 
 
 def settings_of(method: Method, own: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's settings, some of which were given. Who names all of them gets these; else what is not given
-    stays, also inside of a setting that has names of its own.
+    """A method's settings, some of them replaced. If all settings are given, these are used; otherwise the
+    others keep their values, also in nested settings.
 
     Args:
-        method: whose.
-        own: its settings, complete.
-        given: by the user.
+        method: the method.
+        own: all of its settings.
+        given: the user's settings.
 
     Raises:
-        UserError: it has no such setting.
+        UserError: the method has no such setting.
     """
     known = [*own, *(name for name in method.further_settings() if name not in own)]
     for name in given:
         if name not in known:
-            has = f"choose from {', '.join(known)}" if known else "leave settings out"
+            has = f"choose from {', '.join(known)}" if known else "remove settings"
             raise UserError(f"settings: {method.name} has no {name!r}{did_you_mean(name, known)}: {has}")
     if own.keys() <= given.keys():
         return dict(given)
@@ -140,13 +140,12 @@ def _over(own: Any, given: Any) -> Any:
 
 
 def written_out(settings: Settings, given: Settings | None = None) -> Settings:
-    """Settings with an entry for every method on every task for which something was chosen: a task that is
-    like another one has the entry of that one, a method that follows another one that method's, unless they
-    have entries of their own.
+    """Settings with an entry for every method and task for which settings were chosen. A task that is like
+    another task, and a method that follows another method, have its entry, unless they have a separate one.
 
     Args:
-        settings: as a file has them.
-        given: laid over them, field by field.
+        settings: content of a settings file.
+        given: settings that replace them, field by field.
     """
     given = given or Settings()
     found: dict[str, dict[str, Choice]] = {}
@@ -165,10 +164,10 @@ def written_out(settings: Settings, given: Settings | None = None) -> Settings:
 
 
 def check_task_data(task: Task, data: Path | None) -> None:
-    """Raise :class:`~attngraph.UserError` where a command on one task lacks its folder of data, or names one
-    for examples that come with a package.
+    """Raise :class:`~attngraph.UserError` if a command on one task lacks its folder of data, or has one
+    although the examples are in a package.
     """
     if task.packaged and data is not None:
-        raise UserError(f"--data {data}: the examples of {task.name} come with a package: leave out --data")
+        raise UserError(f"--data {data}: the examples of {task.name} are in a package: remove --data")
     if not task.packaged and data is None:
-        raise UserError(f"--data is missing: give the folder with the data of {task.name}")
+        raise UserError(f"--data is missing: use the folder with the data of {task.name}")

@@ -1,5 +1,5 @@
-"""Runs the cells of a table: what they share is made once, then an engine (or the processes of ``torchrun``)
-runs them, with one progress bar; finished cells are never run again.
+"""Executes the runs of a table: shared data are prepared once, then an engine (or the processes of
+``torchrun``) executes the runs, with one progress bar; finished runs are never repeated.
 """
 
 from __future__ import annotations
@@ -46,30 +46,30 @@ LATE = 60.0  # seconds after which a file system shows what another machine has 
 def run_cells(
     cells: Sequence[Cell], run: Execution, download: bool = False, may_diverge: bool = False
 ) -> dict[Cell, dict[str, Any]]:
-    """Run all cells and return their scores: those with saved scores are skipped, interrupted ones continue.
+    """Execute all runs and return their scores: finished runs are skipped, interrupted runs continue.
 
-    The engine that ``run`` names brings them to worker processes. Under ``torchrun`` or ``accelerate
-    launch`` they run one after the other instead, each in all processes together.
+    The engine of ``run`` distributes them to worker processes. Under ``torchrun`` or ``accelerate launch``
+    they are executed one after the other instead, each in all processes together.
 
     Args:
-        cells: what to run.
-        run: where and how.
-        download: fetch a model that is not on this machine.
-        may_diverge: leave out cells whose loss is not finite, instead of failing; those that ended so in an
-            earlier call are not run again.
+        cells: the runs.
+        run: where and how they are executed.
+        download: whether missing models may be downloaded.
+        may_diverge: skip runs whose loss is not finite, instead of failing; runs that diverged in an earlier
+            call are not repeated.
 
     Raises:
-        UserError: a model cannot be loaded or trained, a folder of data or of a cell holds something else, or
-            cells failed; the others are finished then. Or the cluster is gone.
-        KeyboardInterrupt: Ctrl-C; finished cells stay, running ones continue from their last saved state next
-            time.
+        UserError: a model cannot be loaded or trained, a folder of data or of a run holds something else, or
+            runs failed (after all others have finished), or the cluster is lost.
+        KeyboardInterrupt: Ctrl-C; finished runs are kept, active ones continue from their last saved state
+            next time.
     """
     state = processes(run.device)
     outcomes: dict[Cell, Outcome] = agreed(lambda: _found(cells, run, download, may_diverge))
     todo = [cell for cell in cells if cell not in outcomes]
     if state.is_main_process:
         there = f", {len(outcomes)} of them finished already" * bool(outcomes)
-        note(f"{run.out}: {len(cells)} cells{there} (Ctrl-C is safe, the same command goes on)")
+        note(f"{run.out}: {len(cells)} runs{there} (Ctrl-C is safe: the same command continues)")
     if todo:
         outcomes |= _run_together(todo, run) if state.num_processes > 1 else _executed(todo, run)
     failed = {cell.name: error for cell, error in outcomes.items() if isinstance(error, UserError)}
@@ -83,12 +83,12 @@ def run_cells(
         raise outcomes[cells[0]]
     if fatal:
         said = "; ".join(fatal.values())
-        raise UserError(f"{len(failed)} of {len(cells)} cells failed, the others are finished: {said}")
+        raise UserError(f"{len(failed)} of {len(cells)} runs failed, the others are finished: {said}")
     return {cell: outcomes[cell] for cell in cells if cell.name not in failed}
 
 
 def _found(cells: Sequence[Cell], run: Execution, download: bool, may_diverge: bool) -> dict[Cell, Outcome]:
-    """What earlier calls have left of cells, when all that the others need is there."""
+    """The outcomes of finished runs, after a check that everything needed by the other runs exists."""
     transformers.utils.logging.disable_progress_bar()
     todo = [cell for cell in cells if not has_scores(cell, run.out)]
     count = processes(run.device).num_processes
@@ -113,28 +113,28 @@ def _found(cells: Sequence[Cell], run: Execution, download: bool, may_diverge: b
             found[cell] = read_scores(cell, run.out)
             remove_states(cell, run.out)  # of cells whose worker was killed when they were all but done
         elif may_diverge and file.exists():
-            found[cell] = Diverged(f"{file} is there: without it, the cell is run again")
+            found[cell] = Diverged(f"{file} exists: delete it to repeat the run")
     return found
 
 
 def check_models(cells: Sequence[Cell], download: bool) -> None:
-    """Load each model of cells and try the settings of the first of its cells.
+    """Load each model and check it with the settings of its first run.
 
     Raises:
-        UserError: it cannot be loaded, or not trained, or the settings do not fit it.
+        UserError: a model cannot be loaded or trained, or the settings do not fit it.
     """
     for cell in {(cell.model, cell.side): cell for cell in reversed(cells)}.values():
         family = load_family(cell.model, download, cell.side)
         if not family.trains:
             raise UserError(
-                f"--model {cell.model} writes no answers, so it can't be trained on a task: give an "
-                "image-and-text model that writes text"
+                f"--model {cell.model} does not generate text, so it cannot be trained on a task: use an "
+                "image-and-text model that generates text"
             )
         method_named(cell.method).apply(family, cell.settings)  # an error of the user's in them
 
 
 def _executed(cells: Sequence[Cell], run: Execution) -> dict[Cell, Outcome]:
-    """Run cells in worker processes, those with most training first; returns what each has ended with."""
+    """Execute runs in worker processes, those with the most training first; returns their outcomes."""
     plugins = tuple(file.absolute() for file in plugin_files())
     (run.out / FOLDER).mkdir(parents=True, exist_ok=True)
     jobs = [Job(cell, run, plugins, Path.cwd()) for cell in longest_first(cells)]
@@ -166,11 +166,11 @@ def _outcome(future: Future[Outcome]) -> Outcome:
     error = future.exception()
     if error is None:
         return future.result()
-    return UserError(f"its worker is lost ({first_line(error)}): run the same command again to go on")
+    return UserError(f"worker lost ({first_line(error)}): run the same command again to continue")
 
 
 def _see(cell: Cell, out: Path) -> None:
-    """Wait until this machine sees the files of a cell that another one has made."""
+    """Wait until the files of a run that another machine has written are visible on this machine."""
     until = time.monotonic() + LATE
     while not has_scores(cell, out) and time.monotonic() < until:
         with suppress(OSError):
@@ -179,11 +179,11 @@ def _see(cell: Cell, out: Path) -> None:
 
 
 def longest_first(cells: Sequence[Cell]) -> list[Cell]:
-    """Cells in the order that keeps all workers busy to the end: those with most training first.
+    """Runs in an order that keeps all workers busy until the end: those with the most training first.
 
-    The time of a step is not known, so numbers of training examples are rounded to powers of two, and cells
-    of the same power stay in the table's order, in which tasks alternate. (Captions take longest in the quick
-    table, on fewer examples than questions; sorted by the exact number they would all come last, and one
+    The time of a step is not known, so numbers of training examples are rounded to powers of two, and runs of
+    the same power stay in the table's order, in which tasks alternate. (In the quick table, captions take the
+    longest but have fewer examples than questions. Sorted by exact number, they would all be last, and one
     worker would wait for the other.)
     """
 
@@ -194,12 +194,12 @@ def longest_first(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def weight(cell: Cell) -> int:
-    """Steps that a cell counts for in the bar: its scoring takes about as long as some training steps."""
+    """Number of steps of a run in the progress bar, in which scoring counts as some training steps."""
     return (cell.recipe.steps if cell.recipe else 0) + EVAL_STEPS
 
 
 def line(cell: Cell, outcome: Outcome) -> str:
-    """A cell's outcome in a line."""
+    """The outcome of a run, on one line."""
     if isinstance(outcome, UserError):
         said = str(outcome)
     else:
@@ -209,7 +209,7 @@ def line(cell: Cell, outcome: Outcome) -> str:
 
 
 def _run_together(cells: Sequence[Cell], run: Execution) -> dict[Cell, Outcome]:
-    """The cells one after the other, each in all processes."""
+    """Execute runs one after the other, each in all processes."""
     state = processes(run.device)
     prepare_process()
     if run.device == "cuda":

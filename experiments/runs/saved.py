@@ -1,7 +1,7 @@
-"""What a run leaves in its folder, read again: whole, of this run, and in agreement with itself; or an error.
-A finished run can be put together again to answer other examples.
+"""Reading the files in a run's folder, with checks that they are complete, belong to this run, and are
+consistent. The model of a finished run can be loaded to answer other examples.
 
-A table is made from these files. So a damaged one is named, and never takes part in a table.
+Tables are made from these files, so damaged files are errors and never part of a table.
 """
 
 from __future__ import annotations
@@ -86,10 +86,10 @@ class Result(BaseModel):
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A run's ``config.json``, its scheme by the name of today.
+    """A run's ``config.json``, with the current name of its scheme.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     with _undamaged(folder / CONFIG):
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -102,10 +102,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_result(folder: Path, row: str, task: Task, seed: int) -> dict[str, Any]:
-    """A finished run's ``scores.json``, checked against the run's name and the files beside it.
+    """A finished run's ``scores.json``, checked against the run's name and the other files of the folder.
 
     Raises:
-        UserError: one of the files is missing or damaged, or they do not belong together.
+        UserError: one of the files is missing or damaged, or they are inconsistent.
     """
     with _undamaged(folder / SCORES):
         text = (folder / SCORES).read_text(encoding="utf-8")
@@ -135,7 +135,7 @@ def _check_statistics(sums: np.ndarray, score: Any, expected: float) -> None:
 
 @contextmanager
 def _undamaged(file: Path) -> Iterator[None]:
-    """Whatever is wrong with a file means the same to the user."""
+    """Turn every error about a file into the same :class:`~attngraph.UserError`."""
     try:
         yield
     except Exception as error:
@@ -156,11 +156,11 @@ class Finished:
     """A finished run.
 
     Args:
-        folder: of the run.
-        experiment: the file that runs it again.
-        settings: what decided its result, of ``config.json``.
+        folder: folder of the run.
+        experiment: the experiment file, which reproduces the run.
+        settings: the settings that determined its result, from ``config.json``.
         result: its ``scores.json``.
-        threads: CPU threads that it computed with, as far as this machine has so many cores.
+        threads: CPU threads of the run, at most the number of cores of this machine.
     """
 
     folder: Path
@@ -171,11 +171,11 @@ class Finished:
 
     @property
     def task(self) -> Task:
-        """Its task."""
+        """The task of the run."""
         return TASKS[self.experiment.task]
 
     def data(self, given: Path | None) -> Path | None:
-        """The folder of its data: as given, or as its file says; None where that is not on this machine."""
+        """The folder of its data: the given one, or that of its file; None if that is not on this machine."""
         if given is not None:
             return given
         experiment = self.experiment
@@ -189,20 +189,20 @@ class Finished:
         """The trained model.
 
         Args:
-            model: the checkpoint that it started from, in place of the one that its file names.
-            device: where to put it.
-            data: folder of the data sets; only a method that counts training answers reads them.
-            download: fetch a model that is not on this machine.
+            model: the checkpoint that it started from, instead of the one in its file.
+            device: device of the model.
+            data: folder of the datasets; only needed by a method that counts training answers.
+            download: whether a missing model may be downloaded.
 
         Raises:
-            UserError: the run started from other weights, its own do not fit, or its settings are none that
-                the method knows.
+            UserError: the run started from other weights, its weights do not fit, or the method does not know
+                its settings.
         """
         model = model or self.experiment.model
         if weights_digest(model) != self.settings["weights"]:
             raise UserError(
                 f"{self.folder} started from other weights than {model or 'the mini-BLIP of this version'}: "
-                "give the model that it started from (--model)"
+                "use the model that it started from (--model)"
             )
         family = load_family(model, download, self.experiment.side)
         family.model.to(device)
@@ -210,15 +210,15 @@ class Finished:
             tuned = method_named(self.experiment.method).apply(family, self.settings["settings"])
         except (KeyError, TypeError) as error:
             raise UserError(
-                f"{self.folder / CONFIG}: settings that {self.experiment.method} cannot take "
-                f"({type(error).__name__}: {first_line(error)}): take the version that made the run, or "
+                f"{self.folder / CONFIG}: settings that {self.experiment.method} does not accept "
+                f"({type(error).__name__}: {first_line(error)}): use the version that made the run, or "
                 "run again"
             ) from error
         if type(tuned).observe is not Tuned.observe:
             content = self.task.content(data, self.result["split"])
             if content != self.settings.get("data", content):
                 raise UserError(
-                    f"{self.folder} counted the training answers of other data than those in {data}: give "
+                    f"{self.folder} counted the training answers of other data than those in {data}: use "
                     "the data that it was trained on"
                 )
             training = subset(self.task.examples(data, "train"), self.experiment.train_examples)
@@ -228,13 +228,13 @@ class Finished:
         return tuned
 
     def way(self, data: Path) -> Answering:
-        """How the run answered.
+        """Answering mode of the run.
 
         Args:
-            data: folder of the data sets, where training answers are counted.
+            data: folder of the datasets, if training answers are counted.
 
         Raises:
-            UserError: it ranked another list than there is in these data.
+            UserError: the run ranked another list of answers than that of these data.
         """
         with _undamaged(self.folder / SCORES):
             recorded = self.result["answering"]
@@ -247,8 +247,8 @@ class Finished:
         way = way_of(self.task, data, self.experiment.answering, None, changes)
         if described(way).get("digest") != digest:
             raise UserError(
-                f"{self.folder} answered in another way than can be had with {data} ({SCORES} says "
-                f"{recorded}): give the data that it was trained on"
+                f"the answering mode of {self.folder} is not possible with {data} ({SCORES} has "
+                f"{recorded}): use the data that it was trained on"
             )
         return way
 
@@ -267,12 +267,12 @@ def finished(folder: Path) -> Finished:
     """The finished run in a folder.
 
     Raises:
-        UserError: there is none, it is damaged, or its method or task is not known.
+        UserError: there is no finished run, it is damaged, or its method or task is unknown.
     """
     if not all((folder / name).is_file() for name in (CONFIG, SCORES, EXPERIMENT)):
         raise UserError(
-            f"{folder} holds no finished run ({CONFIG}, {SCORES}, {EXPERIMENT}): give the folder of a run of "
-            "`attngraph train` or of a table's cell, such as runs/six/cells/gcn/vqa2/seed0"
+            f"{folder} does not contain a finished run ({CONFIG}, {SCORES}, {EXPERIMENT}): use the folder of "
+            "a run of `attngraph train` or of a table, such as `runs/six/cells/gcn/vqa2/seed0`"
         )
     experiment, config = read_yaml(folder / EXPERIMENT, Experiment, REMEDY), read_config(folder)
     with _undamaged(folder / CONFIG):

@@ -1,8 +1,8 @@
-"""Where the numbers of a run go while it trains, beside its files: accelerate's trackers for TensorBoard,
+"""Experiment tracking during training, in addition to the run's files: accelerate's trackers for TensorBoard,
 Weights & Biases and MLflow.
 
-Nothing is sent anywhere unasked: all three write into the run's folder. W&B and MLflow follow their own
-environment variables (``WANDB_MODE=online``, ``MLFLOW_TRACKING_URI``) where a user sets them.
+By default, nothing is sent over the network: all three write into the run's folder. W&B and MLflow respect
+their environment variables (``WANDB_MODE=online``, ``MLFLOW_TRACKING_URI``).
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ UNLESS_SET = {  # in the environment
 def tracked(
     names: Sequence[str], folder: Path, cell: Cell
 ) -> Iterator[Callable[[int, Mapping[str, float]], None]]:
-    """While the block runs, trackers are shown a run.
+    """Log a run to trackers while the block runs.
 
     Args:
-        names: of the trackers.
-        folder: the run's.
-        cell: the run. TensorBoard drops what an interrupted call has shown of steps that come again.
+        names: names of the trackers.
+        folder: folder of the run.
+        cell: the run. TensorBoard drops steps logged by an interrupted call if they are repeated.
 
     Yields:
-        A function that shows the numbers of a step, of the first process.
+        A function that logs the numbers of a step, on the first process.
     """
     place, begun = str(folder.absolute()), last_step(folder)
     options = {
@@ -76,7 +76,7 @@ def tracked(
 
 
 def trackers_of(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The trackers that ``--track`` asks for.
+    """The trackers of ``--track``.
 
     Raises:
         UserError: a package is not installed.

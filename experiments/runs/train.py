@@ -1,8 +1,8 @@
-"""The training loop: what is trained, in which order, and how an interrupted run goes on.
+"""The training loop, with resumption of interrupted runs.
 
-A run saves its state every :data:`SAVE_EVERY` steps into ``states/step-STEP.pt`` of its folder: the trained
-weights, what the optimiser keeps of them, random generators, and the numbers of all steps so far. The two
-last states stay.
+A run saves its state every :data:`SAVE_EVERY` steps in ``states/step-STEP.pt`` of its folder: the trained
+weights, the states of the optimiser and of random generators, and the numbers of all steps so far. The last
+two states are kept.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ KEPT = 2  # states
 
 
 class LossModule(nn.Module):
-    """A model family as a module from inputs with labels to the loss: the sum over the batch's answer tokens,
-    divided by ``tokens``, their number in the whole step (all passes and processes). So losses add up to the
-    mean that one process would compute in one pass.
+    """A model family as a module that maps inputs with labels to the loss: the sum over the batch's answer
+    tokens, divided by ``tokens``, their number in the whole step (all passes and processes). So losses add up
+    to the mean that one process would compute in one pass.
     """
 
     def __init__(self, tuned: Tuned, label_smoothing: float):
@@ -65,8 +65,8 @@ class LossModule(nn.Module):
 
 
 class Trained(NamedTuple):
-    """What a training run leaves: the mean loss of its last steps, and the seconds that interrupted calls
-    took before.
+    """Result of training: the mean loss of the last steps, and the seconds spent in earlier, interrupted
+    calls.
     """
 
     loss: float
@@ -83,19 +83,19 @@ def train(
     validation: Validation | None = None,
     show: Callable[[int, Mapping[str, float]], None] = lambda step, numbers: None,
 ) -> Trained:
-    """Train what a method declared trainable; go on where an interrupted call stopped. Of several processes
-    all call this together.
+    """Train the parameters that a method declared trainable; continue where an interrupted call stopped. With
+    several processes, all of them call this together.
 
     Args:
-        folder: the run's folder; gets ``metrics.csv``, and ``states`` until the caller removes it.
-        on_step: told after every step.
-        validation: scores the run while it trains; the model gets the best weights in the end.
-        show: given the numbers of a step.
+        folder: the run's folder, for ``metrics.csv``, and ``states`` until the caller removes it.
+        on_step: called after every step.
+        validation: evaluates the model during training; the model gets the best weights in the end.
+        show: called with the numbers of a step.
 
     Raises:
         Diverged: the loss or a weight is not finite.
         UserError: a pass does not fit in memory; the saved state is damaged, or a state cannot be saved; the
-            model cannot compute activations again.
+            model does not support recomputing activations.
     """
     process, device = PartialState(), tuned.family.device
     if device.type == "cuda":
@@ -165,7 +165,7 @@ def train(
 
 
 def _loader(data: TaskData, recipe: Recipe, seed: int, device: torch.device, begin: int) -> DataLoader:
-    """This process's batches, one for each pass, from a step on."""
+    """This process's batches, one for each pass, from the given step."""
     process = PartialState()
     size = recipe.per_process(process.num_processes, len(data))
     together = recipe.group_pictures
@@ -190,21 +190,21 @@ def _inputs(family: ModelFamily, samples: Sequence[Sample]) -> dict[str, Tensor]
     """A batch of training inputs.
 
     Raises:
-        UserError: a label stands first, where no place before it predicts it.
+        UserError: the first position has a label, which no earlier position predicts.
     """
     inputs = family.training_inputs(samples)
     if (inputs["labels"][:, 0] != IGNORED).any():
         raise UserError(
-            f"{family.title}: training_inputs has a label at the first place, which nothing predicts: put "
-            "each label at its token's own place in what the decoder reads, and ignore the first place"
+            f"{family.title}: training_inputs has a label at the first position, which nothing predicts: put "
+            "each label at the position of its token in the decoder's input, and ignore the first position"
         )
     return inputs
 
 
 @contextmanager
 def _errors_in_words(folder: Path, recipe: Recipe, examples: int) -> Iterator[None]:
-    """A block in which errors of allocators come out in our words, and those of users in loaders without the
-    traceback that PyTorch puts before them.
+    """A block in which out-of-memory errors have a remedy, and errors of users raised in data loaders lose
+    the traceback that PyTorch prepends.
     """
     try:
         yield
@@ -218,25 +218,25 @@ def _errors_in_words(folder: Path, recipe: Recipe, examples: int) -> Iterator[No
             raise
         size = recipe.per_process(PartialState().num_processes, examples)
         raise UserError(
-            f"{folder}: out of memory with {size} examples at a time ({first_line(error)}): raise "
-            f"recipe.accumulation, now {recipe.accumulation}, in another --out, which computes the same "
-            "step, or let recipe.checkpointing or a smaller side save memory"
+            f"{folder}: out of memory with {size} examples at a time ({first_line(error)}): use a larger "
+            f"recipe.accumulation, now {recipe.accumulation}, in another --out (the same step in more "
+            "passes), or save memory with recipe.checkpointing or a smaller side"
         ) from None
 
 
 def compute_again(model: PreTrainedModel) -> None:
-    """Lets a model compute activations again in the backward pass instead of keeping them, layer by layer.
+    """Let a model recompute activations in the backward pass instead of keeping them, layer by layer.
 
     Raises:
-        UserError: it cannot.
+        UserError: the model does not support it.
     """
     if not model.supports_gradient_checkpointing:
-        raise UserError(f"{type(model).__name__} cannot compute activations again: leave out checkpointing")
+        raise UserError(f"{type(model).__name__} cannot recompute activations: remove checkpointing")
     model.gradient_checkpointing_enable({"use_reentrant": False})  # layers below the first trained one, too
 
 
 def diverged(folder: Path, what: str, step: int, recipe: Recipe) -> Diverged:
-    """The error for a number of a run that is not finite."""
+    """The error for a non-finite number in a run."""
     return Diverged(
         f"{folder}: {what} is not finite at step {step}; lower the learning rate ({recipe.learning_rate:g})"
     )
@@ -246,16 +246,16 @@ def diverged(folder: Path, what: str, step: int, recipe: Recipe) -> Diverged:
 
 
 class State:
-    """Where a run is: all that the next step depends on.
+    """State of a run: everything that the next step depends on.
 
     Args:
-        tuned: whose trained weights are a part of it.
-        parts: optimiser, schedule and the like.
-        validation: of the run, if any.
+        tuned: the model, whose trained weights are part of the state.
+        parts: optimiser, schedule and others.
+        validation: validation of the run, if any.
 
     Attributes:
         lines: the numbers of each step so far.
-        earlier: seconds that interrupted calls took before.
+        earlier: seconds spent in earlier, interrupted calls.
     """
 
     def __init__(self, tuned: Tuned, parts: Sequence[Any], validation: Validation | None):
@@ -266,14 +266,14 @@ class State:
 
     @property
     def step(self) -> int:
-        """How many steps are done."""
+        """Number of completed steps."""
         return len(self.lines)
 
     def save(self, file: Path) -> None:
-        """Write the state from the first process, whole or not at all. All processes call this together.
+        """Write the state from the first process, completely or not at all. All processes call this together.
 
         Raises:
-            UserError: there is no room.
+            UserError: the disk is full.
         """
         content = {
             "weights": weights_of(self.tuned),
@@ -292,17 +292,17 @@ class State:
                 torch.save(content, part)
         except Exception as error:  # each library has its own for a full disk
             raise UserError(
-                f"{file} cannot be saved ({type(error).__name__}: {first_line(error)}): make room on the "
-                "disk and run again; the run goes on from the state before it, or starts anew"
+                f"{file} cannot be saved ({type(error).__name__}: {first_line(error)}): free disk space and "
+                "run again; the run continues from the previous state, or starts again"
             ) from error
         for older in _states(file.parent.parent)[:-KEPT]:
             older.unlink(missing_ok=True)
 
     def load(self, file: Path) -> None:
-        """Take over what :meth:`save` wrote.
+        """Restore a state written by :meth:`save`.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the file is damaged.
         """
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -316,7 +316,7 @@ class State:
         except Exception as error:  # whatever is wrong with the file
             raise UserError(
                 f"{file} cannot be read ({type(error).__name__}: {first_line(error)}): delete that file and "
-                "run again; the run goes on from the state before it, or starts anew"
+                "run again; the run continues from the previous state, or starts again"
             ) from error
 
 
@@ -326,7 +326,7 @@ def last_state(folder: Path) -> Path | None:
 
 
 def last_step(folder: Path) -> int:
-    """The step after which the last state was saved; 0 without any."""
+    """The step after which the last state was saved; 0 if there is none."""
     state = last_state(folder)
     return 0 if state is None else _step_of(state)
 

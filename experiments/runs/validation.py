@@ -1,7 +1,7 @@
-"""Scores on validation data while a run trains: which state was the best, and when to stop early.
+"""Validation during training: selection of the best weights, and early stopping.
 
-Nothing of it changes the training: random generators and the modules' modes are put back, so a run that is
-validated and keeps its last state is, to the bit, one that is not.
+Validation does not affect training: random generators and the modules' modes are restored, so a run with
+validation that keeps its last state is bitwise identical to a run without.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ VALIDATION = "validation.csv"  # in a run's folder: a line for each validation
 
 @dataclass
 class Validation:
-    """Validates a run every so many steps, and after the last one.
+    """Validates a run at regular intervals, and after the last step.
 
     Args:
         tuned: the model.
         data: validation examples.
-        way: how it answers.
-        recipe: says how often, and how patient to be.
-        folder: the run's; gets ``validation.csv``.
+        way: the answering mode.
+        recipe: the training recipe, with the interval and the patience.
+        folder: folder of the run, for ``validation.csv``.
         done: the validations so far: ``{"step": 100, "scores": {column key: score}}``.
         best: the trained weights of the best step so far.
     """
@@ -53,19 +53,19 @@ class Validation:
 
     @property
     def best_step(self) -> int:
-        """The step with the highest score so far, the first of them on a tie; 0 before any validation."""
+        """The step with the highest score so far (the first one of equals); 0 before any validation."""
         column = self.data.task.selects
         best = max(self.done, key=lambda validated: validated["scores"][column], default=None)
         return 0 if best is None else best["step"]
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has been validated often enough without a better score."""
+        """Whether the number of validations without a better score has reached the patience."""
         since = sum(validated["step"] > self.best_step for validated in self.done)
         return self.recipe.patience is not None and since >= self.recipe.patience
 
     def is_due(self, step: int) -> bool:
-        """Whether a run is validated after a step."""
+        """Whether the run is validated after this step."""
         return step % (self.recipe.validate_every or 1) == 0 or step == self.recipe.steps
 
     def validate(self, step: int) -> dict[str, float]:
@@ -80,7 +80,7 @@ class Validation:
         return scores
 
     def scores(self) -> dict[str, float]:
-        """The scores of the model as it is, by column; the same on every process."""
+        """The scores of the model with its current weights, by column; the same on every process."""
         with undisturbed(self.tuned.family.model):
             predictions = predict(self.tuned, self.data, self.way)
         found = agreed(lambda: self.data.task.score(predictions, self.data.examples).columns)
@@ -88,20 +88,20 @@ class Validation:
 
 
 def weights_of(tuned: Tuned) -> dict[str, Tensor]:
-    """A copy of what is trained, in its own precision."""
+    """A copy of the trained weights, in their precision."""
     return {name: parameter.detach().cpu().clone() for name, parameter in tuned.parameters().items()}
 
 
 @torch.no_grad()
 def load_weights(tuned: Tuned, weights: Mapping[str, Tensor]) -> None:
-    """Take over what :func:`weights_of` gave."""
+    """Load weights returned by :func:`weights_of`."""
     for name, parameter in tuned.parameters().items():
         parameter.copy_(weights[name])
 
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """A block with the model in evaluation mode, after which random generators and modes are as before."""
+    """A block with the model in evaluation mode, after which random generators and modes are restored."""
     modes, generators = {module: module.training for module in model.modules()}, random_state()
     model.eval()
     try:
@@ -113,7 +113,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of this process's random generators, as :func:`torch.load` takes it without pickles."""
+    """The state of this process's random generators, as types that :func:`torch.load` reads safely."""
     kind, keys, *rest = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -124,7 +124,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put random generators back to where they were."""
+    """Restore the state of random generators."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, *rest = state["numpy"]

@@ -1,9 +1,9 @@
-"""Balanced texts: first the wanted answer, then a scene that has it.
+"""Balanced texts: first the answer is chosen, then a scene for which it is correct.
 
-A :class:`Job` fixes what may depend on chance alone: the template, its wording and the answer.
-:func:`place` then looks for scenes. Scenes treat all shapes, all colours, both sizes and all directions
-alike, so that given a template the words that fill it are (but for chance) equally likely under every
-answer: a reader of the text alone learns nothing.
+A :class:`Job` fixes the template, its wording and the answer, independent of the scene. :func:`place` then
+searches for scenes. Shapes, colours, sizes and directions are exchangeable in scenes, so that, given a
+template, the words that fill it are equally likely under every answer: the text alone does not predict the
+answer.
 """
 
 import random
@@ -27,9 +27,9 @@ class Template:
 
     Args:
         kind: the kind that scores are broken down by.
-        wordings: format strings, chosen from with equal probability whatever the answer.
-        answers: what can be wanted, each equally often.
-        fill: gives the words for the wording, see :data:`Filler`.
+        wordings: format strings, chosen with equal probability regardless of the answer.
+        answers: possible answers, each equally often.
+        fill: function that returns the words for the wording, see :data:`Filler`.
     """
 
     kind: str
@@ -40,8 +40,8 @@ class Template:
 
 @dataclass(frozen=True)
 class Job:
-    """One sentence to be made: a wording of the template, the wanted answer, and whether the scene must have
-    a curtain (None: either).
+    """One sentence to generate: a wording of the template, the answer, and whether the scene must have a
+    curtain (None: either).
     """
 
     template: Template
@@ -60,7 +60,7 @@ class Sentence:
 
 
 def one_of(found: Callable[..., Iterable[dict[str, str]]], *given: str | Callable) -> Filler:
-    """A filler that takes one of all that ``found(*given, scene, wanted)`` yields, at random."""
+    """A filler that randomly selects one of the values of ``found(*given, scene, wanted)``."""
 
     def fill(scene: Scene, rng: random.Random, wanted: str) -> dict[str, str] | None:
         words = list(found(*given, scene, wanted))
@@ -70,7 +70,7 @@ def one_of(found: Callable[..., Iterable[dict[str, str]]], *given: str | Callabl
 
 
 def shown(form: str, shown_by: str) -> Filler:
-    """A filler for a thing that is seen, if ``shown_by`` is wanted, or else for one that is not."""
+    """A filler for a visible thing if ``shown_by`` is the answer, or else for one that is not visible."""
 
     def fill(scene: Scene, rng: random.Random, wanted: str) -> dict[str, str] | None:
         seen = wanted == shown_by
@@ -96,7 +96,7 @@ def jobs(templates: tuple[Template, ...], count: int, rng: random.Random) -> lis
 
 
 def _cycle(values, rng: random.Random) -> Iterator:
-    """The values over and over, each round in a new order."""
+    """The values repeatedly, each round in a new random order."""
     while True:
         yield from rng.sample(values, len(values))
 
@@ -104,10 +104,10 @@ def _cycle(values, rng: random.Random) -> Iterator:
 def place(
     todo: list[Job], per_scene: int, split: str, seed: int, stream: int
 ) -> Iterator[tuple[Scene, list[Sentence]]]:
-    """Yields scenes with up to ``per_scene`` sentences each until every job is done.
+    """Yield scenes with up to ``per_scene`` sentences each until every job is done.
 
-    Every scene is sampled until the oldest job fits it; further waiting jobs that fit join it. ``stream``
-    keeps the random streams of different tasks apart.
+    Scenes are sampled until one fits the oldest job; further pending jobs that fit are added to it.
+    ``stream`` separates the random streams of different tasks.
     """
     waiting = list(todo)
     number = 0

@@ -1,7 +1,7 @@
 """Five reference captions for a downstream scene: the same things in the same order, in varied words.
 
-The order is fixed (left to right, then top to bottom), so that a model can learn what comes first and scores
-on word sequences mean something.
+The order is fixed (left to right, then top to bottom), so that a model can learn it and scores of word
+sequences are meaningful.
 """
 
 from itertools import pairwise
@@ -37,9 +37,9 @@ _WORDINGS = {
 
 
 def caption_scenes(split: str, count: int, seed: int, start: int = 0):
-    """Yields ``count`` downstream scenes with one to four things of different colour or shape.
+    """Yield ``count`` downstream scenes with one to four things of different colour or shape.
 
-    They are few enough to be named in one sentence.
+    Their number is small enough for one sentence.
     """
     for number in range(start, start + count):
         rng = generator(seed, DOMAINS.index("downstream"), SPLITS.index(split), number, _STREAM)
@@ -72,8 +72,8 @@ def ordered(scene: Scene) -> list[Thing]:
 
 
 def _words(things: list[Thing]) -> dict[str, str]:
-    """What wordings are filled with: all things with as many attributes as fit into a sentence, and briefly;
-    the place of one; how the first of several stands to the second, with further things after that.
+    """Values for the wordings: all things with as many attributes as fit into a sentence, and briefly; the
+    place of a single thing; the relation of the first of several to the second, followed by further things.
     """
     brief = [describe(thing, "color shape").a() for thing in things]
     names = [describe(thing, "size color shape").a() for thing in things] if len(things) <= 3 else brief

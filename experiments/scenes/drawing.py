@@ -1,4 +1,4 @@
-"""Draws a scene as a 64 x 64 RGB picture, and says what each patch of it shows."""
+"""Rendering of a scene as a 64 x 64 RGB image, and the content of each patch."""
 
 import math
 
@@ -45,7 +45,7 @@ _STAR = tuple(
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The picture of a scene, the same for equal scenes. Things have exactly their colour's RGB."""
+    """The image of a scene, identical for equal scenes. Things have exactly their colour's RGB."""
     image = Image.fromarray(_ground(scene.background))
     pen = ImageDraw.Draw(image)
     for thing in scene.things:
@@ -108,19 +108,19 @@ def _draw_curtain(pen: ImageDraw.ImageDraw, side: str) -> None:
 
 
 def patch_targets(scene: Scene, side: int = CANVAS // PATCH) -> tuple[np.ndarray, np.ndarray]:
-    """The shape and the colour of the thing that each patch shows.
+    """The shape and the colour of the thing in each patch.
 
-    A patch shows the thing whose bounding square covers most of it, and none if that is fewer than 4 pixels
-    of the drawing (or half of a smaller patch).
+    A patch contains the thing whose bounding square covers most of it, or no thing if this is fewer than 4
+    pixels (or half of a smaller patch).
 
     Args:
-        scene: what is drawn.
-        side: patches along a side of the picture.
+        scene: the scene.
+        side: number of patches along a side of the image.
 
     Returns:
         Two int64 arrays ``(patches,)``, row by row: number of the shape in
         :data:`~attngraph.experiments.scenes.scene.HUGE_SHAPES` and of the colour in
-        :data:`~attngraph.experiments.scenes.scene.HUGE_COLORS`, counted from 1; 0 where there is nothing.
+        :data:`~attngraph.experiments.scenes.scene.HUGE_COLORS`, counted from 1; 0 without a thing.
     """
     width = CANVAS / side
     starts = np.arange(side) * width

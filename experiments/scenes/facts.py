@@ -1,4 +1,4 @@
-"""Descriptions of things ("a small red circle") and what a scene says about them."""
+"""Descriptions of things ("a small red circle"), evaluated in a scene."""
 
 import random
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ FORMS = ("shape", "color", "color shape", "size shape", "size color")
 
 @dataclass(frozen=True)
 class Description:
-    """Attributes that a thing may have; ``None`` means any. It fits every thing that agrees with the rest."""
+    """Attributes of a thing; ``None`` means any. It fits every thing with the other attributes."""
 
     size: str | None = None
     color: str | None = None
     shape: str | None = None
 
     def fits(self, thing: Thing) -> bool:
-        """Whether the thing has all the named attributes."""
+        """Whether the thing has all of the attributes."""
         return (
             (self.size is None or self.size == thing.size)
             and (self.color is None or self.color == thing.color)
@@ -33,7 +33,7 @@ class Description:
         )
 
     def one(self, noun: str = "thing") -> str:
-        """As in "small red circle"; ``noun`` stands for an unnamed shape."""
+        """As in "small red circle"; ``noun`` is used without a shape."""
         return " ".join(word for word in (self.size, self.color, self.shape or noun) if word)
 
     def a(self, noun: str = "thing") -> str:
@@ -66,7 +66,7 @@ def describe(thing: Thing, form: str) -> Description:
 def random_description(
     rng: random.Random, form: str, shapes: tuple = SHAPES, colors: tuple = tuple(COLORS)
 ) -> Description:
-    """A description with uniformly drawn attributes, whether or not something fits it."""
+    """A description with uniformly random attributes, whether or not a thing fits it."""
     parts = form.split()
     return Description(
         rng.choice(tuple(SIZES)) if "size" in parts else None,
@@ -76,9 +76,10 @@ def random_description(
 
 
 def absent(scene: Scene, rng: random.Random, form: str) -> Description | None:
-    """A description that fits nothing in the scene; half the time made of attributes that are in it.
+    """A description that does not fit any thing in the scene; half of the time made of attributes in the
+    scene.
 
-    ``None`` if twenty tries give none.
+    ``None`` after twenty unsuccessful attempts.
     """
     for _ in range(20):
         words = random_description(rng, form)
@@ -96,12 +97,12 @@ def absent(scene: Scene, rng: random.Random, form: str) -> Description | None:
 
 
 def count(scene: Scene, description: Description) -> int:
-    """How many visible things the description fits."""
+    """Number of visible things that fit the description."""
     return sum(description.fits(thing) for thing in scene.things)
 
 
 def related(first: Thing, relation: str, second: Thing) -> bool | None:
-    """Whether ``first`` is left of (right of, above, below) ``second``; ``None`` where that is unclear."""
+    """Whether ``first`` is left of (right of, above, below) ``second``; ``None`` if that is unclear."""
     if relation in ("left", "right"):
         gap = second.x - first.x
     else:
@@ -117,18 +118,18 @@ def place_of(thing: Thing) -> str:
 
 
 def short_place(thing: Thing) -> str:
-    """:func:`place_of` without a middle that need not be said: "top left", "left", "top", "middle"."""
+    """:func:`place_of` without a redundant "middle": "top left", "left", "top", "middle"."""
     row, column = place_of(thing).split()
     return column if row == "middle" else row if column == "middle" else f"{row} {column}"
 
 
 def unique(scene: Scene, form: str) -> list[tuple[Thing, Description]]:
-    """The things that are the only ones to fit their description of this form."""
+    """The things that are uniquely identified by their description of this form."""
     described = [(thing, describe(thing, form)) for thing in scene.things]
     every = [words for _, words in described]
     return [(thing, words) for thing, words in described if every.count(words) == 1]
 
 
 def kinds_of(scene: Scene, form: str) -> list[Description]:
-    """The different descriptions of this form that fit something, in a fixed order."""
+    """The distinct descriptions of this form that fit a thing, in a fixed order."""
     return sorted({describe(thing, form) for thing in scene.things}, key=str)

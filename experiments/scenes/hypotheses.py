@@ -1,10 +1,10 @@
-"""Hypotheses about downstream scenes: entailed, contradicted, or left open by the curtain.
+"""Hypotheses about downstream scenes: entailed, contradicted, or undetermined because of the curtain.
 
-What is visible decides where it can: a thing that is seen exists, whatever the curtain hides. Without a
-curtain everything is seen. Behind a curtain there may be anything, so that for instance "there is no star" is
-open when no star is seen; "the red circle" means the one that is seen. Every template is used equally often
-for the three labels, and nearly half of the entailed and contradicted hypotheses belong to scenes with a
-curtain.
+Labels follow from the visible part if possible: a visible thing exists, regardless of the hidden part.
+Without a curtain everything is visible. Behind a curtain there may be anything, so that for instance "there
+is no star" is neutral if no star is visible; "the red circle" means the visible one. Every template is used
+equally often for the three labels, and nearly half of the entailed and contradicted hypotheses belong to
+scenes with a curtain.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Claim(Template):
     """A kind of hypothesis.
 
     Args:
-        decided: the labels that it can have although there is a curtain, besides neutral.
+        decided: the labels other than neutral that are possible with a curtain.
     """
 
     decided: tuple[str, ...]
@@ -47,7 +47,7 @@ class Claim(Template):
 def hypotheses(
     split: str, amount: int, seed: int, per_scene: int = 3
 ) -> Iterator[tuple[Scene, list[Sentence]]]:
-    """Yields scenes with their hypotheses, ``amount`` in all; the same for the same arguments."""
+    """Yield scenes with their hypotheses, ``amount`` in total; deterministic for given arguments."""
     rng = generator(seed, _STREAM, SPLITS.index(split))
     todo = [replace(job, curtain=_wants_curtain(job, rng)) for job in jobs(TEMPLATES, amount, rng)]
     return place(todo, per_scene, split, seed, _STREAM)
@@ -86,7 +86,7 @@ def _every(yes, no, scene, label):
 
 
 def _has(asked, form, scene, rng, label):
-    """Claims of a thing's colour or size; neutral ones of a thing that is not seen."""
+    """Claims of a thing's colour or size; neutral ones of a thing that is not visible."""
     if label == NEUTRAL:
         words = absent(scene, rng, form)
         return words and {"one": words.one(), "value": rng.choice(VALUES[asked])}
@@ -102,9 +102,10 @@ def _has(asked, form, scene, rng, label):
 
 
 def _relates(form, shared, scene, rng, label):
-    """As in "the A is left of the B", where A and B share the attribute ``shared`` or, if ``None``, nothing.
+    """As in "the A is left of the B", with A and B sharing the attribute ``shared`` (``None``: no attribute).
 
-    Neutral: one of the two is not seen, and behind this curtain it could be where the hypothesis puts it.
+    Neutral: one of the two is not visible, and behind this curtain it could be at the position in the
+        hypothesis.
     """
 
     def fits(first, second):

@@ -1,4 +1,4 @@
-"""What makes data of people unlike drawn ones: annotators who disagree, and pictures that are badly taken."""
+"""Noise of real data for synthetic ones: annotators who disagree, and images of low quality."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ _KINDS = (("yes", "no"), tuple("012345"), tuple(COLORS), SHAPES, tuple(SIZES), R
 
 
 def ten_answers(answer: str, rng: random.Random, unsure: str = "unknown", give_up: int = 0) -> list[dict]:
-    """Ten records ``{answer, answer_confidence}`` in random order, by annotators who say the right answer or
-    deviate; at least ``give_up`` of them, because the picture is bad, say that they are unsure.
+    """Ten records ``{answer, answer_confidence}`` in random order, by annotators who give the correct answer
+    or deviate; at least ``give_up`` of them are unsure, because of a bad image.
     """
     right, other, wrong, lost = rng.choices(list(PATTERNS), list(PATTERNS.values()))[0]
     synonym, rival = SYNONYMS.get(answer, answer), _rival(answer, rng)
@@ -59,7 +59,7 @@ def ten_answers(answer: str, rng: random.Random, unsure: str = "unknown", give_u
 
 
 def most_common(records: Sequence[dict]) -> str:
-    """The answer that most give; of several, the one that comes first."""
+    """The most frequent answer; of several, the first one."""
     return Counter(record["answer"] for record in records).most_common(1)[0][0]
 
 
@@ -71,12 +71,12 @@ def _rival(answer: str, rng: random.Random) -> str:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good a picture is.
+    """Quality of an image.
 
     Args:
         level: "good", "poor" (things can be recognised), or "bad" (they cannot).
-        fault: one of :data:`FAULTS`; None for good pictures.
-        amount: of the fault.
+        fault: one of :data:`FAULTS`; None for good images.
+        amount: strength of the fault.
     """
 
     level: str
@@ -85,12 +85,12 @@ class Quality:
 
     @property
     def keeps_places(self) -> bool:
-        """Whether things stand where they stood."""
+        """Whether the positions of things are unchanged."""
         return self.fault not in ("cut", "turned")
 
 
 def any_quality(rng: random.Random) -> Quality:
-    """A quality at random."""
+    """A random quality."""
     level = rng.choices(list(LEVELS), list(LEVELS.values()))[0]
     if level == "good":
         return Quality(level)
@@ -101,7 +101,7 @@ def any_quality(rng: random.Random) -> Quality:
 
 
 def taken(picture: Image.Image, quality: Quality) -> Image.Image:
-    """The picture in this quality, in the same size."""
+    """The image in this quality, in the same size."""
     amount = quality.amount
     if quality.fault == "blurred":
         return picture.filter(ImageFilter.GaussianBlur(amount))

@@ -1,4 +1,6 @@
-"""Questions about downstream scenes in seven kinds, balanced so that the text alone gives nothing away."""
+"""Questions about downstream scenes in seven kinds, balanced so that the text alone does not predict the
+answer.
+"""
 
 from collections.abc import Iterator
 from functools import partial
@@ -24,7 +26,7 @@ _STREAM = 1
 def questions(
     split: str, amount: int, seed: int, per_scene: int = 2
 ) -> Iterator[tuple[Scene, list[Sentence]]]:
-    """Yields scenes with their questions, ``amount`` questions in all; the same for the same arguments."""
+    """Yield scenes with their questions, ``amount`` questions in total; deterministic for given arguments."""
     rng = generator(seed, _STREAM, SPLITS.index(split))
     return place(jobs(TEMPLATES, amount, rng), per_scene, split, seed, _STREAM)
 
@@ -106,7 +108,7 @@ _SAME = {
 
 
 def _numbers(form, holds, scene, wanted):
-    """Two kinds of things whose numbers fit the answer: ``holds(m, n, wanted)``."""
+    """Two kinds of things whose numbers agree with the answer: ``holds(m, n, wanted)``."""
     numbers = {words: count(scene, words) for words in kinds_of(scene, form)}
     for (a, m), (b, n) in permutations(numbers.items(), 2):
         if holds(m, n, wanted):
@@ -115,7 +117,7 @@ def _numbers(form, holds, scene, wanted):
 
 
 def _two(attribute, form, holds, scene, wanted):
-    """Two things of which an attribute fits the answer: ``holds(a, b, wanted)``."""
+    """Two things with an attribute that agrees with the answer: ``holds(a, b, wanted)``."""
     for (a, first), (b, second) in permutations(unique(scene, form), 2):
         if holds(getattr(a, attribute), getattr(b, attribute), wanted):
             yield {"first": first.one(), "second": second.one()}
@@ -194,7 +196,9 @@ _COUNT_OTHER = ("how many things are not {names}?", "what is the number of thing
 
 
 def _others(form, holds, scene, wanted):
-    """Words for "things that are not ..." where the things that are not fit: ``holds(others, wanted)``."""
+    """Words for "things that are not ..." if the other things agree with the answer: ``holds(others,
+    wanted)``.
+    """
     for words in kinds_of(scene, form):
         if holds([thing for thing in scene.things if not words.fits(thing)], wanted):
             yield {"name": words.color or words.a(), "names": words.color or words.many()}

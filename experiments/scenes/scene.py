@@ -1,13 +1,13 @@
-"""Drawn scenes: a few coloured shapes on a background, sometimes partly behind a curtain.
+"""Synthetic scenes: a few coloured shapes on a background, sometimes partly behind a curtain.
 
-A scene is a description; :func:`attngraph.experiments.scenes.drawing.draw` turns it into pixels, and the
-modules that write texts (:mod:`~attngraph.experiments.scenes.questions`,
+A scene is a description; :func:`attngraph.experiments.scenes.drawing.draw` renders it as pixels, and the
+modules that generate texts (:mod:`~attngraph.experiments.scenes.questions`,
 :mod:`~attngraph.experiments.scenes.hypotheses`, :mod:`~attngraph.experiments.scenes.captions`,
-:mod:`attngraph.experiments.studies.pretrain_texts`) say things about it that are true by construction.
+:mod:`attngraph.experiments.studies.pretrain_texts`) make statements about it that are true by construction.
 
-Two domains share the same vocabulary of shapes, colours and sizes but differ in what a model may get used to:
-pre-training scenes have plain backgrounds and never show the pairs in :data:`HELD_OUT`; downstream scenes
-have textured backgrounds and show every (colour, shape) pair equally often.
+Two domains have the same vocabulary of shapes, colours and sizes but different distributions: pre-training
+scenes have plain backgrounds and never contain the pairs in :data:`HELD_OUT`; downstream scenes have textured
+backgrounds and contain every (colour, shape) pair equally often.
 """
 
 import random
@@ -81,8 +81,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Background:
-    """What is behind the things: one RGB colour (plain) or two, and a seed that fixes the noise, the
-    direction of a gradient or the width of a checker.
+    """Background: one RGB colour (plain) or two, and a seed for the noise, the direction of a gradient or the
+    width of a checkerboard.
     """
 
     kind: Literal[*BACKGROUNDS]
@@ -93,7 +93,7 @@ class Background:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; ``curtain`` is the side that a hatched grey panel hides, or ``None``."""
+    """Content of an image; ``curtain`` is the side hidden by a hatched grey panel, or ``None``."""
 
     id: Natural
     things: Annotated[tuple[Thing, ...], Field(min_length=1)]
@@ -107,17 +107,17 @@ class Scene:
 
     @staticmethod
     def from_dict(values: dict) -> "Scene":
-        """The scene that :meth:`to_dict` described.
+        """The scene from the result of :meth:`to_dict`.
 
         Raises:
-            ValueError: the values describe no scene.
+            ValueError: the values do not describe a scene.
         """
         try:
             return _READ.validate_python(values)
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise ValueError(f"no scene: {place}: {first['msg']}") from None
+            raise ValueError(f"not a scene: {place}: {first['msg']}") from None
 
 
 _READ = TypeAdapter(Scene)
@@ -130,8 +130,8 @@ def generator(*key: int) -> random.Random:
 
 
 def scenes(split: str, count: int, seed: int, domain: str, start: int = 0) -> Iterator[Scene]:
-    """Yields ``count`` scenes of a split and domain from number ``start``. Scene number i is the same
-    whatever ``count`` and ``start`` are; splits never share a random stream.
+    """Yield ``count`` scenes of a split and domain from number ``start``. Scene number i does not depend on
+    ``count`` and ``start``; splits never share a random stream.
     """
     for number in range(start, start + count):
         rng = generator(seed, DOMAINS.index(domain), SPLITS.index(split), number)
@@ -141,9 +141,9 @@ def scenes(split: str, count: int, seed: int, domain: str, start: int = 0) -> It
 def sample_scene(
     rng: random.Random, domain: str, scene_id: int, curtain: bool | None = None, amount: int | None = None
 ) -> Scene:
-    """Draws one scene at random; None leaves curtain and number of things to chance.
+    """A random scene; None for a random curtain and number of things.
 
-    Things stand in different cells of a 3 x 3 grid, jittered, so that they never overlap and two things in
+    Things are in different squares of a 3 x 3 grid, jittered, so that they never overlap and two things in
     different columns (rows) are clearly left and right of (above and below) each other.
     """
     if domain == "pretrain" and curtain is None and amount is None and rng.random() < 0.15:
@@ -167,7 +167,7 @@ def sample_scene(
 
 
 def hidden_places(side: str) -> list[tuple[int, int]]:
-    """The centres (x, y) of the grid cells that a curtain at ``side`` covers."""
+    """The centres (x, y) of the grid squares covered by a curtain at ``side``."""
     return [
         (FIRST + CELL * column, FIRST + CELL * row)
         for column in range(3)
@@ -177,12 +177,12 @@ def hidden_places(side: str) -> list[tuple[int, int]]:
 
 
 def _hidden(column: int, row: int, side: str | None) -> bool:
-    """Whether a curtain at ``side`` covers the grid cell."""
+    """Whether a curtain at ``side`` covers the grid square."""
     return {None: False, "left": column == 0, "right": column == 2, "top": row == 0, "bottom": row == 2}[side]
 
 
 def _pairs(rng: random.Random, domain: str, amount: int) -> list[tuple[str, str]]:
-    """(colour, shape) pairs; often from few shapes or few colours, so that counts above one are common."""
+    """(colour, shape) pairs, often from few shapes or colours, so that counts above one are common."""
     shapes, colors = SHAPES, tuple(COLORS)
     theme = rng.randrange(4)
     if theme == 0:
@@ -203,7 +203,7 @@ def _pairs(rng: random.Random, domain: str, amount: int) -> list[tuple[str, str]
 
 
 def _huge_scene(rng: random.Random, scene_id: int) -> Scene:
-    """One thing of any large size anywhere in the picture."""
+    """One thing of any large size anywhere in the image."""
     while True:
         shape, color = rng.choice(HUGE_SHAPES), rng.choice(tuple(HUGE_COLORS))
         if (color, shape) not in HELD_OUT:
@@ -217,7 +217,7 @@ def _huge_scene(rng: random.Random, scene_id: int) -> Scene:
 
 
 def _background(rng: random.Random, domain: str) -> Background:
-    """Pre-training: one pale or dark tint. Downstream: two such tints as a gradient, noise or checker."""
+    """Pre-training: one pale or dark tint. Downstream: two tints as a gradient, noise or checkerboard."""
     low, high = (218, 255) if rng.random() < 0.6 else (8, 52)
     first = tuple(rng.randint(low, high) for _ in range(3))
     if domain == "pretrain":

@@ -1,4 +1,4 @@
-"""Every word that the drawn scenes' texts can use, with its part of speech."""
+"""Vocabulary of the texts about synthetic scenes, with parts of speech."""
 
 from functools import cache
 
@@ -34,7 +34,7 @@ PARTS = tuple(_WORDS)
 
 @cache
 def parts_of_speech() -> dict[str, str]:
-    """``{word: part of speech}``; of several parts, a word has the one that it mostly is in these texts."""
+    """``{word: part of speech}``; of several, the most frequent one in these texts."""
     parts: dict[str, str] = {}
     for part, words in _WORDS.items():
         for word in words.split():
@@ -45,6 +45,6 @@ def parts_of_speech() -> dict[str, str]:
 def all_words() -> tuple[str, ...]:
     """Every word and punctuation mark of pre-training texts, downstream texts and labels, sorted.
 
-    Words are runs of letters and digits; each punctuation mark stands alone.
+    Words are sequences of letters and digits; each punctuation mark is a separate word.
     """
     return tuple(sorted(parts_of_speech()))

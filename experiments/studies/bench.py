@@ -1,8 +1,9 @@
-"""Benchmarks: the time and memory of attention, message passing, training and writing, as ratios within one
-run.
+"""Benchmarks: the time and memory of attention, message passing, training and generation, as ratios within
+one run.
 
-:mod:`~attngraph.experiments.studies.bench_runs` has what is run. Everything runs in turn, so that ratios are
-taken between neighbours in time, with one thread and with all; memory is measured in a process of its own.
+The benchmarked functions are in :mod:`~attngraph.experiments.studies.bench_runs`. They run in turn, so that
+ratios are between consecutive measurements, with one thread and with all; memory is measured in a separate
+process.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ class Benchmark:
     """Runs that are compared with each other.
 
     Args:
-        title: for the table.
-        runs: makes the runs, by name, from sizes.
+        title: title of the table.
+        runs: function that makes the runs, by name, from sizes.
         sizes: its keyword arguments.
-        quick: others for a quick look, and to load what is loaded at first use.
-        baseline: what the others are measured by.
+        quick: keyword arguments for a smoke test, and for warming up.
+        baseline: name of the run to compare with.
         targets: ratios that runs should not exceed, with one thread.
         memory: the runs whose memory is measured.
-        memory_sizes: other keyword arguments there.
+        memory_sizes: keyword arguments for measuring memory.
         memory_target: extra memory should not exceed this times the baseline's.
     """
 
@@ -169,8 +170,9 @@ BENCHMARKS = {
 
 
 def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool) -> dict:
-    """One benchmark's numbers, as JSON: of each run those of :func:`compare`, with one thread and with all,
-    by the number of threads."""
+    """The numbers of a benchmark, as JSON: for each run those of :func:`compare`, with one thread and with
+    all, by the number of threads.
+    """
     sizes = benchmark.quick if quick else benchmark.sizes
     runs = benchmark.runs(**sizes)
     threads = {}
@@ -192,12 +194,12 @@ def run_benchmark(benchmark: Benchmark, repeats: int, quick: bool) -> dict:
 
 
 def compare(runs: Mapping[str, Run], baseline: str, repeats: int) -> dict[str, dict[str, float]]:
-    """Run everything once to warm up, then in turn, ``repeats`` times, or less often if that takes too long.
+    """Run everything once to warm up, then in turn, ``repeats`` times, or fewer if that takes too long.
 
-    The machine may be slower at one time than at another; so ratios are taken between neighbours, and the
-    order changes from one repetition to the next. With one thread the time is that of the processor, which
-    other programs hardly change; with several it is that of the clock, since threads that wait for others use
-    the processor too.
+    The machine's speed may vary over time, so ratios are between consecutive measurements, and the order
+    changes from one repetition to the next. With one thread processor time is measured, which other programs
+    hardly affect; with several threads wall-clock time, since threads that wait for others also use the
+    processor.
 
     Returns:
         For each run: median ``seconds``; ``ratio``, the median of the ratios to the baseline within the same
@@ -227,17 +229,17 @@ def compare(runs: Mapping[str, Run], baseline: str, repeats: int) -> dict[str, d
 
 
 def extra_memory(runs: Callable[..., dict[str, Run]], name: str, sizes: dict, small: dict) -> float:
-    """Megabytes that a run needs at most beyond its inputs, measured in a process of its own.
+    """Peak memory of a run in megabytes beyond its inputs, measured in a separate process.
 
-    There the runs' inputs are made, a small run loads what is loaded at first use, and then the growth of the
-    peak of resident memory over one run counts (``VmHWM``, which Linux can reset; elsewhere the growth of
+    This process makes the inputs and executes a small run to warm up; the result is the growth of peak
+    resident memory during one run (``VmHWM``, which Linux can reset; on other systems the growth of
     ``ru_maxrss``).
 
     Args:
-        runs: a function of a module, which makes runs of sizes.
-        name: which of them.
-        sizes: of the run.
-        small: of the small run.
+        runs: a function of a module, which makes runs from sizes.
+        name: name of the run.
+        sizes: sizes of the run.
+        small: sizes of the small run.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(_growth, runs, name, sizes, small, torch.get_num_threads()).result()
@@ -258,7 +260,7 @@ def _growth(runs: Callable[..., dict[str, Run]], name: str, sizes: dict, small: 
 
 
 def rows(result: dict) -> list[tuple[str, ...]]:
-    """A benchmark's lines, the first of which names the columns."""
+    """The lines of a benchmark, beginning with the names of the columns."""
     one, *others = result["threads"].values()
     ratios = [f"ratio, {count} thread{'s' * (count != '1')}" for count in result["threads"]]
     lines: list[tuple[str, ...]] = [("", "ms", *ratios, "target", "extra MB")]

@@ -1,8 +1,8 @@
-"""What the benchmarks run: attention graphs by themselves, and a text decoder that trains or writes.
+"""Benchmarked functions: attention graphs alone, and training of or generation by a text decoder.
 
 A run is a function without arguments; functions here make runs, by name, from sizes: ``b`` examples, ``h``
-heads, ``n`` queries, ``m`` values, ``d`` features of a head. Queries, keys and values have the layout in
-which a model gives them, ``(b, h, n, d)`` as a transposed view of a projection's ``(b, n, h, d)``.
+heads, ``n`` queries, ``m`` values, ``d`` features of a head. Queries, keys and values have the layout of
+models, ``(b, h, n, d)`` as a transposed view of a projection's ``(b, n, h, d)``.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def _draw() -> torch.Generator:
 
 
 def drawn(*shapes: tuple[int, ...]) -> list[Tensor]:
-    """Normal numbers, the same in every run."""
+    """Normally distributed numbers, the same in every run."""
     draw = _draw()
     return [torch.randn(*shape, generator=draw) for shape in shapes]
 
 
 def projected(*shapes: tuple[int, int, int, int]) -> list[Tensor]:
-    """Normal numbers ``(b, h, n, d)`` in the layout of a projection's heads."""
+    """Normally distributed numbers ``(b, h, n, d)`` in the layout of a projection's heads."""
     return [split_heads(x, d) for (*_, d), x in zip(shapes, drawn(*((b, n, h * d) for b, h, n, d in shapes)))]
 
 
@@ -74,7 +74,7 @@ def step(
     Args:
         frozen: no gradients for keys and values, as in cross-attention to a frozen image encoder.
         triangular: a decoder's self-attention, in which query i sees values up to i.
-        peers: also those that need gigabytes at full size.
+        peers: whether to include implementations that need gigabytes at full size.
     """
     query, key, value, above = projected((b, h, n, d), (b, h, m, d), (b, h, m, d), (b, h, n, d))
     (output,) = drawn((h, d, WIDTH * d))
@@ -208,9 +208,10 @@ GROUPED = ", grouped pictures"
 def training(
     b: int, n: int, m: int, layers: int, width: int, heads: int, words: int, pictures: int | None = None
 ) -> dict[str, Run]:
-    """Forward, backward and an AdamW step of a decoder with BLIP's layers and random weights, on ``n`` of
-    ``words`` words and ``m`` image tokens; with ``pictures`` also on as many pictures, each of which
-    ``b / pictures`` examples look at, and whose keys and values are computed once."""
+    """Forward, backward and an AdamW step of a decoder with BLIP's layers and random weights, with ``n`` of
+    ``words`` words and ``m`` image tokens; with ``pictures`` also with this number of images, each common to
+    ``b / pictures`` examples, whose keys and values are computed once.
+    """
     text, image = torch.randint(3, words, (b, n), generator=_draw()), *drawn((b, m, width))
     states = {"": image}
     if pictures is not None:
@@ -241,7 +242,7 @@ def training(
 def generation(
     b: int, n: int, m: int, layers: int, width: int, heads: int, words: int, beams: int
 ) -> dict[str, Run]:
-    """A decoder like that of :func:`training` writes texts of ``n`` words, with a key/value cache."""
+    """Generation of ``n`` words by a decoder like that of :func:`training`, with a key/value cache."""
     start, image = torch.ones(b, 1, dtype=torch.long), *drawn((b, m, width))
 
     def writing(gnn: str) -> Run:
@@ -282,7 +283,7 @@ NORM_FLOOR = 1e-12
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """``softmax(QKᵀ/√d + mask) V``, step by step as models do it."""
+    """``softmax(QKᵀ/√d + mask) V``, step by step as in eager attention."""
     return weights(query, key, mask) @ value
 
 
@@ -292,8 +293,9 @@ def weights(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 class PLaplacian(MessagePassing):
-    """The per-edge way of PyG layers: both ends' features are gathered at every edge, their difference is
-    normed, and messages are scattered to the queries."""
+    """The per-edge computation of PyG layers: features of both nodes are gathered for every edge, the norm of
+    their difference is computed, and messages are scattered to the queries.
+    """
 
     def __init__(self):
         super().__init__(aggr="sum", node_dim=0)
@@ -332,8 +334,9 @@ def per_edge(query: Tensor, key: Tensor, value: Tensor, factor: Tensor, p, resid
 
 
 def square(query: Tensor, key: Tensor, value: Tensor, factor: Tensor, p, residual) -> Tensor:
-    """The way of the released p-adapter code: the square matrix of all nodes, and the differences of all
-    pairs of them, ``(b, h, n+m, n+m, d)``."""
+    """The computation of the released p-adapter code: the square matrix of all nodes, and the differences of
+    all pairs of nodes, ``(b, h, n+m, n+m, d)``.
+    """
     weight = weights(query, key)
     b, h, n, m = weight.shape
     whole = weight.new_zeros(b, h, n + m, n + m)

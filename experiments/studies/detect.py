@@ -1,7 +1,7 @@
 r"""Detectors of wrong answers: from a model's attention graphs to a score of each answer.
 
-A model answers synthetic questions or statements; then it reads prompt and answer once more, and the graphs
-of its decoder are kept: self- and cross-attention of all layers and heads. Detectors are fitted on one part
+A model answers synthetic questions or statements; then it reads prompt and answer again, and the graphs of
+its decoder are captured: self- and cross-attention of all layers and heads. Detectors are fitted on one part
 of the images, their hyperparameters are chosen on a second, and answers of a third are scored: on the real
 graphs, and on :func:`permuted` ones. ``docs/detect.md`` is the protocol;
 :mod:`attngraph.experiments.studies.detect_report` compares the scores.
@@ -59,9 +59,9 @@ class Graphs:
     Args:
         own: causal self-attention, ``(b, c, n, n)``, 0 beyond an example's queries.
         cross: cross-attention, ``(b, c, n, m)``.
-        queries: how many queries each example has, ``(b,)``.
+        queries: number of queries of each example, ``(b,)``.
         begins: the first query that predicts a token of the answer, ``(b,)``; the others follow it.
-        seen: which values there are, bool ``(b, m)``.
+        seen: whether values exist (are not padding), bool ``(b, m)``.
     """
 
     own: Tensor
@@ -72,11 +72,11 @@ class Graphs:
 
     @property
     def rows(self) -> Tensor:
-        """Which queries there are, bool ``(b, n)``."""
+        """Whether queries exist (are not padding), bool ``(b, n)``."""
         return torch.arange(self.own.shape[2]) < self.queries[:, None]
 
     def example(self, number: int) -> Graphs:
-        """One of them, without padding."""
+        """The graphs of one example, without padding."""
         n, seen = int(self.queries[number]), self.seen[number]
         one = slice(number, number + 1)
         return Graphs(
@@ -92,8 +92,8 @@ class Graphs:
 def answer(
     family: ModelFamily, samples: Sequence[Sample], way: Answering
 ) -> tuple[list[str], Tensor, Graphs]:
-    """A model's answers, their log-probabilities ``(b,)`` (end token included, in nats), and its graphs while
-    it reads prompt and answer; the end token, which it never reads while it answers, is no node.
+    """A model's answers, their log-probabilities ``(b,)`` (including the end token, in nats), and its graphs
+    while it reads prompt and answer; the end token is not a node, since it is not read during generation.
     """
     answers = family.answer(samples, way)
     inputs = family.training_inputs([replace(one, answer=text) for one, text in zip(samples, answers)])
@@ -109,7 +109,7 @@ def answer(
         logits = family.logits(inputs)
     own, cross = ([one.weight for one in kept if one.kind == kind] for kind in ("self", "cross"))
     if not own or not cross:
-        raise UserError(f"{family.title}: no text decoder with self- and cross-attention: name such a model")
+        raise UserError(f"{family.title}: no text decoder with self- and cross-attention: use another model")
     likelihood = -token_losses(logits, labels).sum(1)
     targets = (labels != IGNORED).int()
     begins = targets.argmax(1) - 1
@@ -130,13 +130,13 @@ def permuted(graphs: Graphs, names: Sequence[str], seed: int) -> Graphs:
     .. math:: M'_{i \pi_i(j)} = M_{ij}
 
     with one permutation :math:`\pi_i` for all channels, of the nodes :math:`j \le i` in self-attention and of
-    all values in cross-attention. It follows from the seed and the example's name alone. A row's weights, and
-    with them its sum and entropy, stay exactly; the node that an edge leads to does not.
+    all values in cross-attention. It depends only on the seed and the example's name. A row's weights, and
+    therefore its sum and entropy, are unchanged; the nodes that edges lead to are not.
 
     Args:
-        graphs: of some examples.
-        names: of the examples.
-        seed: of the permutations.
+        graphs: graphs of some examples.
+        names: names of the examples.
+        seed: seed of the permutations.
     """
     b, _, n, m = graphs.cross.shape
     keys = torch.zeros(b, n, n + m, dtype=torch.float64)
@@ -153,7 +153,7 @@ def permuted(graphs: Graphs, names: Sequence[str], seed: int) -> Graphs:
 
 
 def _moved(weight: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
-    """Weights ``(b, c, n, m)``, those that are visible ``(b, n, m)`` in the order of their keys."""
+    """Weights ``(b, c, n, m)``, with the visible ones ``(b, n, m)`` in the order of their keys."""
     hidden = (~visible).int()
     source = (keys + 2 * hidden).argsort(-1)
     target = hidden.argsort(dim=-1, stable=True)
@@ -167,10 +167,10 @@ def _moved(weight: Tensor, keys: Tensor, visible: Tensor) -> Tensor:
 def heuristics(graphs: Graphs) -> Tensor:
     r"""Simple statistics of each channel, ``(b, 15 c)``.
 
-    Of each query: entropy :math:`-\sum_j M_{ij} \ln M_{ij}` in nats, largest weight, weight on the first node
-    (the start token; the image encoder's first state), and in self-attention :math:`A_{ii}`; as means over
-    all queries, and over those that predict the answer. And the log-determinant of self-attention, which is
-    triangular, per token:
+    For each query: entropy :math:`-\sum_j M_{ij} \ln M_{ij}` in nats, largest weight, weight on the first
+    node (the start token; the image encoder's first output), and in self-attention :math:`A_{ii}`; as means
+    over all queries, and over those that predict the answer. In addition, the log-determinant of
+    self-attention, which is triangular, per token:
 
     .. math:: \frac1n \ln \det A = \frac1n \sum_i \ln A_{ii}
 
@@ -195,7 +195,7 @@ def _mean(values: Tensor, chosen: Tensor) -> Tensor:
 
 def spectrum(graphs: Graphs, count: int = EIGENVALUES) -> Tensor:
     """Eigenvalues of self-attention and singular values of cross-attention, ``(b, 2 c count)``, of each
-    channel in descending order, and 0 where there are fewer."""
+    channel in descending order, padded with 0."""
     parts = (laplacian_eigenvalues(graphs, count), singular_values(graphs, count))
     return torch.cat([part.flatten(1) for part in parts], dim=1)
 
@@ -205,7 +205,7 @@ def laplacian_eigenvalues(graphs: Graphs, count: int) -> Tensor:
 
     .. math:: L = D - A, \qquad D_{jj} = \frac{1}{n - j} \sum_{i \ge j} A_{ij},
 
-    j counted from 0: the mean of what later queries and the node itself send to node j. A is lower
+    with j counted from 0: the mean weight of node j over later queries and the node itself. A is lower
     triangular, so the eigenvalues are the diagonal.
 
     Binkowski et al., Hallucination Detection in LLMs Using Spectral Features of Attention Maps, 2025.
@@ -225,7 +225,7 @@ def singular_values(graphs: Graphs, count: int) -> Tensor:
     .. math:: S_{ij} = M_{ij} / \sqrt{d_i e_j}.
 
     :math:`1 \pm \sigma` are eigenvalues of the normalised Laplacian of the bipartite graph. The first is 1
-    for any M. A singular value of 0 comes out as at most the square root of rounding, about 1e-8.
+    for any M. Because of rounding, singular values of 0 may be up to about 1e-8.
     """
     weight = graphs.cross.double()
     degrees = [weight.sum(axis, keepdim=True) for axis in (3, 2)]
@@ -237,13 +237,13 @@ def singular_values(graphs: Graphs, count: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Edges:
-    """The graphs of some examples as the GNN reads them, in the order of the examples.
+    """The graphs of some examples as input of the GNN, in the order of the examples.
 
     Args:
         own, cross: edges ``(E, 3)``: example, query, value.
         own_weight, cross_weight: their weights in each channel, ``(E, c)``.
-        queries, begins: of each example, see :class:`Graphs`, ``(N,)``.
-        values: how many value nodes of cross-attention an example has at most.
+        queries, begins: as in :class:`Graphs`, ``(N,)``.
+        values: maximum number of value nodes of cross-attention in an example.
     """
 
     own: Tensor
@@ -256,7 +256,7 @@ class Edges:
 
     @staticmethod
     def of(graphs: Graphs, least: float = LEAST) -> Edges:
-        """The edges that weigh ``least`` or more in some channel."""
+        """The edges with a weight of at least ``least`` in some channel."""
         parts = []
         for weight in (graphs.own, graphs.cross):
             places = (weight.amax(1) >= least).nonzero()
@@ -277,7 +277,7 @@ class Edges:
         return Edges(**tensors, values=max(part.values for part in parts))
 
     def batches(self, size: int = BATCH) -> list[Edges]:
-        """The same in parts of ``size`` examples."""
+        """Parts with ``size`` examples each."""
         found = []
         for start in range(0, len(self.queries), size):
             tensors = {}
@@ -303,9 +303,9 @@ class GraphNetwork(nn.Module):
     .. math:: h_i' = \mathrm{ReLU} \sum_r f_r\Big((1 + \epsilon_r) h_i + \sum_{j \in N_r(i)}
               \mathrm{ReLU}(h_j + W_r a_{ij})\Big)
 
-    over the relations r: from tokens to the queries that attend to them, from image states to queries, and
-    back; f has one hidden layer. Nodes know their role only: start token, prompt, answer, image. The score is
-    linear in the mean over an example's tokens.
+    over the relations r: from tokens to the queries that attend to them, from image features to queries, and
+    back; f has one hidden layer. The only node features are roles: start token, prompt, answer, image. The
+    score is linear in the mean over an example's tokens.
 
     GINE: Hu et al., Strategies for Pre-training Graph Neural Networks, 2020. Detection by message passing on
     attention graphs: Frasca et al., Neural Message-Passing on Attention Graphs for Hallucination Detection
@@ -326,7 +326,7 @@ class GraphNetwork(nn.Module):
         self.readout = nn.Linear(WIDTH, 1)
 
     def forward(self, edges: Edges) -> Tensor:
-        """Scores ``(b,)``: above 0 where the answer is likely to be right."""
+        """Scores ``(b,)``, above 0 if the answer is likely to be right."""
         b, n, m = len(edges.queries), int(edges.queries.max()), edges.values
         place = torch.arange(n)
         role = (place > 0).int() + (place > edges.begins[:, None]).int()  # an answer's tokens follow `begins`
@@ -350,7 +350,7 @@ def _gine(channels: int) -> GINEConv:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """What a detector says of the answers of two parts, higher for right ones.
+    """Scores of a detector for the answers of two parts, higher for right ones.
 
     Args:
         validation, test: scores ``(N,)``.
@@ -366,9 +366,9 @@ def fit_network(edges: Mapping[str, Edges], right: Mapping[str, np.ndarray], see
     """Train the GNN on the first part, and keep the epoch with the highest AUROC on the second.
 
     Args:
-        edges: of each part of ``SPLITS``.
-        right: which answers are right.
-        seed: of the weights and of the order of the batches.
+        edges: edges of each part of ``SPLITS``.
+        right: whether answers are right.
+        seed: seed of the weights and of the order of the batches.
     """
     parts = {part: edges[part].batches() for part in SPLITS}
     targets = torch.from_numpy(right["train"]).float().split(BATCH)
@@ -399,9 +399,9 @@ def fit_logistic(
     """Fit logistic regression on the first part, with the penalty that has the highest AUROC on the second.
 
     Args:
-        features: of each part of ``SPLITS``, ``(N, f)``; standardised here.
-        right: which answers are right.
-        components: of a PCA before it; None for none.
+        features: features of each part of ``SPLITS``, ``(N, f)``; standardised here.
+        right: whether answers are right.
+        components: number of components of a preceding PCA; None for no PCA.
     """
     steps: list[Any] = [StandardScaler()]
     if components is not None:
@@ -422,7 +422,8 @@ def combined(
     fitted: Fitted, probability: Mapping[str, np.ndarray], right: Mapping[str, np.ndarray]
 ) -> np.ndarray:
     """Scores of the third part by logistic regression on a detector's score and the log-probability, fitted
-    on the second: on the first the detector is better than on new images."""
+    on the second part, since the detector was fitted on the first.
+    """
     validation, test = (
         np.stack([getattr(fitted, part), probability[part]], axis=1) for part in ("validation", "test")
     )
@@ -435,8 +436,9 @@ def combined(
 
 @dataclass(eq=False)
 class View:
-    """One kind of graphs, real or permuted, as detectors see them: ``heuristics`` and ``spectrum``, ``(N,
-    f)``, and edges."""
+    """Input of the detectors for one kind of graphs, real or permuted: ``heuristics`` and ``spectrum``, ``(N,
+    f)``, and edges.
+    """
 
     heuristics: Any = field(default_factory=list)
     spectrum: Any = field(default_factory=list)
@@ -449,7 +451,7 @@ class View:
         self.edges.append(Edges.of(graphs))
 
     def close(self) -> None:
-        """Put the parts together; nothing can be added afterwards."""
+        """Concatenate the parts; nothing can be added afterwards."""
         self.heuristics, self.spectrum = np.concatenate(self.heuristics), np.concatenate(self.spectrum)
         self.edges = Edges.joined(self.edges)
 
@@ -459,10 +461,10 @@ class Part:
     """A model's answers to one part of a task's examples.
 
     Args:
-        examples: which.
+        examples: the examples.
         right: whether the answer is right, ``(N,)``.
         probability: log-probabilities of the answers, ``(N,)``.
-        views: the real graphs under None, those of each seed's permutations under the seed.
+        views: real graphs with key None, those of each seed's permutations with the seed as key.
     """
 
     examples: Sequence[Example]
@@ -474,14 +476,14 @@ class Part:
 def look(
     family: ModelFamily, task: Task, data: Path, seeds: Sequence[int], doing: str | None = None
 ) -> dict[str, Part]:
-    """Let a model answer all examples of a task, and read its graphs.
+    """Let a model answer all examples of a task, and capture its graphs.
 
     Args:
         family: the model.
-        task: whose answers are right or wrong.
-        data: folder of drawn scenes.
-        seeds: of permutations.
-        doing: what a progress bar says; None for no bar.
+        task: the task.
+        data: folder of synthetic scenes.
+        seeds: seeds of permutations.
+        doing: text of a progress bar; None for no bar.
 
     Raises:
         UserError: all answers of a part are right, or all are wrong.
@@ -510,14 +512,14 @@ def look(
                 kind = "right" if right.all() else "wrong"
                 raise UserError(
                     f"{task.name}: all {len(right)} answers of the {part} part are {kind}, so there is "
-                    "nothing to detect: give more --examples, or omit this task or model"
+                    "nothing to detect: use more --examples, or omit this task or model"
                 )
             parts[part] = Part(examples[part], right, np.concatenate(likelihoods), views)
     return parts
 
 
 def _batches(family: ModelFamily, task: Task, examples: Sequence[Example]) -> Iterator[list[Sample]]:
-    """Samples, with the states of their images where a model can be given these."""
+    """Samples, with image features if the model supports them."""
     for start in range(0, len(examples), BATCH):
         samples = [task.sample(one, family.name) for one in examples[start : start + BATCH]]
         if family.caches_features:
@@ -531,9 +533,9 @@ def detect(parts: Mapping[str, Part], seed: int) -> dict[str, Any]:
     """Fit all detectors on one seed's permutations and on the real graphs, and score the test part.
 
     Returns:
-        ``answers``, how many each part has; ``accuracy`` of those in the test part; ``chosen``
-        hyperparameters; and ``test``: ``id``, ``image``, ``kind`` and ``right`` of its examples, and their
-        ``scores`` ``{detector: list}``, higher for answers that seem right.
+        ``answers``: number in each part; ``accuracy`` of those in the test part; ``chosen`` hyperparameters;
+        and ``test``: ``id``, ``image``, ``kind`` and ``right`` of its examples, and their ``scores``
+        ``{detector: list}``, higher for answers that are more likely to be right.
     """
     right = {name: part.right for name, part in parts.items()}
     probability = {name: part.probability for name, part in parts.items()}
@@ -567,7 +569,7 @@ _WHAT = {"gnn": "edges"}  # detector -> what it sees of a view, where that is no
 
 
 def _fits(seed: int) -> dict[str, Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Fitted]]:
-    """Detectors of :data:`DETECTORS`, each as a function that fits it."""
+    """The detectors of :data:`DETECTORS`, each as a function that fits it."""
     return {
         "heuristics": fit_logistic,
         "spectrum": lambda seen, right: fit_logistic(seen, right, COMPONENTS),

@@ -1,5 +1,5 @@
-"""What scores of answers (:mod:`attngraph.experiments.studies.detect`) say: AUROC with intervals,
-comparisons, a table and a figure. Everything follows from the records of the runs.
+"""Evaluation of scores of answers (:mod:`attngraph.experiments.studies.detect`): AUROC with intervals,
+comparisons, a table and a figure, all computed from the records of the runs.
 
 Axes: S runs (checkpoints × seeds of one task), N answers, B replicates.
 """
@@ -41,13 +41,13 @@ def auroc(
     over pairs of a right answer i and a wrong answer j.
 
     Args:
-        scores: higher for answers that seem right, ``(N,)``.
-        right: which answers are right, bool ``(N,)``.
-        weights: of the answers in each replicate, ``(B, N)``.
-        kinds: of the questions, ``(N,)``: pairs are those of one kind. None for all pairs.
+        scores: higher for answers that are more likely to be right, ``(N,)``.
+        right: whether answers are right, bool ``(N,)``.
+        weights: weights of the answers in each replicate, ``(B, N)``.
+        kinds: kinds of the questions, ``(N,)``: only pairs of the same kind are used. None for all pairs.
 
     Returns:
-        ``(B,)``; NaN where there is no pair.
+        ``(B,)``; NaN if there is no pair.
     """
     kinds = np.zeros(len(scores)) if kinds is None else kinds
     concordant, pairs = np.zeros(len(weights)), np.zeros(len(weights))
@@ -67,11 +67,11 @@ def auroc(
 class Areas:
     """AUROC of every detector in the runs of one task, and of resampled images.
 
-    The Poisson bootstrap draws a weight for each image, the same in all runs; an image's questions stay
-    together.
+    The Poisson bootstrap samples a weight for each image, the same in all runs and for all questions about
+    the image.
 
     Args:
-        records: of the task, on the same examples.
+        records: records of the task, on the same examples.
         pairs: :data:`ALL` or :data:`WITHIN`.
     """
 
@@ -139,8 +139,8 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
     """All numbers of the report.
 
     Args:
-        records: of all runs, each with ``model``, ``weights``, ``task``, ``seed`` and what
-            :func:`attngraph.experiments.studies.detect.detect` returns.
+        records: records of all runs, each with ``model``, ``weights``, ``task``, ``seed`` and the result of
+            :func:`attngraph.experiments.studies.detect.detect`.
 
     Returns:
         ``areas``: for each task, kind of pairs and detector the mean with its interval, and
@@ -185,7 +185,7 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def outcome(comparison: Mapping[str, Any]) -> str:
-    """``higher`` or ``lower`` where the corrected p value is below 0.05, else ``tie`` or ``undecided``."""
+    """``higher`` or ``lower`` if the corrected p-value is below 0.05, else ``tie`` or ``undecided``."""
     if comparison["p_holm"] < 1 - LEVEL:
         return "higher" if comparison["estimate"] > 0 else "lower"
     return "tie" if comparison["tie"] else "undecided"
@@ -195,7 +195,7 @@ def outcome(comparison: Mapping[str, Any]) -> str:
 
 
 def markdown(records: Sequence[Record], summary: Mapping[str, Any], about: str) -> str:
-    """The report: tables of AUROC and of comparisons; ``about`` says what was run."""
+    """The report: tables of AUROC and of comparisons; ``about`` describes the runs."""
     checkpoints = {record["weights"]: record["model"] for record in records}
     over = f"over {len(checkpoints)} checkpoints" if len(checkpoints) > 1 else "of one checkpoint"
     parts = ["# Right and wrong answers from attention graphs", about]
@@ -260,8 +260,8 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 _REAL, _NULL = COLOURS[:2]
 _CAPTION = (
-    "AUROC of each detector of wrong answers, with attention graphs as they are and with permuted edges: the "
-    "mean over checkpoints and seeds with its 95 % interval, and a small point for each checkpoint. Dotted: "
+    "AUROC of each detector of wrong answers, with real attention graphs and with permuted edges: the mean "
+    "over checkpoints and seeds with its 95 % interval, and a small point for each checkpoint. Dotted: "
     "chance."
 )
 

@@ -51,15 +51,15 @@ register_scheme("distances")(Distances)
 
 
 class Shown:
-    """Which values are relevant for the queries of the current pass of a captioner's decoder: the patches
-    that show what a token names, given the words of its phrase so far, and, at the last token of the prompt,
-    what the prompt asks for; both as in :class:`attngraph.experiments.inspect.regions.Regions`.
+    """Relevant values for the queries of the current pass of a captioner's decoder: the patches of the object
+    named by a token, given the words of its phrase so far, and, at the last token of the prompt, of the
+    object of the question; both as in :class:`attngraph.experiments.inspect.regions.Regions`.
 
-    The family's samples must know their scenes. Its training inputs get a further tensor ``relevant``; in
-    generation this follows from what each beam has written.
+    The family's samples must have scenes. Its training inputs get an additional tensor ``relevant``; in
+    generation this is determined by the text of each beam.
 
     Args:
-        family: whose inputs, passes and answers are watched from now on.
+        family: the family whose inputs, passes and answers are observed from now on.
     """
 
     def __init__(self, family: Any):
@@ -74,10 +74,10 @@ class Shown:
         """Bool ``(b, n, m)``.
 
         Raises:
-            UserError: no such pass runs.
+            UserError: there is no such pass.
         """
         if self._relevant is None:
-            raise UserError("the oracle knows what is generated only: leave out answering=rank")
+            raise UserError("the oracle supports generation only: remove answering=rank")
         return self._relevant
 
     def inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
@@ -120,10 +120,10 @@ class Shown:
         """Relevant values of texts, bool ``(b, last, m)``.
 
         Args:
-            samples: the texts are about, each for as many of them as there are beams.
+            samples: samples of the texts, each for as many texts as there are beams.
             ids: ``(b, L)``.
-            begins: where the answer of each text begins.
-            last: the number of last tokens that are looked at. Default: all.
+            begins: position of the answer in each text.
+            last: number of last tokens to evaluate. Default: all.
         """
         length = ids.shape[1]
         first = 0 if last is None else length - last
@@ -133,7 +133,7 @@ class Shown:
             sample = samples[k // beams]
             if sample.scene is None:
                 raise UserError(
-                    f"{sample.name}: the oracle needs drawn scenes, and this image's is not known"
+                    f"{sample.name}: the oracle needs synthetic scenes, and this image's is not known"
                 )
             parts, masks = SceneParts(sample.scene), _masks(sample.scene, self.rows)
             found = parts.named(self.tokenizer.convert_ids_to_tokens(line))
@@ -147,7 +147,7 @@ class Shown:
 
 @lru_cache(maxsize=20_000)
 def _masks(scene: Scene, rows: int) -> Tensor:
-    """Which patches show each thing of a scene, bool ``(things, patches)``."""
+    """The patches of each object of a scene, bool ``(objects, patches)``."""
     masks = SceneParts(scene).masks(rows, rows)
     assert masks is not None  # the grid is square
     return masks
@@ -204,7 +204,7 @@ for arm in ARMS:
 
 
 class _Seen:
-    """A task whose samples know what their image shows."""
+    """A task whose samples have scenes."""
 
     def examples(self, data: Path, split: str) -> list[Example]:
         found = super().examples(data, split)  # type: ignore[misc]

@@ -1,15 +1,15 @@
-r"""What each arm of the study of distances could save on frozen checkpoints, before adapters are trained::
+r"""Potential of each arm of the study of distances on frozen checkpoints, before adapters are trained::
 
     python -m attngraph.experiments.studies.distances_prediction runs/distances
 
 For each checkpoint, arm and layer of cross-attention: the mass on distractors of the weights :math:`M`, and
-of :math:`M^a R^b` with the exponents that leave the least of it on distractors, among those that the arm can
-learn. Mass is the share of a query's weight on patches that do not show what the word names, among all
-patches; means are over words that name something, and heads. The contrast is that of the distances that the
-arm sees (:func:`attngraph.analysis.contrast.contrast`).
+of :math:`M^a R^b` with the exponents, among those that the arm can learn, that minimise it. Mass is the
+fraction of a query's weight on patches that do not show the named object, among all patches; means are over
+words that name an object, and heads. The contrast is that of the distances of the arm
+(:func:`attngraph.analysis.contrast.contrast`).
 
-It draws the data of the preset into the folder of the table, as ``attngraph ablation`` does, and writes
-``prediction.csv`` there. Looked at are validation images with their first captions.
+The data of the preset are generated in the folder of the table, as by ``attngraph ablation``, and
+``prediction.csv`` is written there. The examples are validation images with their first captions.
 """
 
 from __future__ import annotations
@@ -80,11 +80,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def prediction(model: str | None, data: Path, images: int = IMAGES) -> list[dict[str, Any]]:
     """The lines of one checkpoint: ``checkpoint`` (digest of its weights), ``model``, ``arm``, ``layer``, the
-    best ``a`` and ``b``, the ``mass`` on distractors of M, what of it is ``saved``, and ``contrast``.
+    best ``a`` and ``b``, the ``mass`` on distractors of M, its reduction ``saved``, and ``contrast``.
 
     Args:
         model: folder of the checkpoint; None for the shipped one.
-        data: folder of the drawn data.
+        data: folder of the synthetic data.
         images: number of validation images.
     """
     measured = layers_of(model, data, images)
@@ -115,13 +115,13 @@ def prediction(model: str | None, data: Path, images: int = IMAGES) -> list[dict
 
 @dataclass(frozen=True)
 class Queries:
-    """Queries of a batch whose region is known; ``q`` of them, with ``m`` values.
+    """The ``q`` queries of a batch with a known region, with ``m`` values.
 
     Args:
-        log_m: logarithms of attention weights, ``(q, h, m)``; -inf where there is no weight.
-        log_r: those of the distances that an arm sees, ``(q, h, m)``.
+        log_m: logarithms of attention weights, ``(q, h, m)``; -inf for a weight of 0.
+        log_r: logarithms of the distances of an arm, ``(q, h, m)``.
         relevant, distractor: bool ``(q, m)``.
-        contrast: of the batch, ``(h,)``.
+        contrast: contrast of the batch, ``(h,)``.
     """
 
     log_m: Tensor
@@ -131,7 +131,7 @@ class Queries:
     contrast: Tensor
 
     def mass(self, a: float, b: float) -> Tensor:
-        """The share of :math:`M^a R^b` on distractors, ``(q, h)``; NaN for a query without weight."""
+        """The fraction of :math:`M^a R^b` on distractors, ``(q, h)``; NaN for a query without weight."""
         weight = (a * self.log_m + b * self.log_r).exp()
         near, far = ((weight * side[:, None]).sum(-1) for side in (self.relevant, self.distractor))
         return far / (near + far)
@@ -164,7 +164,7 @@ def layers_of(model: str | None, data: Path, images: int) -> dict[str, dict[str,
 
 
 class _Known:
-    """What the oracle knows of a graph."""
+    """The oracle's relevant values of a graph."""
 
     def __init__(self, relevant: Tensor):
         self._relevant = relevant
@@ -175,7 +175,7 @@ class _Known:
 
 @torch.no_grad()
 def _seen(graph: AttentionGraph, region: Region) -> Iterator[tuple[str, Queries]]:
-    """What R sees -> the queries of a graph."""
+    """Kind of distances -> the queries of a graph."""
     edges = edges_of(graph)
     degrees = rsqrt(edges.query_degree()), rsqrt(edges.value_degree("sum"))
     relevant, distractor = region.on(graph)

@@ -1,9 +1,9 @@
-r"""What the study of distances found, in the order of its protocol (docs/protocol-distances.md)::
+r"""Results of the study of distances, in the order of its protocol (docs/protocol-distances.md)::
 
     python -m attngraph.experiments.studies.distances_report runs/distances --rates runs/distances-rates
 
 It reads a finished table, its ``prediction.csv``, and the runs that chose the learning rates, and writes
-``report.md``, ``comparisons.csv`` and the figure ``distances``. Differences are in points; p values and
+``report.md``, ``comparisons.csv`` and the figure ``distances``. Differences are in points; p-values and
 intervals are for new checkpoints, seeds and images.
 """
 
@@ -64,7 +64,7 @@ QUESTIONS = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the report and write its files; with ``--first-look`` print that alone."""
     parser = argparse.ArgumentParser(description="Report of the study of distances.")
-    parser.add_argument("source", type=Path, help="Folder of the table: cells or archives.")
+    parser.add_argument("source", type=Path, help="Folder of the table: runs or archives.")
     parser.add_argument("--rates", type=Path, help="Folder of `attngraph search`, which chose the rates.")
     parser.add_argument("--other", type=Path, help="Folder of arms that were run at another rate, too.")
     parser.add_argument(
@@ -96,15 +96,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check_complete(source: Path, runs: Sequence[Run]) -> None:
-    """Raises a UserError where the table is not finished, or arms differ in their seeds: nobody looks at
-    scores before."""
+    """Raise a UserError if the table is not finished, or arms differ in their seeds, so that scores are not
+    seen before.
+    """
     seeds = {(run.row, run.task): set[int]() for run in runs if run.row in {arm.name for arm in ARMS}}
     for run in runs:
         if (run.row, run.task) in seeds:
             seeds[run.row, run.task].add(run.seed)
     is_table = not (source / "cells").is_dir() or (source / RESULTS).is_file()
     if not is_table or len({frozenset(of) for of in seeds.values()}) != 1:
-        raise UserError(f"{source} is not complete: run attngraph ablation to its end, or give --first-look")
+        raise UserError(f"{source} is not complete: run attngraph ablation to its end, or use --first-look")
 
 
 def report(
@@ -113,7 +114,7 @@ def report(
     """The report as Markdown, and all comparisons.
 
     Args:
-        runs: of the table.
+        runs: runs of the table.
         source: its folder, with the prediction.
         rates: folder of the search for rates.
         others: runs of arms at another rate.
@@ -163,13 +164,13 @@ def _rate(run: Run) -> float:
 
 def compared(runs: Sequence[Run], key: str, questions: Sequence[Question] = QUESTIONS) -> pd.DataFrame:
     """A line for each question: the fields of :func:`attngraph.experiments.tables.compare.compare_pairs`,
-    with names of rows; ``question``; ``test_p``, of the planned test, and ``test_p_holm``;
+    with names of rows; ``question``; ``test_p`` of the planned test, and ``test_p_holm``;
     ``difference_p_holm``, corrected as if all four tests were of no difference; ``answer``.
 
     Args:
-        runs: of the table.
-        key: of a column, or :data:`SUMMARY`.
-        questions: which.
+        runs: runs of the table.
+        key: key of a column, or :data:`SUMMARY`.
+        questions: the questions.
     """
     scores = scores_of(runs)
     margin = MARGINS.get(key)
@@ -197,8 +198,9 @@ def compared(runs: Sequence[Run], key: str, questions: Sequence[Question] = QUES
 
 
 def standardised(scores: Scores, pair: tuple[str, str]) -> dict[str, float]:
-    """The weights that make the mean over the two tasks of the difference of two rows, each divided by its
-    standard deviation between the seeds of one checkpoint; 0 where that is 0, as in runs of a few steps."""
+    """Weights for the mean over the two tasks of the difference of two rows, each divided by its standard
+    deviation between the seeds of one checkpoint; 0 if that is 0, as in runs of a few steps.
+    """
     columns = [SCENE, ACCURACY]
     frame = scores.frame.set_index("seed")
     first, second = (frame.loc[frame["row"] == row, columns] for row in pair)
@@ -211,7 +213,7 @@ def standardised(scores: Scores, pair: tuple[str, str]) -> dict[str, float]:
 
 
 def answer(question: Question, line: Mapping[str, Any], margin: float | None) -> str:
-    """What is concluded at :data:`LEVEL`."""
+    """The conclusion at :data:`LEVEL`."""
     sure, differs = line["test_p_holm"] < LEVEL, line["difference_p_holm"] < LEVEL
     if question.equivalent and margin is not None:
         if sure:
@@ -230,7 +232,7 @@ def conclusion(primary: pd.DataFrame) -> str:
     if primary.loc[primary["question"] == "H0", "answer"].item() == "above 0":
         return "H0 holds: the adapters make use of distances that know what is relevant.\n"
     return (
-        "**H0 fails**: mass on distractors is not what limits these adapters. No conclusion is drawn from H1 "
+        "**H0 fails**: mass on distractors does not limit these adapters. There are no conclusions from H1 "
         "to H3.\n"
     )
 
@@ -275,7 +277,7 @@ def first_look(runs: Sequence[Run]) -> str:
     table = compared(chosen, SCENE, questions)
     line = table.iloc[0]
     stops = line["difference"] < 0 and line["high"] < MARGINS[SCENE]
-    said = "The study stops." if stops else "The study goes on."
+    said = "The study stops." if stops else "The study continues."
     return f"{markdown_grid(shown(table), 'First look: Scene F1 on four checkpoints')}\n{said}\n"
 
 
@@ -283,7 +285,7 @@ def first_look(runs: Sequence[Run]) -> str:
 
 
 def counts(runs: Sequence[Run], source: Path) -> str:
-    """How many runs there are, diverged, or are below the frozen model with the same checkpoint."""
+    """Numbers of runs, of diverged runs, and of runs below the frozen model with the same checkpoint."""
     primary = {"caption": SCENE, "vqa": ACCURACY}
     frozen = {
         (run.task, run.checkpoint): run.result["scores"][primary[run.task]]
@@ -315,7 +317,7 @@ def arms(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def learned(runs: Sequence[Run]) -> pd.DataFrame:
-    """The learned exponents of each arm and task, and the share of mass that its weights move."""
+    """The learned exponents of each arm and task, and the fraction of mass that its weights move."""
     lines = []
     for run in runs:
         if run.row == "frozen":
@@ -347,8 +349,9 @@ def learned(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def wins(rates: Path) -> pd.DataFrame:
-    """In which share of :data:`RESAMPLES` samples of the checkpoints each rate has the best mean: ``method``,
-    ``task``, ``rate``, ``mean``, ``share``."""
+    """Fraction of :data:`RESAMPLES` resamples of the checkpoints in which each rate has the best mean:
+    ``method``, ``task``, ``rate``, ``mean``, ``share``.
+    """
     trials = pd.read_csv(rates / "search.csv")
     weights = {}
     for file in rates.glob(f"cells/*{AT_RATE}*/*/seed*/config.json"):
@@ -379,7 +382,7 @@ def tuning(rates: Path) -> pd.DataFrame:
 
 
 def at_other_rates(rates: Path) -> Settings:
-    """The chosen settings, but of arms and tasks for which another rate wins too often, with that rate."""
+    """The chosen settings of arms and tasks for which another rate wins too often, with that rate instead."""
     settings = chosen_settings(rates / "settings.yaml")
     for (method, task), part in wins(rates).groupby(["method", "task"], sort=False):
         chosen = settings.methods[method][task]
@@ -394,15 +397,16 @@ def at_other_rates(rates: Path) -> Settings:
 
 
 def gains(runs: Sequence[Run], prediction: pd.DataFrame) -> pd.DataFrame:
-    """For each arm that sees something and each checkpoint: ``saved``, the mass on distractors that the arm
-    would save beyond the one that sees nothing with the same exponents, and ``gain``, its lead over that one
-    in Scene F1; shares.
+    """For each arm with distances and each checkpoint: ``saved``, the reduction of mass on distractors
+    compared with the arm without distances and the same exponents, and ``gain``, the difference in Scene F1;
+    as fractions.
 
     Raises:
         UserError: a checkpoint of the runs has no prediction.
     """
     if lacking := {run.checkpoint for run in runs} - set(prediction["checkpoint"]):
-        raise UserError(f"{PREDICTION} lacks checkpoints with the digests {', '.join(sorted(lacking))}")
+        digests = ", ".join(sorted(lacking))
+        raise UserError(f"{PREDICTION} lacks checkpoints with the digests {digests}: write it again")
     saved = prediction.groupby(["checkpoint", "arm"])["saved"].mean()
     scores = pd.Series(
         {
@@ -432,7 +436,7 @@ def gains(runs: Sequence[Run], prediction: pd.DataFrame) -> pd.DataFrame:
 
 
 def slope(points: pd.DataFrame, resamples: int = RESAMPLES) -> tuple[float, float, float, float]:
-    """Slope of the gain over the mass saved, by least squares; its 95 % interval and two-sided p value, by
+    """Slope of the gain over the mass saved, by least squares; its 95 % interval and two-sided p-value, by
     resampling arms and checkpoints independently (Owen, Annals of Applied Statistics 1, 2007)."""
     x, y = (
         points.pivot(index="arm", columns="checkpoint", values=name).to_numpy() for name in ("saved", "gain")
@@ -455,7 +459,7 @@ def _slope(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def predicted(runs: Sequence[Run], prediction: pd.DataFrame) -> str:
-    """The prediction and what came of it."""
+    """The prediction and the result."""
     points = gains(runs, prediction)
     means = 100 * points.groupby("arm", sort=False)[["saved", "gain"]].mean()
     table = pd.DataFrame(
@@ -490,7 +494,7 @@ _CAPTION = (
 
 def draw(runs: Sequence[Run], source: Path, closed_form: Path | None = None) -> Figure | None:
     """pGNN's weights and its closed form in the layers of models, if a file has them; the contrast of the
-    distances that each arm sees; and gains beside masses saved. None without a prediction."""
+    distances that each arm sees; and gains over saved masses. None without a prediction."""
     if not (source / PREDICTION).is_file():
         return None
     prediction = pd.read_csv(source / PREDICTION)

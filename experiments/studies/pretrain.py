@@ -1,8 +1,8 @@
-"""Pre-training of the mini-BLIP and the mini-mPLUG from scratch on drawn scenes.
+"""Pre-training of the mini-BLIP and the mini-mPLUG from scratch on synthetic scenes.
 
-Every step draws new scenes and writes several texts about each
-(:mod:`~attngraph.experiments.studies.pretrain_texts`). :data:`MINIS` has all in which the two models differ,
-:func:`pretrain` trains one into a folder, :func:`skill_scores` measures what a model can do.
+Every step generates new scenes with several texts about each
+(:mod:`~attngraph.experiments.studies.pretrain_texts`). :data:`MINIS` has the definitions of both models,
+:func:`pretrain` trains a model and saves it in a folder, and :func:`skill_scores` measures a model's skills.
 """
 
 from __future__ import annotations
@@ -71,12 +71,12 @@ EASY_VQA_WORDS = """
 
 
 def build_tokenizer(words: Iterable[str]) -> BertTokenizerFast:
-    """BLIP's kind of tokenizer over ``words``: greedy WordPiece of lower-case texts, in which each of these
-    words and those of easy-VQA is one token. Any other lower-case ASCII word falls apart into known pieces
-    and characters, so no such text becomes [UNK] (short of words of more than 100 characters, BERT's limit).
+    """A tokenizer of BLIP's type for ``words``: greedy WordPiece of lower-case texts, in which each of these
+    words and those of easy-VQA is one token. Any other lower-case ASCII word is split into known pieces and
+    characters, so that [UNK] does not occur (except for words of more than 100 characters, BERT's limit).
 
     Args:
-        words: lower-case, in any order; those with punctuation inside are left to the smaller pieces.
+        words: lower-case words in any order; those with punctuation inside are split into pieces.
     """
     characters = [c for c in map(chr, range(33, 127)) if not c.isupper()]
     continuations = ["##" + c for c in string.ascii_lowercase + string.digits]
@@ -95,17 +95,17 @@ def build_tokenizer(words: Iterable[str]) -> BertTokenizerFast:
 
 
 def pack(tokenizer: PreTrainedTokenizerBase, texts: Texts, row_length: int = ROW_LENGTH) -> dict[str, Tensor]:
-    """Packs each image's (prompt, answer) texts into one row, as BLIP reads them.
+    """Packs each image's (prompt, answer) texts into one row, in the format of BLIP.
 
-    A row attends to its image once, and a block-diagonal mask keeps its texts apart, so the loss is the same
-    as with one row per text, for a fraction of the cost.
+    A row attends to its image once, and a block-diagonal mask separates its texts, so the loss is the same as
+    with one row per text, for a fraction of the cost.
 
     Returns:
         ``input_ids``, ``position_ids``, ``labels`` and ``segments``, each ``(images, row_length)`` int64, and
-        ``weights``, float32. Positions start again in each text; labels are as in
+        ``weights``, float32. Positions restart in each text; labels are as in
         :func:`~attngraph.experiments.models.generation.sequence_batch`; segments number the texts of a row
-        from 1 and are 0 on padding. An answer of :math:`n` tokens weighs :math:`n^{-1/2}` per token, else
-        captions, of mostly predictable wording, would drown the answers of one word.
+        from 1 and are 0 on padding. An answer of :math:`n` tokens has the weight :math:`n^{-1/2}` per token,
+        since otherwise captions, with mostly predictable wording, would dominate answers of one word.
     """
     pairs = [pair for row in texts for pair in row]
     prompts, answers = (
@@ -156,16 +156,16 @@ def read_packed(model: PreTrainedModel, states: Tensor, batch: dict[str, Tensor]
 
 
 def rows(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> dict[str, Tensor]:
-    """Each image's (prompt, answer) texts, one in a row: captions, whose prompt is left out, and questions.
+    """Each image's (prompt, answer) texts, one per row: captions, without a prompt, and questions.
 
-    The states of image and question that mPLUG's decoder looks at are a text's own, so texts cannot share a
-    row as BLIP's do. What the image encoder sees is repeated instead.
+    The states that mPLUG's decoder attends to depend on the question, so texts cannot share a row as in BLIP.
+    Image features are repeated instead.
 
     Returns:
-        For captions, and where there are any for questions: ``image`` ``(b,)``, the image that each text is
-        about; what :func:`~attngraph.experiments.models.generation.sequence_batch` makes of the answers; and
-        their ``weights``, as in :func:`pack`. For questions also what
-        :func:`~attngraph.experiments.models.mplug.question_batch` returns. Keys begin with ``caption.`` or
+        For captions, and for questions if there are any: ``image`` ``(b,)``, index of each text's image; the
+        result of :func:`~attngraph.experiments.models.generation.sequence_batch` for the answers; and their
+        ``weights``, as in :func:`pack`. For questions also the result of
+        :func:`~attngraph.experiments.models.mplug.question_batch`. Keys begin with ``caption.`` or
         ``question.``.
     """
     numbered = [(image, *text) for image, row in enumerate(texts) for text in row]
@@ -186,7 +186,7 @@ def rows(tokenizer: PreTrainedTokenizerBase, texts: Texts) -> dict[str, Tensor]:
 
 
 def read_rows(model: PreTrainedModel, states: Tensor, batch: dict[str, Tensor]) -> Read:
-    """mini-mPLUG: questions and captions in rows of their own, which share the states of their image."""
+    """mini-mPLUG: questions and captions in separate rows, which share the features of their image."""
     read = []
     for name in ("caption.", "question."):
         part = {key.removeprefix(name): value for key, value in batch.items() if key.startswith(name)}
@@ -203,7 +203,7 @@ def read_rows(model: PreTrainedModel, states: Tensor, batch: dict[str, Tensor]) 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is drawn in each step and how it is learned by AdamW."""
+    """Data of each step, and settings of AdamW."""
 
     steps: int = 8000
     images: int = 16  # new ones in each step; few, so that there are many steps
@@ -232,16 +232,16 @@ class Recipe:
 
 @dataclass
 class Mini:
-    """A small model and how it reads pre-training texts.
+    """A small model with its format of pre-training texts.
 
     Args:
-        name: of the shipped checkpoint, see :mod:`attngraph.experiments.base.shipped`.
-        recipe: by which the shipped checkpoint was trained.
-        starts: the token that begins what the decoder writes.
-        build: makes the model of a tokenizer, freshly initialised.
-        arrange: makes tensors of the tokenizer and the texts about some images.
-        read: from the model, the image encoder's states ``(images, nodes, width)`` and such tensors to the
-            logits and labels that :func:`text_loss` takes.
+        name: name of the shipped checkpoint, see :mod:`attngraph.experiments.base.shipped`.
+        recipe: recipe of the shipped checkpoint.
+        starts: start token of generated texts.
+        build: makes a newly initialised model for a tokenizer.
+        arrange: makes tensors from the tokenizer and the texts about some images.
+        read: maps the model, image features ``(images, nodes, width)`` and these tensors to the logits and
+            labels for :func:`text_loss`.
     """
 
     name: str
@@ -279,9 +279,9 @@ class Steps(Dataset):
     """Item i is the batch of step i; it depends on the seed and on i only.
 
     Args:
-        arrange: makes tensors of each image's texts, such as :func:`pack` with a tokenizer.
-        seed: of scenes and texts.
-        recipe: how many steps, images and texts.
+        arrange: makes tensors from each image's texts, such as :func:`pack` with a tokenizer.
+        seed: seed of scenes and texts.
+        recipe: numbers of steps, images and texts.
     """
 
     def __init__(self, arrange: Callable[[Texts], dict[str, Tensor]], seed: int, recipe: Recipe) -> None:
@@ -295,8 +295,8 @@ class Steps(Dataset):
 
         Returns:
             ``pixels`` uint8 ``(images, 64, 64, 3)``, ``patch_shapes`` and ``patch_colors`` int64
-            ``(images, 64)`` (see :func:`~attngraph.experiments.scenes.drawing.patch_targets`), and what
-            ``arrange`` returns.
+            ``(images, 64)`` (see :func:`~attngraph.experiments.scenes.drawing.patch_targets`), and the result
+            of ``arrange``.
         """
         images = self.recipe.images
         drawn = list(scenes("train", images, self.seed, "pretrain", start=step * images))
@@ -320,7 +320,7 @@ def text_loss(parts: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> Tensor:
 
     Args:
         parts: the batch in one or several parts: logits ``(rows, length, vocabulary)``, and the ``labels``
-            and ``weights`` ``(rows, length)`` of these rows, as :func:`pack` makes them.
+            and ``weights`` ``(rows, length)`` of these rows, as in the result of :func:`pack`.
     """
     logits = torch.cat([scores[:, :-1].flatten(0, 1) for scores, _ in parts])
     targets, weights = (
@@ -331,14 +331,14 @@ def text_loss(parts: Sequence[tuple[Tensor, dict[str, Tensor]]]) -> Tensor:
 
 
 def patch_loss(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """Mean cross-entropy of the shape, plus that of the colour, of the thing that each patch shows.
+    """Mean cross-entropy of the shape, plus that of the colour, of the thing in each patch.
 
-    From the texts alone the image encoder learns shapes slowly: a text says little about where in the picture
-    its words come from.
+    From texts alone the image encoder learns shapes slowly, since texts contain little information about
+    positions in the image.
 
     Args:
         scores: ``(images, patches, SHAPE_CLASSES + COLOR_CLASSES)``.
-        batch: holds ``patch_shapes`` and ``patch_colors``, ``(images, patches)``.
+        batch: contains ``patch_shapes`` and ``patch_colors``, ``(images, patches)``.
     """
     shapes, colors = scores.float().flatten(0, 1).split((SHAPE_CLASSES, COLOR_CLASSES), dim=-1)
     return F.cross_entropy(shapes, batch["patch_shapes"].flatten()) + F.cross_entropy(
@@ -347,20 +347,20 @@ def patch_loss(scores: Tensor, batch: dict[str, Tensor]) -> Tensor:
 
 
 def pretrain(mini: Mini, out: Path, steps: int | None, seed: int, device: str = "cpu") -> dict[str, float]:
-    """Trains a model and scores the saved weights; the folder gets the checkpoint when all is done.
+    """Train a model and score the saved weights; the checkpoint is moved to the folder at the end.
 
     Args:
-        mini: which model.
+        mini: the model.
         out: the checkpoint's folder.
-        steps: of the optimiser; None for as many as the recipe says.
-        seed: of the weights and of the scenes.
+        steps: number of optimiser steps; None for the recipe's.
+        seed: seed of the weights and of the scenes.
         device: ``cpu`` or ``cuda``.
 
     Returns:
         The scores, see :func:`skill_scores`.
 
     Raises:
-        UserError: the folder holds something else.
+        UserError: the folder contains something else.
     """
     recipe = mini.recipe if steps is None else replace(mini.recipe, steps=steps)
     settings = {"model": mini.name, "seed": seed, **asdict(recipe)}
@@ -428,12 +428,12 @@ def _trained(
 
 
 def skill_scores(family: ModelFamily, count: int) -> dict[str, float]:
-    """Scores on ``count`` held-out scenes, with one text of each kind about each scene that allows it.
+    """Scores on ``count`` held-out scenes, with one text of each possible kind about each scene.
 
     Returns:
-        ``exact_<kind>``: share of generated answers that equal the true one, for each kind of prompt but
-        captions, whose wording is free; ``exact_average``: the mean of these; ``caption_loss``: mean loss per
-        caption token.
+        ``exact_<kind>``: fraction of generated answers that equal the correct one, for each kind of prompt
+        except captions, whose wording varies; ``exact_average``: the mean of these; ``caption_loss``: mean
+        loss per caption token.
     """
     family.model.eval()
     tokenizer = family.tokenizer
@@ -479,9 +479,9 @@ class _Saved(Config):
 
 
 def saved_scores(folder: Path) -> dict[str, float]:
-    """The scores that were saved with a checkpoint.
+    """The scores saved with a checkpoint.
 
     Raises:
         UserError: ``scores.json`` is missing or damaged.
     """
-    return read_config(folder / SCORES, _Saved, "give the folder of a finished `attngraph pretrain`").scores
+    return read_config(folder / SCORES, _Saved, "use the folder of a finished `attngraph pretrain`").scores

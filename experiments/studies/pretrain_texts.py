@@ -1,8 +1,9 @@
 """Captions, prompts and statements about pre-training scenes; their wordings are in ``pretrain_texts.yaml``.
 
-Every visual skill that a downstream task needs occurs here, in several wordings that the downstream texts do
-not use. Where the answer is yes or no, or true or false, both are about equally likely. A function takes
-``(scene, rng)`` and returns (prompt, answer), or ``None`` if the scene offers nothing to write.
+Every visual skill that a downstream task requires occurs here, in several wordings that differ from those of
+downstream texts. Both answers to questions with yes or no, or true or false, are about equally likely.
+Functions with the arguments ``(scene, rng)`` return (prompt, answer), or ``None`` if the scene does not
+permit such a text.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def pretraining_texts(scene: Scene, rng: random.Random, count: int) -> list[Prom
 
 
 def _ask(rng: random.Random, kind: str, words: Description | None = None, noun: str = "thing", **more) -> str:
-    """One of the wordings of a kind at random, filled in with a description's forms and more words."""
+    """A random wording of a kind, filled in with a description's forms and further words."""
     forms = {} if words is None else words.forms(noun)
     return rng.choice(WORDINGS[kind]).format(**forms | {"noun": noun} | more)
 
@@ -65,19 +66,19 @@ def _yes(value: bool) -> str:
 
 
 def _palette(scene: Scene) -> dict:
-    """The attributes to ask about: more of them for scenes that show one huge thing."""
+    """The attributes for questions: more of them for scenes with one huge thing."""
     if scene.things[0].size == "huge":
         return {"shapes": HUGE_SHAPES, "colors": tuple(HUGE_COLORS)}
     return {"shapes": SHAPES, "colors": tuple(COLORS)}
 
 
 def _form(scene: Scene, rng: random.Random) -> str:
-    """The attributes that a description shall name, at random; never the size of a huge thing."""
+    """Random attributes for a description; never the size of a huge thing."""
     return rng.choice(FORMS[:3] if scene.things[0].size == "huge" else FORMS)
 
 
 def _absent(scene: Scene, rng: random.Random, form: str) -> Description:
-    """A description that fits nothing; half the time it misses a present thing by one attribute."""
+    """A description that does not fit any thing; half of the time a thing differs in one attribute."""
     while True:
         words = random_description(rng, form, **_palette(scene))
         if rng.random() < 0.5 and " " in form:
@@ -89,12 +90,12 @@ def _absent(scene: Scene, rng: random.Random, form: str) -> Description:
 
 
 def _choose(scene: Scene, rng: random.Random, form: str, present: bool) -> Description:
-    """A description that fits something in the scene, or nothing if not ``present``."""
+    """A description that fits a thing in the scene, or no thing if not ``present``."""
     return describe(rng.choice(scene.things), form) if present else _absent(scene, rng, form)
 
 
 def _unique_pair(scene: Scene, rng: random.Random) -> list[tuple[Thing, Description]] | None:
-    """Two things with descriptions of the same form that fit nothing else; ``None`` if there are none."""
+    """Two things with unique descriptions of the same form; ``None`` if there are none."""
     for form in rng.sample(("shape", "color", "color shape"), 3):
         singles = unique(scene, form)
         if len(singles) > 1:
@@ -106,7 +107,7 @@ def _unique_pair(scene: Scene, rng: random.Random) -> list[tuple[Thing, Descript
 
 
 def caption(scene: Scene, rng: random.Random) -> Prompt:
-    """A caption prompt and a caption: things one by one, in groups, or two of them and how they stand."""
+    """A caption prompt and a caption: things one by one, in groups, or two of them with their relation."""
     style = rng.randrange(4)
     things = list(scene.things)
     if style == 0:
@@ -150,14 +151,14 @@ def _pair_caption(scene: Scene, rng: random.Random) -> str:
 
 
 def _existence(scene: Scene, rng: random.Random) -> Prompt | None:
-    """Whether something is shown: yes or no."""
+    """Whether a thing is visible: yes or no."""
     present = rng.random() < 0.5
     words = _choose(scene, rng, _form(scene, rng), present)
     return _ask(rng, "existence", words, rng.choice(NOUNS)), _yes(present)
 
 
 def _how_many(scene: Scene, rng: random.Random) -> Prompt | None:
-    """How many things of a kind, or of any, are shown."""
+    """Number of visible things of a kind, or of any kind."""
     noun = rng.choice(NOUNS)
     if rng.random() < 0.2:
         words, amount = Description(), len(scene.things)
@@ -215,7 +216,7 @@ def _all_of(scene: Scene, rng: random.Random) -> Prompt | None:
 
 
 def _more(scene: Scene, rng: random.Random) -> Prompt | None:
-    """Which of two kinds has more things, and whether one does, or both the same."""
+    """The kind of two with more things, and whether one has more, or both the same number."""
     form = rng.choice(("shape", "color"))
     first, second = (_choose(scene, rng, form, rng.random() < 0.7) for _ in range(2))
     a, b = count(scene, first), count(scene, second)
@@ -233,7 +234,7 @@ def _more(scene: Scene, rng: random.Random) -> Prompt | None:
 
 
 def _compare_pair(scene: Scene, rng: random.Random) -> Prompt | None:
-    """Which of two things is bigger, or whether they agree in an attribute."""
+    """The bigger one of two things, or whether they agree in an attribute."""
     pair = _unique_pair(scene, rng)
     if not pair:
         return None
@@ -254,7 +255,7 @@ def _compare_pair(scene: Scene, rng: random.Random) -> Prompt | None:
 
 
 def _spatial(scene: Scene, rng: random.Random) -> Prompt | None:
-    """How two things stand to each other, and what is beside a thing."""
+    """Relations of two things, and the thing next to another one."""
     pair = _unique_pair(scene, rng)
     if not pair:
         return None
@@ -294,7 +295,7 @@ def _extreme(scene: Scene, rng: random.Random) -> Prompt | None:
 
 
 def _half(scene: Scene, rng: random.Random) -> Prompt | None:
-    """In which half, or third, of the picture a thing is."""
+    """The half, or third, of the image in which a thing is."""
     across = rng.random() < 0.5
     if rng.random() < 0.4:
         singles = unique(scene, _form(scene, rng))
@@ -319,7 +320,7 @@ def _half(scene: Scene, rng: random.Random) -> Prompt | None:
 
 
 def _place(scene: Scene, rng: random.Random) -> Prompt | None:
-    """Where a thing is on a grid of three by three."""
+    """Position of a thing on a 3 x 3 grid."""
     singles = unique(scene, _form(scene, rng))
     if not singles:
         return None
@@ -328,7 +329,7 @@ def _place(scene: Scene, rng: random.Random) -> Prompt | None:
 
 
 def _what_is_at(scene: Scene, rng: random.Random) -> Prompt | None:
-    """What is at a place of the grid, if anything."""
+    """Content of a place of the grid, if any."""
     if rng.random() < 0.25:
         taken = {place_of(thing) for thing in scene.things}
         place, answer = rng.choice([place for place in PLACES if place not in taken]), "none"
@@ -350,7 +351,7 @@ def _whole_map(scene: Scene, rng: random.Random) -> Prompt | None:
 
 
 def _negation(scene: Scene, rng: random.Random) -> Prompt | None:
-    """Whether something is missing, and what is not of a kind."""
+    """Whether a thing is missing, and things that are not of a kind."""
     noun = rng.choice(NOUNS)
     style = rng.randrange(3)
     if style == 0:
@@ -384,7 +385,7 @@ def _curtain(scene: Scene, rng: random.Random) -> Prompt | None:
 
 
 def statement(scene: Scene, rng: random.Random) -> Prompt | None:
-    """A prompt to judge a statement, and the verdict; ``None`` if six tries give no fitting statement."""
+    """A prompt to judge a statement, and the verdict; ``None`` after six unsuccessful attempts."""
     wanted = rng.choice((True, False, None) if scene.curtain else (True, False))
     for _ in range(6):
         made = rng.choice(_CLAIMS)(scene, rng)

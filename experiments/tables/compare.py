@@ -1,12 +1,12 @@
-"""Methods against one another: paired comparisons over images, seeds and checkpoints, Holm-corrected.
+"""Paired comparisons of methods over images, seeds and checkpoints, with Holm's correction.
 
 Two methods A and B were trained with the same seeds :math:`s = 1..S` and scored on the same examples
 :math:`i = 1..N`. A score is a function of *summed* per-example statistics (see
 :mod:`attngraph.experiments.metrics.statistics`), so the score without one example is the score of a
-difference of sums: nothing is scored again. Leaving out each example in turn, for every seed of both methods
-at once, gives the covariance of the seeds' differences over new examples (:func:`image_covariance`). What
-differs between seeds, and between the pre-trained checkpoints that seeds start from, is added as
-:mod:`attngraph.experiments.tables.variance` says.
+difference of sums: nothing is scored again. Omitting each example in turn, for every seed of both methods at
+once, gives the covariance of the seeds' differences over new examples (:func:`image_covariance`). The
+variance between seeds, and between the pre-trained checkpoints that seeds start from, is added as in
+:mod:`attngraph.experiments.tables.variance`.
 
 Efron and Stein, The jackknife estimate of variance (1981).
 """
@@ -42,14 +42,15 @@ class Comparison:
     Args:
         difference: mean difference over seeds, in the unit of the score.
         low, high: its 95 % confidence interval.
-        p: two-sided, of "no difference".
-        seeds, images: how many of each were paired; images of the smallest test set.
-        checkpoints: how many pre-trained checkpoints these seeds started from.
-        speaks_for: "seeds and images", or with one seed "images"; always with these checkpoints.
-        by_checkpoint: the mean difference with each checkpoint, in the order in which they occur.
-        new_low, new_high, new_p: the same for new checkpoints too; None with one checkpoint.
-        equivalent_p, new_equivalent_p: of "beyond the margin", for these and for new checkpoints; None
-            without a margin.
+        p: two-sided p-value of "no difference".
+        seeds, images: numbers of paired seeds and images; images of the smallest test set.
+        checkpoints: number of pre-trained checkpoints that these seeds started from.
+        speaks_for: population of the p-value: "seeds and images", or with one seed "images"; always with
+            these checkpoints.
+        by_checkpoint: the mean difference with each checkpoint, in order of occurrence.
+        new_low, new_high, new_p: the same for new checkpoints; None with one checkpoint.
+        equivalent_p, new_equivalent_p: p-values of "beyond the margin", for these and for new checkpoints;
+            None without a margin.
     """
 
     difference: float
@@ -80,11 +81,11 @@ def paired_comparison(
 
     Args:
         a, b: statistics ``(S, N, K)``, row s of both from the same seed, column i from the same example. For
-            a score made of several test sets (an average of columns), a list with one array per test set:
-            they share the seeds, and their examples are independent.
-        score: from summed statistics ``(..., K)``, one argument per test set, to scores ``(...)``.
-        checkpoints: which pre-trained weights each seed started from; None for one and the same.
-        margin: also test that the methods differ by less, in the unit of the score
+            a score of several test sets (an average of columns), a list with one array per test set: they
+            share the seeds, and their examples are independent.
+        score: maps summed statistics ``(..., K)``, one argument per test set, to scores ``(...)``.
+        checkpoints: pre-trained weights of each seed; None if all seeds start from the same weights.
+        margin: also test that the methods differ by less than this, in the unit of the score
             (:meth:`attngraph.experiments.tables.variance.Variance.equivalence_p`).
 
     Example:
@@ -126,13 +127,13 @@ def image_covariance(parts: Sequence[np.ndarray], score: Score) -> np.ndarray:
 
     .. math:: \frac{N-1}{N} \sum_i (\theta_{(i)} - \bar\theta)(\theta_{(i)} - \bar\theta)^\top ,
 
-    summed over test sets. Where every example counts the same (CIDEr, VQA accuracy) this is the exact
-    covariance of means, sample covariance / N; for ratios of sums and BLEU it is that of their linear part.
-    No random numbers are involved.
+    summed over test sets. For means over examples (CIDEr, VQA accuracy) this is the exact covariance of
+    means, sample covariance / N; for ratios of sums and BLEU it is that of their linear part. No random
+    numbers are involved.
 
     Args:
         parts: statistics ``(2, S, N, K)`` of both methods, one array per test set.
-        score: as of :func:`paired_comparison`.
+        score: as in :func:`paired_comparison`.
     """
     totals = [part.sum(axis=2, keepdims=True) for part in parts]  # (2, S, 1, K)
     seeds = parts[0].shape[1]
@@ -149,13 +150,13 @@ def image_covariance(parts: Sequence[np.ndarray], score: Score) -> np.ndarray:
 
 
 def _interval(difference: float, variance: Variance) -> tuple[float, float, float]:
-    """Low, high and p value."""
+    """Low, high and p-value."""
     reach = variance.reach(LEVEL)
     return difference - reach, difference + reach, float(variance.p_values(difference))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    r"""Holm's step-down adjusted p values, in the given order.
+    r"""Holm's step-down adjusted p-values, in the given order.
 
     .. math:: \tilde p_{(k)} = \max_{j \le k} \min\big(1, (m - j + 1)\, p_{(j)}\big)
     """
@@ -165,7 +166,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def contenders(runs: Sequence[Run]) -> list[str]:
-    """The rows that are compared in one family where none are named: the GNN adapters and pGNN's controls."""
+    """The rows that are compared in one family by default: the GNN adapters and pGNN's controls."""
     methods = {run.row: run.method for run in runs}
     return [row for row, method in methods.items() if method.group == ADAPTERS or method.control]
 
@@ -177,27 +178,26 @@ def compare_pairs(
     margin: float | None = None,
 ) -> list[dict[str, Any]]:
     """Paired comparisons over seeds and images, Holm-corrected over all of them. Columns in which two rows
-    differ in nothing but their names are left out: a difference would be one of machines or code, and no
-    finding.
+    differ only in their names are skipped: differences would be due to machines or code, and not a finding.
 
-    A mean of columns is made of one test set per task: the columns of one task share the images.
+    A mean of columns has one test set per task: the columns of one task share the images.
 
     Args:
-        scores: of the whole table; only the seeds that both methods ran on all tasks of a column are
+        scores: scores of the whole table; only seeds that both methods ran on all tasks of a column are
             compared.
-        pairs: names of a method and of the one that is subtracted.
+        pairs: names of a method and of the method to subtract.
         columns: keys of the columns to compare; None for all.
         margin: see :func:`paired_comparison`.
 
     Returns:
         One dictionary for each pair and column: ``row`` and ``baseline`` (titles), ``column`` (key), the
         fields of :class:`Comparison`, and ``p_holm`` and ``new_p_holm``, corrected over all comparisons. With
-        a margin also ``margin``, ``equivalent_p_holm`` and ``new_equivalent_p_holm``; without one no p value
-        of equivalence.
+        a margin also ``margin``, ``equivalent_p_holm`` and ``new_equivalent_p_holm``; otherwise there are no
+        p-values of equivalence.
 
     Raises:
         UserError: runs of one seed start from different checkpoints, runs were scored on different examples,
-            or files of theirs cannot be read.
+            or their files cannot be read.
     """
     places = {(run.row, run.task, run.seed): run for run in scores.runs}
     every = {column.key: column for column in scores.columns}
@@ -231,8 +231,8 @@ def _compared(
     members: Sequence[tuple[Column, float]],
     margin: float | None = None,
 ) -> Comparison | None:
-    """The comparison of a weighted sum of columns; None where the two methods share no seed, or differ in
-    nothing but their names.
+    """The comparison of a weighted sum of columns; None if the two methods share no seed, or differ only in
+    their names.
     """
     by_task: dict[str, list[tuple[Column, float]]] = {}
     for column, weight in members:
@@ -282,27 +282,27 @@ def _compared(
 
 
 def unlike(runs: Sequence[Run]) -> str:
-    """Why runs cannot be compared as pairs: they were scored on different examples of a task, or those of a
-    seed started from different weights. Empty where they can.
+    """The reason why runs cannot be compared in pairs: they were scored on different examples of a task, or
+    runs of the same seed started from different weights. Empty if they can be compared.
     """
     of_task: dict[str, Run] = {}
     of_seed: dict[int, Run] = {}
     for run in runs:
         if run.examined != (other := of_task.setdefault(run.task, run)).examined:
             return (
-                f"{other} and {run} were scored on different examples, so they cannot be compared: give runs "
-                "of one table; if pictures were missing in one of them, remove its folder and run it again"
+                f"{other} and {run} were scored on different examples, so they cannot be compared: use runs "
+                "of one table; if images were missing in one of them, remove its folder and run it again"
             )
         if run.checkpoint != (other := of_seed.setdefault(run.seed, run)).checkpoint:
             return (
                 f"{other} and {run} started from different weights: runs of one seed are compared as pairs, "
-                "so give a seed the same --model in every row"
+                "so use the same --model for a seed in every row"
             )
     return ""
 
 
 def row_of(name: str, rows: Sequence[str]) -> str:
-    """The row that a name, an alias or another spelling of a method names; the name itself if none does."""
+    """The row of a method's name, alias or other spelling; the name itself if there is no such row."""
     return name if name in rows else spelled(canonical(name), rows)
 
 
@@ -313,12 +313,12 @@ def recompute(
     columns: Sequence[str] | None = None,
     margin: float | None = None,
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """All comparisons with some baselines, and the heading of each column.
+    """All comparisons with the baselines, and the heading of each column.
 
     Args:
-        runs: as :func:`attngraph.experiments.tables.runs.saved_runs` reads them.
+        runs: runs read by :func:`attngraph.experiments.tables.runs.saved_runs`.
         baselines: names of rows.
-        rows: names of the rows that are compared with each of them; None for :func:`contenders`.
+        rows: names of the rows to compare with each baseline; None for :func:`contenders`.
         columns: keys of columns; None for all.
         margin: see :func:`paired_comparison`.
 
@@ -337,7 +337,7 @@ def recompute(
     lines = compare_pairs(scores, pairs, columns, margin)
     if not lines:
         raise UserError(
-            f"no row can be compared with {', '.join(baselines)}: they share no seed, differ in nothing but "
-            f"their names, or none is a GNN adapter; name rows with --rows, of {', '.join(held)}"
+            f"no row can be compared with {', '.join(baselines)}: they share no seed, differ only in their "
+            f"names, or are not GNN adapters; choose rows with --rows from {', '.join(held)}"
         )
     return lines, headings

@@ -1,5 +1,5 @@
-"""What stands behind a table, as frames of texts: scores by kind and seed, how methods were trained, what
-adapters do, p values.
+"""Details of a table, as frames of texts: scores by kind and seed, training of the methods, effects of the
+adapters, p-values.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EFFECTS = {
     "|Ū|/|U|": "whole_length",
     "cosine(Ū, U)": "whole_cosine",
 }
-ABOUT_EFFECTS = "what the adapters do, mean over layers and seeds ± standard deviation over seeds"
+ABOUT_EFFECTS = "effects of the adapters, mean over layers and seeds ± standard deviation over seeds"
 SIGNIFICANCE_HEAD = (
     "Rows", "Column", "Difference", "95 % interval", "p", "p (Holm)", "Seeds",
     "By checkpoint", "New checkpoints: 95 % interval", "p", "p (Holm)",
@@ -35,10 +35,10 @@ SIGNIFICANCE_HEAD = (
 
 
 def details(runs: Sequence[Run], tasks: Mapping[str, Task]) -> dict[str, pd.DataFrame]:
-    """Title -> frame, without those that are empty. A run that two rows show is listed once."""
+    """Title -> frame, without empty frames. A run shared by two rows is listed once."""
     runs = distinct(runs)
     frames = {f"{task.title}: scores by kind": by_kind(runs, task) for task in tasks.values()}
-    frames["How the methods were trained"] = trained(runs, tasks)
+    frames["Training of the methods"] = trained(runs, tasks)
     frames["Every seed"] = every_seed(runs, tasks)
     frames |= {f"{task.title}: {ABOUT_EFFECTS}": effects(runs, task) for task in tasks.values()}
     return {title: frame for title, frame in frames.items() if len(frame)}
@@ -66,8 +66,8 @@ def by_kind(runs: Sequence[Run], task: Task) -> pd.DataFrame:
 
 
 def trained(runs: Sequence[Run], tasks: Mapping[str, Task]) -> pd.DataFrame:
-    """How methods were trained: a line for each method on each task, and another one where seeds were trained
-    otherwise.
+    """Training of the methods: a line for each method on each task, and additional lines for seeds that were
+    trained with other settings.
     """
     lines = []
     for run in runs:
@@ -100,7 +100,7 @@ def every_seed(runs: Sequence[Run], tasks: Mapping[str, Task]) -> pd.DataFrame:
 
 def effects(runs: Sequence[Run], task: Task) -> pd.DataFrame:
     """One line for each method and kind of layer: the mean over layers and seeds, with the spread over seeds.
-    Without lines where no run of the task saved effects.
+    Empty if no run of the task saved effects.
     """
     lines = []
     for run in (run for run in runs if run.task == task.name):
@@ -125,7 +125,7 @@ def significance(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str
     """The comparisons of a table.
 
     Args:
-        comparisons: as :func:`attngraph.experiments.tables.compare.compare_pairs` returns them.
+        comparisons: results of :func:`attngraph.experiments.tables.compare.compare_pairs`.
         headings: column key -> heading.
     """
     lines = []
@@ -153,13 +153,13 @@ def _interval_and_p(line: Mapping[str, Any], new: str) -> list[str]:
 
 
 def _p_values(line: Mapping[str, Any], name: str) -> list[str]:
-    """As they are and corrected."""
+    """The p-value before and after correction."""
     if line[name] is None:
         return [MISSING] * 2
     return [f"{line[name]:.4f}", f"{line[f'{name}_holm']:.3f}"]
 
 
 def significance_markdown(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> str:
-    """:func:`significance` with what its p values speak for."""
+    """:func:`significance` with the population of its p-values."""
     title = f"**Significance.** {scope(comparisons)} Holm's correction is over this table."
     return f"{title}\n\n{markdown_grid(significance(comparisons, headings))}"

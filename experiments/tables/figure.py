@@ -76,7 +76,7 @@ def draw_differences(comparisons: Sequence[Mapping[str, Any]], headings: Mapping
 
 
 def caption_of_differences(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """The caption of :func:`draw_differences`, with what the p values hold for."""
+    """The caption of :func:`draw_differences`, with the population of its p-values."""
     new = any(line["new_low"] is not None for line in comparisons)
     thin = "; thin: the interval for new checkpoints" if new else ""
     return (

@@ -1,19 +1,19 @@
-r"""The scores of finished runs, in the one form that tables, comparisons and details read: columns, a frame
-with a line for each row and seed, and which weighted sum each column is.
+r"""The scores of finished runs, in the common form for tables, comparisons and details: columns, a frame with
+a line for each row and seed, and the weighted sum of each column.
 
-**Way** is a mean in which no column dominates: the share of the way from the frozen model to the ceiling.
-CIDEr is several times as large as the other scores, so a plain mean of columns follows CIDEr. Here each
-column is measured by what training can gain in it, and each task weighs the same, however many columns it
-has:
+**Way** is a mean in which no column dominates: the fraction of the way from the frozen model to an upper
+reference. CIDEr is several times as large as the other scores, so a plain mean of columns follows CIDEr. Here
+each column is relative to the gain from training, and each task has the same weight, regardless of its number
+of columns:
 
 .. math:: \text{Way} = \frac{1}{T} \sum_t \frac{1}{|C_t|} \sum_{c \in C_t} \frac{s_c - f_c}{g_c - f_c}
     = \sum_c w_c s_c - o,
 
 over the columns :math:`C_t` of task :math:`t` that enter the table's Avg, with the score :math:`s_c` of a
-run, :math:`f_c` of the frozen model and :math:`g_c` of the ceiling. The last two are means over seeds:
-constants, so that a row's spread over seeds is its own. The frozen model is at 0, the ceiling at 1; a row may
-lie beyond either. The ceiling is the fine-tuning of the text decoder, where adapters sit, or else full
-fine-tuning.
+run, :math:`f_c` of the frozen model and :math:`g_c` of the upper reference. The last two are means over
+seeds, which do not add to a row's spread over seeds. The frozen model is at 0, the upper reference at 1; a
+row may be outside this range. The upper reference is fine-tuning of the text decoder, which contains the
+adapters, or else full fine-tuning.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class Scores:
     """The scores of finished runs.
 
     Args:
-        runs: whose they are.
-        columns: of their table, the average and Way after the last column that enters them.
-        frame: as :func:`score_frame` makes it, with these two.
+        runs: the runs.
+        columns: columns of their table, the average and Way after the last column that enters them.
+        frame: result of :func:`score_frame`, with these two columns.
         weights: column key -> weights of the tasks' columns whose sum it is, up to a constant.
-        about_way: a sentence that explains Way; empty where there is none.
+        about_way: a sentence that explains Way; empty if there is no such column.
     """
 
     runs: Sequence[Run]
@@ -65,11 +65,11 @@ def scores_of(runs: Sequence[Run], tasks: Mapping[str, Task] | None = None) -> S
     """The scores of runs.
 
     Args:
-        runs: in the order of the table's rows; a run that two rows show is given for both.
-        tasks: in the order of the columns; None for all that runs are of.
+        runs: the runs in the order of the table's rows; a run shared by two rows occurs for both.
+        tasks: the tasks in the order of the columns; None for all tasks of the runs.
 
     Raises:
-        UserError: a run is given twice.
+        UserError: there is a duplicate run.
     """
     if tasks is None:
         names = {run.task for run in runs}
@@ -91,8 +91,8 @@ def scores_of(runs: Sequence[Run], tasks: Mapping[str, Task] | None = None) -> S
 
 
 def table_columns(tasks: Mapping[str, Task]) -> tuple[Column, ...]:
-    """The columns of all tasks in their order, and the average of those that enter it, if at least two do,
-    after the last of them. A heading that several columns share gives way to their keys.
+    """The columns of all tasks in their order, and, after the last column that enters the average, the
+    average, if at least two columns enter it. A heading shared by several columns is replaced by their keys.
     """
     columns = [column for task in tasks.values() for column in task.columns]
     headings = Counter(column.heading for column in columns)
@@ -109,7 +109,7 @@ def averaged_keys(columns: Sequence[Column]) -> list[str]:
 
 
 def task_of(key: str) -> str:
-    """The task that a column belongs to."""
+    """The task of a column."""
     return key.rpartition(".")[0]
 
 
@@ -133,11 +133,11 @@ class Row:
     """One method.
 
     Args:
-        name: as printed.
-        group: the block in which it stands.
-        scores: column key -> mean and spread over seeds, as fractions; a missing key prints "–".
+        name: name in printed output.
+        group: its block of the table.
+        scores: column key -> mean and spread over seeds, as fractions; a missing key is printed as "–".
         seconds: training and scoring time of one seed.
-        note: one remark, printed under the table.
+        note: a remark, printed under the table.
     """
 
     name: str
@@ -151,10 +151,10 @@ class Row:
 
 def score_frame(runs: Sequence[Run]) -> pd.DataFrame:
     """A line for each row and seed: ``row`` (the method), its ``name`` and ``group``, ``seed``, ``note``, the
-    scores by column key, NaN where a task was not run, and the costs of all tasks.
+    scores by column key (NaN if a task was not run), and the costs of all tasks.
 
     Raises:
-        UserError: a run is given twice.
+        UserError: there is a duplicate run.
     """
     import pandas as pd
 
@@ -162,7 +162,7 @@ def score_frame(runs: Sequence[Run]) -> pd.DataFrame:
     seen = set()
     for run in runs:
         if (run.row, run.task, run.seed) in seen:
-            raise UserError(f"there are two runs of {run}")
+            raise UserError(f"there are two runs of {run}: remove one of them")
         seen.add((run.row, run.task, run.seed))
         about = {"row": run.row, "name": run.method.title, "group": run.method.group, "seed": run.seed}
         about |= {"note": run.method.note, "seconds": 0.0, "parameters": 0, "peak_mb": 0.0}
@@ -194,9 +194,9 @@ def rows_from_frame(frame: pd.DataFrame, columns: Sequence[Column]) -> list[Row]
 
 
 def way_between(frame: pd.DataFrame, columns: Sequence[Column]) -> tuple[Weights, float, str]:
-    """The weights :math:`w_c` and the offset :math:`o` of the way on which a table measures its rows, and a
-    sentence that explains it. No weights where no column is averaged, where the table lacks the scores of the
-    frozen model or of a ceiling, or where the ceiling is not :data:`MARGIN` above the frozen model.
+    """The weights :math:`w_c` and the offset :math:`o` of Way, and a sentence that explains it. There are no
+    weights if no column is averaged, if the table lacks the scores of the frozen model or of an upper
+    reference, or if the upper reference is not :data:`MARGIN` above the frozen model.
     """
     keys = averaged_keys(columns)
     means = {name: frame.reindex(columns=keys)[frame["row"] == name].mean() for name in (FROZEN, *CEILINGS)}
@@ -212,7 +212,7 @@ def way_between(frame: pd.DataFrame, columns: Sequence[Column]) -> tuple[Weights
     weights = {key: float(1 / (len(sizes) * sizes[task_of(key)] * gains[key])) for key in keys}
     offset = float(sum(weight * frozen[key] for key, weight in weights.items()))
     about = (
-        f"{WAY.heading} = share of the way from {METHODS[FROZEN].title} (0) to {METHODS[name].title} (100): "
-        "mean over tasks, in each over the columns that enter Avg"
+        f"{WAY.heading} = fraction of the way from {METHODS[FROZEN].title} (0) to {METHODS[name].title} "
+        "(100): mean over tasks, in each over the columns that enter Avg"
     )
     return weights, offset, about

@@ -1,8 +1,8 @@
-"""Which runs make up a table: rows × tasks × seeds, and what is said of all of them or of those of one task.
+"""The runs of a table: rows × tasks × seeds, with fields of all runs or of those of one task.
 
-A :class:`Grid` is one YAML file (``presets``: of ``attngraph ablation``), or two of which the second says how
-much of the first is run (``tables`` and ``sizes``: of ``attngraph table``). Options of the commands change
-its fields.
+A :class:`Grid` is one YAML file (``presets``: of ``attngraph ablation``), or two files, of which the second
+defines the scale (``tables`` and ``sizes``: of ``attngraph table``). Options of the commands change its
+fields.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from attngraph.experiments.tasks import TASKS, Task
 ADAPTERS = "adapters"  # in a grid's rates: all graph adapters
 PEFT = "peft"  # likewise: all methods by the types of PEFT's configurations
 MOST_SEEDS = 1000  # of a row
-REMEDY = "give a file as attngraph search and attngraph sweep write it"
+REMEDY = "use a file written by attngraph search or attngraph sweep"
 
 #: Where checkpoints of pre-training seeds are looked for, those beside the shipped one.
 CHECKPOINTS = (
@@ -39,13 +39,13 @@ CHECKPOINTS = (
 
 
 def _seeds(value: Any) -> Any:
-    """Checks a number for all rows, or one for each."""
+    """Check a number for all rows, or one for each."""
     counts = value.values() if isinstance(value, dict) else [value or None]
     names = value if isinstance(value, dict) else ()
     if not all(isinstance(name, str) for name in names) or not all(
         type(count) is int and 0 <= count <= MOST_SEEDS for count in counts
     ):
-        raise ValueError(f"give a whole number from 1 to {MOST_SEEDS}, or one for each method")
+        raise ValueError(f"use an integer from 1 to {MOST_SEEDS}, or one for each method")
     return value
 
 
@@ -54,26 +54,25 @@ class Grid(Config):
 
     Args:
         about: one line for ``--help``.
-        title: printed on top.
-        rows: block of the table -> its methods, in their order; empty where ``seeds`` names the rows, which
-            then stand in the blocks of their methods.
-        seeds: how many seeds every row has; or method -> its own number.
-        tasks: in the order of the columns; null for all whose data are there.
-        runs: what is said of all runs.
-        by_task: task -> what is said of its runs; null leaves the task out unless it is asked for.
-        scenes: the data that are drawn.
-        checkpoints: pre-trained checkpoints that the seeds are dealt over in turn: how many, the shipped one
-            and those of the next pre-training seeds; or a list of pre-training seeds, of which 0 is that of
-            the shipped one.
-        settings: chosen on validation data, of methods on tasks or on the tasks that these are like; null for
-            those that ship with the package; a table's size without any has none.
+        title: title of the table.
+        rows: block of the table -> its methods, in their order; empty if ``seeds`` names the rows, which are
+            then in the blocks of their methods.
+        seeds: number of seeds of every row; or method -> number of seeds.
+        tasks: tasks in the order of the columns; null for all with available data.
+        runs: fields of all runs.
+        by_task: task -> fields of its runs; null skips the task unless it is requested.
+        scenes: the synthetic data.
+        checkpoints: pre-trained checkpoints, to which the seeds are assigned in turn: their number (the
+            shipped one and those of the next pre-training seeds), or a list of pre-training seeds, of which 0
+            is that of the shipped checkpoint.
+        settings: settings chosen on validation data, for methods on tasks or on the tasks that these are
+            like; null for the shipped settings; a table's size without this field does not use settings.
         rates: method -> learning rates with which ``attngraph sweep`` begins, and which ``attngraph search``
-            tries with all seeds; :data:`ADAPTERS` for all graph adapters and :data:`PEFT` for all methods by
-            PEFT's types that have none of their own.
-        baseline: the method with which the others are compared.
-        contenders: the methods that are compared, and among which the best is marked; null for the GNN
-            adapters.
-        contest: what these are, in words.
+            tries with all seeds; :data:`ADAPTERS` for all graph adapters and :data:`PEFT` for all methods of
+            PEFT's types without a separate entry.
+        baseline: the method that the others are compared with.
+        contenders: the methods to compare, the best of which is marked; null for the GNN adapters.
+        contest: word for the contenders in notes.
         notes: sentences under the table.
         published: names of the blocks of published numbers.
         axis: the number that sets the rows apart, of :data:`attngraph.experiments.tables.table.AXES`: the
@@ -108,7 +107,7 @@ class Grid(Config):
     def _rows_fit(self):
         named = [name for rows in self.rows.values() for name in rows]
         if twice := [name for name in named if named.count(name) > 1]:
-            raise ValueError(f"rows name {twice[0]!r} twice: leave one out")
+            raise ValueError(f"rows contain {twice[0]!r} twice: remove one of them")
         if not self.counts:
             raise ValueError("rows and tasks need at least one name each: name rows, or seeds of methods")
         if self.tasks == []:
@@ -117,12 +116,12 @@ class Grid(Config):
             raise ValueError("forgetting is for a table of one task: name it in tasks")
         for field, given in (("baseline", [self.baseline]), ("contenders", self.contenders or [])):
             if self.rows and (wrong := [name for name in given if name not in named]):
-                raise ValueError(f"{field} names {wrong[0]!r}, which is no row: add the row, or leave it out")
+                raise ValueError(f"{field} contains {wrong[0]!r}, which is not a row: add or remove it")
         return self
 
     @property
     def blocks(self) -> dict[str, str]:
-        """Method -> its block, in the order of the rows; empty where methods say so themselves."""
+        """Method -> its block, in the order of the rows; empty if the methods define their blocks."""
         return {name: block for block, names in self.rows.items() for name in names}
 
     @property
@@ -134,17 +133,17 @@ class Grid(Config):
 
     @property
     def pretrained(self) -> Sequence[int]:
-        """The pre-training seeds of its checkpoints."""
+        """The pre-training seeds of the checkpoints."""
         return range(self.checkpoints) if isinstance(self.checkpoints, int) else self.checkpoints
 
     @property
     def own_settings(self) -> Settings:
-        """The settings that were chosen for its runs, as a file has them."""
+        """The settings chosen for its runs, as in a settings file."""
         return chosen_settings() if self.settings is None else self.settings
 
     def model_of(self, seed: int) -> str | None:
-        """The model that a seed's runs start from: seeds are dealt over the checkpoints in turn. That of
-        pre-training seed 0 is the shipped one (None).
+        """The model that a seed's runs start from: seeds are assigned to the checkpoints in turn. The
+        checkpoint of pre-training seed 0 is the shipped one (None).
         """
         pretrained = self.pretrained
         number = pretrained[seed % len(pretrained)]
@@ -154,33 +153,31 @@ class Grid(Config):
         return str(next((place for place in places if place.is_dir()), places[0]))
 
     def part(self, task: Task) -> dict[str, Any]:
-        """What is said of a task's runs."""
+        """Fields of a task's runs."""
         own = self.by_task.get(task.name) or Part()
         return laid_over(self.runs.said(), own.said())
 
     def experiment(self, method: str, task: Task, **more: Any) -> Experiment:
-        """A run as a file: what the grid says of it, and more."""
+        """The experiment file of a run: the grid's fields and further ones."""
         return Experiment(method=method, task=task.name, **laid_over(self.part(task), more))
 
     def rates_of(self, method: Method) -> list[float]:
-        """The learning rates with which a sweep of a method begins, in rising order.
+        """The learning rates with which a sweep of a method begins, in increasing order.
 
         Raises:
-            UserError: the file has none.
+            UserError: the file does not have any.
         """
         kinds = {GraphAdapter: ADAPTERS, ConfigMethod: PEFT}
         kind = next((name for kind, name in kinds.items() if isinstance(method, kind)), method.name)
         found = self.rates.get(method.name) or self.rates.get(kind)
         if found is None:
             names = " or ".join(dict.fromkeys((method.name, kind)))
-            raise UserError(
-                f"the size names no rates for {names}: add rates: {{{method.name}: [1e-4, 3e-4]}}"
-            )
+            raise UserError(f"the size has no rates for {names}: add rates: {{{method.name}: [1e-4, 3e-4]}}")
         return sorted(set(found))
 
     def with_settings(self, file: Path | None) -> Grid:
-        """The same with settings from a file, as ``attngraph search`` writes it: what it says of a method on
-        a task goes before all others, what it leaves open stays.
+        """The grid with settings from a file written by ``attngraph search``: its entries for a method and
+        task take precedence; fields that it does not set are unchanged.
         """
         if file is None:
             return self
@@ -190,11 +187,11 @@ class Grid(Config):
 
 
 def load_preset(preset: str, words: Sequence[str] = ()) -> Grid:
-    """A preset by its name, or by the path of a YAML file of one's own.
+    """A preset by its name, or by the path of a YAML file.
 
     Args:
-        preset: which.
-        words: changes of its values, as ``--set`` takes them.
+        preset: name or path.
+        words: changes of its values, as for ``--set``.
 
     Raises:
         UserError: no such preset, or a damaged file.
@@ -203,10 +200,10 @@ def load_preset(preset: str, words: Sequence[str] = ()) -> Grid:
 
 
 def load_table(table: str, size: str, words: Sequence[str] = ()) -> Grid:
-    """A table of a size, each as :func:`load_preset` takes it.
+    """A table of a size, each by name or path.
 
     Raises:
-        UserError: no such table or size, or a damaged file; they say different things of one field.
+        UserError: no such table or size, or a damaged file; or both files set the same field.
     """
     return _loaded({"table": table, "size": size}, words)
 
@@ -219,9 +216,9 @@ def _loaded(named: dict[str, str], words: Sequence[str]) -> Grid:
         remedy = f"see experiments/configs/{what}s for examples"
         said = read_yaml(file, remedy)
         if not isinstance(said, dict):
-            raise UserError(f"{file}: it must hold fields with values (name: value); {remedy}")
+            raise UserError(f"{file}: must consist of fields with values (name: value); {remedy}")
         if twice := [field for field in said if field in content and field != "about"]:
-            raise UserError(f"{file}: {origin[twice[0]]} says {twice[0]} too: leave it out of one of them")
+            raise UserError(f"{file}: {origin[twice[0]]} sets {twice[0]}, too: remove it from one of them")
         content, origin = {**said, **content}, {**dict.fromkeys(said, file), **origin}
     if "size" in named:
         content.setdefault("settings", {})
@@ -243,8 +240,8 @@ def _check_names(
     compared: Iterable[str] = (),
     others: Iterable[str] = (),
 ) -> None:
-    """Raise UserError where a file (``where``) names an unknown method or task, which would change nothing,
-    in silence.
+    """Raise UserError if a file (``where``) contains an unknown method or task, which would otherwise be
+    ignored silently.
     """
     methods = known_methods()
     tasks = [task for of_task in settings.methods.values() for task in of_task] + list(others)

@@ -1,4 +1,4 @@
-"""What the commands that make a table share: runs are listed, or run; the table is printed and saved."""
+"""Common part of the commands that make a table: list or execute its runs, print and save the table."""
 
 from __future__ import annotations
 
@@ -46,20 +46,20 @@ def make(
     stem: str = STEM,
     say: Callable[[str], None] = print,
 ) -> Table | None:
-    """List the runs of a table (``--dry-run``), or run what is missing, print and save it.
+    """List the runs of a table (``--dry-run``), or execute the missing ones, print and save the table.
 
     Args:
-        options: of the command.
-        seeds: that were asked for; None for the grid's.
-        grid: its runs, and how it presents them.
-        title: printed on top.
-        out: folder of the cells.
-        folder: for the table's own files; several tables may share the cells of ``out``.
-        stem: of its files' names.
-        say: is given the list or the table as text.
+        options: options of the command.
+        seeds: the requested seeds; None for the grid's.
+        grid: its runs and presentation.
+        title: title of the table.
+        out: folder of the runs.
+        folder: folder of the table's files; several tables may share the runs of ``out``.
+        stem: stem of the names of its files.
+        say: called with the list or the table as text.
 
     Returns:
-        The table; None where runs were listed, and in all processes but the first.
+        The table; None if runs were listed, and in all processes except the first.
 
     Raises:
         UserError: a folder holds something else, or a run fails.
@@ -115,19 +115,19 @@ def save_results(
     about: Mapping[str, Any] | None = None,
     stem: str = STEM,
 ) -> dict[str, Path]:
-    """Write a table and all that stands behind it; the files appear together when all are written.
+    """Write a table and its details; the files appear together when all are written.
 
     Args:
-        runs: of the table.
-        tasks: of the table.
-        table: as :func:`attngraph.experiments.tables.table.make_table` makes it of them.
-        out: folder; its other files stay.
-        about: what else is written into ``results.json``, such as with what runs were made.
-        stem: of the names of the table's own files.
+        runs: runs of the table.
+        tasks: tasks of the table.
+        table: result of :func:`attngraph.experiments.tables.table.make_table` for them.
+        out: folder; its other files are kept.
+        about: further content of ``results.json``, such as the versions of the runs.
+        stem: stem of the names of the table's files.
 
     Returns:
-        What a file holds -> its path: ``txt``, ``md``, ``tex``, ``csv`` for the table, ``png``, ``svg``,
-        ``pdf``, ``caption.txt`` for its figure, ``significance``, ``details`` and ``results``.
+        Content -> path: ``txt``, ``md``, ``tex``, ``csv`` for the table, ``png``, ``svg``, ``pdf``,
+        ``caption.txt`` for its figure, ``significance``, ``details`` and ``results``.
     """
     with published(out) as part:
         written = save_table(table, part, stem)
@@ -157,23 +157,23 @@ def save_table(table: Table, folder: str | Path, stem: str = STEM) -> dict[str, 
 
 
 def check_named(options: GridOptions, grid: Grid) -> None:
-    """Raise UserError where a size needs a folder of data or a model that nobody has named."""
+    """Raise UserError if a size needs a folder of data or a model that is not given."""
     for option, given, what in (
-        ("--data", options.data, "the folder that holds the official files"),
+        ("--data", options.data, "the folder of the official files"),
         ("--model", options.model, "the model's folder or hub name"),
     ):
         if grid.scenes.published and given is None:
-            raise UserError(f"{option} is missing: give {what}, or list the runs with --dry-run")
+            raise UserError(f"{option} is missing: add {what}, or list the runs with --dry-run")
 
 
 def folder_of(out: Path | None, size: str) -> Path:
-    """The folder of the cells of a size's tables: ``--out``, or that of ``--size``."""
+    """The folder of the runs of a size's tables: ``--out``, or that of ``--size``."""
     return out or Path("runs") / f"tables-{Path(size).stem}"
 
 
 def _listed(plan: Plan, out: Path) -> str:
-    """How many runs there are, how many are finished, and how much training the others take; then a
-    line for each row and task. Whether finished ones have the same settings is checked when others are run.
+    """The number of runs, of finished runs, and of training examples of the others; then a line for each row
+    and task. The settings of finished runs are checked when the others are executed.
     """
     groups: dict[tuple[str, str, str], dict[int, bool]] = {}  # seed -> whether it is finished
     finished = examples = 0
@@ -201,18 +201,16 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 
 def check_table(plan: Plan, folder: Path, stem: str) -> None:
-    """Raise UserError where the folder holds a table with more than these cells, or other files of a table's
-    names.
-    """
+    """Raise UserError if the folder has a table with further runs, or other files with a table's names."""
     file = folder / RESULTS
     others = [path for name in (f"{stem}.*", SIGNIFICANCE, DETAILS) for path in folder.glob(name)]
     if not file.exists():
         if others:
-            raise UserError(f"{folder} holds a table without its {RESULTS}: give another --out")
+            raise UserError(f"{folder} holds a table without its {RESULTS}: use another --out")
         return
     more = set(runs_of(file)) - {(cell.label, cell.task, cell.seed) for cell in plan.cells}
     if more:
         raise UserError(
-            f"{folder} holds a table with {len(more)} runs that this one would leave out, such as "
-            f"{' '.join(map(str, sorted(more)[0]))}: give another --out"
+            f"{folder} holds a table with {len(more)} runs that this one does not have, such as "
+            f"{' '.join(map(str, sorted(more)[0]))}: use another --out"
         )

@@ -49,11 +49,11 @@ COLUMNS = {
 
 
 def write_comparison(runs: Sequence[Run], forgetting: Forgetting, folder: Path) -> dict[str, Path]:
-    """Write all runs of a table and the summary; returns what a file holds -> its path.
+    """Write all runs of a table and the summary; returns name -> path of each file.
 
     Args:
-        runs: of one task; a run in two rows is written once.
-        forgetting: measures it. Runs that are written already are not measured again.
+        runs: runs of one task; a run in two rows is written once.
+        forgetting: measures forgetting. Runs that are already written are not measured again.
         folder: gets :data:`FOLDER`.
     """
     results = []
@@ -83,8 +83,8 @@ def _model(run: Finished) -> str:
 
 
 def result_of(run: Run, model: str, created: str, forgetting: float) -> dict[str, Any]:
-    """What PEFT's ``results/NAME.json`` holds of a run; its settings stand in for the configuration of a
-    method that is not PEFT's.
+    """Content of PEFT's ``results/NAME.json`` for a run; for a method that is not PEFT's, its settings are
+    used instead of a configuration.
     """
     result, recipe = run.result, run.settings["recipe"] or {}
     task, peak = TASKS[run.task], int(run.result["peak_mb"] * MB)

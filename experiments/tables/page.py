@@ -1,7 +1,7 @@
-"""Finished runs on one page: an HTML file that needs nothing beside it.
+"""Finished runs on one page: a self-contained HTML file.
 
-Each folder that is named makes one table; runs that are named one by one make one together. What stands on
-the page, and in which order, is in ``page.html.jinja``.
+Each given folder of a table becomes one table; single runs become one common table. The content of the page
+and its order are defined by ``page.html.jinja``.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ ALONE = "Single runs"
 
 
 def page_of(folders: Sequence[Path], baseline: str | None = None) -> tuple[str, str]:
-    """The page of finished runs, as HTML without script or network, for day and night; and what it is about,
-    in a sentence. All texts are escaped.
+    """The page of finished runs, as HTML without scripts or network access, with a light and a dark theme;
+    and a sentence about its content. All texts are escaped.
 
     Args:
-        folders: as :func:`attngraph.experiments.tables.runs.saved_runs` takes them.
-        baseline: method with which all rows that train are compared; None for the GNN ablation's, with which
-            GNN adapters are.
+        folders: folders for :func:`attngraph.experiments.tables.runs.saved_runs`.
+        baseline: method that all trained rows are compared with; None for the baseline of the GNN ablation,
+            with which GNN adapters are compared.
 
     Raises:
-        UserError: no run is of the baseline, or see :func:`~attngraph.experiments.tables.runs.saved_runs`.
+        UserError: no run has the baseline, or see :func:`~attngraph.experiments.tables.runs.saved_runs`.
     """
     alone = [folder for folder in folders if (folder / SCORES).is_file()]
     sources = {str(folder): [folder] for folder in folders if folder not in alone}
@@ -54,7 +54,7 @@ def page_of(folders: Sequence[Path], baseline: str | None = None) -> tuple[str, 
 
 
 def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, Any]:
-    """What the page shows of a table."""
+    """Content of the page for a table."""
     from attngraph.experiments.tables.figure import data_uri, draw_differences  # matplotlib is slow to import
 
     order = [*METHODS, *(run.row for run in runs)]
@@ -64,7 +64,7 @@ def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, An
     if baseline is not None:
         rows = {run.row: run.method for run in runs}
         trained = [name for name, method in rows.items() if method.trains and method.group != REFERENCE]
-        about |= {"baseline": baseline, "contenders": trained, "contest": "of the rows that train"}
+        about |= {"baseline": baseline, "contenders": trained, "contest": "trained row"}
     said = unlike(runs)
     table = make_table(runs, tasks, title, ABLATION.model_copy(update=about), compare=not said)
     figure = draw_differences(table.comparisons, table.headings)
@@ -74,7 +74,7 @@ def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, An
         "differences": figure and data_uri(figure),
         "scope": f"{scope(table.comparisons)} Holm's correction is over this table."
         if table.comparisons
-        else f"Nothing is compared: {why}.",
+        else f"There are no comparisons: {why}.",
         "compared": significance(table.comparisons, table.headings),
         "details": details(runs, tasks),
     }

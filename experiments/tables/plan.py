@@ -1,4 +1,4 @@
-"""From a grid to the cells of a table."""
+"""From a grid to the runs of a table."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from attngraph.extras import require
 
 @dataclass(frozen=True)
 class Plan:
-    """A table to run.
+    """The runs of a table.
 
     Args:
-        rows: method -> its cells; a cell may stand in two rows.
-        tasks: by name, in the order of the columns.
+        rows: method -> its runs; a run may occur in two rows.
+        tasks: tasks by name, in the order of the columns.
     """
 
     rows: dict[str, list[Cell]]
@@ -35,7 +35,7 @@ class Plan:
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell once, those of one checkpoint together, and of these the ones of one seed."""
+        """Every run once, grouped by checkpoint and then by seed."""
         cells = dict.fromkeys(cell for cells in self.rows.values() for cell in cells)
         return sorted(cells, key=lambda cell: (cell.model or "", cell.seed))
 
@@ -44,10 +44,10 @@ def tasks_of(grid: Grid, names: Sequence[str] | None, data: Path | None) -> dict
     """The tasks of a table or a search.
 
     Args:
-        grid: what is run.
-        names: those that the user named; None for the grid's, or for all whose data a named folder holds, or
-            for all whose data need no folder, as far as the grid does not leave them out.
-        data: the folder of data sets that the user named; None where data are drawn.
+        grid: the grid.
+        names: tasks given by the user; None for the grid's, or else for all with data in the given folder, or
+            for all that do not need a folder, except those that the grid skips.
+        data: the folder of datasets given by the user; None for synthetic data.
 
     Raises:
         UserError: an unknown task in the grid, no task, or a task without its data.
@@ -59,12 +59,12 @@ def tasks_of(grid: Grid, names: Sequence[str] | None, data: Path | None) -> dict
         kept = [task for name, task in TASKS.items() if name not in left_out]
         names = [task.name for task in kept if _is_default(task, grid.scenes, data)]
         if not kept or (data is None and not names):
-            raise UserError("the preset leaves out every task: name some with --tasks")
+            raise UserError("the preset skips every task: choose some with --tasks")
         if not names:
             folders = ", ".join(task.data_set for task in TASKS.values() if task.data_set)
             raise UserError(
-                f"--data {data} holds no data of a task: give a folder that holds one for each data set "
-                f"({folders}), or the folder that `attngraph scenes` has written"
+                f"--data {data} has no data of a task: use a folder with a subfolder for each dataset "
+                f"({folders}), or a folder written by `attngraph scenes`"
             )
     tasks = tasks_named(names)
     for task in tasks.values():
@@ -73,7 +73,7 @@ def tasks_of(grid: Grid, names: Sequence[str] | None, data: Path | None) -> dict
             known = [*grid.scenes.published]
             known = known or [name for name, each in TASKS.items() if each.data_set in LAYOUTS]
             if task.name not in known:
-                raise UserError(f"{task.name} is no task of this size: choose from {', '.join(known)}")
+                raise UserError(f"{task.name} is not a task of this size: choose from {', '.join(known)}")
         else:
             task.check(data)
     return tasks
@@ -97,27 +97,27 @@ def plan_table(
     model: str | None = None,
     data: Path | None = None,
 ) -> Plan:
-    """The cells of a table.
+    """The runs of a table.
 
     Args:
-        grid: which, and how much of it.
-        drawn: folder of the drawn data sets.
-        rows: only these methods, of a preset beside its reference rows; None for those of the grid.
-        tasks: only these; None for all.
-        seeds: of every row that trains; None for as many as the grid says, from 0 on.
+        grid: the grid.
+        drawn: folder of the synthetic datasets.
+        rows: only these methods, for a preset in addition to its reference rows; None for those of the grid.
+        tasks: only these tasks; None for all.
+        seeds: seeds of every trained row; None for the grid's number of seeds, from 0.
         model: checkpoint folder or hub name, for all seeds.
-        data: folder of data sets that the user named; None where data are drawn.
+        data: folder of datasets given by the user; None for synthetic data.
 
     Raises:
         UserError: a name is unknown, a number out of range, no seed to run, or no data.
     """
     if data is not None and not data.is_dir():
-        raise UserError(f"--data {data} is no folder: give the one that holds the data sets")
+        raise UserError(f"--data {data} is not a folder: use the folder of the datasets")
     if seeds is not None and not 1 <= len(seeds) <= MOST_SEEDS:
         raise UserError(f"--seeds must be at least 1 and at most {MOST_SEEDS}, got {len(seeds)}")
     counts = grid.counts
     if not any(counts.values()):
-        raise UserError("the file runs nothing: give a method at least one seed (seeds: {gcn: 1})")
+        raise UserError("the file has no runs: add at least one seed of a method (seeds: {gcn: 1})")
     if rows is not None:
         named = list(map(canonical, rows))
         check_known(named, list(counts) if grid.rows else known_methods(), "method")
@@ -134,12 +134,12 @@ def plan_table(
     planned = {name: planner.row(method_named(name), count, columns) for name, count in counts.items()}
     planned = {name: cells for name, cells in planned.items() if cells}
     if not planned:
-        raise UserError("no row has a seed: give more --seeds, or other rows")
+        raise UserError("no row has a seed: use more --seeds, or other rows")
     return Plan(planned, columns)
 
 
 class _Planner:
-    """Makes each cell once; its arguments are those of :func:`plan_table`."""
+    """Constructs each run once, with the arguments of :func:`plan_table`."""
 
     def __init__(self, grid: Grid, drawn: Path, seeds: range | None, model: str | None, data: Path | None):
         self.grid, self.drawn, self.seeds, self.model, self.data = grid, drawn, seeds, model, data
@@ -148,7 +148,7 @@ class _Planner:
         self.counted: dict[str, int] = {}
 
     def row(self, method: Method, count: int, tasks: dict[str, Task]) -> list[Cell]:
-        """The cells of a row. Without training there is one run for each checkpoint at most."""
+        """The runs of a row. Without training there is at most one run for each checkpoint."""
         trained = method if method.repeats is None else method_named(method.repeats)
         checkpoints = 1 if self.model is not None else len(self.grid.pretrained)
         seeds = range(count)
@@ -161,8 +161,8 @@ class _Planner:
         ]
 
     def _plain(self, method: Method, task: Task) -> Method:
-        """The method whose run a cell of a row is: where the width of the row's bottleneck is the chosen one
-        and nothing else differs, the one that the row follows, so that no run is made twice.
+        """The method whose run is used for a row: if the width of the row's bottleneck is the chosen one and
+        nothing else differs, it is the method that the row follows, so that no run is duplicated.
         """
         if not isinstance(method, GraphAdapter) or method.reduction is None:
             return method
@@ -174,7 +174,7 @@ class _Planner:
         return method.settings(self.chosen, task.name), method.rate(self.chosen, task.name)
 
     def _cell(self, method: Method, task: Task, seed: int) -> Cell:
-        """A run of the grid. What is said of decoding or ranking holds where answers come about so."""
+        """A run of the grid. Its options of decoding or ranking are used if the answering mode matches."""
         key = (method.name, task.name, seed)
         if key not in self.made:
             dealt = self.grid.model_of(seed)
@@ -199,12 +199,14 @@ class _Planner:
 
 
 def check_checkpoints(cells: Sequence[Cell]) -> None:
-    """Raise :class:`~attngraph.UserError` where a checkpoint of cells is missing; it says how to make it."""
+    """Raise :class:`~attngraph.UserError` if a checkpoint of the runs is missing, with the command that makes
+    it.
+    """
     for model in dict.fromkeys(cell.model for cell in cells if cell.checkpoint):
         place = Path(str(model))
         if not (place / "model.safetensors").is_file():
             seed = place.name.removeprefix("seed")
             raise UserError(
-                f"{place} is missing, the checkpoint of pre-training seed {seed}: make it with attngraph "
+                f"{place}, the checkpoint of pre-training seed {seed}, is missing: make it with attngraph "
                 f"pretrain --seed {seed} --out {place}"
             )

@@ -1,6 +1,7 @@
 """A table as text, Markdown, LaTeX and CSV, and frames of texts as Markdown.
 
-All of them and the page show the same cells and legend (:func:`content_of`), all but the text by a template.
+All formats and the page have the same content and legend (:func:`content_of`); all but the plain text use a
+template.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ class Cell(NamedTuple):
 
 
 def content_of(table: Table, best: str = "Bold") -> dict[str, Any]:
-    """What a template prints: ``title``, ``head``, ``blocks`` (heading -> lines of cells: the name, one for
-    each column, one for each cost; numbers from elsewhere at the end), and ``legend``.
+    """Content for a template: ``title``, ``head``, ``blocks`` (heading -> lines with the name, an entry for
+    each column and each cost; published numbers at the end), and ``legend``.
 
     Args:
         table: the table.
-        best: how the best contender of a column looks.
+        best: format of the best contender of a column, for the legend.
     """
     winners = {key: table.best(key) for key in table.headings}
     differs = [pair for pair, p in table.p_adjusted.items() if p < LEVEL]
@@ -65,7 +66,7 @@ def content_of(table: Table, best: str = "Bold") -> dict[str, Any]:
 
 
 def rendered(template: str, **content: Any) -> str:
-    """The text of a template beside this file."""
+    """The text of a template in this file's folder."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=template.endswith("html.jinja"),
@@ -86,7 +87,7 @@ def number(score: Summary | None) -> str:
 
 
 def costs(row: Row) -> list[str]:
-    """A row's cells under :data:`COSTS`."""
+    """A row's entries for :data:`COSTS`."""
     seeds = sorted({score.seeds for score in row.scores.values()})
     return [
         "–".join(str(n) for n in dict.fromkeys((seeds[0], seeds[-1]))) if seeds else MISSING,
@@ -97,7 +98,7 @@ def costs(row: Row) -> list[str]:
 
 
 def legend(table: Table, best: str) -> list[str]:
-    """Sentences under a table, in which the best contender of a column looks like ``best``."""
+    """Sentences under a table, in which ``best`` is the format of the best contender of a column."""
     if any(score.std is not None for row in table.rows for score in row.scores.values()):
         lines = ["Scores × 100; mean ± standard deviation over seeds."]
     else:
@@ -118,23 +119,23 @@ def legend(table: Table, best: str) -> list[str]:
 
 
 def scope(comparisons: Sequence[Mapping[str, Any]]) -> str:
-    """What the p values of comparisons speak for, in sentences."""
+    """Population of the p-values of comparisons, in sentences."""
     several = [line for line in comparisons if line["seeds"] > 1]
     if not several:
-        return "p values speak for new images with these very training runs: one seed, one checkpoint."
+        return "p-values are for new images with these training runs only: one seed, one checkpoint."
     checkpoints = max(line["checkpoints"] for line in several)
     if all(line["seeds"] == line["checkpoints"] for line in several):
-        said = "p values speak for new seeds, images and checkpoints: each seed has its own checkpoint"
+        said = "p-values are for new seeds, images and checkpoints: each seed has its own checkpoint"
     else:
         same = "this checkpoint" if checkpoints == 1 else f"these {checkpoints} checkpoints"
-        said = f"p values speak for new seeds and images with {same}"
+        said = f"p-values are for new seeds and images with {same}"
     if len(several) < len(comparisons):
         said += "; those of one seed for new images only"
-    return said + ("." if checkpoints == 1 else ". What holds for new checkpoints too is given apart.")
+    return said + ("." if checkpoints == 1 else ". Results for new checkpoints are given separately.")
 
 
 def render_text(table: Table, width: int = 1000) -> str:
-    """Aligned text, for terminals; columns that do not fit into the width go into further parts below."""
+    """Aligned text, for terminals; columns that exceed the width are in further parts below."""
     content, scores = content_of(table, "*"), range(1, 1 + len(table.columns))
     head = [name + "  " * (k in scores) for k, name in enumerate(content["head"])]
     body = {
@@ -164,7 +165,7 @@ def render_text(table: Table, width: int = 1000) -> str:
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells with each column as wide as its widest cell."""
+    """Lines of entries, with each column as wide as its widest entry."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -173,13 +174,13 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def _cell_text(cell: Cell, place: int, scores: range) -> str:
-    """Names are indented; two characters after a score are for its marks."""
+    """Lines with indented names; two characters after a score are for its marks."""
     marks = ("*" * cell.best + "†" * cell.differs).ljust(2) if place in scores else ""
     return "  " * (place == 0) + cell.text + marks
 
 
 def _parts(widths: Sequence[int], limit: int) -> list[list[int]]:
-    """Columns that fit beside each other, next to the names."""
+    """Groups of columns that fit into the width, next to the names."""
     parts: list[list[int]] = [[]]
     for place, width in list(enumerate(widths))[1:]:
         if parts[-1] and widths[0] + sum(widths[i] + 2 for i in parts[-1]) + width + 2 > limit:
@@ -189,15 +190,15 @@ def _parts(widths: Sequence[int], limit: int) -> list[list[int]]:
 
 
 def escape(text: object) -> str:
-    """A cell's or sentence's text, with the characters that Markdown would read as marks, links or HTML
-    escaped.
+    """The text of an entry or sentence, with the characters escaped that Markdown would read as marks, links
+    or HTML.
     """
     marks = r"[\\|*`\[\]]|<(?=[A-Za-z/!?])|(?<!\w)_|_(?!\w)"
     return re.sub(rf"({marks})", r"\\\1", str(text)).replace("\n", " ")
 
 
 def markdown_grid(frame: pd.DataFrame, title: str = "") -> str:
-    """A table of plain texts: the first column at the left, the others at the right; its title in bold."""
+    """A table of plain texts: the first column left-aligned, the others right-aligned; its title in bold."""
     above = [f"**{escape(title)}**", ""] if title else []
     head, *lines = (" | ".join(map(escape, line)) for line in (frame.columns, *frame.to_numpy().tolist()))
     rule = " | ".join([":---", *["---:"] * (len(frame.columns) - 1)])

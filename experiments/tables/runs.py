@@ -1,8 +1,8 @@
 """Finished runs, read and checked in one place: from folders of tables, of single runs, and of archives.
 
-An archive ``seed-00.tar.xz`` holds what every finished run of seed 0 left, under the names of the run folder
-(``cells/ROW/TASK/seed0/scores.json`` and so on), with statistics as integers or float32 where that changes no
-number by more than 1e-6. ``tar -xf`` gives a folder from which a table goes on.
+An archive ``seed-00.tar.xz`` contains the files of all finished runs of seed 0, under the names of the run
+folder (``cells/ROW/TASK/seed0/scores.json`` and so on), with statistics as integers or float32 if that
+changes no number by more than 1e-6. ``tar -xf`` gives a folder with which a table can be continued.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Recipe(Config, extra="ignore"):
 
 
 class _Settings(Config, extra="ignore"):
-    """What is read of a run's settings."""
+    """The fields read from a run's settings."""
 
     weights: str
     recipe: _Recipe | None = None
@@ -54,11 +54,11 @@ class Run:
     """A method trained and scored on a task with a seed.
 
     Args:
-        row: name of the method whose row shows the run. A run may occur in two rows.
+        row: name of the method whose row contains the run. A run may occur in two rows.
         task: name of the task.
-        seed: of the trained weights and of the order of the examples.
+        seed: seed of the trained weights and of the order of the examples.
         result: content of the run's ``scores.json``.
-        folder: with the run's other files.
+        folder: folder of the run's other files.
     """
 
     row: str
@@ -77,12 +77,12 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The content of its ``config.json``."""
+        """The content of the run's ``config.json``."""
         return read_config(self.folder)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decided its result."""
+        """The settings that determined the result."""
         return self.config["settings"]
 
     @property
@@ -92,14 +92,14 @@ class Run:
 
     @property
     def examined(self) -> tuple[Any, ...]:
-        """What decides on which examples it was scored."""
+        """The settings that determine the scored examples."""
         decided = (self.settings.get(name) for name in ("data", "split", "eval_examples"))
         return (*decided, self.result.get("examples"))
 
     @property
     def identity(self) -> Any:
-        """Equal for runs that differ in nothing but the names of their rows: one run in two rows, and graph
-        adapters with equal settings, whose scores may differ where machines do.
+        """Equal for runs that differ only in the names of their rows: one run in two rows, and graph adapters
+        with equal settings, whose scores may differ between machines.
         """
         kind = type(self.method)
         if not issubclass(kind, GraphAdapter) or "gnn" not in (self.settings.get("settings") or {}):
@@ -120,11 +120,11 @@ def saved_runs(*folders: Path) -> Iterator[list[Run]]:
 
     Args:
         folders: each with ``cells``, with archives (:data:`PATTERN`), of one of several tables that share
-            their cells, or of a single run. The runs of ``attngraph sweep`` in them are no table's, and are
-            left out.
+            their runs, or of a single run. Runs of ``attngraph sweep`` in them do not belong to a table, and
+            are skipped.
 
     Raises:
-        UserError: a folder holds no finished run, a file is damaged, or a row or task is not known.
+        UserError: a folder has no finished run, a file is damaged, or a row or task is unknown.
     """
     runs: list[Run] = []
     with TemporaryDirectory(prefix="attngraph-") as scratch:
@@ -133,8 +133,8 @@ def saved_runs(*folders: Path) -> Iterator[list[Run]]:
             cells = _cells(folder, unpacked)
             if not cells:
                 raise UserError(
-                    f"{folder} holds no finished run (cells/ROW/TASK/seedN/{SCORES}): give the folder of a "
-                    f"table, a run, or of archives ({PATTERN})"
+                    f"{folder} has no finished run (`cells/ROW/TASK/seedN/{SCORES}`): use the folder of a "
+                    f"table, of a run, or of archives ({PATTERN})"
                 )
             try:
                 runs += map(_read, Progress(cells, desc="runs", unit="", leave=False, delay=2))
@@ -142,7 +142,7 @@ def saved_runs(*folders: Path) -> Iterator[list[Run]]:
                 if str(unpacked) not in str(error):
                     raise
                 said = str(error).replace(str(unpacked), str(folder))
-                said = re.sub("[:;] delete the folder .*", ": restore the archive, or leave it out", said)
+                said = re.sub("[:;] delete the folder .*", ": restore the archive, or remove it", said)
                 raise UserError(said) from None
         yield runs
 
@@ -150,7 +150,7 @@ def saved_runs(*folders: Path) -> Iterator[list[Run]]:
 def _cells(folder: Path, unpacked: Path) -> list[Path]:
     """The folders of finished runs; archives are unpacked into a new folder."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give the folder of a table, of a run, or of archives")
+        raise UserError(f"{folder} is not a folder: use the folder of a table, of a run, or of archives")
     if (folder / SCORES).is_file():
         return [folder]
     if (folder / "cells").is_dir():
@@ -165,7 +165,7 @@ def _cells(folder: Path, unpacked: Path) -> list[Path]:
 
 
 def _finished(folder: Path) -> list[Path]:
-    """The folders of a table's finished cells, by seed and then by name."""
+    """The folders of a table's finished runs, by seed and then by name."""
     cells = [file.parent for file in folder.glob(f"cells/*/*/seed*/{SCORES}")]
     found = [cell for cell in cells if AT_RATE not in cell.parts[-3] and _seed(cell) >= 0]
     return sorted(found, key=lambda cell: (_seed(cell), cell))
@@ -177,16 +177,16 @@ def _seed(cell: Path) -> int:
 
 
 def _of_table(folder: Path) -> list[Path]:
-    """The runs of a table whose folder stands beside the cells that several tables share."""
+    """The runs of a table whose folder is next to the runs shared by several tables."""
     file = folder / RESULTS
     cells = [folder.parent / "cells" / row / task / f"seed{seed}" for row, task, seed in runs_of(file)]
     if missing := [cell for cell in cells if not (cell / SCORES).is_file()]:
-        raise UserError(f"{missing[0]}, of which {file} tells, is missing: make the table again")
+        raise UserError(f"{missing[0]}, which is listed in {file}, is missing: make the table again")
     return cells
 
 
 def runs_of(file: Path) -> list[tuple[str, str, int]]:
-    """Row, task and seed of the runs of a table, of its :data:`RESULTS`.
+    """Row, task and seed of the runs of a table, from its :data:`RESULTS`.
 
     Raises:
         UserError: the file is damaged.
@@ -196,13 +196,15 @@ def runs_of(file: Path) -> list[tuple[str, str, int]]:
         return [(str(one["row"]), str(one["task"]), int(one["seed"])) for one in cells]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
-            f"{file} cannot be read ({type(error).__name__}): make the table again, give another --out, or "
+            f"{file} cannot be read ({type(error).__name__}): make the table again, use another --out, or "
             "move it away"
         ) from None
 
 
 def _read(cell: Path) -> Run:
-    """A finished run, named by its settings, or by its folder where these do not (earlier versions)."""
+    """A finished run, with names from its settings, or from its folder if they are not there (earlier
+    versions).
+    """
     cell = cell.absolute()
     settings = read_config(cell)["settings"]
     checked(settings, _Settings, lambda _: str(cell / CONFIG), f"delete the folder {cell} and run again")
@@ -220,18 +222,18 @@ def unpack(archive: Path, folder: Path) -> None:
     """Write an archive's files into a new folder.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the archive cannot be read.
     """
     try:
         with tarfile.open(archive, "r:xz") as tar:
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, lzma.LZMAError, EOFError, ValueError) as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise UserError(f"{archive} is damaged ({reason}): restore the file, or leave it out") from None
+        raise UserError(f"{archive} is damaged ({reason}): restore the file, or remove it") from None
 
 
 def distinct(runs: Sequence[Run]) -> list[Run]:
-    """Each run once, under the first row that shows it."""
+    """Each run once, under the first row that contains it."""
     first: dict[Path, Run] = {}
     for run in runs:
         first.setdefault(run.folder, run)
@@ -239,7 +241,7 @@ def distinct(runs: Sequence[Run]) -> list[Run]:
 
 
 def versions_of(runs: Sequence[Run]) -> dict[str, dict[str, int]]:
-    """With what runs were made: name of a package (or ``machine``) -> version -> number of runs."""
+    """Software and machines of runs: name of a package (or ``machine``) -> version -> number of runs."""
     counts: dict[str, Counter[str]] = {}
     for run in distinct(runs):
         held = {**(run.config.get("versions") or {}), "machine": run.config.get("machine") or "unknown"}

@@ -1,4 +1,4 @@
-"""What a file of predictions scores: columns and kinds with intervals, as text, as JSON and as a table."""
+"""Scores of a file of predictions: columns and kinds with intervals, as text, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class ScoreLine:
     """A score.
 
     Args:
-        column: key of the task's column, such as ``vqa.accuracy``; None for what no column shows.
-        heading: the column's, as tables print it.
-        kind: of example, or what captions say of a scene; None for all examples.
+        column: key of the task's column, such as ``vqa.accuracy``; None for scores without a column.
+        heading: heading of the column in tables.
+        kind: kind of example, or kind of fact in captions; None for all examples.
         score: 0 to 1 (CIDEr raw).
-        low, high: ends of the interval; None where none is known.
-        number: of examples, or of things that captions say.
+        low, high: ends of the interval; None if it is unknown.
+        number: number of examples, or of facts stated by captions.
     """
 
     column: str | None
@@ -48,11 +48,11 @@ class Scored:
     """The scores of one file of predictions.
 
     Args:
-        task: its name.
-        title: the task's, as printed.
-        evaluator: whose rules the scores follow.
-        examples, images: how many are scored.
-        lines: the columns', then those of kinds.
+        task: name of the task.
+        title: title of the task.
+        evaluator: description of the evaluation rules.
+        examples, images: numbers of scored examples and images.
+        lines: scores of columns, then those of kinds.
     """
 
     task: str
@@ -80,7 +80,7 @@ class Scored:
         return pd.DataFrame(list(self.lines))
 
     def json(self) -> dict[str, Any]:
-        """Everything, as values that JSON can hold."""
+        """All scores, as JSON values."""
         return {**asdict(self), "interval": {"level": LEVEL, "resamples": RESAMPLES, "over": "images"}}
 
 
@@ -90,13 +90,13 @@ def score_predictions(
     predictions: Mapping[str, Any],
     scores: TaskScores | None = None,
 ) -> Scored:
-    """Score predictions with a task's own metric.
+    """Score predictions with a task's metric.
 
     Args:
-        task: whose columns are scored.
-        examples: all of a split.
+        task: the task.
+        examples: all examples of a split.
         predictions: one for each example id.
-        scores: what the metric gave, where it was asked already.
+        scores: result of the metric, if it has been computed already.
     """
     scores = scores or task.score(predictions, examples)
     images = [example.image for example in examples]
@@ -137,20 +137,20 @@ def bootstrap_interval(
 ) -> tuple[float, float] | tuple[None, None]:
     r"""The ends of a score's interval over new images.
 
-    Images are drawn, not examples: the questions about one picture are right or wrong together. Percentiles
-    of resampled scores take the sample's spread for the true one, so with n images they are moved away from
-    the score by the factor :math:`\sqrt{n/(n-1)}\; t_{n-1} / z`, Student's quantile of the level over the
-    normal one (Hesterberg 2015).
+    Images are resampled, not examples, since errors on questions about the same image are correlated.
+    Percentiles of resampled scores use the sample's spread instead of the true one, so with n images they are
+    moved away from the score by the factor :math:`\sqrt{n/(n-1)}\; t_{n-1} / z`, Student's quantile of the
+    level over the normal one (Hesterberg 2015).
 
     Args:
         statistics: ``(N, K)``, from whose sums the score is computed.
         images: the image of each example.
-        score: from sums ``(..., K)`` to scores ``(...)``.
-        seed: of the draws.
-        resamples: how often images are drawn.
+        score: maps sums ``(..., K)`` to scores ``(...)``.
+        seed: seed of the resampling.
+        resamples: number of resamples.
         level: coverage.
-        bounds: the lowest and the highest score that there can be; moved ends that lie beyond them are put
-            there, which an interval over few images would leave otherwise.
+        bounds: minimum and maximum of the score, to which the moved ends are clipped, since they may be
+            outside for few images.
 
     Returns:
         Low and high; both None with fewer than two images.

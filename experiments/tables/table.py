@@ -1,4 +1,4 @@
-"""What a results table is, and how runs become one: rows, comparisons with a baseline, published numbers.
+"""A results table and its construction from runs: rows, comparisons with a baseline, published numbers.
 
 :mod:`attngraph.experiments.tables.render` and :mod:`attngraph.experiments.tables.figure` print it.
 """
@@ -36,11 +36,11 @@ Published = Mapping[str, Mapping[str, Mapping[str, str]]]  # label -> name -> co
 
 
 def published_in(grid: Grid, columns: Sequence[Column] = ()) -> Published:
-    """The numbers of a grid's blocks of ``published.yaml``, as far as a table with these columns shows them;
-    averages only where the table takes them over the same columns.
+    """The numbers of a grid's blocks of ``published.yaml`` for the table's columns; averages only if the
+    table's average is over the same columns.
 
     Raises:
-        UserError: the grid names an unknown block.
+        UserError: the grid contains an unknown block.
     """
     blocks = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     check_known([*grid.published, *blocks], list(blocks), "block of published numbers")
@@ -59,11 +59,11 @@ def published_in(grid: Grid, columns: Sequence[Column] = ()) -> Published:
 
 @dataclass(frozen=True)
 class Axis:
-    """A number that sets rows apart.
+    """A number that distinguishes rows.
 
     Args:
-        label: of the axis.
-        of: the number of a method; None for one that has none.
+        label: label of the axis.
+        of: the number of a method; None if it does not have one.
         show: a number as text.
         log: whether the axis is logarithmic.
     """
@@ -87,20 +87,20 @@ AXES = {
 
 @dataclass(frozen=True)
 class Table:
-    """Rows, columns, and what to say about them.
+    """Rows, columns and notes.
 
     Args:
-        title: printed on top.
-        rows: in order; printed group by group.
-        columns: in order.
+        title: title of the table.
+        rows: rows in order; printed group by group.
+        columns: columns in order.
         baseline: name of the row that the others are compared with.
         comparisons: one dictionary for each row and column that was compared with the baseline, as
-            :func:`attngraph.experiments.tables.compare.compare_pairs` returns them.
+            returned by :func:`attngraph.experiments.tables.compare.compare_pairs`.
         notes: sentences under the table.
-        published: numbers from elsewhere, of a larger model on other data sets, in blocks below the others.
+        published: published numbers of a larger model on other datasets, in blocks below the others.
         contenders: names of the rows among which the best of a column is marked; None for the GNN adapters.
-        contest: what these rows are, in words.
-        axis: the number that sets the rows apart, if any.
+        contest: word for the contenders in notes.
+        axis: the number that distinguishes the rows, if any.
         places: name of a row -> its number on the axis.
     """
 
@@ -131,11 +131,11 @@ class Table:
 
     @property
     def p_adjusted(self) -> dict[tuple[str, str], float]:
-        """Row and column key -> Holm-adjusted p value of the row's difference from the baseline."""
+        """Row and column key -> Holm-adjusted p-value of the row's difference from the baseline."""
         return {(line["row"], line["column"]): line["p_holm"] for line in self.comparisons}
 
     def best(self, key: str) -> set[str]:
-        """Names of the contenders with the highest mean in a column; none if only one has a score."""
+        """Names of the contenders with the highest mean in a column; empty if only one has a score."""
         means = {
             row.name: row.scores[key].mean
             for row in self.rows
@@ -152,18 +152,18 @@ def make_table(
     grid: Grid = ABLATION,
     compare: bool = True,
 ) -> Table:
-    """The table of finished runs, with significance of contenders against the baseline where both ran.
+    """The table of finished runs, with significance of contenders against the baseline if both have runs.
 
     Args:
-        runs: in the order of the table's rows; a run that two rows show is given for both.
+        runs: runs in the order of the table's rows; a run shared by two rows occurs for both.
         tasks: the table's tasks in the order of its columns.
-        title: printed on top.
-        grid: what it says of blocks, baseline, contenders, published numbers and notes. Where it names no
-            contenders, pGNN's controls are compared with the baseline too.
+        title: title of the table.
+        grid: defines blocks, baseline, contenders, published numbers and notes. If it has no contenders,
+            pGNN's controls are compared with the baseline, too.
         compare: whether rows are compared.
 
     Raises:
-        UserError: runs and tasks do not fit together, or an unknown block of published numbers.
+        UserError: runs and tasks do not match, or an unknown block of published numbers.
     """
     scores = scores_of(runs, tasks)
     blocks = {method_named(name).title: block for name, block in grid.blocks.items()}
@@ -196,7 +196,7 @@ def axis_of(grid: Grid) -> dict[str, Any]:
 
 
 def _counts(runs: Sequence[Run], task: Task) -> str:
-    """How many examples a task's runs used, and how they were answered and scored; empty without runs."""
+    """Numbers of examples of a task's runs, with their answering mode and evaluator; empty without runs."""
     if not runs:
         return ""
     trained, scored = (max(run.result[what] for run in runs) for what in ("trained_on", "examples"))
@@ -213,9 +213,9 @@ def _counts(runs: Sequence[Run], task: Task) -> str:
 
 
 def below_frozen(runs: Sequence[Run]) -> str:
-    """A sentence on how many trained runs score less in some column than the frozen model with the same
-    pre-trained weights: a large deficit may come from a learning rate that does not suit. Runs that are not
-    shown the image are left out: for them it is no failure. Empty where no run can be compared.
+    """A sentence with the number of trained runs that score lower in some column than the frozen model with
+    the same pre-trained weights; a large deficit may be due to an unsuitable learning rate. Runs without
+    access to the image are skipped, since this is not a failure for them. Empty if no run can be compared.
     """
     frozen = {(run.task, run.checkpoint): run.result["scores"] for run in runs if run.row == "frozen"}
     below = [

@@ -2,27 +2,28 @@
 
 A method's settings on a task are chosen by a :class:`Race` of trials:
 
-1. *screening*: every setting that the race begins with runs with seed 0;
-2. *extension*: while one of the best settings has the smallest or the largest rate that its join and
-   arguments were tried with, the next rate beyond it is tried;
-3. *finalists*: the best settings of all get one further seed after the other until the trials are spent; the
+1. *screening*: every initial setting of the race runs with seed 0;
+2. *extension*: while one of the best settings has the smallest or the largest rate tried with its join and
+   arguments, the next rate beyond it is tried;
+3. *finalists*: the best settings get further seeds, one after the other, until the budget of trials is used;
+the
    best mean wins;
-4. *the winner's edge*: while the winner's rate lies at an edge, the next one runs with the winner's seeds.
+4. *the winner's edge*: while the winner's rate is at an edge, the next rate runs with the winner's seeds.
 
-``attngraph sweep`` (:func:`sweep`) races the learning rates of the rows of a table with one seed: rows that
-are compared begin with the same rates, since scores need not rise and fall once along them, and a race that
-follows the slope from each row's own rate would end on different hills.
+``attngraph sweep`` (:func:`sweep`) races the learning rates of the rows of a table with one seed. Rows that
+are compared begin with the same rates, since scores may have several local maxima, and a race that follows
+the slope from each row's rate would end in different ones.
 
 ``attngraph search`` (:func:`search`) races each join × arguments × rate of every GNN with the same number of
-trials, so a GNN with fewer settings spends more on seeds; of all other methods the learning rates. Rows of
-attribution with fewer seeds in the table than the others are judged on one. The methods that follow another
-one are searched after it, with what was chosen for it; those that join the model in a way of their own, with
-the arguments that were best with that way.
+trials, so a GNN with fewer settings spends more trials on seeds; for all other methods it races the learning
+rates. Attribution rows with fewer seeds in the table than the others use one seed. Methods that follow
+another one are searched after it, with the settings chosen for it; those with a different join use the best
+arguments for that join.
 
-Where the grid names rates, ``attngraph search`` runs no races: every row is tried at each of these rates with
+If the grid has rates, ``attngraph search`` does not run races: every row is tried at each of these rates with
 all of its seeds (:func:`search_grid`).
 
-Test data are never touched. Finished trials are not run again.
+Test data are never used. Finished trials are not repeated.
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ class Trial:
 
     Args:
         method, task: their names.
-        choice: the setting; what it leaves open is as the table has it.
-        seed: of the run.
+        choice: the setting; fields that it does not set are those of the table.
+        seed: seed of the run.
     """
 
     method: str
@@ -81,7 +82,7 @@ class Trial:
 
     @property
     def setting(self) -> str:
-        """What was chosen, in short."""
+        """Short name of the setting."""
         parts = [f"{self.choice.learning_rate:g}"]
         if "join" in self.choice.model_fields_set:
             parts.insert(0, self.choice.join)
@@ -89,12 +90,12 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """Names the trial's folder."""
+        """Name of the trial's folder."""
         return f"{self.method}{AT_RATE}{self.setting}"
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """Tells trials apart."""
+        """Identity of the trial."""
         return self.label, self.task, self.seed
 
 
@@ -103,13 +104,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class RaceLimits:
-    """What a race may spend.
+    """Budget of a race.
 
     Args:
-        trials: how many there are. Beyond them only a winner with several seeds whose rate lies at an edge
-            goes on.
-        finalists: how many settings get further seeds.
-        seeds: how many seeds a finalist has at most.
+        trials: number of trials, exceeded only for a winner with several seeds whose rate is at an edge.
+        finalists: number of settings that get further seeds.
+        seeds: maximum number of seeds of a finalist.
     """
 
     trials: int
@@ -127,8 +127,8 @@ class Race:
 
     Args:
         method, task: their names.
-        screened: the settings to begin with.
-        limits: what it may spend.
+        screened: the initial settings.
+        limits: the budget.
 
     Attributes:
         tried: the trials so far.
@@ -140,10 +140,10 @@ class Race:
         self._final: list[Choice] = []
 
     def next(self, scores: Scores) -> list[Trial]:
-        """The trials of the next round; none when the race is over.
+        """The trials of the next round; empty when the race is over.
 
         Args:
-            scores: of all trials of the rounds before.
+            scores: scores of all trials of the previous rounds.
         """
         if not self.tried:
             found = [self._trial(choice) for choice in self.screened]
@@ -164,8 +164,8 @@ class Race:
         return found or self._past_the_winner(scores)
 
     def best(self, scores: Scores, join: str | None = None) -> list[Choice]:
-        """The best settings, those with most seeds first, then by their mean score, of equals the smallest
-        rate; only those with a join, where one is named.
+        """The settings in order of quality: those with the most seeds first, then by mean score, then the
+        smallest rate; only those with the given join, if any.
         """
         tried = {trial.label: trial.choice for trial in self.tried}
         found = [choice for choice in tried.values() if join in (None, choice.join)]
@@ -176,16 +176,16 @@ class Race:
         return sorted(found, key=place)[: self.limits.finalists]
 
     def seeds(self, choice: Choice) -> int:
-        """How many seeds a setting ran with."""
+        """Number of seeds of a setting."""
         return len(self._alike(choice))
 
     def mean(self, choice: Choice, scores: Scores) -> float:
-        """A setting's mean score over the seeds that it ran with."""
+        """A setting's mean score over its seeds."""
         return sum(scores[trial.key] for trial in self._alike(choice)) / self.seeds(choice)
 
     def beyond(self, choice: Choice) -> Choice | None:
-        """The setting with the next rate, where the setting's own is the smallest or the largest that its
-        join and arguments were tried with; None where it lies inside.
+        """The setting with the next rate, if the setting's rate is the smallest or the largest tried with its
+        join and arguments; None otherwise.
         """
         same = choice.model_dump(exclude={"learning_rate"})
         others = [trial.choice for trial in self.tried]
@@ -194,7 +194,7 @@ class Race:
         return None if rate is None else choice.model_copy(update={"learning_rate": rate})
 
     def _past_the_winner(self, scores: Scores) -> list[Trial]:
-        """The rate beyond the winner's, with the winner's seeds; none where it lies inside."""
+        """Trials of the rate beyond the winner's, with the winner's seeds; empty if it is not at an edge."""
         winner = self.best(scores)[0]
         outward = self.beyond(winner)
         if outward is None or self.mean(winner, scores) == DIVERGED:
@@ -215,9 +215,9 @@ class Race:
 
 
 def rate_beyond(rates: Collection[float], best: float) -> float | None:
-    """The next rate beyond the best one: on the grid of half powers of ten if all rates are, else as far
-    from it as its neighbour, in two digits, so that it can be read and is the same on every machine. None
-    where the best one lies inside, or nothing says how far to go.
+    """The next rate beyond the best one: on the grid of half powers of ten if all rates are on it, else with
+    the ratio of the last two rates, rounded to two digits, so that it is readable and the same on every
+    machine. None if the best rate is not at an edge, or if there is only one rate off the grid.
     """
     ordered = sorted(rates)
     if best not in (ordered[0], ordered[-1]):
@@ -238,17 +238,17 @@ class Tuner:
     """Runs the trials of races.
 
     Args:
-        grid, plan: a table of one seed, whose runs the trials are but for what they try.
-        execution: where and how trials run.
-        download: fetch a model that is not on this machine.
-        examples: how many validation examples are scored; None for as many as the plan says.
+        grid, plan: a table of one seed, whose runs are modified by the trials.
+        execution: where and how trials are executed.
+        download: whether a missing model may be downloaded.
+        examples: number of validation examples to score; None for the plan's.
 
     Attributes:
         cells: method and task -> the planned run.
         races: method and task -> race.
-        scores: trial's key -> score in the column that the task names; :data:`DIVERGED` where the loss was
-            not finite.
-        lines: of the file of all trials.
+        scores: trial's key -> score in the task's selection column; :data:`DIVERGED` if the loss was not
+            finite.
+        lines: lines of the file of all trials.
     """
 
     def __init__(
@@ -288,7 +288,7 @@ class Tuner:
         return planned.model_copy(update=changes)
 
     def finish(self, races: Sequence[Race]) -> None:
-        """Races side by side to their ends."""
+        """Run races in parallel until all are over."""
         seeds = min(max(race.limits.seeds for race in races), len(self.grid.pretrained))
         first = Trial(races[0].method, races[0].task, races[0].screened[0])
         dealt = [self.cell(replace(first, seed=seed)) for seed in range(seeds)]
@@ -298,7 +298,7 @@ class Tuner:
             self.score(todo)
 
     def score(self, trials: Sequence[Trial]) -> None:
-        """Run trials and note their scores; a run that diverged is worth nothing."""
+        """Run trials and record their scores; diverged runs get the lowest score."""
         cells = {self.cell(trial): trial for trial in trials}
         results = run_cells(list(cells), self.execution, self.download, may_diverge=True)
         for cell, trial in cells.items():
@@ -310,8 +310,8 @@ class Tuner:
             self.lines.append({**about, **({} if result is None else result["scores"])})
 
     def chosen(self) -> Settings:
-        """The winners. A task takes those of a task that it is like (both follow the same one) if it was not
-        tried itself. What trials left open is as the runs have it.
+        """The winners. A task that was not tried itself has those of a task that it is like (or both are like
+        the same task). Fields that trials did not set are those of the runs.
         """
         methods: dict[str, dict[str, Choice]] = {}
         for (method, task), race in self.races.items():
@@ -325,7 +325,7 @@ class Tuner:
         return Settings(reduction=self.reduction, methods=methods)
 
     def report(self) -> str:
-        """As Markdown: for each method and task all settings, by their mean scores, the winner in bold."""
+        """A Markdown table: for each method and task all settings, by mean score, the winner in bold."""
         lines = []
         for race in self.races.values():
             winner, tried = race.best(self.scores)[0], {trial.label: trial for trial in race.tried}
@@ -339,11 +339,11 @@ class Tuner:
             lines.append((method_named(race.method).title, race.task, ", ".join(texts) + edge))
         head = ["Method", "Task", "Setting: score × 100 on validation data"]
         shared = alike({task: None for _, task in self.races})
-        about = "; ".join(f"{name} takes the settings of {leader}" for name, leader in shared.items())
+        about = "; ".join(f"{name} uses the settings of {leader}" for name, leader in shared.items())
         return markdown_grid(pd.DataFrame(lines, columns=head)) + (f"\n{about}.\n" if about else "")
 
     def save(self, stem: str) -> None:
-        """Write what was tried and what was chosen, and say it: ``<stem>.csv``, ``<stem>.md`` and
+        """Write all trials and the chosen settings, and print the files: ``<stem>.csv``, ``<stem>.md`` and
         :data:`SETTINGS`.
         """
         if not processes(self.execution.device).is_main_process:
@@ -359,7 +359,7 @@ class Tuner:
 
 
 def alike(tried: Mapping[str, Any]) -> dict[str, str]:
-    """Tasks that were not tried -> the task whose settings they take."""
+    """Tasks that were not tried -> the task whose settings they use."""
     leaders = {TASKS[name].like: name for name in reversed(list(tried)) if TASKS[name].like is not None}
     return {
         name: leaders[task.like] for name, task in TASKS.items() if name not in tried and task.like in leaders
@@ -367,28 +367,28 @@ def alike(tried: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_tuned(out: Path, stem: str, tried: Collection[Key]) -> None:
-    """Raise UserError where a folder holds files of the names of :meth:`Tuner.save` that are not its own, or
-    what was chosen for methods or tasks that are not tried now: it would be lost.
+    """Raise UserError if a folder contains foreign files with the names of :meth:`Tuner.save`, or settings of
+    methods or tasks that are not tried now, which would be lost.
     """
     files = [out / f"{stem}.csv", out / SETTINGS, out / f"{stem}.md"]
     found = [file for file in files if file.exists()]
     if not found:
         return
-    remedy = "move it away, or give another --out"
+    remedy = "move it away, or use another --out"
     text = read_text(files[0], remedy) if found == files else ""
     if not text.startswith(",".join(FIRST)):
-        raise UserError(f"{found[0]} is there, and no {stem} has written it: {remedy}")
+        raise UserError(f"{found[0]} already exists and was not written by {stem}: {remedy}")
     earlier = dict.fromkeys((line["method"], line["task"]) for line in csv.DictReader(text.splitlines()))
     if lost := [f"{method} on {task}" for method, task in earlier if (method, task) not in tried]:
         others = f" and {len(lost) - 1} others" * (len(lost) > 1)
         raise UserError(
-            f"{out / SETTINGS} holds settings of {lost[0]}{others}, which this {stem} would drop: give "
-            "another --out, or name their rows and tasks too if they are this table's (finished runs stay)"
+            f"{out / SETTINGS} has settings of {lost[0]}{others}, which this {stem} would drop: use another "
+            "--out, or add their rows and tasks if they belong to this table (finished runs are kept)"
         )
 
 
 def sweep(tuner: Tuner) -> None:
-    """Try the rates that the grid names for each row, and at most :data:`FURTHER` beyond them."""
+    """Try the grid's rates for each row, and at most :data:`FURTHER` beyond them."""
     races = []
     for method, task in tuner.cells:
         begun = [Choice(learning_rate=rate) for rate in tuner.grid.rates_of(method_named(method))]
@@ -397,10 +397,10 @@ def sweep(tuner: Tuner) -> None:
 
 
 def search_grid(tuner: Tuner) -> None:
-    """Try each rate that the grid names for a row with all of the row's seeds; the best mean wins.
+    """Try each of the grid's rates for a row with all of the row's seeds; the best mean wins.
 
-    Where the best rate of any row lies at an edge, the next rate beyond that edge is tried with every row on
-    that task, once for each edge: so rows with the same rates to begin with share them in the end.
+    If the best rate of any row is at an edge, the next rate beyond that edge is tried with every row on that
+    task, once for each edge, so that rows with the same initial rates have the same final rates.
     """
     rates = {key: tuner.grid.rates_of(method_named(key[0])) for key in tuner.cells}
     tuner.races = {key: Race(*key, [], RaceLimits(0)) for key in rates}
@@ -436,8 +436,8 @@ def search_grid(tuner: Tuner) -> None:
 
 
 def search(tuner: Tuner) -> None:
-    """Search rates, joins and arguments of every row that says with which rates its search begins; those that
-    follow another one after it.
+    """Search rates, joins and arguments of every row with initial rates; rows that follow another one are
+    searched after it.
     """
     searched = {key: method for key in tuner.cells if (method := method_named(key[0])).rates}
     for follows in (False, True):

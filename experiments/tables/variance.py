@@ -1,13 +1,13 @@
-r"""How sure is a mean difference of two methods, over seeds, checkpoints and images?
+r"""Uncertainty of a mean difference of two methods, over seeds, checkpoints and images.
 
 With seed :math:`s` of checkpoint :math:`c` the two methods differ, on image :math:`i`, by
 
 .. math:: d_{csi} = \delta + c_c + s_{cs} + e_i + f_{ci} + n_{csi} ,
 
-all terms but :math:`\delta` random with mean 0: what the checkpoint changes, what the seed changes, what the
-image changes for every seed, for the seeds of one checkpoint, and for one seed alone. Seeds are nested in
-checkpoints; images are crossed with both, since every run sees the same ones. Over :math:`S` seeds, dealt
-evenly over :math:`C` checkpoints, and :math:`N` images, :math:`\bar d` has the variance
+all terms but :math:`\delta` random with mean 0: the effects of the checkpoint, of the seed, and of the image
+for all seeds, for the seeds of one checkpoint, and for one seed alone. Seeds are nested in checkpoints;
+images are crossed with both, since every run has the same images. Over :math:`S` seeds, assigned evenly to
+:math:`C` checkpoints, and :math:`N` images, :math:`\bar d` has the variance
 
 .. math:: \frac{\theta}{S} + \frac{\sigma_e^2}{N}, \qquad
           \theta = \sigma_s^2 + \frac{\sigma_n^2}{N}
@@ -25,19 +25,19 @@ variance exceeds it by :math:`\sigma_n^2 / N`. :math:`\theta_0` and :math:`\thet
 squares within and between the checkpoints of a one-way analysis of variance (Searle, Casella and McCulloch,
 Variance Components, 1992, ch. 3) with :math:`S - C` and :math:`C - 1` degrees of freedom. Their sum with the
 images' part has no exact test, and plugging the estimates into a t distribution (Satterthwaite) fails at
-small levels: a mean square that comes out small by chance lowers the error and, because it then weighs
-little, raises the degrees of freedom too. So the p value is averaged over what the mean squares leave open
-(Behrens and Fisher's solution, known to be conservative: Robinson, Annals of Statistics 4, 1976): with
+small levels: a mean square that is small by chance reduces the error and, because of its small weight, also
+increases the degrees of freedom. So the p-value is averaged over the uncertainty of the mean squares (the
+Behrens-Fisher solution, known to be conservative: Robinson, Annals of Statistics 4, 1976): with
 :math:`\theta^*_j = \nu_j Q_j / \chi^2_{\nu_j}` and :math:`\theta^* = \max_j \theta^*_j`,
 
 .. math:: p = \mathrm{E}\; 2\, \Phi\Big( -|\bar d| \Big/
           \sqrt{ \max(\theta^*, \theta_{\min}) / S + \text{images} } \Big) .
 
 :math:`\theta_{\min}`, the images' noise that differs from seed to seed (for new checkpoints also from
-checkpoint to checkpoint), is known from the images; a spread over a few seeds below it is chance. For new
-checkpoints both mean squares enter, since :math:`\theta \ge \theta_0`. Where seeds are not dealt evenly, the
-mean square between checkpoints is scaled by :math:`k / n_0 \ge 1`, :math:`k = \sum_c n_c^2 / S`, :math:`n_0 =
-(S - k) / (C - 1)`. Where each seed has a checkpoint of its own, the spread over seeds stands for both.
+checkpoint to checkpoint), is known from the images; a smaller spread over a few seeds is due to chance. For
+new checkpoints both mean squares are used, since :math:`\theta \ge \theta_0`. If seeds are not assigned
+evenly, the mean square between checkpoints is scaled by :math:`k / n_0 \ge 1`, :math:`k = \sum_c n_c^2 / S`,
+:math:`n_0 = (S - k) / (C - 1)`. If each seed has a separate checkpoint, the spread over seeds covers both.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ SURE = 1e-24  # a variance below it is rounding
 
 @dataclass(frozen=True)
 class Variance:
-    """The variance of mean differences ``(...)``, in its parts.
+    """The components of the variance of mean differences ``(...)``.
 
     Args:
-        squares: mean squares over ``S``, ``(..., J)``: each estimates the part of seeds and checkpoints.
-        freedom: their degrees of freedom, J of them; none with one seed.
-        least: what the part of seeds and checkpoints is at least ``(...)``.
-        images: the part of images that seeds share ``(...)``.
-        examples: number of images, for the degrees of freedom of that part.
+        squares: mean squares over ``S``, ``(..., J)``: each estimates the component of seeds and checkpoints.
+        freedom: their J degrees of freedom; empty with one seed.
+        least: minimum of the component of seeds and checkpoints ``(...)``.
+        images: the component of images, common to all seeds ``(...)``.
+        examples: number of images, for the degrees of freedom of that component.
     """
 
     squares: np.ndarray
@@ -77,7 +77,7 @@ class Variance:
         return np.max(self.squares, axis=-1, initial=0.0).clip(self.least) + self.images
 
     def p_values(self, distances: np.ndarray) -> np.ndarray:
-        """Two-sided p values ``(...)`` of differences from the truth ``(...)``."""
+        """Two-sided p-values ``(...)`` of differences from the truth ``(...)``."""
         distances = np.abs(np.asarray(distances, dtype=np.float64))[..., None]
         nodes, weights = self._nodes()
         variance = nodes + self.images[..., None]
@@ -89,7 +89,7 @@ class Variance:
         return np.where(self.estimate < SURE, distances[..., 0] < SURE**0.5, mean)
 
     def reach(self, level: float) -> float:
-        """Half the width of the confidence interval of one difference: where p is ``1 - level``."""
+        """Half the width of the confidence interval of one difference, at which p is ``1 - level``."""
         error = float(self.estimate) ** 0.5
         if error < SURE**0.5:
             return 0.0
@@ -99,15 +99,15 @@ class Variance:
         return float(optimize.brentq(lambda width: float(self.p_values(width)) - 1 + level, 0, high))
 
     def equivalence_p(self, difference: float, margin: float) -> float:
-        """p value of two one-sided tests that the truth is within ± ``margin`` of 0: the larger one, which is
+        """p-value of two one-sided tests that the truth is within ± ``margin`` of 0: the larger one, which is
         that of the nearer end (Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15, 1987)."""
         gap = margin - abs(difference)
         p = float(self.p_values(np.asarray(gap)))
         return p / 2 if gap >= 0 else 1 - p / 2
 
     def _nodes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Values ``(..., NODES)`` of the part of seeds and checkpoints, evenly apart on a logarithmic scale,
-        and their probabilities.
+        """Values ``(..., NODES)`` of the component of seeds and checkpoints, evenly spaced on a logarithmic
+        scale, and their probabilities.
         """
         if not self.freedom:
             return self.least[..., None], np.ones_like(self.least)[..., None]
@@ -131,16 +131,17 @@ class Variance:
 def variances(
     differences: np.ndarray, covariance: np.ndarray, checkpoints: Sequence[object], examples: int
 ) -> tuple[Variance, Variance | None]:
-    """The variance of the mean of each seed's difference, for these and for new checkpoints.
+    """The variance of the mean of the seeds' differences, for these and for new checkpoints.
 
     Args:
         differences: one per seed ``(..., S)``.
-        covariance: of the seeds' differences over new images ``(..., S, S)``.
-        checkpoints: which one each seed used.
+        covariance: covariance of the seeds' differences over new images ``(..., S, S)``.
+        checkpoints: the checkpoint of each seed.
         examples: number of images.
 
     Returns:
-        For these checkpoints (with one seed, for this seed too); for new ones, None with one checkpoint.
+        The variance for these checkpoints (with one seed, for this seed only), and for new ones (None with
+        one checkpoint).
     """
     labels = [*dict.fromkeys(checkpoints)]
     member = np.array([[one == label for one in checkpoints] for label in labels], dtype=np.float64)  # (C, S)

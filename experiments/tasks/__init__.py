@@ -1,4 +1,4 @@
-"""What a model is asked: the tasks of the tables (:mod:`attngraph.experiments.tasks.catalogue`), behind
+"""Tasks of the tables (:mod:`attngraph.experiments.tasks.catalogue`), with the interface
 :class:`attngraph.experiments.tasks.task.Task`.
 """
 

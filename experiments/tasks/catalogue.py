@@ -1,4 +1,4 @@
-"""The tasks of the tables, in their order: four on data that are drawn or come with a package, and six on the
+"""The tasks of the tables, in their order: four on synthetic data or data in a package, and six on the
 official files of benchmarks.
 """
 
@@ -67,7 +67,7 @@ class VisualEntailment(Entailment):
 
 
 class Caption(Captions):
-    """Also F1 against the scene where it is known."""
+    """Captioning, with F1 against the scene if it is known."""
 
     name, title, drawn = "caption", "Captioning (Scenes, Karpathy format)", "captions"
     columns = (*caption_columns("caption"), Column(SCENE, "Scene F1", score=scene_f1, optional=True))
@@ -92,14 +92,14 @@ class Caption(Captions):
 
 
 def _scenes(name: str, root: Path, split: str, reader: Reader | None = None) -> list[Example]:
-    """The examples of drawn scenes in a data set's files, without the groups that its own task reports."""
+    """The examples of synthetic scenes in a dataset's files, without the groups reported by its task."""
     found = split_examples(DATA_SETS[name], root, OFFICIAL[split], reader)
     return [replace(example, groups={}) for example in found]
 
 
 class EasyVQA(Task):
-    """The question is the prompt; exact match with the one answer. 2,000 of the training questions are used,
-    so that full fine-tuning has room left."""
+    """The question is the prompt; exact match with the single answer. Only 2,000 training questions are used,
+    so that full fine-tuning does not reach a perfect score."""
 
     name, title, packaged = "easy_vqa", "easy-VQA", True
     mirrors = True  # its questions are about one shape and its colour
@@ -115,7 +115,7 @@ class EasyVQA(Task):
 
 
 class VQA2(Questions):
-    """Official VQA accuracy; in the Karpathy split where its file is there."""
+    """Official VQA accuracy; in the Karpathy split if its file exists."""
 
     name, title, data_set = "vqa2", "VQA v2.0", "vqa2"
     mirrors = True
@@ -125,7 +125,7 @@ class VQA2(Questions):
 
 
 class VizWizVQA(Questions):
-    """Accuracy as VizWiz's own evaluator has it."""
+    """Accuracy as defined by VizWiz's evaluator."""
 
     name, title, data_set = "vizwiz_vqa", "VizWiz-VQA", "vizwiz_vqa"
     columns = (Column("vizwiz_vqa.accuracy", "VizWizVQA acc", averaged=True),)
@@ -137,8 +137,9 @@ class VizWizVQA(Questions):
 
 
 class SNLIVE(Official, Entailment):
-    """The three words are ranked, as in p-Adapter: a model that was not trained on the task is not wrong for
-    its wording."""
+    """The three words are ranked, as in p-Adapter, so that a model that was not trained on the task is not
+    wrong merely because of its wording.
+    """
 
     name, title, data_set, like = "snli_ve", "SNLI-VE", "snli_ve", "ve"
     ranks = True

@@ -1,5 +1,5 @@
-"""The kinds of tasks: questions, entailment and captions; with texts as BLIP, ALBEF and p-Adapter prepare
-them, and lists of answers that can be ranked.
+"""The kinds of tasks: questions, entailment and captions; with the text preprocessing of BLIP, ALBEF and
+p-Adapter, and lists of answers to rank.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ _FREQUENT: dict[tuple[str, bool | None], tuple[str, ...]] = {}  # counted once i
 
 
 class Questions(Official):
-    """The question is the prompt, without words around it, as in BLIP and p-Adapter; ten annotators' answers.
+    """The question alone is the prompt, as in BLIP and p-Adapter; references are ten annotators' answers.
 
-    It is answered by generation with three beams, as BLIP's code does where it does not rank, or as mPLUG's
-    code does; or by ranking the answers of ``answer_list.json`` in the data set's folder, or else the
-    :data:`LISTED` most frequent answers of training.
+    Answers are generated with three beams, as in BLIP's code without ranking, or as in mPLUG's code; or the
+    answers of ``answer_list.json`` in the dataset's folder are ranked, or else the :data:`LISTED` most
+    frequent answers of training.
 
-    Training draws an answer with the share of annotators who gave it: on average that is the loss of BLIP and
-    mPLUG, in which each different answer has this weight.
+    Training samples an answer with probability equal to the fraction of annotators who gave it. In
+    expectation this is the loss of BLIP and mPLUG, in which each distinct answer has this weight.
     """
 
     like, ranks = "vqa", True
@@ -58,7 +58,7 @@ class Questions(Official):
         return plain_question(example.prompt)
 
     def target(self, example: Example, draw: float) -> str:
-        """The answer of an annotator, those that most agree on first: 0 draws the most frequent one."""
+        """The answer of an annotator, ordered by frequency: 0 selects the most frequent one."""
         counts = Counter(example.references)
         ranked = [answer for answer, count in counts.most_common() for _ in range(count)]
         return ranked[int(draw * len(ranked))]
@@ -78,22 +78,23 @@ def read_answers(file: Path) -> tuple[str, ...]:
     """The answers of a JSON list of texts, such as BLIP's and p-Adapter's ``answer_list.json``, in its order.
 
     Raises:
-        UserError: the file is missing or something else, is empty, or holds an empty answer or one twice.
+        UserError: the file is missing, not a list of texts, or empty, or contains an empty or duplicate
+            answer.
     """
     known, answers = Unique(file, "answer"), []
     for where, answer in records(file):
-        answers.append(Record({"answer": answer}, file, where, "give a list of texts").text("answer"))
+        answers.append(Record({"answer": answer}, file, where, "use a list of texts").text("answer"))
         known.add(answer, where)
     if not answers:
-        raise UserError(f"{file}: the list is empty; give a list of texts")
+        raise UserError(f"{file}: the list is empty; use a list of texts")
     return tuple(answers)
 
 
 def frequent_answers(examples: Sequence[Example], count: int) -> tuple[str, ...]:
-    """The ``count`` answers that the most training examples agree on, the most frequent first, of equally
-    frequent ones the one that comes first; fewer where there are no more.
+    """The ``count`` most frequent answers of the training examples, in order of frequency, equally frequent
+    ones in order of occurrence; fewer if there are no more.
 
-    An example counts once, with its own most frequent answer, as in the list of 3,129 answers that occur nine
+    Each example counts once, with its most frequent answer, as in the list of 3,129 answers that occur nine
     times or more in VQA 2.0 (``compute_softscore.py`` of github.com/hengyuan-hu/bottom-up-attention-vqa).
     """
     agreed = Counter(majority(example.references) for example in examples if example.references)
@@ -102,16 +103,17 @@ def frequent_answers(examples: Sequence[Example], count: int) -> tuple[str, ...]
 
 
 def plain_question(question: str) -> str:
-    """``pre_question`` of BLIP's code: lower case, without the marks ``.!"()*#:;~``. "?" stays, and so does
-    mPLUG's "[SEP]", which parts a question from words that were read in the picture. mPLUG's own code leaves
-    marks and only lowers the case; here all models read the same texts.
+    """``pre_question`` of BLIP's code: lower case, without the marks ``.!"()*#:;~``. "?" is kept, and so is
+    mPLUG's "[SEP]", which separates a question from words read in the image. mPLUG's code keeps the marks and
+    only converts to lower case; here all models read the same texts.
     """
     return _MARKS.sub("", question.lower()).strip().replace("[sep]", "[SEP]")
 
 
 class Entailment(Task):
-    """``Is it correct that <hypothesis> ?`` is answered by correct, incorrect or ambiguous. Synonyms count
-    (:data:`attngraph.experiments.metrics.exact.SYNONYMS`): who was not trained on the task says yes or no.
+    """``Is it correct that <hypothesis> ?`` is answered by correct, incorrect or ambiguous. Synonyms are
+    accepted (:data:`attngraph.experiments.metrics.exact.SYNONYMS`), since models not trained on the task say
+    yes or no.
     """
 
     file_format = SNLI_VE
@@ -132,8 +134,8 @@ def caption_columns(name: str, heading: str = "") -> tuple[Column, Column]:
     """The two columns of a captioning task.
 
     Args:
-        name: the task's.
-        heading: printed before the metrics' names.
+        name: name of the task.
+        heading: prefix of the metrics' names in headings.
     """
     return (
         Column(f"{name}.bleu4", f"{heading} BLEU@4".strip(), averaged=True, score=bleu4_from_counts),
@@ -172,8 +174,9 @@ class Captions(Task):
 
 
 class OfficialCaptions(Official, Captions):
-    """Captions in official files. Training captions are prepared as BLIP prepares them; BLIP itself is asked
-    with its own prompt, and mPLUG writes as its own code lets it."""
+    """Captions in official files. Training captions are preprocessed as in BLIP; BLIP gets its original
+    prompt, and mPLUG generates as in its original code.
+    """
 
     like = "caption"
     prompts = {"default": DESCRIBE, "blip": "a picture of", "mplug": ""}
@@ -184,7 +187,7 @@ class OfficialCaptions(Official, Captions):
 
 
 def plain_caption(caption: str) -> str:
-    """``pre_caption`` of BLIP's code: lower case, a space for each of the marks ``.!"()*#:;~``, at most
-    :data:`WORDS` words.
+    """``pre_caption`` of BLIP's code: lower case, a space instead of each of the marks ``.!"()*#:;~``, at
+    most :data:`WORDS` words.
     """
     return " ".join(_MARKS.sub(" ", caption.lower()).split()[:WORDS])

@@ -1,13 +1,13 @@
-"""What the tasks on official files share: which official splits they are made of, and how they are read.
+"""Common base of tasks on official files: their splits in terms of the official splits, and reading.
 
-A folder of data holds one folder for each data set, under its name (``vqa2``, ``coco`` ...), laid out as the
-official archives unpack (``attngraph data layout NAME``).
+A folder of data has a subfolder for each dataset, under its name (``vqa2``, ``coco`` ...), in the layout of
+the official archives (``attngraph data layout NAME``).
 
-A task's splits are made of the official ones by one rule. Where the official test split has annotations,
-train, validation and test are the official train, val and test. Where it has none, test is the official val
-split, as in papers that report scores without the evaluation server; validation is one in :data:`HELD_OUT` of
-the official training *pictures* with all that is said about them, chosen by a hash of the picture's name, and
-train is the others. So nothing that is chosen on validation data has seen test data.
+A single rule defines a task's splits. If the official test split has annotations, train, validation and test
+are the official train, val and test. Otherwise test is the official val split, as in papers that report
+scores without the evaluation server; validation is one in :data:`HELD_OUT` official training *images* with
+all of their records, chosen by a hash of the image's name, and train is the remaining ones. So choices on
+validation data never use test data.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ HELD_OUT = 20
 
 @dataclass(frozen=True)
 class Part:
-    """What a task's split is made of.
+    """Source of a task's split.
 
     Args:
-        reader: of which format.
-        split: official one.
-        held_out: whether it is the pictures that are held out of that split, or the others; None for all.
+        reader: reader of the format.
+        split: the official split.
+        held_out: whether the images held out of that split are used, or the others; None for all.
     """
 
     reader: Reader
@@ -47,14 +47,14 @@ class Part:
     def __str__(self) -> str:
         which = {
             None: "",
-            True: f", one in {HELD_OUT} pictures",
-            False: f", all but one in {HELD_OUT} pictures",
+            True: f", one in {HELD_OUT} images",
+            False: f", all but one in {HELD_OUT} images",
         }
         return f"{self.split}{which[self.held_out]} (format {self.reader.name})"
 
 
 class Official(Task):
-    """Reads a data set in official files; mixed into a task that says how it is prompted and scored."""
+    """Mixin that reads a dataset in official files; the task defines prompts and scoring."""
 
     data_set: str
 
@@ -63,7 +63,7 @@ class Official(Task):
         return DATA_SETS[self.data_set]
 
     def part(self, data: Path, split: str) -> Part:
-        """What a split is made of in these data: in the first format whose files are there.
+        """Source of a split in these data: in the first format whose files exist.
 
         Raises:
             UserError: files are missing.
@@ -76,7 +76,7 @@ class Official(Task):
         self._set.reader(root, parts[0].split, parts[0].reader.name)  # says what is missing
 
     def table(self, data: Path, split: str) -> tuple[Part, Examples]:
-        """What a split is made of, and all of the official split that it is taken from."""
+        """Source of a split, and the table of the complete official split."""
         part = self.part(data, split)
         return part, table(self._set, data / self.data_set, part.split, part.reader.name)
 
@@ -86,14 +86,14 @@ class Official(Task):
     def check(self, data: Path | None) -> None:
         if data is None:
             raise UserError(
-                f"{self.name} reads official files: give the folder that holds {self.data_set} with --data "
+                f"{self.name} reads official files: use the folder that contains {self.data_set} with --data "
                 "FOLDER"
             )
         root = data / self.data_set
         if not root.is_dir():
             raise UserError(
-                f"{root}: no such folder, which {self.name} reads: `attngraph data layout {self.data_set}` "
-                "says what belongs there"
+                f"{root}: no such folder, which {self.name} needs: see `attngraph data layout "
+                f"{self.data_set}`"
             )
         reader = self.part(data, "test").reader
         for part in _parts(reader).values():
@@ -106,8 +106,8 @@ class Official(Task):
         places = np.flatnonzero(_held_out(whole) == part.held_out)
         if not len(places):
             raise UserError(
-                f"{data / self.data_set}: too few pictures in the split {part.split!r} to hold one out of "
-                f"{HELD_OUT} for validation: give the official files"
+                f"{data / self.data_set}: too few images in the split {part.split!r} to hold out one in "
+                f"{HELD_OUT} for validation: use the official files"
             )
         return whole.take(places)
 
@@ -115,8 +115,8 @@ class Official(Task):
         return table(self._set, data / self.data_set, split, form)
 
     def content(self, data: Path, split: str) -> Any:
-        """The digests of the tables that the splits are taken from: of ids, prompts, references and names of
-        pictures, not of what the pictures show; and how many damaged records they lack.
+        """Digests of the tables of the splits (ids, prompts, references and names of images, but not the
+        content of images), and the numbers of damaged records that they lack.
         """
         found: dict[str, Any] = {"data set": self.data_set}
         for name in dict.fromkeys(("train", split)):
@@ -132,19 +132,19 @@ class Official(Task):
         return set(self.table(data, split)[1].about.unscored)
 
     def source(self, data: Path, split: str) -> str:
-        """What the split is made of, and how many damaged records it lacks."""
+        """Source of the split, and the number of damaged records that it lacks."""
         part, whole = self.table(data, split)
         count = whole.about.left_out
-        return f"{part}; {count:,} damaged record{'s' * (count > 1)} left out" if count else str(part)
+        return f"{part}; {count:,} damaged record{'s' * (count > 1)} skipped" if count else str(part)
 
 
 def held_out_hash(name: str) -> int:
-    """The number of a picture's file name that decides: multiples of :data:`HELD_OUT` are held out."""
+    """A hash of an image's file name; multiples of :data:`HELD_OUT` are held out."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
 
 
 def _held_out(whole: Examples) -> np.ndarray:
-    """For each row, whether its picture is held out: of very few pictures the one with the smallest hash."""
+    """For each row, whether its image is held out; with very few images, the one with the smallest hash."""
     images = pc.dictionary_encode(whole.rows["image"]).combine_chunks()
     hashes = np.array([held_out_hash(Path(path).name) for path in images.dictionary.to_pylist()], np.uint64)
     held = hashes % HELD_OUT == 0
@@ -154,7 +154,7 @@ def _held_out(whole: Examples) -> np.ndarray:
 
 
 def _parts(reader: Reader) -> dict[str, Part]:
-    """A task's split -> what it is made of in a format; empty if the format has no such splits."""
+    """A task's split -> its source in a format; empty if the format does not have these splits."""
     annotated = set(reader.splits) - set(reader.unanswered)
     if not {"train", "val"} <= annotated:
         return {}

@@ -1,7 +1,7 @@
-"""What a task is: examples, a prompt, a target to train on, and the columns of a table that its scores fill.
+"""Interface of tasks: examples, a prompt, a training target, and the columns of a table for its scores.
 
-Subclass :class:`Task` and ``register(MyTask())``, in a file of one's own too. The table, the search
-and the analysis commands derive all that they know of a task from it.
+Subclass :class:`Task` and call ``register(MyTask())``, possibly in a plugin. The table, the search and the
+analysis commands access a task only through this interface.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Column:
     """A column of a table.
 
     Args:
-        key: ``<task>.<metric>``, such as ``coco.cider``: no two columns share one.
-        heading: as printed.
-        averaged: whether it enters the table's Avg.
-        score: from summed statistics to the score.
-        optional: whether the task's data may lack what it needs: a run then has no such score, and a table
-            without the score in each of the task's runs has no such column.
-        most: the highest score that there can be; the lowest is 0.
+        key: ``<task>.<metric>``, such as ``coco.cider``; unique.
+        heading: heading in printed tables.
+        averaged: whether it is part of the table's Avg.
+        score: maps summed statistics to the score.
+        optional: whether the task's data may lack what the score needs: such runs do not have the score, and
+            a table has the column only if each of the task's runs has it.
+        most: maximum of the score; the minimum is 0.
     """
 
     key: str
@@ -65,9 +65,9 @@ class TaskScores:
         statistics: column key -> per-example statistics ``(N, K)``, from whose sums the column's ``score`` is
             computed.
         kinds: kind of question, and each of the examples' further groups (:func:`kinds_of`) -> (score, number
-            of examples); of captions what they say of the scene, see
+            of examples); for captions, kinds of facts about the scene, see
             :mod:`attngraph.experiments.metrics.scene`.
-        evaluator: whose rules the scores follow, in words.
+        evaluator: description of the evaluation rules.
     """
 
     columns: dict[str, float]
@@ -78,12 +78,12 @@ class TaskScores:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a task costs by default; presets may change it.
+    """Default budget of a task; presets may change it.
 
     Args:
-        steps, batch_size: optimiser steps, and examples of each.
-        train_examples, eval_examples: how many to use at most (a fixed random subset); None for all.
-        augment: whether pictures are changed in training, see :mod:`attngraph.experiments.models.augment`.
+        steps, batch_size: number of optimiser steps, and of examples per step.
+        train_examples, eval_examples: maximum numbers of examples (a fixed random subset); None for all.
+        augment: whether images are augmented in training, see :mod:`attngraph.experiments.models.augment`.
     """
 
     steps: int = 250
@@ -94,29 +94,29 @@ class Budget:
 
 
 class Task(ABC):
-    """One task. In its methods ``data`` is the folder with the data sets, as ``attngraph scenes`` or official
-    archives have them; a task whose examples come with a package ignores it.
+    """One task. In its methods ``data`` is the folder of the datasets, in the layout of ``attngraph scenes``
+    or of official archives; a task whose examples are in a package ignores it.
 
     Attributes:
         name: short name, as in ``--tasks``; column keys begin with it.
-        title: as printed.
-        columns: of the table.
-        selects: key of the column by which settings are chosen on validation data; the first by default.
-        decoding: how answers are generated, where :meth:`answering` does not say otherwise.
-        decodings: the same for types of models that do it in another way.
-        budget: see there.
+        title: name in printed output.
+        columns: columns of the table.
+        selects: key of the column by which settings are chosen on validation data; by default the first.
+        decoding: options of generation, unless :meth:`answering` returns others.
+        decodings: options of generation for particular model types.
+        budget: default budget, see :class:`Budget`.
         prompts: model family -> template with ``{text}``; :data:`DEFAULT` for all others.
-        drawn: the field of :class:`attngraph.experiments.data.drawn.Sizes` that says how many examples are
-            drawn; None for tasks whose data are not drawn.
-        mirrors: whether a picture may be mirrored in training: not where it shows writing that is to be read.
-            Pictures about which a text says left or right are never mirrored.
-        packaged: whether the examples come with a package, so that no folder of data is read.
-        data_set: the data set in official files that it reads, see
+        drawn: the field of :class:`attngraph.experiments.data.drawn.Sizes` with the number of synthetic
+            examples; None for tasks without synthetic data.
+        mirrors: whether images may be mirrored in training; False if they contain text to be read. Images
+            with a text that mentions left or right are never mirrored.
+        packaged: whether the examples are in a package, so that no folder of data is read.
+        data_set: the dataset in official files that it reads, see
             :mod:`attngraph.experiments.tasks.official`; None for all others.
         ranks: whether there is a list of answers to rank, see :meth:`answers`.
-        like: the task whose chosen settings it takes until some are chosen for it.
-        needs: packages that scoring imports, of an extra of attngraph (:mod:`attngraph.extras`).
-        file_format: of files of predictions, as the data set's evaluation server takes them.
+        like: the task whose chosen settings are used until settings are chosen for this task.
+        needs: packages required for scoring, of an extra of attngraph (:mod:`attngraph.extras`).
+        file_format: format of files of predictions, as for the dataset's evaluation server.
     """
 
     name: str
@@ -146,22 +146,22 @@ class Task(ABC):
         """All examples of a split: ``train``, ``validation`` or ``test``."""
 
     def found(self, data: Path) -> bool:
-        """Whether a folder of data holds the task's. Tasks that others wrote are not looked for."""
+        """Whether a folder of data contains the task's. False for tasks of plugins by default."""
         return self.drawn is not None and holds_scenes(data)
 
     def check(self, data: Path | None) -> None:
-        """Raise :class:`~attngraph.UserError` where the folder that a user named lacks the task's data, or
-        where none was named and the task needs one.
+        """Raise :class:`~attngraph.UserError` if the user's folder lacks the task's data, or if the task
+        needs a folder and none is given.
         """
         if data is not None and self.drawn is not None and not self.found(data):
             raise UserError(
-                f"{data}: holds no drawn scenes ({MANIFEST}), which {self.name} reads: draw them with "
-                f"`attngraph scenes --out {data}`, or leave out {self.name}"
+                f"{data}: no synthetic scenes ({MANIFEST}), which {self.name} needs: generate them with "
+                f"`attngraph scenes --out {data}`, or remove {self.name}"
             )
 
     def content(self, data: Path, split: str) -> Any:
-        """What decides the examples of ``train`` and of a split, as plain values: the same on every machine
-        that has the same files.
+        """Values that identify the examples of ``train`` and of a split, equal on all machines with the same
+        files.
         """
         if (data / MANIFEST).is_file():
             return json.loads((data / MANIFEST).read_text())
@@ -170,41 +170,37 @@ class Task(ABC):
         return {part: digest(self.examples(data, part)) for part in ("train", split)}
 
     def asked(self, data: Path, split: str, form: str | None = None) -> Sequence[Example]:
-        """The examples of a split to be answered. A task on official files takes official splits, also those
-        without annotations, in the format that it is scored on or the first whose files are there.
+        """The examples of a split to be answered. Tasks on official files accept official splits, including
+        those without annotations, in the format used for scoring or the first one whose files exist.
 
         Raises:
             UserError: there is no such split or format.
         """
         if form is not None:
-            raise UserError(f"{self.title} has one format only: leave out --format {form}")
+            raise UserError(f"{self.title} has only one format: remove --format {form}")
         check_known([split], SPLITS, f"split of {self.title}")
         return self.examples(data, split)
 
     def unscored(self, data: Path, split: str) -> set[str]:
-        """Ids in a split's files that the official evaluation leaves out: predictions may have them."""
+        """Ids in a split's files that the official evaluation excludes; predictions may have them."""
         return set()
 
     def source(self, data: Path, split: str) -> str:
-        """Where a split comes from, in words; empty where its name says all."""
+        """Description of a split's source; empty if its name is sufficient."""
         return ""
 
     # ---- answers ----
 
     def answers(self, data: Path) -> tuple[str, ...] | None:
-        """The list that can be ranked instead of writing an answer; None where there is none."""
+        """The list of answers to rank instead of generating an answer; None if there is no list."""
         return None
 
     def answering(self, data: Path) -> Answering:
-        """How a model answers: it generates texts, or ranks a list that the task knows or finds in the
-        data.
-        """
+        """The answering mode of a model: generating texts, or ranking a list of the task or of the data."""
         return self.decoding
 
     def way_of_type(self, way: Answering, model_type: str | None) -> Answering:
-        """The task's own way to answer, as a type of models has it: :attr:`decodings` in the place of
-        :attr:`decoding`.
-        """
+        """The task's answering mode for a model type: :attr:`decodings` instead of :attr:`decoding`."""
         return self.decodings.get(model_type, way) if isinstance(way, Decoding) else way
 
     @abstractmethod
@@ -214,11 +210,11 @@ class Task(ABC):
     # ---- samples ----
 
     def text(self, example: Example) -> str:
-        """What the prompt's template gets."""
+        """The text for the prompt's template."""
         return example.prompt
 
     def prompt(self, example: Example, family: str = DEFAULT) -> str:
-        """The text before the answer, as a model family gets it."""
+        """The text before the answer, for a model family."""
         template = self.prompts.get(family, self.prompts.get(DEFAULT, "{text}"))
         return template.format(text=self.text(example))
 
@@ -228,11 +224,11 @@ class Task(ABC):
         return len({self.prompt(Example("", Path(), text, (), "")) for text in ("one", "two")}) > 1
 
     def target(self, example: Example, draw: float) -> str:
-        """The answer to train on; ``draw`` in [0, 1) picks one where there are several."""
+        """The answer to train on; ``draw`` in [0, 1) selects one if there are several."""
         return majority(example.references)
 
     def sample(self, example: Example, family: str = DEFAULT, draw: float | None = None) -> Sample:
-        """The example as a model family gets it; with its target if ``draw`` is given, else without an
+        """The example as a sample for a model family; with its target if ``draw`` is given, else without an
         answer.
         """
         answer = None if draw is None else self.target(example, draw)
@@ -240,11 +236,11 @@ class Task(ABC):
 
 
 def register(task: Task) -> Task:
-    """Make a task known by its name; a :class:`~attngraph.UserError` if it is none, its name is no text, or a
-    column's key does not begin with the name.
+    """Make a task known by its name; a :class:`~attngraph.UserError` if it is not a task, its name is not a
+    text, or a column's key does not begin with the name.
     """
     if not isinstance(task, Task) or not isinstance(task.name, str):
-        raise UserError(f"{task!r} is no task with a name: register an instance of a subclass of Task")
+        raise UserError(f"{task!r} is not a task with a name: register an instance of a subclass of Task")
     wrong = [column.key for column in task.columns if not column.key.startswith(f"{task.name}.")]
     if wrong or not task.columns:
         raise UserError(
@@ -256,7 +252,7 @@ def register(task: Task) -> Task:
 
 def tasks_named(names: Sequence[str]) -> dict[str, Task]:
     """The tasks of these names, in any spelling (:func:`attngraph.names.spelled`), in this order; a
-    :class:`~attngraph.UserError` for unknown ones, or none.
+    :class:`~attngraph.UserError` for unknown names, or if there are no names.
     """
     names = [spelled(name, TASKS) for name in names]
     check_known(names, list(TASKS), "task")
@@ -264,18 +260,18 @@ def tasks_named(names: Sequence[str]) -> dict[str, Task]:
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """A digest of examples, of pictures only their names."""
+    """A digest of examples, with the names of images but not their content."""
     content = [[e.id, e.image.name, e.prompt, e.references, e.kind] for e in examples]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def holds_scenes(data: Path) -> bool:
-    """Whether a folder is one that ``attngraph scenes`` has written."""
+    """Whether a folder was written by ``attngraph scenes``."""
     return (data / MANIFEST).is_file() and (data / "vqa_v2").is_dir()
 
 
 def majority(answers: Iterable[str]) -> str:
-    """The most frequent answer; the first of them on a tie."""
+    """The most frequent answer (the first one of equally frequent ones)."""
     return Counter(answers).most_common(1)[0][0]
 
 
@@ -296,8 +292,8 @@ def accuracy_scores(
 
 
 def kinds_of(example: Example) -> tuple[str, ...]:
-    """What an example's score counts for in a break-down: its kind, and ``<name>: <group>`` for each of its
-    further groups, but not for one that is its kind once more.
+    """The groups of an example in break-downs: its kind, and ``<name>: <group>`` for each of its further
+    groups that differs from its kind.
     """
     groups = (f"{name}: {group}" for name, group in example.groups.items() if group != example.kind)
     return (example.kind, *groups)

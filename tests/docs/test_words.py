@@ -18,6 +18,11 @@ from tests.docs.words import found
             '{"cell_type": "markdown", "source": ["# x\\n", "\\n", "a picture"]}]}',
             [(2, "picture")],
         ),
+        (
+            "g.py",
+            '"""Sum.\n\n    Args:\n        cells: a cell.\n"""\nf"{cells} it is None"\n',
+            [(4, "cell")],
+        ),
         ("e.py", 'raise ValueError(f"{1} lies in\\nthe way of it", "a  file of its own")\n', None),
     ],
 )

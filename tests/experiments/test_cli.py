@@ -141,7 +141,7 @@ def test_values_of_another_type_are_one_line(option, value, capsys):
     with pytest.raises(SystemExit) as end:
         asked(Asked, ["here", f"{option}={value}"])
     (line,) = capsys.readouterr().err.splitlines()
-    assert end.value.code == 2 and line.startswith(f"attngraph: {option}: ") and " give " in line
+    assert end.value.code == 2 and line.startswith(f"attngraph: {option}: ") and " use " in line
 
 
 def test_defaults_are_told_in_one_way():
@@ -174,7 +174,7 @@ def test_a_field_given_as_an_option_is_named_with_set(capsys):
     for words, field in ((["train"], "recipe"), (["table", "main"], "runs.recipe")):
         with pytest.raises(SystemExit):
             cli.main([*words, "--lr", "1e-3"])
-        assert f"'--lr', give --set {field}.learning_rate=VALUE" in capsys.readouterr().err
+        assert f"'--lr', use --set {field}.learning_rate=VALUE" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what, names", [("methods", METHODS), ("tasks", TASKS), ("schemes", SCHEMES)])
@@ -209,7 +209,7 @@ def command(monkeypatch):
         (1, 1, ""),
         (UserError("--out is a file"), 2, "attngraph: --out is a file\n"),
         (OSError(28, "No space left", "a"), 2, "attngraph: [Errno 28] No space left: 'a': check the path,"),
-        (OSError(28, "No space left"), 2, "attngraph: standard output cannot be written to (No space left)"),
+        (OSError(28, "No space left"), 2, "attngraph: cannot write to standard output (No space left)"),
         (KeyboardInterrupt(), 130, "\nstopped\n"),
     ],
 )
@@ -266,7 +266,7 @@ def test_an_output_without_room_is_one_line(monkeypatch, unbuffered):
     with open("/dev/full", "w") as full:
         done = in_a_process("print('x')", stdout=full)
         helped = in_a_process("pass", "scenes --help", stdout=full)
-    said = "standard output cannot be written to (No space left on device): write it to another place"
+    said = "cannot write to standard output (No space left on device): redirect it to another place"
     for each in (done, helped):
         assert (each.returncode, each.stderr) == (2, f"attngraph: {said}\n")
 

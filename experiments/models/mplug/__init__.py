@@ -1,10 +1,10 @@
-"""mPLUG, which transformers does not have: questions about pictures, and captions. Its model is in
-:mod:`attngraph.experiments.models.mplug.modeling`, laid out as transformers' are.
+"""mPLUG, which is not part of transformers: questions about images, and captions. The model is in
+:mod:`attngraph.experiments.models.mplug.modeling`, with the structure of transformers' models.
 
-A question is ``[CLS] question``, without an end token, as mPLUG's own tokenizer has it; further parts, such
-as words that were read in the picture, follow after ``[SEP]`` in the text: "what is it [SEP] stop [SEP]
-sign". The answer is ``[CLS] answer [SEP]``. Where a sample has no prompt the decoder looks at the picture
-directly: a caption.
+A question is ``[CLS] question``, without an end token, as in mPLUG's tokenizer; further parts, such as words
+read in the image, follow after ``[SEP]`` in the text: "what is it [SEP] stop [SEP] sign". The answer is
+``[CLS] answer [SEP]``. If a sample does not have a prompt, the decoder attends to the image directly and
+generates a caption.
 
 Sources: vqa_mplug.py, caption_mplug.py and dataset/vqa_dataset.py of github.com/X-PLUG/mPLUG.
 """
@@ -32,7 +32,7 @@ QUESTION, QUESTION_IN_PARTS = 25, 80  # tokens in training, without and with fur
 
 @register
 class MPlug(BlipLike):
-    """A question and a picture that are fused, and an answer that looks at both; or a caption."""
+    """Fusion of a question and an image, and an answer decoder that attends to both; or a caption decoder."""
 
     name = "mplug"
     kind = MPlugForConditionalGeneration
@@ -47,7 +47,7 @@ class MPlug(BlipLike):
         tokenizer.bos_token = tokenizer.cls_token
         if (tokenizer.bos_token_id, tokenizer.sep_token_id) != (decoder.bos_token_id, decoder.eos_token_id):
             raise UserError(
-                "the tokenizer's start or end token is not the model's: save the tokenizer that belongs to it"
+                "the tokenizer's start or end token differs from the model's: save the model's tokenizer"
             )
         places = min(part.max_position_embeddings for part in (config.text_config, decoder))
         tokenizer.model_max_length = min(tokenizer.model_max_length, places)
@@ -57,7 +57,7 @@ class MPlug(BlipLike):
         return ["text_encoder", "fusion_encoder", "text_decoder"]
 
     def interpolate(self, embeddings: nn.Module, rows: int) -> None:
-        """As mPLUG does it, bilinearly."""
+        """Bilinear interpolation of positions, as in mPLUG."""
         old = embeddings.position_embedding.weight
         new = interpolate_positions(old.detach()[None], rows, "bilinear")[0]
         table = nn.Embedding(*new.shape, _weight=new.clone())
@@ -66,7 +66,7 @@ class MPlug(BlipLike):
         embeddings.position_ids = torch.arange(len(new), device=new.device)[None]
 
     def blank_image(self) -> Tensor:
-        """States of the texts' width."""
+        """Image features projected to the texts' width."""
         return torch.zeros(len(super().blank_image()), self.model.config.text_config.hidden_size)
 
     def question_inputs(self, samples: Sequence[Sample], training: bool = False) -> dict[str, Tensor]:
@@ -77,13 +77,13 @@ class MPlug(BlipLike):
         if not all(prompts):
             name = samples[prompts.index("")].name
             raise UserError(
-                f"{name}: no question, where other examples have one: {self.title} reads questions and "
-                "writes captions, but not both in one batch"
+                f"{name}: no question, although other examples have one: {self.title} supports questions and "
+                "captions, but only one of them in a batch"
             )
         return question_batch(self.tokenizer, prompts, training)
 
     def looked_at(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Image and question after they have seen each other; for captions the image."""
+        """Image and question after fusion; for captions the image."""
         question = inputs.get("question_ids"), inputs.get("question_mask")
         fused = self.model.looked_at(self.image_states(inputs), *question)
         return fused.last_hidden_state, fused.attention_mask
@@ -93,7 +93,7 @@ def question_batch(
     tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], training: bool = False
 ) -> dict[str, Tensor]:
     """``question_ids`` and ``question_mask`` ``(b, n)`` of ``[CLS] question``, padded on the right. In
-    training long ones are cut as mPLUG cuts them.
+    training long ones are truncated as in mPLUG.
     """
     rows = []
     for ids in tokenizer(list(questions), add_special_tokens=False, verbose=False)["input_ids"]:

@@ -1,20 +1,20 @@
 r"""mPLUG (Li et al., 2022, arXiv:2205.12005): an image encoder, a text encoder, their fusion, a text decoder.
 
-Questions: image and question are fused, and the answer looks at the states of both. Captions: the decoder
-looks at the image's states directly.
+Questions: image and question are fused, and the answer attends to the states of both. Captions: the decoder
+attends to the image's features directly.
 
-With image states :math:`V` and text states :math:`T`, a layer of the first kind of the fusion computes (each
-step with its residual and layer norm)
+With image features :math:`V` and text states :math:`T`, a fusion layer of the first kind computes (each step
+with its residual and layer norm)
 
 .. math:: T \leftarrow \mathrm{FFN}(\mathrm{cross}(\mathrm{self}(T),\, V)),
 
-and leaves the image as it is. Every ``stride`` layers there is one of the second kind,
+without changing the image features. Every ``stride`` layers there is one of the second kind,
 
 .. math:: [V'; T'] = \mathrm{FFN}(\mathrm{self}([V; T])), \qquad V \leftarrow V + V', \quad T \leftarrow T',
 
 one self-attention over both in one sequence.
 Source: ``FusionLayer`` and ``FusionEncoder`` in models/modeling_mplug.py of github.com/X-PLUG/mPLUG, which
-builds more layers and parts of them than it runs; here are those that it runs.
+defines more layers and parts of layers than it executes; only those executed are implemented here.
 
 Axes: b examples, N image nodes, n words of the question, m of the answer, D width, V vocabulary.
 """
@@ -65,7 +65,7 @@ class MPlugConfig(PretrainedConfig):
     ``fusion_config``) and decoder, which are of one width.
 
     Args:
-        stride: every so many layers of the fusion, but for the first, image and text attend to each other in
+        stride: interval of fusion layers, except the first, in which image and text attend to each other in
             one sequence.
     """
 
@@ -96,8 +96,8 @@ class MPlugConfig(PretrainedConfig):
         super().__init__(**kwargs)
 
     def joins(self, layer: int) -> bool:
-        """Whether this layer of the fusion is one self-attention over image and text; else the text attends
-        to itself and then to the image."""
+        """Whether this fusion layer is one self-attention over image and text; otherwise the text attends to
+        itself and then to the image."""
         return layer > 0 and layer % self.stride == 0
 
 
@@ -108,8 +108,8 @@ def _config(kind: type[PretrainedConfig], given: dict[str, Any] | PretrainedConf
 def sizes(
     vision: dict[str, Any], text: dict[str, Any], layers: tuple[int, int, int], stride: int
 ) -> MPlugConfig:
-    """A configuration with mPLUG's habits: sizes of the image encoder, what text encoder, fusion and decoder
-    share, and the layers of these three.
+    """A configuration of mPLUG: sizes of the image encoder, common sizes of text encoder, fusion and decoder,
+    and numbers of layers of these three.
     """
     seen = dict(hidden_act="quick_gelu", layer_norm_eps=1e-5, attention_dropout=DROPOUT) | vision
     dropout = dict(hidden_dropout_prob=DROPOUT, attention_probs_dropout_prob=DROPOUT)
@@ -123,8 +123,8 @@ AutoConfig.register(MPlugConfig.model_type, MPlugConfig, exist_ok=True)
 
 class MPlugVisionModel(CLIPPreTrainedModel):
     """CLIP's image encoder, whose last layer norm is applied to all states and not only to the class token's:
-    pixels to states ``(b, 1 + patches, width)``, the class token's first. Where the texts have another width,
-    states are brought to it by a linear layer and a norm.
+    pixels to features ``(b, 1 + patches, width)``, the class token's first. If the texts have another width,
+    features are projected by a linear layer and a norm.
     """
 
     config_class = CLIPVisionConfig
@@ -144,7 +144,7 @@ class MPlugVisionModel(CLIPPreTrainedModel):
         return self.embeddings.patch_embedding
 
     def forward(self, pixel_values: Tensor, **kwargs) -> BaseModelOutput:
-        """States of pixels ``(b, 3, side, side)``."""
+        """Features of pixels ``(b, 3, side, side)``."""
         states = self.pre_layernorm(self.embeddings(pixel_values))
         states = self.post_layernorm(self.encoder(inputs_embeds=states, **kwargs).last_hidden_state)
         return BaseModelOutput(
@@ -153,7 +153,7 @@ class MPlugVisionModel(CLIPPreTrainedModel):
 
 
 class Projection(nn.Module):
-    """States of the image encoder's width as the texts take them."""
+    """Projection of image features to the width of the texts."""
 
     def __init__(self, inputs: int, outputs: int, dropout: float):
         super().__init__()
@@ -168,12 +168,12 @@ class Projection(nn.Module):
 
 @dataclass
 class Fused(ModelOutput):
-    """What the decoder looks at.
+    """The states that the decoder attends to.
 
     Args:
         last_hidden_state: ``(b, N + n, D)``, the image's states and then the text's.
         attention_mask: ``(b, N + n)``, 0 at padding.
-        image_nodes: bool ``(b, N + n)``, which of them are the image's.
+        image_nodes: bool ``(b, N + n)``, whether they are the image's.
     """
 
     last_hidden_state: Tensor | None = None
@@ -192,8 +192,8 @@ class FusionLayer(GradientCheckpointingLayer):
         self.output = BertOutput(config)
 
     def forward(self, text: Tensor, image: Tensor, mask: Tensor | None) -> Tensor:
-        """Text states ``(b, n, D)`` after they have looked at image states ``(b, N, D)``; ``mask`` is what
-        transformers makes of the text's padding."""
+        """Text states ``(b, n, D)`` after attention to image states ``(b, N, D)``; ``mask`` is transformers'
+        extended mask of the text's padding."""
         states, _ = self.attention(text, mask, modalities=("text", "text"))
         states, _ = self.crossattention(states, encoder_hidden_states=image, modalities=("text", "image"))
         return self.output(self.intermediate(states), states)
@@ -230,9 +230,7 @@ class MPlugFusionModel(BertPreTrainedModel):
         self.post_init()
 
     def forward(self, text: Tensor, image: Tensor, text_mask: Tensor) -> Fused:
-        """Text ``(b, n, D)`` and image ``(b, N, D)`` after they have seen each other; ``text_mask`` is 0 at
-        padding.
-        """
+        """Text ``(b, n, D)`` and image ``(b, N, D)`` after fusion; ``text_mask`` is 0 at padding."""
         count = image.shape[1]
         whole_mask = torch.cat([text_mask.new_ones(image.shape[:2]), text_mask], 1)
         nodes = (torch.arange(whole_mask.shape[1], device=image.device) < count).expand_as(whole_mask)
@@ -248,14 +246,16 @@ class MPlugFusionModel(BertPreTrainedModel):
 
 
 class MPlugTextDecoder(BertLMHeadModel):
-    """BERT's decoder with causal self-attention, and cross-attention to what it is given.
+    """BERT's decoder with causal self-attention, and cross-attention to encoder states.
 
-    ``generate`` takes ``encoder_hidden_states`` and ``encoder_attention_mask`` besides the prompt. Their
-    keys and values are computed once."""
+    ``generate`` accepts ``encoder_hidden_states`` and ``encoder_attention_mask`` in addition to the prompt.
+    Their keys and values are computed once.
+    """
 
     def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """transformers' own, with a place for the keys and values of cross-attention in the cache: it gives
-        decoders without an encoder of their own none."""
+        """transformers' method, with keys and values of cross-attention in the cache, which it does not
+        provide for decoders without an encoder.
+        """
         inputs = super().prepare_inputs_for_generation(*args, **kwargs)
         for name in ("cache", "past_key_values"):  # the argument's name changed between releases
             cache = inputs.get(name)
@@ -302,8 +302,8 @@ class MPlugForConditionalGeneration(PreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
     ) -> Fused:
-        """What the decoder looks at: an image's states ``(b, N, D)`` of ``vision_model``, or these and a
-        question ``(b, n)`` with a mask of its padding.
+        """The states that the decoder attends to: an image's features ``(b, N, D)`` of ``vision_model``, or
+        these fused with a question ``(b, n)`` with a mask of its padding.
         """
         if input_ids is None:
             seen = torch.ones(image_states.shape[:2], dtype=torch.long, device=image_states.device)
@@ -323,7 +323,7 @@ class MPlugForConditionalGeneration(PreTrainedModel):
         use_cache: bool | None = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithCrossAttentions:
-        """Logits ``(b, m, V)`` of the next word of answers or captions ``(b, m)`` to pixels
+        """Logits ``(b, m, V)`` of the next tokens of answers or captions ``(b, m)``, given pixels
         ``(b, 3, side, side)`` and questions, see :meth:`looked_at`.
         """
         image_states = self.vision_model(pixel_values).last_hidden_state
@@ -345,11 +345,11 @@ def build_mini(
     layers: tuple[int, int, int] = (2, 4, 4),
     heads: int = 4,
 ) -> MPlugForConditionalGeneration:
-    """A freshly initialised mini-mPLUG for 64x64 images in patches of 8 (65 image states), without dropout.
+    """A newly initialised mini-mPLUG for 64x64 images in patches of 8 (65 image features), without dropout.
 
     With the stride of mPLUG-base the last of four fusion layers is one attention over image and text. The
-    tokenizer, which begins with ``[CLS]``, gives the vocabulary, start and end; ``layers`` are those of text
-    encoder, fusion and decoder.
+    tokenizer, whose texts begin with ``[CLS]``, defines the vocabulary, start and end tokens; ``layers`` are
+    the numbers of layers of text encoder, fusion and decoder.
     """
     shared = dict(hidden_size=width, intermediate_size=4 * width, num_attention_heads=heads)
     vision = shared | dict(

@@ -22,9 +22,9 @@ from tests.experiments.bad_inputs.world import Case, World, listing, make_world
 CASES = [case for boundary in (asking, reading, writing) for case in boundary.cases()]
 #: Words of which a message with a remedy has one.
 REMEDY = re.compile(
-    r"\b(give|use|take|takes|choose|name|leave|make|check|download|install|reinstall|delete|remove|unpack|restore"
-    r"|allow|write|run|see|must|at least|did you mean|look|copy|save|set|free|put|wait|replace|correct|load"
-    r"|draw|needs|only|exclude)\b"
+    r"\b(give|use|take|takes|choose|name|leave|add|provide|make|check|download|install|reinstall|delete"
+    r"|remove|unpack|restore|allow|write|run|see|must|at least|did you mean|look|copy|save|set|free|put|wait"
+    r"|replace|correct|load|generate|needs|only|exclude)\b"
 )
 
 

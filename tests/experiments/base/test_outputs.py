@@ -42,16 +42,16 @@ def test_files_of_somebody_else_are_refused_before_anything_is_written(tmp_path)
     name = "map_of_the_town.png"  # which a pattern means
     (tmp_path / name).write_text("mine")
     for refused in (outputs(tmp_path).check, lambda: write(tmp_path, "table.csv")):
-        with pytest.raises(UserError, match=f"{name} is there already, and no run.json .* another --out"):
+        with pytest.raises(UserError, match=f"{name} already exists and was not written by .* another --out"):
             refused()
     assert held(tmp_path) == {name: "mine"} and not (tmp_path / MANIFEST).exists()
 
 
 def test_a_name_that_no_pattern_tells_and_that_comes_up_while_the_run_works(tmp_path):
     (tmp_path / "other.txt").write_text("mine")
-    with pytest.raises(UserError, match="other.txt is there already"):
+    with pytest.raises(UserError, match="other.txt already exists"):
         write(tmp_path, "other.txt")
-    with pytest.raises(UserError, match="table.csv is there already"), outputs(tmp_path).writing() as part:
+    with pytest.raises(UserError, match="table.csv already exists"), outputs(tmp_path).writing() as part:
         (part / "table.csv").write_text("new")
         (tmp_path / "table.csv").symlink_to("nowhere")
     assert (tmp_path / "other.txt").read_text() == "mine"
@@ -68,7 +68,7 @@ def test_a_name_that_no_pattern_tells_and_that_comes_up_while_the_run_works(tmp_
 )
 def test_another_experiment_is_refused(tmp_path, other, why):
     write(tmp_path, "table.csv", text="old", seed=0)
-    with pytest.raises(UserError, match=rf"holds another experiment \({why}\): give .* or move that fol"):
+    with pytest.raises(UserError, match=rf"holds another experiment \({why}\): use .* or move that fol"):
         write(tmp_path, "table.csv", **other)
     assert held(tmp_path) == {"table.csv": "old"}
 

@@ -39,8 +39,8 @@ def test_lines_of_json(tmp_path):
     "content, message",
     [
         ("{", "Expecting property name"),
-        ("[1, -Infinity]", "-Infinity is no number in JSON"),
-        ("[" * 100_000, "its lists or objects are nested too deeply"),
+        ("[1, -Infinity]", "-Infinity is not a number in JSON"),
+        ("[" * 100_000, "lists or objects are nested too deeply"),
         ("1" * 5000, ".*4300 digits"),
         ('{"a": "half \\ud83d"}', r"half a character: '\\ud83d'"),
     ],
@@ -65,10 +65,10 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
     for name, message in (
         ("absent", "no such file; check the path"),
-        ("", "is no file; check the path"),
-        ("pipe", "is no file; check the path"),
-        ("utf16", "is no UTF-8 text .*write the file again in UTF-8"),
-        ("zero", "is no text .it holds a zero byte"),
+        ("", "is not a file; check the path"),
+        ("pipe", "is not a file; check the path"),
+        ("utf16", "is not UTF-8 text .*write the file again in UTF-8"),
+        ("zero", "is not text .it contains a zero byte"),
     ):
         with pytest.raises(UserError, match=message) as error:
             read_text(tmp_path / name)
@@ -85,11 +85,11 @@ def test_fields_are_checked():
         (lambda: Record([], "q.json", "x").text("a"), "x is list, not an object"),
         (lambda: Record({}, "q.json", "x").text("a"), "x has no field 'a'"),
         (lambda: record(True).text("a"), "field 'a' of x is bool"),
-        (lambda: record(" \n\u3000").text("a"), "field 'a' of x is empty; write it, or leave x out"),
-        (lambda: record("c").one_of("a", ("a", "b")), "field 'a' of x is 'c'; give a, b"),
+        (lambda: record(" \n\u3000").text("a"), "field 'a' of x is empty; fill it in, or remove x"),
+        (lambda: record("c").one_of("a", ("a", "b")), "field 'a' of x is 'c'; use a, b"),
         (lambda: record(["a", None]).texts("a"), r"'a\[1\]' of x is NoneType, not a text"),
         (lambda: record([{"t": "a"}, []]).texts("a", item="t"), r"'a\[1\]' of x is list, not a text"),
-        (lambda: record(["a"]).texts("a", least=2), "field 'a' of x has 1 entries, at least 2 are due"),
+        (lambda: record(["a"]).texts("a", least=2), "field 'a' of x has 1 entries, at least 2 are required"),
         (lambda: record(["a", " "]).captions("a"), r"'a\[1\]' of x is empty"),
     ):
         with pytest.raises(Damaged, match=f"q.json: {message}"):
@@ -106,7 +106,7 @@ def test_ids_that_occur_twice_are_refused():
     ids = Unique("q.json", "id")
     ids.add(1, "questions[0]")
     ids.add("1", "questions[1]")
-    with pytest.raises(UserError, match=r"questions\[2\] has the id 1, which questions\[0\] has too; remove"):
+    with pytest.raises(UserError, match=r"questions\[2\] has the id of questions\[0\], 1; remove"):
         ids.add(1, "questions[2]")
 
 
@@ -114,7 +114,7 @@ def test_image_folders_that_cannot_be_read_are_one_line(tmp_path):
     (tmp_path / "file").touch()
     record = Record({}, "q.json", "line 2")
     for name, fault in {"absent": "No such file", "null\0": "null", "file": "Not a directory"}.items():
-        with pytest.raises(UserError, match=f"no image folder that can be read .*{fault}") as error:
+        with pytest.raises(UserError, match=f"not a readable image folder .*{fault}") as error:
             Pictures(tmp_path).path(name, "a", record)
         assert not isinstance(error.value, Damaged), "no fault of one record"
     for folder in ("..", "/etc", "a/../.."):

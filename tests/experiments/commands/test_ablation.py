@@ -84,7 +84,7 @@ def test_a_second_call_runs_nothing_again(small, words, capfd, monkeypatch):
     before = times(out / "cells")
     assert main([*words, "--out", str(out)]) == 0
     said = capfd.readouterr()
-    assert said.out == first and "8 cells, 8 of them finished already" in said.err
+    assert said.out == first and "8 runs, 8 of them finished already" in said.err
     assert times(out / "cells") == before
 
 
@@ -99,7 +99,7 @@ def test_compare_returns_what_the_command_writes(small, preset, capsys):
     for methods, more, told in (
         (["gcm"], {}, "did you mean gcn?"),
         (["gcn"], {"seed": 2}, "did you mean seeds?"),
-        (["gcn"], {"tasks": "vqa"}, "runs that this one would leave out"),
+        (["gcn"], {"tasks": "vqa"}, "runs that this one does not have"),
     ):
         with pytest.raises(attngraph.UserError, match=re.escape(told)):
             attngraph.compare(methods, **options, **more)
@@ -161,8 +161,8 @@ def test_what_is_refused_leaves_the_folder_as_it_is(small, preset, words, capsys
     before = times(out)
     fewer = ["ablation", "--preset", str(preset), "--tasks", "vqa"]
     for asked, said in (
-        (fewer, "runs that this one would leave out"),
-        ([*fewer, "--dry-run"], "runs that this one would leave out"),
+        (fewer, "runs that this one does not have"),
+        ([*fewer, "--dry-run"], "runs that this one does not have"),
         ([*words, "--on", "threads=2"], "holds another experiment (other threads: 1, not 2)"),
     ):
         assert main([*asked, "--out", str(out)]) == 2

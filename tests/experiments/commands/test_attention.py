@@ -118,7 +118,7 @@ def test_without_logits_there_is_no_gradient_map(captioner, tmp_path, monkeypatc
     run(tmp_path, *captioner, "--batch", 1)
     maps = pd.read_csv(tmp_path / "maps.csv")
     assert set(maps["method"]) == {"raw", "rollout"} and set(maps["example"]) == {"0.png", "1.png"}
-    assert "no gradient map: VisionEncoderDecoderModel (model) gives no logits" in capsys.readouterr().out
+    assert "no gradient map: VisionEncoderDecoderModel (model) has no logits" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["captioner", "llava", "blip2"])
@@ -135,7 +135,7 @@ def test_large_graphs_are_streamed(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("attngraph.streaming.Streamed.dense", lambda weight: pytest.fail("all weights"))
     capsys.readouterr()
     run(tmp_path / "stream", *words)
-    assert "no rollout and no gradient map, which need all weights" in capsys.readouterr().out
+    assert "no rollout and gradient maps, which need all weights" in capsys.readouterr().out
     wanted, found = (pd.read_csv(tmp_path / way / "maps.csv") for way in ("dense", "stream"))
     assert {"raw", "rollout"} < set(wanted.method) and set(found.method) == {"raw"}
     wanted = wanted[wanted.method == "raw"].reset_index(drop=True)

@@ -77,7 +77,7 @@ def test_the_table_of_the_six_benchmarks(row, folder, tmp_path, capsys):
     moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
     assert ablation(row, moved, tmp_path) == 0, "the same files in another place are the same data"
     again = capsys.readouterr()
-    assert "6 cells, 6 of them finished already" in again.err and again.out == said
+    assert "6 runs, 6 of them finished already" in again.err and again.out == said
 
 
 def test_damaged_records_are_an_error_or_listed_and_left_out(vizwiz, tmp_path, capsys):
@@ -94,12 +94,12 @@ def test_damaged_records_are_an_error_or_listed_and_left_out(vizwiz, tmp_path, c
     assert ablation("majority", vizwiz, tmp_path) == 2
     assert "holds another experiment (other data)" in one_line(capsys)
     assert ablation("majority", vizwiz, tmp_path, out="new") == 0
-    assert "2 damaged records left out" in " ".join(capsys.readouterr().out.split())
+    assert "2 damaged records skipped" in " ".join(capsys.readouterr().out.split())
     cell = tmp_path / "new/cells/majority/vizwiz_vqa/seed0"
     assert json.loads((cell / "config.json").read_text())["settings"]["data"]["test"]["left out"] == 2
     predictions = str(cell / "predictions.json")
     assert main(["score", predictions, "--task", "vizwiz_vqa", "--data", str(vizwiz)]) == 0
-    assert "2 damaged records left out" in capsys.readouterr().out
+    assert "2 damaged records skipped" in capsys.readouterr().out
 
 
 def test_answers_may_be_ranked_or_generated(vizwiz, tmp_path, capsys):
@@ -127,9 +127,9 @@ def test_files_are_read_before_any_picture(vizwiz, tmp_path, capsys):
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--tasks", "vqa2"], "give the folder that holds vqa2 with --data FOLDER"),
-        (["--data", "{tmp}"], "holds no data of a task: give a folder that holds one for each data set"),
-        (["--data", "{tmp}", "--tasks", "vqa"], "holds no drawn scenes (manifest.json), which vqa reads"),
+        (["--tasks", "vqa2"], "use the folder that contains vqa2 with --data FOLDER"),
+        (["--data", "{tmp}"], "has no data of a task: use a folder with a subfolder for each dataset"),
+        (["--data", "{tmp}", "--tasks", "vqa"], "no synthetic scenes (manifest.json), which vqa needs"),
     ],
 )
 def test_wrong_calls_end_with_one_line(words, said, tmp_path, capsys):

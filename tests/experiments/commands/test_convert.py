@@ -53,10 +53,10 @@ def test_wrong_options_are_one_line(checkpoint, tmp_path, capsys):
         (
             checkpoint,
             ["--side", "7"],
-            "side 7: the model sees patches of 4 pixels, so the side must be a mul",
+            "side 7: the model has patches of 4 pixels, so the side must be a mul",
         ),
         (checkpoint, ["--tokenizer", "no/such"], "no/such: not the checkpoint's vocabulary"),
-        (checkpoint, ["--as", "whole"], "--as whole: BLIP has no such arrangement"),
+        (checkpoint, ["--as", "whole"], "--as whole: BLIP does not have this architecture"),
         (questions, ["--as", "captioner"], "convert it --as vqa"),
         (captions, ["--as", "vqa"], "convert it --as captioner"),
     ):

@@ -41,7 +41,7 @@ def test_fetch_downloads_into_a_folder(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out.split() == [str(tmp_path / x) for x in ("a", "val")]
     (tmp_path / "file").write_text("")
     for words, said in (
-        (["vizwiz_caps", "--root", tmp_path / "file"], "no folder"),
+        (["vizwiz_caps", "--root", tmp_path / "file"], "not a folder"),
         (["textcaps"], "--root is missing"),
     ):
         assert said in refusal(capsys, "fetch", *words)
@@ -58,7 +58,7 @@ def test_make_writes_and_reuses_and_refuses(tmp_path, capsys):
     assert "other settings" in refusal(capsys, "make", "scenes", "--out", out, "--size", 11)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
-    assert "no folder of drawn scenes" in refusal(capsys, "make", "scenes", "--out", tmp_path / "mine")
+    assert "not a folder of synthetic scenes" in refusal(capsys, "make", "scenes", "--out", tmp_path / "mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "six"]
 
 
@@ -78,8 +78,8 @@ def test_a_drawn_set_is_whole(folder, name, capsys):
     before = {path: path.stat().st_mtime_ns for path in (folder / name).rglob("*")}
     assert run("check", name, "--root", folder / name, "--deep") == 0
     printed = capsys.readouterr().out
-    assert printed.endswith("whole: no faults; these are drawn scenes, with counts of their own\n")
-    assert f"format {DATA_SETS[name].readers[0].name}: " in printed and " pictures decoded" in printed
+    assert printed.endswith("complete: no faults; these are synthetic scenes, without published counts\n")
+    assert f"format {DATA_SETS[name].readers[0].name}: " in printed and " images decoded" in printed
     assert {path: path.stat().st_mtime_ns for path in (folder / name).rglob("*")} == before
 
 
@@ -88,7 +88,7 @@ def test_other_counts_have_their_own_exit_code(folder, tmp_path, capsys):
     (root / "scenes.json").unlink()
     assert run("check", "coco", "--root", root) == 3
     printed = capsys.readouterr().out
-    assert "113,287" in printed and "other counts than the published ones: train (karpathy)" in printed
+    assert "113,287" in printed and "counts differ from the published ones: train (karpathy)" in printed
 
 
 def test_layout_shows_one_or_all(capsys):
@@ -103,13 +103,13 @@ def test_layout_shows_one_or_all(capsys):
 def test_what_is_wrong_or_missing_is_said(folder, capsys, tmp_path):
     root = ("--root", folder / "coco")
     for words, said in (
-        (["check"], "NAME is missing: choose from"),
-        (["check", "coc", *root], "unknown data set 'coc'"),
+        (["check"], "missing argument NAME: choose from"),
+        (["check", "coc", *root], "unknown dataset 'coc'"),
         (["check", "coco"], "--root is missing"),
-        (["fetch", "textcaps", "--root", folder / "manifest.json"], "--root is missing or no folder"),
-        (["check", "coco", "--root", folder], "dataset_coco.json missing, which the split"),
+        (["fetch", "textcaps", "--root", folder / "manifest.json"], "--root is missing or not a folder"),
+        (["check", "coco", "--root", folder], "dataset_coco.json missing, required for the split"),
         (["check", "coco", *root, "--split", "dev"], "'dev'"),
-        (["check", "coco", *root, "--out", tmp_path], "--out is no option of `attngraph data check`"),
+        (["check", "coco", *root, "--out", tmp_path], "--out is not an option of `attngraph data check`"),
         (["make", "scenes"], "--out is missing"),
         (["make", "scene", "--out", tmp_path / "x"], "did you mean scenes?"),
     ):

@@ -79,9 +79,9 @@ def test_refusals_leave_nothing(data, cells, tmp_path, capsys):
     picture = min((data / "textcaps").rglob("*.jpg"))
     to_out = ("--out", out)
     for words, told in (
-        ((data, "--data", data, *to_out), "holds no finished run"),
-        ((cell, "--split", "test", "--image", "x.png"), "--image and --split are two things to answer"),
-        ((cell, "--text", "what ?", *to_out), "--text goes with a picture: give --image"),
+        ((data, "--data", data, *to_out), "does not contain a finished run"),
+        ((cell, "--split", "test", "--image", "x.png"), "--image and --split exclude each other"),
+        ((cell, "--text", "what ?", *to_out), "--text requires an image: add --image"),
         ((cell, "--data", data, "--split", "nope", *to_out), "'nope': choose from train, val, test"),
         ((cell, "--data", data, "--format", "nope", *to_out), "'nope': choose from karpathy"),
         ((cell, "--data", tmp_path, *to_out), "vqa2"),
@@ -90,10 +90,10 @@ def test_refusals_leave_nothing(data, cells, tmp_path, capsys):
         ((cell, "--image", picture), "--text is missing"),
         (
             (cell, "--image", picture, "--text", "what ?", "--format", "official"),
-            "--format goes with --split",
+            "--format requires --split",
         ),
         ((cell, "--image", tmp_path / "none.png", "--text", "what ?"), "none.png"),
-        ((cells / "full-textcaps", "--image", picture, "--text", "what ?"), "--text changes nothing"),
+        ((cells / "full-textcaps", "--image", picture, "--text", "what ?"), "--text has no effect"),
     ):
         assert told in refusal(capsys, *words, "-q")
         assert not out.exists()
@@ -118,7 +118,7 @@ def test_a_damaged_run_is_refused(run, data, cells, tmp_path, capsys):
     file.unlink()
     assert "cannot be read" in refusal(capsys, cell, "--data", data, "--out", tmp_path / "out")
     config["settings"]["settings"]["bygone"] = 1
-    for said in ("that gcn cannot take" if run == "gcn-vqa2" else "unknown field bygone", "'weights'"):
+    for said in ("that gcn does not accept" if run == "gcn-vqa2" else "unknown field bygone", "'weights'"):
         (cell / "config.json").write_text(json.dumps(config))
         assert said in refusal(capsys, cell, "--data", data, "--out", tmp_path / "out")
         config["settings"].pop("weights", None)

@@ -80,10 +80,10 @@ def test_what_is_refused(made, tmp_path, capsys):
     mine.mkdir()
     (mine / "config.json").write_text("something")
     for words, message in (
-        (["--out", mine], "config.json is there already"),
+        (["--out", mine], "config.json already exists"),
         (["--out", made["mini-blip"], "--seed", 1], "other seed"),
         (["--device", "meta"], "--device meta"),
-        (["--check"], "changes nothing with --check"),
+        (["--check"], "has no effect with --check"),
     ):
         assert pretrained(tmp_path / "out", *words) == 2, words
         error = capsys.readouterr().err

@@ -30,5 +30,5 @@ def test_a_report_is_written_again_and_leaves_foreign_files_alone(tmp_path, caps
     assert main(["report", "seed0", "--out", str(tmp_path / "one")]) == 0, "a run by a relative path"
     monkeypatch.setattr("attngraph.experiments.tables.figure.image", Mock(side_effect=MemoryError))
     assert main([*words[:-1], str(tmp_path / "other")]) == 2
-    assert "attngraph: there is not enough memory" in capsys.readouterr().err
+    assert "attngraph: out of memory" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

@@ -46,7 +46,7 @@ def test_a_tasks_scores_from_its_file(task, data, tmp_path, capsys):
     assert main([*words, "--allow-empty"]) == 2, "other settings need another folder"
     file.write_text(json.dumps({**predictions, examples[0].id: ""}))
     if task != "ve":  # whose format writes it as no label
-        assert main(words[:-2]) == 2 and "is empty; write" in capsys.readouterr().err
+        assert main(words[:-2]) == 2 and "is empty; add" in capsys.readouterr().err
     assert main([*words[:-2], "--allow-empty"]) == 0
 
 
@@ -73,4 +73,4 @@ def test_a_task_of_a_package_needs_no_folder(tmp_path, capsys):
     assert "easy_vqa.accuracy  100.00  100.00 to 100.00" in text and "equality of the answer" in text
     assert main(["score", str(tmp_path / "p.json"), "--task", "easy_vqa", "--data", str(tmp_path)]) == 2
     assert main(["score", str(tmp_path / "p.json"), "--task", "vqa"]) == 2
-    assert "--data is missing: give the folder with the data of vqa" in capsys.readouterr().err
+    assert "--data is missing: use the folder with the data of vqa" in capsys.readouterr().err

@@ -105,7 +105,7 @@ def test_each_row_has_the_best_of_its_rates_on_validation_data(swept):
         assert {6e-3, 1.2e-2} <= {float(line["rate"]) for line in of_row}
     assert chosen.choice("frozen", "vqa2") is None
     shown = (swept / "sweep.md").read_text()
-    assert shown.count("(chosen)") == 2 and "vizwiz_vqa takes the settings of vqa2" in shown
+    assert shown.count("(chosen)") == 2 and "vizwiz_vqa uses the settings of vqa2" in shown
 
 
 @pytest.mark.timeout(400)
@@ -133,7 +133,7 @@ def test_the_table_stands_in_a_folder_of_its_own_and_takes_the_rates(made):
 def test_tables_share_runs(made, files, capsys):
     before = times(made)
     assert run("table", files, "second", "--out", made) == 0
-    assert "3 cells, 2 of them finished already" in capsys.readouterr().err
+    assert "3 runs, 2 of them finished already" in capsys.readouterr().err
     after = times(made)
     for path, time in before.items():
         if path.relative_to(made).parts[0] in ("cells", "data", "first"):
@@ -148,7 +148,7 @@ def test_nothing_is_replaced_by_less(made, files, capsys):
     for command, words, said in (
         ("table", ["--rows", "gcn"], "holds a table with"),
         ("table", ["--seeds", "1"], "holds a table with"),
-        ("sweep", ["--rows", "gcn"], "holds settings of pgnn on vqa2, which this sweep would drop"),
+        ("sweep", ["--rows", "gcn"], "has settings of pgnn on vqa2, which this sweep would drop"),
         ("sweep", ["--rows", "frozen"], "unknown row 'frozen': choose from gcn, pgnn"),  # which has no rate
     ):
         assert run(command, files, "first", *words) == 2
@@ -176,7 +176,7 @@ def test_what_is_refused_leaves_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "official").mkdir()
     for words, said in (
-        (["gnn", "--size", "paper"], "--data is missing: give the folder"),
+        (["gnn", "--size", "paper"], "--data is missing: add the folder"),
         (["gnn", "--size", "paper", "--data", "official"], "official/vqa2: no such folder"),
     ):
         assert main(["table", *words]) == 2

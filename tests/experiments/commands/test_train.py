@@ -108,7 +108,7 @@ def test_a_finished_run_stays_as_it_is(file, out, cell, tmp_path, capsys):
     before = content(cell)
     assert run("train", file, "--out", out) == 0
     said = capsys.readouterr()
-    assert "1 cells, 1 of them finished already" in said.err
+    assert "1 runs, 1 of them finished already" in said.err
     assert f"{100 * scores(cell)['scores']['vqa.accuracy']:.2f}" in said.out
     refused = refusal(capsys, "train", file, "--set", "recipe.clip=2", "--out", out, "-q")
     assert "holds another experiment (other recipe)" in refused and content(cell) == before
@@ -138,7 +138,7 @@ def test_refusals_leave_nothing(tmp_path, capsys):
     for words, told in (
         (["scenes-pgn"], "did you mean scenes-pgnn?"),
         (["scenes-pgnn", "--set", "settings.gnn_args.mue=1"], "pgnn has no argument 'mue'"),
-        (["scenes-pgnn", "--set", "recipe.accumulation=7"], "can't be divided"),
+        (["scenes-pgnn", "--set", "recipe.accumulation=7"], "cannot be divided"),
         (["scenes-pgnn", "--set", "side=7"], "side 7"),
         (["scenes-pgnn", "--set", "model=no/such", "--dry-run"], "no/such"),
     ):
@@ -174,12 +174,12 @@ def test_another_split_and_way_to_answer(cell, tmp_path, capsys):
 def test_refusals_of_evaluate(cell, six, tmp_path, capsys):
     before = content(cell)
     for words, told in (
-        ((tmp_path,), "holds no finished run"),
+        ((tmp_path,), "does not contain a finished run"),
         ((cell, "--set", "decoding.beams=3"), "did you mean num_beams?"),
-        ((cell, "--set", "ranking.k=3"), "writes its answers: leave out k"),
-        ((cell, "--set", "answering=rank"), "there is no list of answers for vqa: leave it out"),
-        ((cell, "--data", six), "holds no drawn scenes"),
-        ((cell, "--out", cell), "is there already"),
+        ((cell, "--set", "ranking.k=3"), "generates its answers: remove k"),
+        ((cell, "--set", "answering=rank"), "vqa has no list of answers: remove answering"),
+        ((cell, "--data", six), "no synthetic scenes"),
+        ((cell, "--out", cell), "already exists"),
         ((cell, "--model", six), "started from other weights"),
     ):
         assert told in refusal(capsys, "evaluate", *words, "-q")
@@ -201,7 +201,7 @@ def test_a_list_is_ranked_as_the_run_ranked_it(six, tmp_path, capsys):
     assert scores(tmp_path / "one")["answering"]["k"] == 1
     assert run("evaluate", cell, "--set", "answering=generate", "--out", tmp_path / "text", "-q") == 0
     assert scores(tmp_path / "text")["answering"]["way"] == "generate"
-    assert "is answered from a list" in refusal(
+    assert "ranks a list of answers" in refusal(
         capsys, "evaluate", cell, "--set", "decoding.num_beams=2", "-q"
     )
 

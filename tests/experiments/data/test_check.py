@@ -23,18 +23,18 @@ def test_a_whole_set(root, monkeypatch):
     ]
     assert report.decoded == 6 and report.damaged == {} and report.faults == 0
     assert report.verdict().endswith(
-        "counts than the published ones: train (official), val (official), test (official)"
+        "counts differ from the published ones: train (official), val (official), test (official)"
     )
     monkeypatch.setattr(type(VIZWIZ.readers[0]), "published", {"val": Counts(2, 2), "test": Counts(2)})
     report = check(VIZWIZ, root)
-    assert report.verdict() == "whole: no faults, and no counts but the published ones"
+    assert report.verdict() == "complete: no faults, and all counts equal the published ones"
     rows = [line.split() for line in report.text().splitlines()]
     assert ["train", "2", "-", "2", "-", "0"] in rows and ["val", "2", "2", "2", "2", "0"] in rows
     for counts in (Counts(2, 3), Counts(3, 2), Counts(3)):
         monkeypatch.setattr(type(VIZWIZ.readers[0]), "published", {"val": counts})
         assert check(VIZWIZ, root).differing == ["val (official)"]
     (root / "scenes.json").write_text("{}")
-    assert "these are drawn scenes, with counts of their own" in check(VIZWIZ, root).text()
+    assert "these are synthetic scenes, without published counts" in check(VIZWIZ, root).text()
 
 
 def test_captions_are_counted_and_what_the_official_rules_leave_out(tmp_path):
@@ -42,7 +42,7 @@ def test_captions_are_counted_and_what_the_official_rules_leave_out(tmp_path):
     report = check(DATA_SETS["vizwiz_caps"], tmp_path)
     counts = [(one.records, one.images, one.unscored) for one in report.splits]
     assert counts == [(3, 2, 1), (3, 2, 1), (3, 3, 0)]
-    assert "  val: 1 more are left out, as the official rules say" in report.text()
+    assert "  val: 1 more are excluded by the official rules" in report.text()
 
 
 def test_missing_files_and_folders(root):
@@ -50,10 +50,10 @@ def test_missing_files_and_folders(root):
     (root / "Annotations" / "test.json").unlink()
     (root / "train").rename(root / "away")
     text = check(VIZWIZ, root).text()
-    assert "val.json: no such file; get it, or name the other splits in --split" in text
-    assert "train: no image folder that can be read (No such file" in text
+    assert "val.json: no such file; download it, or name the other splits in --split" in text
+    assert "train: not a readable image folder (No such file" in text
     assert "official, test" not in text  # nobody needs what has no annotations
-    assert text.endswith("not whole: 2 faults\n")
+    assert text.endswith("not complete: 2 faults\n")
 
 
 def test_pictures(root, monkeypatch):
@@ -66,7 +66,10 @@ def test_pictures(root, monkeypatch):
     link.symlink_to("nowhere"), folder.mkdir()
     report = check(VIZWIZ, root, deep=True)
     said = " ".join(report.pictures)
-    assert said.count("is empty or no file; get it again") == 3 and said.count("cannot be decoded (") == 1
+    assert (
+        said.count("is empty or not a file; download it again") == 3
+        and said.count("cannot be decoded (") == 1
+    )
     assert report.faults == 4 == len(report.damaged) and report.decoded == 6
     assert check(VIZWIZ, root).faults == 3, "who does not look deep does not see what is cut off"
     monkeypatch.setattr("attngraph.experiments.data.check.SHOWN", 1)
@@ -87,7 +90,7 @@ def test_formats_and_splits_are_named(root, tmp_path):
         (root, (), "xml", "'xml'"),
         (root, ["dev"], None, "'dev'"),
         (tmp_path, (), None, "annotations/train.json missing, .*data layout vizwiz_vqa"),
-        (tmp_path / "none", (), None, "no folder that can be read"),
+        (tmp_path / "none", (), None, "not a readable folder"),
     ):
         with pytest.raises(UserError, match=said):
             check(VIZWIZ, folder, splits, form)

@@ -27,19 +27,19 @@ CHANGES = [
     (ANSWERS, "annotations.4.answers.9.answer", 3, "'answers[9]' of annotations[4] is int", "3001"),
     (CAPTIONS, "annotations.0.is_rejected", "no", "'is_rejected' of annotations[0] is str", ""),
     # missing, blank, too few, unknown
-    (QUESTIONS, "questions.2.question", " \u3000", "'question' of questions[2] is empty; write it", "3000"),
+    (QUESTIONS, "questions.2.question", " \u3000", "'question' of questions[2] is empty; fill it in", "3000"),
     (KARPATHY, "images.2.sentences.1.raw", "", "'sentences[1]' of images[2] is empty", "103"),
     (VIZWIZ, "1.answers", [], "'answers' of record 1 has 0 entries, at least 10", "VizWiz_val_00000001.jpg"),
-    (PAIRS, "1.gold_label", "maybe", "'gold_label' of line 2 is 'maybe'; give ent", "11.jpg#2r1n"),
+    (PAIRS, "1.gold_label", "maybe", "'gold_label' of line 2 is 'maybe'; use ent", "11.jpg#2r1n"),
     (PAIRS, "1.sentence2", "\ud800", "line 2 is not valid JSON (half a character: '\\ud800')", "11.jpg#2r1n"),
     # an id twice
-    (QUESTIONS, "questions.3.question_id", 3000, "questions[3] has the question_id 3000, which", "3001"),
+    (QUESTIONS, "questions.3.question_id", 3000, "questions[3] has the question_id of questions[2]", "3001"),
     # records that do not agree
     (ANSWERS, "annotations.4.image_id", 4, "no annotation with question_id 3001 and image_id 3", "3001"),
     (DIVISION, "images.2.cocoid", 9, "questions[2] is about the cocoid 3, which", "3000 3001"),
     (CAPTIONS, "annotations.0.image_id", 99, "annotations[0] is a caption of the image 99", ""),
     # pictures that are not there, or lead out of the folder
-    (TEXTCAPS, "data.1.image_id", "a\nb", "train_images: no such image as 'a\\nb', though data[1]", ""),
+    (TEXTCAPS, "data.1.image_id", "a\nb", "train_images: no image 'a\\nb', which data[1]", ""),
     (KARPATHY, "images.2.filepath", "../..", "images[2] has its image in '../..', outside", "103"),
 ]
 
@@ -81,7 +81,7 @@ def test_damage_is_one_line_and_can_be_left_out(case, whole, tmp_path, capsys):
     change(root / file, place.split("."), value)
     message = refused(name, root)
     assert said in message and file in message
-    assert f"; or leave it out: `attngraph data check {name} --root {root} --leave-out` lists" in message
+    assert f"; or skip it: `attngraph data check {name} --root {root} --leave-out` lists" in message
     assert main(["data", "check", name, "--root", str(root), "--leave-out"]) == 1
     assert said in capsys.readouterr().out
     assert [one for one in whole[1][name] if one not in ids(name, root)] == lost.split()
@@ -95,7 +95,7 @@ def test_damage_is_one_line_and_can_be_left_out(case, whole, tmp_path, capsys):
         (KARPATHY, b"[]", "the file is list, not an object"),
         (VIZWIZ, b"{}", "the file is dict, not a list"),
         (TEXTCAPS, b'{"date": []}', "the file has no field 'data'"),
-        (PAIRS, b"\n\n", "has no pairs; give the official file"),
+        (PAIRS, b"\n\n", "has no pairs; use the official file"),
     ],
 )
 def test_a_file_that_is_damaged_as_a_whole_cannot_be_left_out(where, content, said, whole, tmp_path):
@@ -103,7 +103,7 @@ def test_a_file_that_is_damaged_as_a_whole_cannot_be_left_out(where, content, sa
     root = damaged(name, whole, tmp_path)
     (root / file).write_bytes(content)
     message = refused(name, root)
-    assert said in message and file in message and "leave it out" not in message
+    assert said in message and file in message and "skip it" not in message
     assert main(["data", "check", name, "--root", str(root), "--leave-out"]) == 1
     assert not (root / LIST).exists() and refused(name, root) == message
 
@@ -145,4 +145,4 @@ def test_a_list_that_is_none(whole, tmp_path, capsys):
         assert main(words) == 2 and (root / LIST).read_text() == content, "somebody's own"
     for option in (["--split", "val"], ["--format", "karpathy"]):
         assert main([*words, *option]) == 2
-        assert f"leave out {option[0]}" in capsys.readouterr().err
+        assert f"remove {option[0]}" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_a_finished_folder_is_reused_and_another_one_refused(plain, tmp_path):
             again()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("dear")
-    with pytest.raises(UserError, match="no folder of drawn scenes"):
+    with pytest.raises(UserError, match="not a folder of synthetic scenes"):
         write_scenes(tmp_path / "mine", seed=5, sizes=SIZES)
     assert [file.name for file in tmp_path.rglob("*")] == ["mine", "thesis.txt"]
 

@@ -119,7 +119,7 @@ def test_splits_without_answers(tmp_path):
     "name, change, message",
     [
         ("textcaps", {"caption_str": ["b", " "]}, r"'caption_str\[1\]' of row 0 is empty"),
-        ("textcaps", {"image_id": "00b2"}, "row 1 has the image_id '00b2', which row 0 has too"),
+        ("textcaps", {"image_id": "00b2"}, "row 1 has the image_id of row 0, '00b2'"),
         ("textcaps", {"image": None}, "'image' of row 0 is NoneType"),
         ("vqa2", {"answers": [*TEN[:9], {"answer": None}]}, r"'answers\[9\]' of row 0 is NoneType"),
         ("snli_ve", {"label": -1}, "'label' of row 0 is int"),
@@ -138,10 +138,10 @@ def test_faults_of_files(tmp_path):
     save("textcaps", tmp_path)
     last = tmp_path / "hub" / "data" / "val-00001-of-00002.parquet"
     last.write_bytes(last.read_bytes()[:100])
-    with pytest.raises(UserError, match="val-00001-of-00002.parquet: cannot be read .*get it again"):
+    with pytest.raises(UserError, match="val-00001-of-00002.parquet: cannot be read .*download it again"):
         split_examples(data_set, tmp_path, "val")
     last.unlink()
-    with pytest.raises(UserError, match="1 of 2 files of its split are there; get the others"):
+    with pytest.raises(UserError, match="only 1 of 2 files of its split; download the others"):
         split_examples(data_set, tmp_path, "val")
 
 

@@ -90,7 +90,7 @@ def test_damaged_records(root, cache):
         found = table(DATA, root, "train")
         assert [example.prompt for example in found] == ["What is 1?"] and found.about.left_out == 1
     (root / LIST).write_text(json.dumps({f"{FILE}: record {k}": "" for k in range(2)}))
-    with pytest.raises(UserError, match="train.json: split 'train' has no questions; give the official file"):
+    with pytest.raises(UserError, match="train.json: split 'train' has no questions; use the official file"):
         table(DATA, root, "train")  # a change of the list makes the table again
 
 

@@ -43,7 +43,7 @@ def test_questions_are_about_one_object_and_answered_truly():
     twins = [
         replace(item, scene=replace(item.scene, things=item.scene.things[:1] * 2)) for item in samples(2)
     ]
-    with pytest.raises(UserError, match="raise --examples"):
+    with pytest.raises(UserError, match="use more --examples"):
         ask(twins, seed=0)
 
 
@@ -73,9 +73,9 @@ def test_positions_of_tokens():
     assert positions(
         "first", seeing=torch.tensor([[True, False, True, True], [False, True, True, True]])
     ) == [2, 1]
-    with pytest.raises(UserError, match="--tokens 2: example two has tokens 0 to 1 only: d e$"):
+    with pytest.raises(UserError, match="--tokens 2: example two has only tokens 0 to 1: d e$"):
         positions("2")
-    with pytest.raises(UserError, match="not known; give numbers"):
+    with pytest.raises(UserError, match="unknown; use indices"):
         positions("answer")
     with pytest.raises(UserError, match="--tokens first: no token of example two sees the image"):
         positions("first", seeing=torch.tensor([[True] * 4, [False] * 4]))

@@ -159,13 +159,13 @@ def test_classes_of_ones_own(tmp_path):
     file = tmp_path / "mine.json"
     file.write_text('{"ball": "noun", "a": 7}', encoding="utf-8-sig")
     assert read_own_classes([file]) == {"mine": {"ball": "noun", "a": "7"}}
-    for text, message in (("[1, 2]", "give a JSON file"), ('{"ball": ""}', "field ball: .*pattern")):
+    for text, message in (("[1, 2]", "use a JSON file"), ('{"ball": ""}', "field ball: .*pattern")):
         file.write_text(text)
         with pytest.raises(UserError, match=f"{file}: .*{message}"):
             read_own_classes([file])
     file.write_text('{"a": "x"}')
     for names in (["cluster.json"], ["part of speech and patch.json"], ["mine.json", "other/mine.json"]):
-        with pytest.raises(UserError, match="there are labels called .* already: rename the file"):
+        with pytest.raises(UserError, match="labels named .* already exist: rename the file"):
             read_own_classes([tmp_path / name for name in names])
 
 

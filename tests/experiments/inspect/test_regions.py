@@ -160,8 +160,8 @@ def test_words_and_names(picture, tmp_path):
     [
         ({"one.png": [{"words": ["x"]}]}, "one.png.0.box is missing"),
         ({"one.png": [{"box": [0, 0, 0, 9]}]}, "one.png.0.box.2: .*greater than 0"),
-        ({"one.png": [{"box": [72, 0, 9, 9]}]}, "one.png.0: the box leaves .* has 80 x 40 pixels"),
-        ({"two.png": [GOOD]}, "none of the pictures that are looked at"),
+        ({"one.png": [{"box": [72, 0, 9, 9]}]}, "one.png.0: the box exceeds .* has 80 x 40 pixels"),
+        ({"two.png": [GOOD]}, "contains none of the images"),
     ],
 )
 def test_what_is_wrong_is_named(content, message, picture, tmp_path):
@@ -170,5 +170,5 @@ def test_what_is_wrong_is_named(content, message, picture, tmp_path):
 
 
 def test_pictures_of_one_name(picture, tmp_path):
-    with pytest.raises(UserError, match="2 pictures are called one.png: rename all but one"):
+    with pytest.raises(UserError, match="2 images are named one.png: rename all but one"):
         read(tmp_path, {"one.png": [GOOD]}, picture, tmp_path / "more" / "one.png")

@@ -84,11 +84,11 @@ def test_what_does_not_fit_is_refused(saved, three, tmp_path):
     texts.write_text("a\nb\n")
     for words, message in (
         (("--images", three, "--texts", texts), "3 images but 2 texts"),
-        (("--texts", texts), "give --images"),
-        (("--model", saved("bert"), "--images", three), "looks at no images: leave out --images"),
-        (("--model", saved("vit"), "--texts", texts), "reads no texts: leave out --texts"),
-        (("--images", three, "--data", tmp_path), "--data chooses among a task's data"),
-        (("--texts", texts, "--split", "test"), "--split chooses among a task's data"),
+        (("--texts", texts), "add --images"),
+        (("--model", saved("bert"), "--images", three), "has no image input: remove --images"),
+        (("--model", saved("vit"), "--texts", texts), "has no text input: remove --texts"),
+        (("--images", three, "--data", tmp_path), "--data applies to a task's data"),
+        (("--texts", texts, "--split", "test"), "--split applies to a task's data"),
     ):
         with pytest.raises(UserError, match=message):
             source(*words)
@@ -114,13 +114,11 @@ def test_faults_of_a_model_its_processor_and_the_reading_are_one_line(saved, tmp
     for place, name in ((found.family, "batch"), (found.model.encoder, "forward")):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, broken)
-            with pytest.raises(
-                UserError, match=r"cannot be read on these images.*\(KeyError: .*pix"
-            ) as error:
+            with pytest.raises(UserError, match=r"cannot be run on these images.*\(KeyError: .*pix") as error:
                 list(found.graphs())
             assert "\n" not in str(error.value)
     for error in (MemoryError(), torch.OutOfMemoryError("no room"), RuntimeError("can't allocate memory")):
-        with pytest.raises(UserError, match="memory was short: make --batch smaller"), found.reading():
+        with pytest.raises(UserError, match="out of memory: use a smaller --batch"), found.reading():
             raise error
 
 

@@ -140,7 +140,7 @@ def test_an_adapter_starts_as_the_model_is(settings, tmp_path):
 
 def test_what_was_trained_is_never_left_unread(tmp_path):
     """A method whose class does not say how it is read is refused."""
-    with pytest.raises(UserError, match="give Tuned a method load"):
+    with pytest.raises(UserError, match="implement Tuned.load"):
         Tuned(load_family()).load(tmp_path)
 
 
@@ -291,5 +291,5 @@ def test_rates_that_are_none_are_one_line():
     family = load("mplug")
     with pytest.raises(UserError, match="^settings of full: field vision_learning_rate"):
         FULL.apply(family, {"vision_learning_rate": 0})
-    with pytest.raises(UserError, match="has no image encoder apart: leave vision_learning_rate out"):
+    with pytest.raises(UserError, match="has no separate image encoder: remove vision_learning_rate"):
         FULL.apply(load("git"), {"vision_learning_rate": RATE})

@@ -73,6 +73,6 @@ def test_the_command(capsys):
     assert trained == ["100,224", "133,248"], "as in the paper, or in a way of its own"
     for words, message in (
         (["ggnn"], "unknown method 'ggnn' (did you mean pgnn?)"),
-        (["gcn", "--base", "--model", "x"], "--base takes no checkpoint: leave --model out"),
+        (["gcn", "--base", "--model", "x"], "--base does not use a checkpoint: remove --model"),
     ):
         assert cli.main(["parameters", *words]) == 2 and message in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_any_type_is_a_row_and_what_does_not_fit_is_an_error():
     family = load_family()
     for name, settings, told in (
         ("prompt_tuning", {"num_virtual_tokens": 4}, "PEFT adds its prompts outside"),
-        ("adalora", {"total_step": 100}, "its ranks are allocated by calls in the training loop"),
+        ("adalora", {"total_step": 100}, "ranks are allocated by calls in the training loop"),
         ("oft", {"r": 4, "oft_block_size": 4}, "settings of oft: "),
         ("ia3", {"target_modules": ["none_such"]}, "settings of ia3: "),
     ):
@@ -111,5 +111,5 @@ def test_a_saved_configuration_is_a_plugin(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="gcn is the name of another method"):
         load_plugins([tmp_path / "gcn" / "adapter_config.json"])
     (tmp_path / "gcn" / "adapter_config.json").write_text(json.dumps({"peft_type": "NONE"}))
-    with pytest.raises(UserError, match="is no configuration of PEFT"):
+    with pytest.raises(UserError, match="is not a configuration of PEFT"):
         load_plugins([tmp_path / "gcn" / "adapter_config.json"])

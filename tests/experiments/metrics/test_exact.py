@@ -36,7 +36,7 @@ def test_predictions_and_references_have_the_same_ids(metric):
     for predictions, references, message in (
         ({}, {"q": ["neutral"]}, "no prediction for 1 example.*first q"),
         ({"q": "a", "x": "b"}, {"q": ["a"]}, "no reference answer for 1 example.*first x"),
-        ({}, {}, "nothing to score"),
+        ({}, {}, "no reference answers"),
     ):
         with pytest.raises(UserError, match=message):
             metric(predictions, references)

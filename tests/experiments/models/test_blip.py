@@ -84,9 +84,9 @@ def test_questions(asker):
     ids = inputs["question_ids"][0]
     assert len(ids) == asker.longest and ids[-1] == asker.tokenizer.sep_token_id
     assert asker.tokenizer.convert_ids_to_tokens(int(ids[0])) == "[ENC]"
-    with pytest.raises(UserError, match="answers questions: give --texts"):
+    with pytest.raises(UserError, match="needs questions: add --texts"):
         asker.check([Sample("one", SAMPLES[0].image)])
-    with pytest.raises(UserError, match="looks at images: give --images"):
+    with pytest.raises(UserError, match="needs images: add --images"):
         asker.check([Sample("one", None, "a", "red")])
     asker.check([Sample("one", SAMPLES[0].image, "", "a red ball")])
 

@@ -185,9 +185,9 @@ def test_beams_share_what_they_look_at(name, monkeypatch):
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(UserError, match=r"at most max_new_tokens \(20\), got 21"):
         Decoding(min_new_tokens=21)
-    with pytest.raises(UserError, match="leave out length_penalty gnmt"):
+    with pytest.raises(UserError, match="remove length_penalty gnmt"):
         Decoding(as_released="blip", length_penalty=GNMT)
-    with pytest.raises(UserError, match="as_released blip is how BLIP's models write"):
+    with pytest.raises(UserError, match="as_released blip applies to BLIP's models"):
         load("mplug").answer(SAMPLES, Decoding(as_released="blip"))
-    with pytest.raises(UserError, match="max_new_tokens 2 counts the prompt .* 2 tokens: give at least 3"):
+    with pytest.raises(UserError, match="max_new_tokens 2 includes the prompt's 2 tokens .*: use at least 3"):
         load("blip").answer(SAMPLES, Decoding(2, as_released="blip"))

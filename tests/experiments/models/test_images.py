@@ -59,11 +59,11 @@ def test_what_cannot_be_converted_is_one_line_with_the_files_name(tmp_path, monk
     (tmp_path / "folder.png").mkdir()
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # too large to be honest
     for name, message in (
-        ("float.tif", "holds 32-bit numbers, .*: save it with 8 or 16 bits a channel"),
-        ("wide.tif", "holds 32-bit numbers, .*: save it with 8 or 16 bits a channel"),
+        ("float.tif", "has 32-bit values, .*: save it with 8 or 16 bits per channel"),
+        ("wide.tif", "has 32-bit values, .*: save it with 8 or 16 bits per channel"),
         ("large.png", "has more than 2,000 pixels: make it smaller"),
         ("cut.png", "cannot be read .*: replace the file"),
-        ("folder.png", "is no file: check the path"),
+        ("folder.png", "is not a file: check the path"),
         ("absent.png", "not found: check the path"),
     ):
         with pytest.raises(UserError, match=f"{name} {message}") as error:
@@ -184,5 +184,5 @@ def test_it_is_keys_bicubic_interpolation(old, new):
 def test_a_side_must_be_a_multiple_of_the_patches():
     assert rows_of(384, 16) == 24
     for side, near in ((0, 8), (3, 8), (225, 224)):
-        with pytest.raises(UserError, match=f"multiple of that, such as {near}$"):
+        with pytest.raises(UserError, match=f"multiple of this, such as {near}$"):
             rows_of(side, 8)

@@ -54,9 +54,9 @@ def test_the_type_of_a_checkpoint_that_is_not_loaded(tmp_path):
 def test_a_model_that_writes_no_answers_says_so(tmp_path):
     family, sample = load_family(save("t5", tmp_path)), Sample("one", None, "a", "red")
     for way in (Decoding(), Ranking(("a",))):
-        with pytest.raises(UserError, match=rf"\({tmp_path.name}\) writes no answers"):
+        with pytest.raises(UserError, match=rf"\({tmp_path.name}\) does not generate text"):
             family.answer([sample], way)
-    with pytest.raises(UserError, match="side 48: .* leave the side out"):
+    with pytest.raises(UserError, match="side 48: .* remove side"):
         family.resize(48)
 
 
@@ -88,7 +88,7 @@ def with_a_bias(file):
 
 #: Which model's file, what is done to it, and what is said.
 DAMAGES = {
-    "no config": ("blip", "config.json", Path.unlink, "no folder with a config.json"),
+    "no config": ("blip", "config.json", Path.unlink, "not a folder with a config.json"),
     "no weights": ("blip", "model.safetensors", Path.unlink, "check the folder's files"),
     "no tokenizer": ("blip", "tokenizer.json", Path.unlink, "tokenizer"),
     "cut config": ("llava", "config.json", cut, "check the folder's files"),
@@ -103,7 +103,7 @@ DAMAGES = {
         "blip-vqa",
         "config.json",
         lambda file: change(file, model_type="bert"),
-        "config.json has the model_type bert, whose models are no BlipForQuestionAnswering.*: restore it",
+        "config.json has the model_type bert, which does not match BlipForQuestionAnswering.*: restore it",
     ),
     "cut generation": ("llava", "generation_config.json", cut, "generation_config.json.*check the folder's"),
     "fewer layers": (
@@ -158,7 +158,7 @@ def test_another_tasks_head_does_not_matter(kind, tmp_path):
 
 def test_an_unknown_name_is_one_line(monkeypatch, capsys):
     """What the hub does not give is no reason to allow a download."""
-    with pytest.raises(UserError, match="no folder with a config.json, and no hub name"):
+    with pytest.raises(UserError, match="not a folder with a config.json, and not a hub name"):
         load_family("nowhere")
     with pytest.raises(UserError, match=r"allow the download \(--model hub:no-such-owner/no-such-model\)"):
         load_family("no-such-owner/no-such-model")
@@ -169,7 +169,7 @@ def test_an_unknown_name_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", offline)
     with pytest.raises(UserError, match="couldn't connect.*check the name and the network$"):
         load_family("no-such-owner/no-such-model", download=True)
-    assert capsys.readouterr().err == "looking for no-such-owner/no-such-model on the hub\n"
+    assert capsys.readouterr().err == "searching for no-such-owner/no-such-model on the hub\n"
 
 
 @pytest.mark.parametrize("name", ["blip-vqa", "captioner"])
@@ -234,5 +234,5 @@ def test_a_folder_of_a_shipped_models_name_is_told_apart_by_its_path(stands_in):
         assert load_family(own).name == "image_text" and load_family(own).title.endswith("(mini-mplug)")
         assert weights_digest(own) != weights_digest("mini-mplug")
     shutil.rmtree(stands_in / "mini-mplug")
-    with pytest.raises(UserError, match="make it again with `attngraph pretrain --model mini-mplug`"):
+    with pytest.raises(UserError, match="train it again with `attngraph pretrain --model mini-mplug`"):
         load_family("mini-mplug")

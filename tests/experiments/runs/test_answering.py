@@ -97,5 +97,5 @@ def test_answers_are_made_in_smaller_batches_where_memory_is_short(tmp_path, mon
     assert predict(tuned, data, way) == expected
     assert sizes == [8, 4, 2, 2, 2, 2]
     most[0] = 0
-    with pytest.raises(UserError, match="out of memory with a single example to answer"):
+    with pytest.raises(UserError, match="out of memory with a single example: choose"):
         predict(tuned, data, way)

@@ -135,7 +135,7 @@ def test_methods_without_training(cell, tmp_path):
 )
 def test_another_experiment_in_the_folder_is_refused(change, conditions, named, cell, tmp_path):
     begin(cell, tmp_path, **conditions)
-    with pytest.raises(UserError, match=rf"holds another experiment \(other {named}\): give another --out"):
+    with pytest.raises(UserError, match=rf"holds another experiment \(other {named}\): use another --out"):
         check_folder_of(changed(cell, **change), Execution(tmp_path))
 
 

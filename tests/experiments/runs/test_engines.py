@@ -135,7 +135,7 @@ def test_what_goes_wrong_with_one_cell_leaves_the_others_alone(name, tmp_path):
         wait(futures, timeout=300)
         ended = {job: _outcome(future) for job, future in zip(jobs, futures)}
     assert str(ended[refused]) == "no such model"
-    said = {"local": "its worker died (exit code -9", "slurm": "Slurm's job ", "ray": "its worker is lost ("}
+    said = {"local": "worker died (exit code -9", "slurm": "Slurm job ", "ray": "worker lost ("}
     assert said[name] in str(ended[dies]) and "\n" not in str(ended[dies])
     assert len(begun(dies)) == (2 if name == "ray" else 1)
     assert [ended[job]["scores"] for job in (one, two)] == [{"vqa.accuracy": 0.5}] * 2
@@ -188,10 +188,10 @@ def test_slurm_runs_real_cells_and_cancels_what_a_killed_command_left(slurm, tmp
     scores = run_cells(cells, run)
     assert [scores[cell]["examples"] for cell in cells] == [4, 4]
     assert not (run.out / FOLDER).exists()
-    assert f"cancelling Slurm's jobs {left}" in capfd.readouterr().err
+    assert f"cancelling Slurm jobs {left} of an earlier command" in capfd.readouterr().err
     assert left not in asked_of("squeue", "--noheader", "--format=%i", "--states=PENDING,RUNNING").split()
     refused = Execution(tmp_path / "out", launcher="slurm", cluster={"partition": "nowhere"})
-    with pytest.raises(UserError, match="sbatch refused .*invalid partition specified: nowhere") as error:
+    with pytest.raises(UserError, match="sbatch rejected .*invalid partition specified: nowhere") as error:
         run_cells([untrained("three", data)], refused)
     assert "\n" not in str(error.value)
 
@@ -199,7 +199,7 @@ def test_slurm_runs_real_cells_and_cancels_what_a_killed_command_left(slurm, tmp
 @pytest.mark.slow
 def test_a_ray_cluster_that_is_not_there_or_too_small_is_one_line(ray, tmp_path):
     for cluster, said in (
-        ({"cpus": 999}, "no machine of Ray's cluster has what a cell is given, 999 cores"),
+        ({"cpus": 999}, "no machine of the Ray cluster has the resources for a run, 999 cores"),
         ({"address": "127.0.0.1:1"}, "--on address=127.0.0.1:1: no Ray cluster answers"),
     ):
         run = Execution(tmp_path, launcher="ray", cluster=cluster)
@@ -246,7 +246,7 @@ def test_a_machine_that_does_not_see_the_folders_says_so(job, tmp_path):
     [
         (
             OSError(28, "No space left on device", "a"),
-            "[Errno 28] No space left on device: 'a': check the room",
+            "[Errno 28] No space left on device: 'a': check the free disk space",
         ),
         (Diverged("nan"), "nan"),
         (ValueError("odd"), f"ValueError: odd ({__file__}, line "),

@@ -57,8 +57,8 @@ def test_what_a_cluster_has_is_not_asked_of_this_machine(clusters):
         ("mem=1GB", "cpu", "--on local mem: unknown field mem"),
         ("ray cpus=1.5", "cpu", "--on ray cpus: field cpus: input should be a valid integer"),
         ("ray gpus=nan", "cuda", "--on ray gpus: field gpus: input should be"),
-        ("ray address=", "cpu", "--on address=: give a name and a value"),
-        ("ray", "mps", "takes --device cpu or cuda, got mps"),
+        ("ray address=", "cpu", "--on address=: use a name and a value"),
+        ("ray", "mps", "needs --device cpu or cuda, got mps"),
         ("threads=0", "cpu", "field threads: input should be greater than or equal to 1"),
         ("threads=1000000", "cpu", "--on threads must be at least 1 and at most 1"),
         ("cache_gb=nan", "cpu", "field cache_gb: input should be"),
@@ -76,7 +76,7 @@ def test_what_a_launcher_lacks_is_told_before_any_work(clusters, monkeypatch):
     refused = subprocess.CalledProcessError(1, "squeue")
     for error in (FileNotFoundError(), refused):
         monkeypatch.setattr(execution.subprocess, "run", lambda words, error=error, **how: _raise(error))
-        with pytest.raises(UserError, match="--on slurm: no Slurm answers on this machine"):
+        with pytest.raises(UserError, match="--on slurm: Slurm does not answer on this machine"):
             asked("slurm")
     monkeypatch.setattr(execution, "processes", lambda device: argparse.Namespace(num_processes=2))
     with pytest.raises(UserError, match="--on ray starts processes itself"):

@@ -66,30 +66,30 @@ def test_changes_reach_any_depth_and_the_last_one_holds(tmp_path):
 @pytest.mark.parametrize(
     "words, told",
     [
-        (["recipe"], "--set 'recipe' changes nothing: give NAME=VALUE"),
+        (["recipe"], "--set 'recipe' is not a change: use NAME=VALUE"),
         (["methd=gcn"], "--set methd=gcn: unknown field methd (did you mean method?)"),
         (["recipe.step=3"], "--set recipe.step=3: unknown field recipe.step (did you mean steps?)"),
         (["seed=[1"], "--set 'seed=[1' cannot be read"),
         (["recipe.steps=0"], "--set recipe.steps=0: field recipe.steps: input should be greater than 0"),
-        (["recipe.steps=true"], "give a number, not true or false"),
+        (["recipe.steps=true"], "use a number, not true or false"),
         (["recipe.learning_rate=.nan"], "field recipe.learning_rate:"),
         (["recipe.label_smoothing=1"], "input should be less than 1"),
         (["recipe.schedule=cosin"], "field recipe.schedule: input should be 'linear' or 'cosine'"),
-        (["recipe.patience=2"], "recipe: patience counts validations: give validate_every too"),
-        (["recipe.steps=3", "recipe.epochs=1"], "give steps or epochs, not both (3 and 1)"),
+        (["recipe.patience=2"], "recipe: patience counts validations: set validate_every, too"),
+        (["recipe.steps=3", "recipe.epochs=1"], "use steps or epochs, not both (3 and 1)"),
         (["split=train"], "field split:"),
         (["decoding.num_beams=99999"], "input should be less than or equal to 100"),
         (["method=pgn"], "unknown method 'pgn' (did you mean pgnn?)"),
         (["task=vqaa"], "unknown task 'vqaa' (did you mean"),
-        (["method=learned_p"], "learned_p shows the runs of pgnn again"),
-        (["method=frozen", "recipe.steps=3"], "recipe changes nothing, since frozen trains nothing"),
-        (["task=coco"], "data is missing: give the folder that holds coco"),
-        (["task=coco", "data=nowhere"], "data nowhere is no folder"),
-        (["task=easy_vqa", "data=."], "come with a package: leave data out"),
-        (["answering=rank"], "there is no list of answers for vqa: leave it out"),
+        (["method=learned_p"], "learned_p repeats the runs of pgnn"),
+        (["method=frozen", "recipe.steps=3"], "recipe has no effect, since frozen does not train"),
+        (["task=coco"], "data is missing: set it to the folder with coco"),
+        (["task=coco", "data=nowhere"], "data nowhere is not a folder"),
+        (["task=easy_vqa", "data=."], "are in a package: remove data"),
+        (["answering=rank"], "vqa has no list of answers: remove answering"),
         (["settings.jion=blend"], "settings: pgnn has no 'jion' (did you mean join?)"),
-        (["scenes.layouts=100"], "layouts and published are a table's"),
-        (["data=.", "scenes.seed=3"], "scenes changes nothing, since data names .: leave one out"),
+        (["scenes.layouts=100"], "layouts and published are for tables only"),
+        (["data=.", "scenes.seed=3"], "scenes has no effect, since data is .: remove one"),
     ],
 )
 def test_refusals(words, told):
@@ -100,11 +100,11 @@ def test_refusals(words, told):
 @pytest.mark.parametrize(
     "text, words, told",
     [
-        ("", [], "it must hold fields with values (name: value)"),
+        ("", [], "must consist of fields with values (name: value)"),
         ("task: vqa\n", [], "field method is missing"),
         ("method: [gcn\n", [], "cannot be read"),
         ("method: gcn\ntask: vqa\nrecipe: 3\n", [], "field recipe"),
-        ("method: gcn\ntask: vqa\nrecipe: 3\n", ["recipe.steps=1"], "--set recipe.steps=1: the file has no"),
+        ("method: gcn\ntask: vqa\nrecipe: 3\n", ["recipe.steps=1"], "recipe.steps=1: the file has a single"),
     ],
 )
 def test_damaged_files(text, words, told, tmp_path):
@@ -244,5 +244,5 @@ def test_a_batch_is_divided_evenly():
     for processes, accumulation, examples, size in ((1, 1, 99, 8), (2, 2, 99, 2), (2, 1, 6, 3)):
         recipe = recipe_of(batch_size=8, accumulation=accumulation)
         assert recipe.per_process(processes, examples) == size
-    with pytest.raises(UserError, match="8 examples can't be divided among 3 processes and 1 passes"):
+    with pytest.raises(UserError, match="8 examples cannot be divided among 3 processes with 1 passes"):
         recipe_of(batch_size=8).per_process(3, 99)

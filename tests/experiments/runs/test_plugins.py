@@ -92,19 +92,22 @@ def test_estimates_know_them(preset, tmp_path, capsys):
 @pytest.mark.parametrize(
     "content, said",
     [
-        (None, " does not exist: give a Python file"),
+        (None, " does not exist: use a Python file"),
         ("x = 1\n1 / 0", ", line 2: ZeroDivisionError: division by zero; correct the file"),
         ("x = 1\ndef (", ", line 2: SyntaxError"),
         ("raise ValueError('one\\ntwo')", ", line 1: ValueError: one; correct the file"),
         (
             "from attngraph.experiments.tasks import *\nregister(5)",
-            ", line 2: UserError: 5 is no task with a name",
+            ", line 2: UserError: 5 is not a task with a name",
         ),
         (
             "from attngraph.experiments.methods import register\nregister(5)",
-            ", line 2: UserError: 5 is no method with",
+            ", line 2: UserError: 5 is not a method with",
         ),
-        ("from attngraph.experiments.tasks import TASKS\nTASKS['vqa'] = 5", "TypeError: vqa is 5, no Task"),
+        (
+            "from attngraph.experiments.tasks import TASKS\nTASKS['vqa'] = 5",
+            "TypeError: vqa is 5, not a Task",
+        ),
     ],
 )
 def test_a_plugin_that_fails_is_named_in_one_line(content, said, tmp_path, capsys):

@@ -117,7 +117,7 @@ def test_a_full_disk_leaves_the_state_before(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
 
     try:
-        with pytest.raises(UserError, match="step-6.pt cannot be saved .*: make room on the disk") as error:
+        with pytest.raises(UserError, match="step-6.pt cannot be saved .*: free disk space") as error:
             train_small(tmp_path, on_step=limit)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -91,23 +91,23 @@ def test_failing_cells_are_told_and_finished_ones_are_not_run_again(data, tmp_pa
     bad = [untrained(label, data).model_copy(update=wrong) for label in ("bad", "worse")]
     good, run = untrained("good", data), Execution(tmp_path / "out", jobs=2)
     with pytest.raises(
-        UserError, match="2 of 3 cells failed, the others are finished: [a-z]+ vqa seed 0: "
+        UserError, match="2 of 3 runs failed, the others are finished: [a-z]+ vqa seed 0: "
     ) as error:
         run_cells([*bad, good], run)
     assert str(error.value).count("seed 0") == 1
     assert "     good vqa       seed 0: accuracy" in capfd.readouterr().err
     (good.folder(run.out) / "states").mkdir()
     assert run_cells([good], run)[good]["examples"] == 4
-    assert "1 cells, 1 of them finished already" in capfd.readouterr().err
+    assert "1 runs, 1 of them finished already" in capfd.readouterr().err
     assert not (good.folder(run.out) / "states").exists(), "as a killed worker may leave them"
 
 
 def test_a_model_that_writes_no_answers_and_batches_that_cannot_be_divided(data, tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "load_family", lambda *about: type("Family", (), {"trains": False}))
-    with pytest.raises(UserError, match="--model None writes no answers"):
+    with pytest.raises(UserError, match="--model None does not generate text"):
         run_cells([untrained("a", data)], Execution(tmp_path))
     odd = TRAINED.model_copy(update={"recipe": recipe_of(batch_size=7, accumulation=2)})
-    with pytest.raises(UserError, match="a batch of 7 examples can't be divided"):
+    with pytest.raises(UserError, match="a batch of 7 examples cannot be divided"):
         run_cells([odd], Execution(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

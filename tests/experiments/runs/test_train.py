@@ -155,7 +155,7 @@ def test_too_little_memory_is_one_line_with_the_remedy(tmp_path, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     monkeypatch.setattr(BlipCaptioner, "logits", never)
-    said = "out of memory with 3 examples .*raise recipe.accumulation, now 2"
+    said = "out of memory with 3 examples .*use a larger recipe.accumulation, now 2"
     with pytest.raises(UserError, match=said) as error:
         train_small(tmp_path, recipe=recipe_of(batch_size=6, accumulation=2))
     assert "\n" not in str(error.value)
@@ -196,7 +196,7 @@ def test_activations_computed_again_give_the_same_gradients_and_take_less_memory
 
 def test_a_model_that_cannot_is_refused_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.BlipForConditionalGeneration.supports_gradient_checkpointing", False)
-    with pytest.raises(UserError, match="cannot compute activations again: leave out checkpointing"):
+    with pytest.raises(UserError, match="cannot recompute activations: remove checkpointing"):
         train_small(tmp_path, recipe=recipe_of(checkpointing=True))
 
 
@@ -210,5 +210,5 @@ def test_a_label_that_nothing_predicts_is_refused(tmp_path):
         return {**batch, "labels": batch["labels"].roll(-1, 1).index_fill(1, torch.tensor([0]), 5)}
 
     family.training_inputs = shifted
-    with pytest.raises(UserError, match="training_inputs has a label at the first place"):
+    with pytest.raises(UserError, match="training_inputs has a label at the first position"):
         train_small(tmp_path, family=family)

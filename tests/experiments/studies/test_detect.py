@@ -375,7 +375,7 @@ def test_a_run_that_was_stopped_continues_to_the_same_bytes(tmp_path, monkeypatc
     assert "seed 0, finished\nmini-blip  vqa  seed 1\n" in capsys.readouterr().out
     assert run(tmp_path / "a", *words) == whole
     assert seen == [("vqa", [0, 1]), ("vqa", [1])]
-    with pytest.raises(UserError, match=r"seed0\.json is of other settings \(data_seed\)"):
+    with pytest.raises(UserError, match=r"seed0\.json has other settings \(data_seed\)"):
         run(tmp_path / "a", *words, "--seed", "1", "--dry-run")
 
 

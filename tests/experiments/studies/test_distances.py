@@ -197,7 +197,7 @@ def test_beams_with_a_cache_see_what_a_whole_pass_sees(arm, task, study):
 def test_answers_that_are_ranked_are_refused(study):
     family = small_family()
     adapter_of(study, "oracle", family)
-    with pytest.raises(UserError, match="leave out answering=rank"):
+    with pytest.raises(UserError, match="remove answering=rank"):
         family.model.text_decoder(
             input_ids=torch.tensor([[5]]), encoder_hidden_states=family.blank_image()[None]
         )

@@ -209,7 +209,7 @@ def test_rows_that_differ_in_nothing_but_their_names_are_not_compared(tmp_path):
     shown = {name: [key for row, key in places(lines) if row == name] for name, _ in places(lines)}
     every = ["vqa.accuracy", "ve.accuracy", "avg"]
     assert shown == {"GCN, gated": every[1:], "pGNN": every, "Full fine-tuning": every}
-    with pytest.raises(UserError, match="compared with gcn: .* differ in nothing but their names"):
+    with pytest.raises(UserError, match="compared with gcn: .* differ only in their names"):
         recompute(runs, ["gcn"], ["gcn_gated"], ["vqa.accuracy"])
     twice = [*runs, *(replace(run, row="learned_p") for run in runs if run.row == "pgnn")]
     assert compared(twice, ("learned_p", "pgnn")) == []
@@ -226,5 +226,5 @@ def test_only_runs_on_the_same_examples_and_weights_are_compared(tmp_path):
             compared(runs)
     runs = runs_on(tmp_path / "lacking", ["vqa"])
     runs[3] = replace(runs[3], result={**runs[3].result, "examples": 59})
-    with pytest.raises(UserError, match="different examples.*if pictures were missing"):
+    with pytest.raises(UserError, match="different examples.*if images were missing"):
         compared(runs)

@@ -89,4 +89,4 @@ def test_every_seed_and_kind(tmp_path):
     assert lines(frame) == [["count", "50.0 ± 2.8", "55.0"], ["existence", "60.0", "–"]]
     assert by_kind(of_kinds, TASKS["ve"]).empty
     titles = [f"{task.title}: scores by kind" for task in tasks.values()]
-    assert list(details([*runs, last], tasks)) == [*titles, "How the methods were trained", "Every seed"]
+    assert list(details([*runs, last], tasks)) == [*titles, "Training of the methods", "Every seed"]

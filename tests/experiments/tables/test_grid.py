@@ -130,7 +130,7 @@ def test_checkpoints_are_taken_from_the_first_folder_that_has_them(tmp_path, mon
 
 
 def test_steps_and_epochs_are_two_ways_to_say_one_thing():
-    with pytest.raises(ValueError, match="give steps or epochs, not both"):
+    with pytest.raises(ValueError, match="use steps or epochs, not both"):
         Recipe(steps=3, epochs=2)
     assert laid_over({"recipe": {"epochs": 2}}, {"recipe": {"steps": 7}}) == {"recipe": {"steps": 7}}
     said = laid_over({"recipe": {"epochs": 2}}, {"recipe": {"steps": 7, "epochs": None}})
@@ -153,15 +153,15 @@ def test_a_size_without_settings_has_none(tmp_path):
     "text, said",
     [
         (RIGHT + "run: {recipe: {steps: 3}}\n", r"unknown field run \(did you mean runs\?\)"),
-        ("about: mine\nseeds: abc\n", "field seeds: give a whole number from 1 to 1000, or one for each"),
-        ("about: mine\nseeds: {1: 2}\n", "field seeds: give a whole number"),
-        ("about: mine\nseeds: {gcn: 1001}\n", "field seeds: give a whole number"),
+        ("about: mine\nseeds: abc\n", "field seeds: use an integer from 1 to 1000, or one for each"),
+        ("about: mine\nseeds: {1: 2}\n", "field seeds: use an integer"),
+        ("about: mine\nseeds: {gcn: 1001}\n", "field seeds: use an integer"),
         (RIGHT + "by_task: {vqa: {recipe: {step: 3}}}\n", r"field by_task.vqa.recipe.step \(did you mean"),
-        (RIGHT + "seeds: {gcn: 2}\n", "seeds stands twice"),
+        (RIGHT + "seeds: {gcn: 2}\n", "seeds appears twice"),
         ("about: mine\n", "name rows, or seeds of methods"),
-        ("about: a\nrows: {A: [gcn, gcn]}\n", "rows name 'gcn' twice"),
-        ("about: a\nrows: {A: [gcn]}\nbaseline: pgnn\n", "baseline names 'pgnn', which is no row"),
-        ("- a\n- b\n", "it must hold fields with values"),
+        ("about: a\nrows: {A: [gcn, gcn]}\n", "rows contain 'gcn' twice"),
+        ("about: a\nrows: {A: [gcn]}\nbaseline: pgnn\n", "baseline contains 'pgnn', which is not a row"),
+        ("- a\n- b\n", "must consist of fields with values"),
     ],
 )
 def test_damaged_grids_are_named(text, said, tmp_path):
@@ -177,10 +177,10 @@ def test_damaged_grids_are_named(text, said, tmp_path):
 @pytest.mark.parametrize(
     "table, size, said",
     [
-        ("mian", "scenes", "unknown table 'mian' .*: choose from main, .*, or give a YAML file"),
+        ("mian", "scenes", "unknown table 'mian' .*: choose from main, .*, or use a YAML file"),
         ("main", "papr", "unknown size 'papr' .*did you mean paper"),
-        ("main", "- a", r"own\.yaml: it must hold fields"),
-        ("main", "about: a\ntasks: [coco]\n", r"main\.yaml says tasks too: leave it out of one of them"),
+        ("main", "- a", r"own\.yaml: must consist of fields"),
+        ("main", "about: a\ntasks: [coco]\n", r"main\.yaml sets tasks, too: remove it from one of them"),
         ("main", "about: a\nrates: {lorra: [0.1, 0.2]}\n", r"own\.yaml: unknown method 'lorra'"),
         (
             "main",
@@ -201,7 +201,7 @@ def test_tables_and_sizes_that_are_wrong_are_named(table, size, said, tmp_path):
 def test_a_preset_that_is_gone_and_the_lines_of_the_others(tmp_path, monkeypatch):
     for module in (grids, shipped):
         monkeypatch.setattr(module, "CONFIGS", tmp_path)
-    with pytest.raises(UserError, match="unknown preset 'quick': install attngraph again, or give a YAML"):
+    with pytest.raises(UserError, match="unknown preset 'quick': install attngraph again, or use a YAML"):
         load_preset("quick")
     (tmp_path / "presets").mkdir()
     (tmp_path / "presets" / "quick.yaml").write_text("seeds: [")

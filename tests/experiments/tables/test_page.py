@@ -28,7 +28,7 @@ def test_everything_is_on_one_well_formed_page_without_addresses(tmp_path):
     (image,) = page.iter("img")
     assert image.get("src").startswith("data:image/png;base64,")
     assert about.startswith("Finished runs: 12, tables: 1. Made by attngraph") and about in html
-    assert "p values speak for new seeds and images with this checkpoint" in html
+    assert "p-values are for new seeds and images with this checkpoint" in html
     assert "0.0.1 (12 runs)" in html
     starts = {tuple(line[:2]) for line in lines_of(page) if len(line) > 1}
     kinds = {("pGNN − GCN", "VQA acc"), ("pGNN", "layer.*.attention"), ("pGNN", "2")}
@@ -57,7 +57,7 @@ def test_each_folder_is_a_table_and_single_runs_make_one(tmp_path):
     titles = [str(first), str(second), str(tmp_path / "archives"), "Single runs"]
     headings = [element.text for element in ElementTree.fromstring(html).iter("h2")]
     assert headings[:-1] == [f"Table {number}: {title}" for number, title in enumerate(titles, 1)]
-    assert "Nothing is compared: " in html and "started from different weights" in html
+    assert "There are no comparisons: " in html and "started from different weights" in html
     assert "GCN − pGNN" in html and "Tempering alone − pGNN" in html and "Full fine-tuning − pGNN" not in html
     with pytest.raises(UserError, match=r"unknown row 'pgn' \(did you mean pgnn\?\)"):
         page_of([first], "pgn")

@@ -86,14 +86,14 @@ def test_what_a_user_asks_for():
     "grid, wrong, said",
     [
         ({}, {"rows": ["gat"]}, "unknown method 'gat'"),
-        ({}, {"rows": []}, "no method is named"),
+        ({}, {"rows": []}, "no method is given"),
         ({}, {"tasks": ["vqa", "chess"]}, "unknown task 'chess'"),
         ({}, {"seeds": range(0)}, "--seeds must be at least 1"),
         ({"by_task": {"chess": Part()}}, {}, "unknown task 'chess': choose from vqa, "),
-        ({"by_task": dict.fromkeys(TASKS)}, {}, "leaves out every task: name some with --tasks"),
+        ({"by_task": dict.fromkeys(TASKS)}, {}, "skips every task: choose some with --tasks"),
         ({"seeds": {"gat": 1}}, {}, "unknown method 'gat'"),
-        ({"seeds": {"gcn": 0, "frozen": 0}}, {}, "runs nothing: give a method at least one seed"),
-        ({"seeds": {"gcn": 0, "pgnn": 1}}, {"rows": ["gcn"]}, "no row has a seed: give more"),
+        ({"seeds": {"gcn": 0, "frozen": 0}}, {}, "has no runs: add at least one seed of a method"),
+        ({"seeds": {"gcn": 0, "pgnn": 1}}, {"rows": ["gcn"]}, "no row has a seed: use more"),
     ],
 )
 def test_wrong_requests(grid, wrong, said):
@@ -137,7 +137,7 @@ def test_seeds_are_dealt_over_checkpoints():
 def test_a_checkpoint_that_is_missing_is_named_with_the_command(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells = plan(SEVERAL.model_copy(update={"seeds": {"gcn": 2}})).cells
-    with pytest.raises(UserError, match="seed1 is missing, .* --seed 1 --out runs/checkpoints/seed1"):
+    with pytest.raises(UserError, match="seed1, .* is missing: .* --seed 1 --out runs/checkpoints/seed1"):
         check_checkpoints(cells)
     place = tmp_path / "runs" / "checkpoints" / "seed1"
     place.mkdir(parents=True)
@@ -172,9 +172,9 @@ def test_the_tasks_of_a_folder(six, tmp_path):
     (tmp_path / "part" / "textcaps").symlink_to(six / "textcaps")
     assert list(tasks_of(PRESET, None, tmp_path / "part")) == ["textcaps"]
     for named, data, said in (
-        (["vqa2"], None, "vqa2 reads official files: give the folder that holds vqa2 with --data FOLDER"),
-        (None, tmp_path, "holds no data of a task"),
-        (["ve"], six, "holds no drawn scenes"),
+        (["vqa2"], None, "vqa2 reads official files: use the folder that contains vqa2 with --data FOLDER"),
+        (None, tmp_path, "has no data of a task"),
+        (["ve"], six, "no synthetic scenes"),
     ):
         with pytest.raises(UserError, match=said):
             tasks_of(PRESET, named, data)

@@ -63,17 +63,17 @@ def test_a_score_that_rounding_leaves_below_0_is_0():
     assert number(Summary(-1e-17, 0.002, 7)) == "0.0 ± 0.2" and number(Summary(-0.06, None, 1)) == "-6.0"
 
 
-SEEDS = "p values speak for new seeds and images with"
-APART = "What holds for new checkpoints too is given apart."
+SEEDS = "p-values are for new seeds and images with"
+APART = "Results for new checkpoints are given separately."
 
 
 @pytest.mark.parametrize(
     ("counts", "sentence"),  # (seeds, checkpoints) of each comparison
     [
-        ([(1, 1)], "p values speak for new images with these very training runs: one seed, one checkpoint."),
+        ([(1, 1)], "p-values are for new images with these training runs only: one seed, one checkpoint."),
         ([(5, 1), (1, 1)], f"{SEEDS} this checkpoint; those of one seed for new images only."),
         ([(21, 7), (7, 7)], f"{SEEDS} these 7 checkpoints. {APART}"),
-        ([(7, 7), (3, 3)], "p values speak for new seeds, images and checkpoints: each seed has its own"),
+        ([(7, 7), (3, 3)], "p-values are for new seeds, images and checkpoints: each seed has its own"),
     ],
 )
 def test_what_p_values_speak_for(counts, sentence):

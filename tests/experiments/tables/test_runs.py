@@ -73,8 +73,8 @@ def as_table(cells):
 
 #: What is done to a table's folder -> what is said.
 DAMAGES = {
-    "no folder": (shutil.rmtree, "is no folder"),
-    "nothing finished": (lambda table: (table / CELL / "scores.json").unlink(), "holds no finished run"),
+    "no folder": (shutil.rmtree, "is not a folder"),
+    "nothing finished": (lambda table: (table / CELL / "scores.json").unlink(), "has no finished run"),
     "a recipe of another form": (
         config_of(recipe={"steps": "many"}),
         "config.json: field recipe.*; delete the folder",
@@ -83,7 +83,7 @@ DAMAGES = {
     "a task that is not known": (config_of(task="vee"), "unknown task 'vee'.*--plugin"),
     "a table without a run of it": (
         as_table('{"cells": [{"row": "gcn", "task": "vqa", "seed": 7}]}'),
-        "gcn/vqa/seed7, of which .*results.json tells, is missing",
+        "gcn/vqa/seed7, which is listed in .*results.json, is missing",
     ),
     "a table that is damaged": (as_table("{"), "results.json cannot be read"),
 }
@@ -114,11 +114,11 @@ def test_damaged_archives_are_named_with_the_file_in_them(tmp_path):
             names(folder)
     held = {f"{CELL}/{name}": b"{}" for name in ("config.json", "scores.json")}
     write_archive(archive, held)
-    said = rf"{archive}/{CELL}/config.json is damaged \(.*\): restore the archive, or leave it out$"
+    said = rf"{archive}/{CELL}/config.json is damaged \(.*\): restore the archive, or remove it$"
     with pytest.raises(UserError, match=said):
         names(folder)
     write_archive(archive, {})
-    with pytest.raises(UserError, match="holds no finished run"):
+    with pytest.raises(UserError, match="has no finished run"):
         names(folder)
 
 

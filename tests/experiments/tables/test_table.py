@@ -64,7 +64,7 @@ def test_a_grid_names_baseline_contenders_blocks_and_notes(tmp_path):
         "GNN adapters": ["pGNN"],
     }
     way, vqa, ve, *_ = made.notes
-    assert way.startswith("Way = share of the way") and made.notes[3] == "a note"
+    assert way.startswith("Way = fraction of the way") and made.notes[3] == "a note"
     assert vqa == f"{tasks['vqa'].title}: 91 training and 400 test examples"
     assert ve == f"{tasks['ve'].title}: 90 training and 400 test examples"
     assert make_table(runs, tasks, "t", compare=False).comparisons == ()

@@ -169,13 +169,13 @@ def test_a_sweep_changes_rates_alone_and_never_chooses_one_that_diverged(tmp_pat
     assert chosen_settings(tmp_path / "settings.yaml") == settings
     report = (tmp_path / "sweep.md").read_text()
     assert "0.01: 1.0 (chosen)" in report and "0.02: diverged" in report
-    assert "vizwiz_vqa takes the settings of vqa2" in report
+    assert "vizwiz_vqa uses the settings of vqa2" in report
     assert list(pd.read_csv(tmp_path / "sweep.csv")["rate"]) == [5e-3, 1e-2, 2e-2] * 2
 
 
 def test_rates_of_a_row_without_any():
     assert TABLE.rates_of(METHODS["gcn"]) == TABLE.rates_of(METHODS["pgnn"]) == [5e-3, 1e-2, 2e-2]
-    with pytest.raises(UserError, match="names no rates for prefix: add rates"):
+    with pytest.raises(UserError, match="has no rates for prefix: add rates"):
         TABLE.rates_of(METHODS["prefix"])
 
 
@@ -185,7 +185,7 @@ def test_files_of_somebody_else_are_not_lost(tmp_path, monkeypatch):
     tuner.save("sweep")
     check_tuned(tmp_path, "sweep", tuner.cells)
     (tmp_path / "sweep.csv").write_text("mine")
-    with pytest.raises(UserError, match="no sweep has written it: move it away"):
+    with pytest.raises(UserError, match="not written by sweep: move it away"):
         check_tuned(tmp_path, "sweep", tuner.cells)
 
 

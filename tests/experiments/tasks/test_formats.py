@@ -63,15 +63,15 @@ def test_what_may_be_in_a_file(tmp_path):
 @pytest.mark.parametrize(
     "form, content, message",
     [
-        (PLAIN, '[{"id": "a", "answer": "1"}]', "no prediction for 1 of 2 examples, first 'b'; give one"),
-        (PLAIN, '{"c": "1"}', "the entry 'c' is about id 'c', which these data do not have; give"),
-        (PLAIN, '[{"id": "a", "answer": "1"}, {"id": "a", "answer": "1"}]', r"\[1\] has the id 'a', which"),
-        (PLAIN, '[{"id": "a", "answer": 1}]', r"field 'answer' of \[0\] is int; give answers, a list of"),
-        (PLAIN, '[{"id": "a", "answer": " "}]', r"field 'answer' of \[0\] is empty; write an answer, or"),
-        (PLAIN, '[{"answer": "1"}]', r"\[0\] has no field 'id'; give answers, a list of records such as"),
-        (PLAIN, '"a"', "the file is str, not a list; give answers"),
+        (PLAIN, '[{"id": "a", "answer": "1"}]', "no prediction for 1 of 2 examples, first 'b'; provide one"),
+        (PLAIN, '{"c": "1"}', "the entry 'c' is about id 'c', which is not in these data; use"),
+        (PLAIN, '[{"id": "a", "answer": "1"}, {"id": "a", "answer": "1"}]', r"\[1\] has the id of \[0\]"),
+        (PLAIN, '[{"id": "a", "answer": 1}]', r"field 'answer' of \[0\] is int; use answers, a list of"),
+        (PLAIN, '[{"id": "a", "answer": " "}]', r"field 'answer' of \[0\] is empty; add an answer, or"),
+        (PLAIN, '[{"answer": "1"}]', r"\[0\] has no field 'id'; use answers, a list of records such as"),
+        (PLAIN, '"a"', "the file is str, not a list; use answers"),
         (VQA_RESULTS, '[{"question_id": true, "answer": "1"}]', r"field 'question_id' of \[0\] is bool"),
-        (SNLI_VE, '[{"pairID": "a", "label": "Entailment"}]', r"'label' of \[0\] is 'Entailment'; give ent"),
+        (SNLI_VE, '[{"pairID": "a", "label": "Entailment"}]', r"'label' of \[0\] is 'Entailment'; use ent"),
     ],
 )
 def test_faults_are_named(form, content, message, tmp_path):
@@ -102,17 +102,17 @@ def test_captions_need_pictures_alone(tmp_path):
     assert read_asks(file, with_text=False) == [{"image": "photo.jpg", "mine": 3, "text": ""}]
     file.write_text(GOOD)
     assert len(read_asks(file, with_text=True)) == 1
-    with pytest.raises(UserError, match="line 1 has a field 'text'; leave it out"):
+    with pytest.raises(UserError, match="line 1 has a field 'text'; remove it"):
         read_asks(file, with_text=False)
 
 
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("asked.jsonl", GOOD + '{"text": "what ?"}', "line 2 has no field 'image'; give each record image"),
-        ("asked.jsonl", GOOD + GOOD.replace("{", '{"answer": "no", '), "line 2 has a field 'answer'; leave"),
-        ("asked.json", "[]", "holds no records; write one for each picture, with image and text"),
-        ("asked.txt", GOOD, "is no file of records; give one that ends with .json or .jsonl"),
+        ("asked.jsonl", GOOD + '{"text": "what ?"}', "line 2 has no field 'image'; each record needs image"),
+        ("asked.jsonl", GOOD + GOOD.replace("{", '{"answer": "no", '), "line 2 has a field 'answer'; remove"),
+        ("asked.json", "[]", "has no records; add one for each image, with image and text"),
+        ("asked.txt", GOOD, "is not a file of records; use a file that ends with .json or .jsonl"),
     ],
 )
 def test_what_cannot_be_asked_is_named(name, content, message, tmp_path):

@@ -69,8 +69,8 @@ def test_without_test_annotations_pictures_of_train_are_held_out(name, own):
     assert not pictures & {example.image.name for example in train}, "no picture is in both"
     by_hash = {e.image.name for e in whole.values() if held_out_hash(e.image.name) % HELD_OUT == 0}
     assert pictures == by_hash or (not by_hash and len(pictures) == 1)
-    assert ", all but one in 20 pictures" in task.source(own, "train")
-    assert ", one in 20 pictures" in task.source(own, "validation")
+    assert ", all but one in 20 images" in task.source(own, "train")
+    assert ", one in 20 images" in task.source(own, "validation")
 
 
 def test_one_picture_in_twenty_is_held_out():
@@ -160,7 +160,7 @@ def test_missing_data_are_named(own, tmp_path):
     shutil.rmtree(root)
     for data, said in (
         (own, "no such folder.*attngraph data layout"),
-        (None, "give the folder .* --data FOLDER"),
+        (None, "use the folder .* --data FOLDER"),
     ):
         with pytest.raises(UserError, match=said):
             task.check(data)
@@ -211,5 +211,5 @@ def test_damaged_records_that_are_listed_are_no_part_of_the_data(own):
     after = task.content(own, "test")
     assert after["train"] == before["train"] and after["test"]["left out"] == 1
     assert after["test"]["digest"] != before["test"]["digest"]
-    assert "1 damaged record left out" in task.source(own, "test")
+    assert "1 damaged record skipped" in task.source(own, "test")
     assert task.unscored(own, "test") == {examples[0].id}, "a file of predictions may have it"

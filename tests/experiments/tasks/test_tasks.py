@@ -198,9 +198,9 @@ def test_the_docs_say_what_one_reference_gets_by_the_others():
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("[]", "the list is empty; give a list of texts"),
-        ('["yes", null]', "field 'answer' of record 1 is NoneType; give a list of texts"),
-        ('["yes", "no", "yes"]', "record 2 has the answer 'yes', which record 0 has too; remove one"),
+        ("[]", "the list is empty; use a list of texts"),
+        ('["yes", null]', "field 'answer' of record 1 is NoneType; use a list of texts"),
+        ('["yes", "no", "yes"]', "record 2 has the answer of record 0, 'yes'; remove one"),
     ],
 )
 def test_a_bad_list_is_named(tmp_path, content, message):

@@ -104,7 +104,7 @@ def test_questions(family, monkeypatch):
     assert [len(row) for row in asked(family, plain, parts)] == [91, 93]
     monkeypatch.setattr(family.tokenizer, "model_max_length", 32)
     assert [len(row) for row in asked(family, plain, parts)] == [32, 32]
-    with pytest.raises(UserError, match=r"^long: no question, where other examples have one: MPlug"):
+    with pytest.raises(UserError, match=r"^long: no question, although other examples have one: MPlug"):
         family.training_inputs([SAMPLES[0], CAPTIONS[1]])
 
 

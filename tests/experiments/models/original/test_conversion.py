@@ -45,11 +45,11 @@ def test_files(zipped, tmp_path):
     whole = file.read_bytes()
     for share in (0.0, 0.5, 0.99):
         file.write_bytes(whole[: int(share * len(whole))])
-        refused(read_tensors, file, "no PyTorch checkpoint, or one that is cut short")
+        refused(read_tensors, file, "not a PyTorch checkpoint, or truncated")
     torch.save({"model": STATE, "args": Trap(trace)}, file, _use_new_zipfile_serialization=zipped)
-    refused(read_tensors, file, "holds other Python objects than tensors")
+    refused(read_tensors, file, "with Python objects other than tensors")
     file.write_bytes(pickle.dumps(Trap(trace)))
-    refused(read_tensors, file, "holds other Python objects than tensors")
+    refused(read_tensors, file, "with Python objects other than tensors")
     assert not trace.exists()
 
 
@@ -58,28 +58,28 @@ def test_contents_of_another_kind(tmp_path):
     refused(read_tensors, file, "No such file")
     for content in (STATE["a.bias"], {"model": {}}, {"epoch": 3, "optimizer": {}}):
         torch.save(content, file)
-        refused(read_tensors, file, "holds no weights by their names")
+        refused(read_tensors, file, "does not contain a state_dict")
 
 
 #: Whose checkpoint, change of its tensors, and what is said.
 REFUSED = {
-    "missing": ("blip", {KEY: None}, f"1 tensors are missing or not known, first {KEY}"),
+    "missing": ("blip", {KEY: None}, f"1 tensors are missing or unknown, first {KEY}"),
     "unknown": (
         "blip",
         {"visual_encoder.blocks.0.ls1.gamma": torch.ones(128)},
-        "or not known, first .*gamma",
+        "or unknown, first .*gamma",
     ),
     "of a layer that is run": (
         "mplug",
         {"fusion_encoder.encoder.layer.3.extra": torch.ones(2)},
-        "or not known, first fusion_encoder.layer.1.extra",
+        "or unknown, first fusion_encoder.layer.1.extra",
     ),
-    "another shape": ("blip", {KEY: torch.zeros(128, 64)}, "give another checkpoint"),
-    "no number": ("blip", {KEY: torch.full((128, 128), torch.nan)}, "other than finite numbers"),
+    "another shape": ("blip", {KEY: torch.zeros(128, 64)}, "use another checkpoint"),
+    "no number": ("blip", {KEY: torch.full((128, 128), torch.nan)}, "values that are not finite"),
     "no sizes": ("blip", {"visual_encoder.patch_embed": None}, r"proj.weight is missing"),
     "no layers": ("mplug", {"text_encoder.encoder": None}, r"text_encoder.encoder.layer.\* are missing"),
-    "nobody's": ("blip", {"visual_encoder": None}, r"those of no checkpoint known here \(blip, mplug\)"),
-    "wide heads": ("blip", {"visual_encoder.patch_embed.proj.weight": torch.ones(96, 3, 4, 4)}, "96 wide"),
+    "nobody's": ("blip", {"visual_encoder": None}, r"belong to a supported checkpoint \(blip, mplug\)"),
+    "wide heads": ("blip", {"visual_encoder.patch_embed.proj.weight": torch.ones(96, 3, 4, 4)}, "width 96"),
 }
 
 
@@ -109,12 +109,12 @@ def make(place, download=False):
 
 def test_a_vocabulary_is_needed(tmp_path):
     file = authors_blip.save_checkpoint(tmp_path, "caption")
-    refused(lambda file: read_original(file, tmp_path, "mplug"), file, r"no checkpoint known here \(mplug\)")
+    refused(lambda file: read_original(file, tmp_path, "mplug"), file, r"a supported checkpoint \(mplug\)")
     (tmp_path / "vocab.txt").unlink()
     line = rf"no vocabulary next to it: .*`attngraph convert blip {file} --out FOLDER --tokenizer "
     refused(load_family, file, line + "hub:google-bert/bert-base-uncased`$")
     torch.save({"other.weight": torch.ones(1)}, file)
-    refused(load_family, file, r"its tensors \(other.weight, ...\) are those of no checkpoint known here")
+    refused(load_family, file, r"its tensors \(other.weight, ...\) do not belong to a supported checkpoint")
 
 
 def test_nothing_is_fetched_unasked(monkeypatch):
@@ -161,4 +161,4 @@ def test_the_tokenizer_is_berts_with_the_models_tokens(tmp_path):
 )
 def test_damaged_vocabularies(name, content, tmp_path):
     (tmp_path / name).write_text(content)
-    refused(make, tmp_path, "not the checkpoint's vocabulary .*: give BERT's vocab.txt")
+    refused(make, tmp_path, "not the checkpoint's vocabulary .*: use BERT's vocab.txt")
