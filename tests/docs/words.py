@@ -101,6 +101,9 @@ docs/protocol-distances.md
 """.split()
 #: Folders and files of Python code that are checked.
 CLEAN = """
+adapters
+analysis
+attngraph
 experiments/base
 experiments/cli.py
 experiments/commands
