@@ -113,7 +113,7 @@ FLAGS += ["-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"]
 
 
 class BuildKernels(build_ext):
-    """Writes beside each library the hash of its file, without which it is not loaded."""
+    """Writes the hash of each library next to it; a library without it is not loaded."""
 
     def run(self):
         super().run()

@@ -63,7 +63,7 @@ class CommandOptions(SphinxDirective):
 
     @staticmethod
     def _paragraph(text: str) -> nodes.paragraph:
-        """Help as a paragraph; what stands in backticks, options and patterns with stars become code."""
+        """Help as a paragraph; text in backticks, options and patterns with stars become code."""
         paragraph = nodes.paragraph()
         for part in CODE.split(text):
             if CODE.fullmatch(part):

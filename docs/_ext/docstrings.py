@@ -1,4 +1,4 @@
-"""Two things that Napoleon does not read as they are meant.
+"""Two corrections of Napoleon.
 
 - ``Attributes:`` sections in which one line describes several: ``query, value: ...`` becomes two entries, as
   under ``Args:``.

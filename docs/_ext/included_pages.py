@@ -1,4 +1,4 @@
-"""Links to an included file lead to the page that includes it, since appendices are beside the results."""
+"""Links to an included file lead to the page that includes it, since appendices are next to the results."""
 
 import re
 

@@ -79,7 +79,7 @@ def minilm(folder: Path) -> Iterator[Graphs]:
 
 
 def latex_ocr(folder: Path) -> Iterator[Graphs]:
-    """The graphs of each formula: its picture, and its LaTeX as the text so far."""
+    """The graphs of each formula: its image, and its LaTeX as the text so far."""
     from latex_ocr_junia.data import load_and_preprocess_image
     from latex_ocr_junia.model import build_model
     from latex_ocr_junia.tokenizer import LatexTokenizer

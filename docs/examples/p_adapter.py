@@ -20,16 +20,16 @@ between its two nodes, and learns the exponent p:
     M_bar_ij = M_ij^(p/2) R_ij^(p−2)                          new weight of the edge
     α_i      = 1 / (Σ_j M_bar_ij / d_i + 2μ/p)
     β_i      = α_i 2μ/p
-    U_bar_i  = α_i Σ_j M_bar_ij v_j / √(d_i e_ij) + β_i q_i   message, and a share of the query itself
+    U_bar_i  = α_i Σ_j M_bar_ij v_j / √(d_i e_ij) + β_i q_i   message, and a fraction of the query itself
 
-The paper's value degrees sum over all queries. In a decoder such a sum would tell query i about the words
-that come after it, so here it stops at i.
+The paper's value degrees sum over all queries. In a decoder such a sum would leak later words to query i, so
+here it stops at i.
 
 Axes. b: examples, h: heads, n: queries (words of the text), m: values (words, or patches of the image),
 d: features of a head, w = h · d: width of the decoder, c: words in the vocabulary.
 
 Source: Wu et al., "p-Laplacian Adaptation for Generative Pre-trained Vision-Language Models", AAAI 2024. The
-paper puts U_bar in the place of U; the learned mixture of both, which starts at U, is ours.
+paper replaces U by U_bar; the learned mixture of both, which starts at U, is ours.
 """
 
 from __future__ import annotations
@@ -306,7 +306,7 @@ def make_optimizer(model: nn.Module, learning_rate: float) -> torch.optim.AdamW:
 
 
 def train(model: TextDecoder, task: Task, language: list[str], steps: int, learning_rate: float) -> None:
-    """Train whatever requires gradients. The learning rate falls linearly to 0."""
+    """Train all parameters that require gradients. The learning rate falls linearly to 0."""
     optimizer = make_optimizer(model, learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     for step in range(1, steps + 1):
@@ -343,7 +343,7 @@ def main() -> None:
     model.add_adapters()
     learn = sum(x.numel() for x in model.parameters() if x.requires_grad)
     frozen = sum(x.numel() for x in model.parameters()) - learn
-    print(f"Adapters learn to answer in French: {learn:,} parameters, beside {frozen:,} that are frozen")
+    print(f"Adapters learn to answer in French: {learn:,} trained parameters, {frozen:,} frozen")
     print(f"  accuracy in French {accuracy(model, task, FRENCH):.1%}")
     train(model, task, FRENCH, steps=250, learning_rate=5e-3)
     print(f"  accuracy in French {accuracy(model, task, FRENCH):.1%}")

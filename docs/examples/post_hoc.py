@@ -14,7 +14,7 @@ other. The table's Way, whose weights do not depend on the differences, is teste
 every choice of signs for whole checkpoints (of all seeds and columns at once) the same mean is computed
 again; p is the share of choices that give at least the observed mean. Here columns are divided by the root
 of their mean square, which no choice of signs changes, so this test is exact; with seven checkpoints its
-smallest p is 2 / 128. The same over single seeds takes the checkpoints as they are.
+smallest p is 2 / 128. The same test over single seeds keeps the checkpoints fixed.
 """
 
 from __future__ import annotations

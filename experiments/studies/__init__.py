@@ -1,1 +1,1 @@
-"""Studies on the side, each in a file of its command's name and one or two beside it."""
+"""Studies outside the tables, each in a file of its command's name and one or two more."""
