@@ -1,13 +1,13 @@
-"""Creates the virtual environment of a checkout and installs attngraph into it.
+"""Create the virtual environment of a checkout and install attngraph into it.
 
     python .ci/setup_env.py [VENV]                (what `make setup` runs; standard library only)
 
-1. VENV (default .venv) is created, or begun afresh when an earlier installation into it was cut off.
-2. attngraph is installed in it (editable, with what tests, lint and docs need; without UMAP, spaCy and
-   playwright where these can't be had).
+1. VENV (default .venv) is created, or recreated if an earlier installation was interrupted.
+2. attngraph is installed in it (editable, with the packages for tests, lint and docs; without UMAP, spaCy and
+   playwright if these are not available).
    LOWEST=1 in the environment installs the lowest versions that setup.py allows.
 3. With SCATTER=1 in the environment, torch-scatter is compiled against the torch that step 2 installed.
-VENV/.attngraph-ready is written last. Running it again repairs whatever an interruption left.
+VENV/.attngraph-ready is written last. Running it again repairs an interrupted installation.
 """
 
 import os
@@ -48,7 +48,7 @@ def run(what: str, command: list, log: Path) -> None:
 
     def heartbeat() -> None:
         while not done.wait(30):
-            say(f"... still at work ({time.monotonic() - start:.0f} s)")
+            say(f"... still running ({time.monotonic() - start:.0f} s)")
 
     threading.Thread(target=heartbeat, daemon=True).start()
     try:
@@ -68,7 +68,7 @@ def run(what: str, command: list, log: Path) -> None:
 
 
 def ask(python: Path, code: str) -> str | None:
-    """What `code` prints under `python`, or None when it fails."""
+    """Output of `code` under `python`, or None if it fails."""
     try:
         answer = subprocess.run([str(python), "-c", code], capture_output=True, text=True, cwd=python.parent)
     except OSError:
@@ -88,7 +88,7 @@ def create_venv(venv: Path) -> Path:
         if not own:
             what = f"an environment of Python {found}" if found else "no sound environment"
             raise SetupError(f"{venv} is {what}, and not one made here: move it away, or make VENV=elsewhere")
-        say(f"{venv} is unfinished or not of Python {version}: beginning it afresh")
+        say(f"{venv} is incomplete or not of Python {version}: creating it again")
         shutil.rmtree(venv.rename(tempfile.mkdtemp(prefix=f"{venv.name}-old-", dir=venv.parent)))
     say(f"creating {venv} with Python {version} ({sys.executable})")
     venv.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def lower_bounds() -> list[str]:
 
 
 def install_package(python: Path, venv: Path) -> None:
-    say("installing attngraph and what it needs: 1 to 5 minutes the first time, most of it for torch ...")
+    say("installing attngraph and its dependencies: 1 to 5 minutes the first time, mostly for torch ...")
     (venv / UNFINISHED).touch()
     command = [python, "-m", "pip", "install", "setuptools>=77", "wheel>=0.43", "-e"]
     if switched_on("LOWEST"):
@@ -124,7 +124,7 @@ def install_package(python: Path, venv: Path) -> None:
         extras = f".[{COMMANDS},test,lint,docs,slurm,umap,tagger,browser,hub]"
         run("installing attngraph", [*command, extras], venv / "install.log")
     except SetupError:  # numba, spaCy and playwright come later to new Pythons and rare platforms
-        say("once more without UMAP, spaCy, playwright and datasets, whose tests are then skipped ...")
+        say("trying again without UMAP, spaCy, playwright and datasets, whose tests will be skipped ...")
         run("installing attngraph", [*command, f".[{COMMANDS},test,lint,docs,slurm]"], venv / "install.log")
     (venv / UNFINISHED).unlink()
 
@@ -153,10 +153,10 @@ def main() -> int:
         if switched_on("SCATTER"):
             install_scatter(python, venv)
     except KeyboardInterrupt:
-        say("interrupted. The same command goes on from here.")
+        say("interrupted. Run the same command again to continue.")
         return 130
     except (SetupError, OSError, subprocess.CalledProcessError) as error:
-        say(f"{error}\n[setup] not finished. When the cause is gone, the same command goes on.")
+        say(f"{error}\n[setup] not finished. Fix the cause and run the same command again to continue.")
         return 1
     (venv / STAMP).touch()
     say(f"ready: {venv}")

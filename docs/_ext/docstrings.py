@@ -38,7 +38,7 @@ def split_names(lines: list[str]) -> list[str]:
 
 
 class Prose:
-    """Keeps the descriptions of attributes as they are."""
+    """Keeps the descriptions of attributes unchanged."""
 
     def __init__(self) -> None:
         self.kept: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers draw by themselves: pages need no script and no network.
+"""Formulas as MathML, which browsers render by themselves: pages need no script and no network.
 
 A formula with a command that is not known is a warning.
 """

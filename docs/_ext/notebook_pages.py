@@ -1,4 +1,4 @@
-"""Pages from notebooks: ``.ipynb`` files are run at build time and shown with what they print and draw."""
+"""Pages from notebooks: ``.ipynb`` files are run at build time and shown with their output."""
 
 import logging
 import os
@@ -32,7 +32,7 @@ def execute(source: str, folder: Path) -> nbformat.NotebookNode:
 
 
 def to_markdown(notebook: nbformat.NotebookNode) -> str:
-    """A notebook's cells and outputs as MyST Markdown; pictures are embedded."""
+    """A notebook's cells and outputs as MyST Markdown; images are embedded."""
     parts = []
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -44,7 +44,7 @@ def to_markdown(notebook: nbformat.NotebookNode) -> str:
 
 
 def _output(output: nbformat.NotebookNode) -> str | None:
-    """One output of a cell; warnings and progress bars (standard error) are left out."""
+    """One output of a cell; warnings and progress bars (standard error) are omitted."""
     if output.output_type == "stream":
         return _fence("text", output.text) if output.name == "stdout" else None
     data = output.get("data", {})
@@ -62,7 +62,7 @@ def _fence(language: str, text: str) -> str:
 
 
 class NotebookParser(MystParser):
-    """Runs a notebook and parses it as Markdown. What it gave is kept until notebook or packages change."""
+    """Runs a notebook and parses it as Markdown. The result is cached until notebook or packages change."""
 
     supported = ("ipynb",)
 

@@ -28,7 +28,7 @@ PACKAGES = ("attngraph", "attngraph.adapters", "attngraph.analysis", "attngraph.
 
 
 def modules_of(package: str) -> list[str]:
-    """A package's name and those of all modules in it, sorted, private ones left out."""
+    """A package's name and those of all public modules in it, sorted."""
     names = [package]
     if not is_package(package):
         return names
