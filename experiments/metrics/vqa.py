@@ -4,9 +4,8 @@ VizWiz, including their peculiarities, so that scores are comparable with publis
 - VQA v2: https://github.com/GT-Vision-Lab/VQA, ``PythonEvaluationTools/vqaEvaluation/vqaEval.py`` in its
   version of March 2021.
 - VizWiz: the same file of the API from https://vizwiz.org. It is derived from VQA v2's, with these
-differences:
-  the annotators' answers are never processed, the generated answer always is, and the table of contractions
-  has typographic apostrophes.
+  differences: the annotators' answers are never processed, the generated answer always is, and the table of
+  contractions has typographic apostrophes.
 """
 
 from __future__ import annotations
@@ -66,8 +65,7 @@ def normalise_answer(answer: str, contractions: Mapping[str, str] = CONTRACTIONS
 
     1. Line feeds and tabs become spaces, surrounding white space is removed.
     2. Each of the marks ``!"()+,-/;<=>?@[\\]_{}`` and the backtick is deleted everywhere if it is next to a
-    space
-       somewhere, or if there is a comma between two digits anywhere; otherwise it becomes a space.
+       space somewhere, or if there is a comma between two digits anywhere; otherwise it becomes a space.
     3. The first 32 periods that are not followed by a digit are deleted.
     4. Lower case, words split at white space, number words up to ten become digits, articles are dropped.
     5. Words that lack an apostrophe get it back if the evaluator's table has them ("dont", but not "im").

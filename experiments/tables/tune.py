@@ -6,8 +6,7 @@ A method's settings on a task are chosen by a :class:`Race` of trials:
 2. *extension*: while one of the best settings has the smallest or the largest rate tried with its join and
    arguments, the next rate beyond it is tried;
 3. *finalists*: the best settings get further seeds, one after the other, until the budget of trials is used;
-the
-   best mean wins;
+   the best mean wins;
 4. *the winner's edge*: while the winner's rate is at an edge, the next rate runs with the winner's seeds.
 
 ``attngraph sweep`` (:func:`sweep`) races the learning rates of the rows of a table with one seed. Rows that

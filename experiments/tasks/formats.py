@@ -4,16 +4,14 @@ Files of predictions must be complete: each example of a split has exactly one p
 its format (:attr:`attngraph.experiments.tasks.Task.file_format`):
 
 - :data:`VQA_RESULTS`: ``[{"question_id": 1000, "answer": "yes"}]``, for VQA v2's server and its evaluator.
-The
-  server requires an answer to every question of ``test2015`` (447,793), for ``test-dev``, too.
+  The server requires an answer to every question of ``test2015`` (447,793), for ``test-dev``, too.
 - :data:`VIZWIZ`: ``[{"image": "VizWiz_val_00000000.jpg", "answer": "yes"}]``: VizWiz's annotations have no
   question ids; the name of the image file is the key.
 - :data:`SNLI_VE`: ``[{"pairID": "1.jpg#0r1e", "label": "neutral"}]``. There is no evaluation server: the
   fields have the names of the annotations. A generated text without a label is written as ``-``, the
   annotations' mark for a pair without a label; it is wrong for every pair.
 - :data:`CAPTIONS`: ``[{"image_id": 42, "caption": "a red ball"}]``, for the servers of COCO and VizWiz and
-for
-  pycocoevalcap; the ids of :data:`TEXTCAPS` are texts of 16 hexadecimal digits.
+  for pycocoevalcap; the ids of :data:`TEXTCAPS` are texts of 16 hexadecimal digits.
 - :data:`PLAIN`: ``[{"id": "test-0", "answer": "yes"}]``, for all other tasks
 """
 
