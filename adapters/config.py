@@ -117,7 +117,7 @@ class GraphAdapterConfig(PeftConfig):
         exclude: the old name of ``exclude_modules``.
 
     Raises:
-        UserError: an unknown name or a value out of range; the message says what is allowed.
+        UserError: an unknown name or a value out of range; the message lists the allowed values.
     """
 
     gnn: str = "pgnn"

@@ -121,8 +121,8 @@ class Bipartite:
         return replace(self.hiding_self_loops(), weight=off_diagonal(self.weight))
 
     def hiding_self_loops(self) -> Bipartite:
-        """The same graph, whose mask says that it has no edges between node i and node i: for what looks at
-        masks only, since the weights still have them.
+        """The same graph with a mask that hides edges between node i and node i, for functions that use masks
+        only: the weights still include these edges.
 
         Raises:
             ValueError: the two sides are not the same nodes.

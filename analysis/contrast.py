@@ -134,7 +134,7 @@ def contrast(graph: AttentionGraph, region: Region, degree: str = "sum") -> Cont
 
     Args:
         graph: an attention graph.
-        region: what is relevant.
+        region: the relevant values.
         degree: of the values, ``"sum"`` or ``"mean"``, see :meth:`attngraph.AttentionGraph.value_degree`.
 
     Raises:

@@ -37,9 +37,9 @@ class Map:
 
 
 def least_points(method: str, perplexity: float) -> int:
-    """The fewest points that a map can be made of.
+    """The smallest number of points for a map.
 
-    t-SNE looks at three times the perplexity of neighbours of each point, UMAP at once the perplexity.
+    t-SNE uses three times the perplexity as the number of neighbours of each point, UMAP the perplexity.
     """
     return {"tsne": int(3 * perplexity) + 1, "umap": round(perplexity) + 1, "pca": 3}[method]
 

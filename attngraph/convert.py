@@ -1,10 +1,9 @@
 r"""Attention graphs as PyG ``Data`` and ``HeteroData`` and as networkx graphs, and back.
 
-All carry both directions of :math:`\tilde M`. Masks, causality, degrees of earlier decoding steps, kind,
-modality and the metric travel along, so that a round trip gives back the same graph; a side that holds one
-modality only comes back under its name. PyG graphs of any sizes can be batched and taken out of the batch
-again; networkx graphs hold numbers and text only, so that GraphML, GML and node-link JSON keep
-all of them.
+All have both directions of :math:`\tilde M`. Masks, causality, degrees of earlier decoding steps, kind,
+modality and the metric are included, so a round trip returns the same graph; a side with a single modality is
+returned under its name. PyG graphs of any sizes can be batched and unbatched; networkx graphs hold only
+numbers and text, so that GraphML, GML and node-link JSON can store them.
 
 :meth:`AttentionGraph.to_data` and its like are the way in. What leads back gives the arguments of an
 :class:`attngraph.AttentionGraph`.

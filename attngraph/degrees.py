@@ -1,5 +1,5 @@
-r"""Degrees of value nodes: their two definitions, which queries count in them, and what is kept of them
-between decoding steps."""
+r"""Degrees of value nodes: their two definitions, the queries that count in them, and their state between
+decoding steps."""
 
 from __future__ import annotations
 

@@ -115,8 +115,8 @@ class Edges(ABC):
         return with_metric(x, self.metric)
 
     def square_norm(self, value: Tensor) -> Tensor:
-        r""":math:`v_j G v_j^\top`, ``(b, h, m)``; of the graph's own values it is computed once for all steps
-        of a decoder that looks at them again and again, where these are kept.
+        r""":math:`v_j G v_j^\top`, ``(b, h, m)``; for the graph's own values it is computed once for all
+        decoding steps, if norms are kept.
 
         Args:
             value: ``(b, h, m, d)``.

@@ -2,4 +2,4 @@
 
 
 class UserError(ValueError):
-    """Bad input. The message is one line: what is wrong (file, field, value) and the remedy."""
+    """Invalid input. The message is one line: the problem (file, field, value) and the remedy."""

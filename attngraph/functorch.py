@@ -10,7 +10,7 @@ _is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compil
 
 def transformed() -> bool:
     """Whether a transform of ``torch.func`` (``grad``, ``vmap``, ``jvp``, ...), forward-mode differentiation
-    or ``torch.export`` is at work.
+    or ``torch.export`` is active.
 
     Everything then runs in plain tensor operations, and numbers are not looked at.
     """

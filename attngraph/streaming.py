@@ -301,7 +301,7 @@ class _Job(ctypes.Structure):
 
 
 def _fits(scores: AttentionScores) -> bool:
-    """Whether the C kernel computes what is asked."""
+    """Whether the C kernel supports the request."""
     b, h, n, m, d = scores.shape
     return (
         scores.query.device.type == "cpu"

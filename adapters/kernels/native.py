@@ -45,7 +45,7 @@ def native_step(
 def refusal(scores: AttentionScores) -> str | None:
     """Why the step of these scores cannot be computed in C; None if it can."""
     if transformed():
-        return "a transform of torch.func, forward-mode differentiation or torch.export is at work"
+        return "a transform of torch.func, forward-mode differentiation or torch.export is active"
     for x in (scores.query, scores.key, scores.value, scores.node):
         if not x.is_cpu:
             return f"the scores are on {x.device}, not on the processor"

@@ -233,7 +233,7 @@ def on_language_side(model: nn.Module, name: str) -> bool:
 
 
 def position_of(name: str) -> str:
-    """``cross`` for a layer whose name says that it looks at other nodes, else ``self``."""
+    """``cross`` for a layer whose name indicates cross-attention, else ``self``."""
     return "cross" if CROSS & set(name.split(".")) else "self"
 
 
@@ -249,7 +249,7 @@ def _linear(model: nn.Module, sites: list[Site]) -> list[str]:
 
 
 def by_name(config: GraphAdapterConfig, name: str, patterns: list[str] | str | None = None) -> Any:
-    """Whether PEFT would take a module: by names, layers, and what is excluded or saved as a whole.
+    """Whether PEFT would select a module: by names, layers, and what is excluded or saved as a whole.
 
     Args:
         config: of the adapter.

@@ -1,4 +1,4 @@
-"""Attention layers that no adapter can follow, as far as that shows before they run."""
+"""Attention layers that no adapter can follow, if that is known before they run."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     >>> heterophily(capture(model, inputs), settings=Settings(permutations=4))  # a pandas data frame
 
-:func:`heterophily` measures what is at hand, :class:`Heterophily` what comes batch by batch.
+:func:`heterophily` measures given graphs, :class:`Heterophily` graphs that arrive batch by batch.
 """
 
 from attngraph.analysis.heterophily.collector import COLUMNS, Heterophily, heterophily

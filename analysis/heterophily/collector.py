@@ -123,7 +123,7 @@ class Heterophily:
                 spectra, closed form and regions.
             labels: ``{name: classes}``; the same names in every batch of a layer.
             weights: what the edge weights are, for the column of that name.
-            regions: ``{name: what is relevant}`` in an attention graph; names go into the column ``labels``,
+            regions: ``{name: relevant values}`` in an attention graph; names go into the column ``labels``,
                 and are the same in every batch of a layer.
 
         Raises:

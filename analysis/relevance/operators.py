@@ -42,7 +42,7 @@ def raw(
 
     Args:
         graphs: of one model.
-        layer: the layer in place of the first hop; it must join the same nodes.
+        layer: a layer that replaces the first hop; it must connect the same nodes.
         heads: which heads of that layer; None for all.
         query: which query of each example, ``(b,)``; None for all.
 
@@ -90,7 +90,7 @@ def rollout(graphs: Graphs) -> Relevance:
     and takes the other half by attention.
 
     With :math:`P` the mean over heads of a layer's weights, its rows divided by their sums, and for every
-    node set :math:`c`, a layer by which the nodes :math:`a` look at :math:`b` (at themselves in
+    node set :math:`c`, a layer by which the nodes :math:`a` attend to :math:`b` (at themselves in
     self-attention) does
 
     .. math::
@@ -138,7 +138,7 @@ def relevance(graphs: Graphs, gradients: Mapping[str, Tensor]) -> Relevance:
         \bar R &= I + \hat R / \textstyle\sum_k \hat R_{\cdot k}, \quad \hat R = R - I
             && \text{rows normalised (8, 9)} \\
         R^{ab} &\leftarrow R^{ab} + (\bar R^{aa})^\top \bar A \bar R^{bb}
-            && a \text{ looks at } b \text{ (10)} \\
+            && a \text{ attends to } b \text{ (10)} \\
         R^{ac} &\leftarrow R^{ac} + \bar A R^{bc}, \quad c \neq b && \text{(11)}
 
     from :math:`R^{aa} = I` and :math:`R^{ac} = 0`. A row of :math:`\hat R` that is 0 stays 0. The paper has

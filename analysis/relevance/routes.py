@@ -148,9 +148,9 @@ class Route(NamedTuple):
 
     Args:
         layers: those in which the tokens are queries, in the order of the calls.
-        hops: the last layer by which the tokens look at other nodes; then, where those are not image nodes
-            yet, the last layer by which these look at others, and so on. A single sequence of text and image
-            looks at itself.
+        hops: the last layer by which the tokens attend to other nodes; then, where those are not image nodes
+            yet, the last layer by which these attend to others, and so on. A single sequence of text and
+            image attends to itself.
     """
 
     layers: list[str]
@@ -162,7 +162,7 @@ def route(graphs: Graphs) -> Route:
 
     The tokens are the queries of the last layer that is cross-attention from other nodes than image nodes, or
     self-attention in a sequence of text and image. Where there is no such layer, they are the image nodes
-    that look at others (the probe of a pooling head, a Q-Former's queries), or those of the last image
+    that attend to others (the probe of a pooling head, a Q-Former's queries), or those of the last image
     encoder, or else those of the last layer. Image tokens of a sequence that are as many as the queries of
     some cross-attention of image nodes (a Q-Former) are assumed to be those, and the route continues with
     that layer.

@@ -57,7 +57,7 @@ def library() -> Library | None:
     """The library for this processor, or None where it can't be used or is not wanted.
 
     Raises:
-        UserError: :data:`VARIABLE` asks for what is not there.
+        UserError: :data:`VARIABLE` names an unavailable library.
     """
     wanted = os.environ.get(VARIABLE, "")
     found, reason = _find(wanted)

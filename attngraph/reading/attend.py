@@ -1,7 +1,7 @@
-"""The attention of an instrumented model: it computes what eager attention computes, and calls the listeners.
+"""The attention of an instrumented model: it computes the same as eager attention, and calls the listeners.
 
 transformers' ``AttentionInterface`` calls :func:`graph_attention`; families that do not use the interface
-(:mod:`attngraph.reading.families`) call what is behind it, :func:`attend`.
+(:mod:`attngraph.reading.families`) call the function behind it, :func:`attend`.
 """
 
 from __future__ import annotations
@@ -398,8 +398,8 @@ def _self_attention(
 
 
 def _additive(mask: Tensor | None, dtype: torch.dtype, eager: Callable) -> Tensor | None:
-    """A bool mask as eager attention wants it, which adds it: what is hidden is at the bottom of the type,
-    where a softmax has weights even for queries that see nothing."""
+    """A bool mask in the additive form of eager attention: hidden edges have the minimum of the dtype, so
+    that a softmax has weights even for queries that see nothing."""
     if mask is None or mask.dtype != torch.bool or eager is _formula:
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)

@@ -1,9 +1,9 @@
-"""Making a model's attention visible while it runs, and its way back.
+"""Making a model's attention visible while it runs, and restoring the model.
 
 Models that use transformers' ``AttentionInterface`` are switched to
 :func:`attngraph.reading.attend.graph_attention` through their configurations; families that do not use it
-(:mod:`attngraph.reading.families`) get attention classes that call what is behind it,
-:func:`attngraph.reading.attend.attend`. Both compute what the model's eager attention computes.
+(:mod:`attngraph.reading.families`) get attention classes that call the function behind it,
+:func:`attngraph.reading.attend.attend`. Both compute the same as the model's eager attention.
 With ``fused=True`` a model that is set to SDPA runs SDPA, :func:`attngraph.reading.attend.fused_attention`.
 
     >>> handle = instrument(model)
@@ -464,7 +464,7 @@ def _inner_model(model: nn.Module, name: str) -> nn.Module:
 
 
 def _configs(model: nn.Module) -> list[PretrainedConfig]:
-    """Every configuration that the model and its parts look at."""
+    """All configurations that the model and its parts use."""
     configs: list[PretrainedConfig] = []
 
     def add(config: object) -> None:
@@ -479,7 +479,7 @@ def _configs(model: nn.Module) -> list[PretrainedConfig]:
 
 
 def _begin(inner_model: nn.Module, args: tuple) -> None:
-    """Before an innermost transformers model runs: what was left in its last forward pass is over."""
+    """Before an innermost transformers model runs: discard the results of its last forward pass."""
     state = next((state for part in inner_model.modules() if (state := find_state(part)) is not None), None)
     if state is not None:  # a part may have been let go of
         state.model.begin(inner_model)

@@ -88,7 +88,7 @@ class Words(NamedTuple):
 
 
 class Output(NamedTuple):
-    """States that a model put out."""
+    """Output states of a model."""
 
     states: weakref.ref[Tensor] | None
     length: int

@@ -51,7 +51,7 @@ def find_output(attention: nn.Module, parent: nn.Module | None) -> tuple[str, nn
 
 
 def _unwrapped(module: Any) -> Any:
-    """The frozen layer inside those that PEFT puts round it."""
+    """The frozen layer inside the wrappers of PEFT."""
     while hasattr(module, "base_layer"):
         module = module.base_layer
     return module

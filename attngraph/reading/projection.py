@@ -1,10 +1,11 @@
-r"""Projected queries :math:`Q W_q + b_q`, before rotary embedding turns them and before they are scaled.
+r"""Projected queries :math:`Q W_q + b_q`, before rotary embedding and before scaling.
 
-A graph's distances join queries and values, and values are neither turned nor scaled: query features must not
-be either. So the outputs of a module's query projection and query norm are recorded while it runs. One is
-taken for the features if it fits the queries that are compared: rotary embedding, partial or not, keeps the
-Euclidean norm of every head's vector, or scales all by one factor, that of the cosines and sines the module
-was given; and some models (OPT, Whisper) multiply queries by :math:`1/\sqrt d` before attention.
+A graph's distances compare queries and values, and values are neither rotated nor scaled, so query features
+must not be either. Therefore the outputs of a module's query projection and query norm are recorded while it
+runs. An output is used as the features if it matches the queries that are compared with keys: rotary
+embedding, partial or not, keeps the Euclidean norm of every head's vector, or scales all by one factor, that
+of the module's cosines and sines; and some models (OPT, Whisper) multiply queries by :math:`1/\sqrt d` before
+attention.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ class Projections:
                     self._children = list(module._modules.values())
 
     def end(self) -> None:
-        """After it ran: let go of what was recorded."""
+        """After the module ran: discard the recorded outputs."""
         self._now.outputs, self._now.turn = (), None
 
     def remove(self) -> None:
@@ -106,8 +107,8 @@ class Projections:
         self._hooks, self._children = [], []
 
     def _note(self, child: nn.Module, args: tuple, output) -> None:
-        """A projection counts; a norm counts if it got what one that counts put out, not if the model rotates
-        first."""
+        """Record the output of a projection, or of a norm whose input is a recorded output. (It is not if the
+        model rotates first.)"""
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return
         if "norm" not in type(child).__name__.lower() or (

@@ -321,7 +321,7 @@ def _head_numbers(heads: int | Iterable[int] | None) -> list[int] | None:
     """The numbers of heads, or None for all.
 
     Raises:
-        UserError: what is given is neither an integer nor one or more of them.
+        UserError: another type than an integer or a list of integers, or an empty list.
     """
     if heads is None:
         return None

@@ -202,7 +202,7 @@ class LayerState:
     @cached_property
     def decodes(self) -> bool:
         """Whether ``inner_model`` orders the queries of self-attention in time: it makes causal masks, or
-        another of its attention modules says so."""
+        another of its attention modules is declared causal."""
         layers = (state for part in self.inner_model.modules() if (state := find_state(part)) is not None)
         others = (state for state in layers if state is not self and state.inner_model is self.inner_model)
         if any(is_causal(state.site.module) for state in others):

@@ -390,8 +390,8 @@ class Watch(TorchFunctionMode):
 
 
 class Product(NamedTuple):
-    """A product of matrices: what is multiplied, and in which order of dimensions that is ``(*, n, k)`` by
-    ``(*, k, d)`` gives ``(*, n, d)``; None where they are in that order."""
+    """A product of matrices: its operands, and the permutations of dimensions that make them ``(*, n, k)``
+    and ``(*, k, d)``, with the result ``(*, n, d)``; None for no permutation."""
 
     left: Tensor
     right: Tensor
@@ -472,7 +472,7 @@ class Layout(NamedTuple):
     h: int
 
     def split(self, x: Tensor) -> Tensor:
-        """``(b, h, n, d)``; what is there once for several heads or examples is repeated."""
+        """The tensor as ``(b, h, n, d)``; entries shared by several heads or examples are repeated."""
         rest = x.shape[-2:]
         if tuple(x.shape[:-2]) != self.lead:
             count = x.shape[:-2].numel()

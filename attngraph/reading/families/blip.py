@@ -38,7 +38,7 @@ HARMLESS = """
     cache_position cu_seq_lens_k cu_seq_lens_q is_causal max_length_k max_length_q num_items_in_batch
     output_attentions output_hidden_states output_router_logits position_ids return_dict seq_idx use_cache
 """.split()
-"""Arguments that models hand down to attention modules whose eager attention does not look at them."""
+"""Arguments that models hand down to attention modules whose eager attention ignores them."""
 
 
 def _check_known(module: nn.Module, others: dict[str, Any]) -> None:

@@ -91,8 +91,8 @@ def _refuse_landmarks(module: Any, args: tuple, kwargs: dict) -> None:
 
 
 def _note_directions(layer: Any, args: tuple, kwargs: dict) -> None:
-    """A cross-modality layer of LXMERT runs one module for both directions: words that look at regions, then
-    regions that look at words. The queries' own padding is not among its arguments."""
+    """A cross-modality layer of LXMERT runs one module for both directions: words that attend to regions,
+    then regions that attend to words. The queries' own padding is not among its arguments."""
     given = arguments(layer, args, kwargs)
 
     def valid(side: str) -> Tensor | None:
@@ -120,8 +120,8 @@ def _note_valid(model: Any, args: tuple, kwargs: dict) -> None:
 
 
 def _note_streams(module: Any, args: tuple, kwargs: dict) -> None:
-    """XLNet's content stream attends to itself and to what was kept of it (``mems``); then the query stream,
-    where there is one, attends to the content stream."""
+    """XLNet's content stream attends to itself and to its memory (``mems``); then the query stream, if there
+    is one, attends to the content stream."""
     notes = state_of(module).notes
     notes["turns"] = [Known(cross=False, query_mask=notes["valid"]), Known(cross=True)]
 
