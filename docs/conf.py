@@ -61,7 +61,7 @@ OTHERS = """
 TYPES = (
     # as they stand in annotations
     r"Tensor|Data|HeteroData|NoneType|FieldInfo|PydanticUndefined|RootModelRootType|_PydanticGeneralMetadata|"
-    r"Ge|Gt|Le|Lt|MinLen|Strict|optional|\w+\[.*"
+    r"Ge|Gt|Le|Lt|MinLen|Strict|optional|PeftConfig|PeftModel|pd\.DataFrame|\w+\[.*"
 )
 nitpicky = True
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(OTHERS)})(\..*)?"), (r"py:class", TYPES)]
