@@ -193,5 +193,8 @@ setup(
         + BROWSER
         + ["pre-commit>=3.7"],
     },
-    entry_points={"console_scripts": ["attngraph = attngraph.experiments.cli:main"]},
+    entry_points={
+        "console_scripts": ["attngraph = attngraph.experiments.cli:main"],
+        "lmms_eval.models": ["attngraph = attngraph.experiments.lmms_eval:manifest"],
+    },
 )

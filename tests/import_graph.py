@@ -22,7 +22,7 @@ FLOORS = (
     {"attngraph.experiments.data", "attngraph.experiments.models", "attngraph.experiments.metrics"},
     {"attngraph.experiments.tasks", "attngraph.experiments.methods"},
     {"attngraph.experiments.runs"},
-    {"attngraph.experiments.tables", "attngraph.experiments.inspect"},
+    {"attngraph.experiments.tables", "attngraph.experiments.inspect", "attngraph.experiments.lmms_eval"},
     {"attngraph.experiments.studies"},
     {"attngraph.experiments.commands"},
     {"attngraph.experiments.cli"},
