@@ -21,7 +21,7 @@ _CHANGE = LinearSegmentedColormap.from_list(
     [(0.02, 0.19, 0.58, 0.85), (0.1, 0.45, 0.85, 0.5), (1, 1, 1, 0), (1, 0.3, 0, 0.5), (0.7, 0, 0.1, 0.85)],
 )
 _TEXT, _GAP, _TOP, _BAR = 1.25, 0.06, 0.22, 0.62  # inches: words beside an image, between images, above, bar
-_LARGEST = 1.4  # inches, side of an image
+_LARGEST = 1.7  # inches, side of an image
 
 
 def draw_maps(
