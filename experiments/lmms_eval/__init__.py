@@ -1,12 +1,12 @@
 """attngraph's models and two of its tasks in lmms-eval, which finds the models by the entry point
-``lmms_eval.models``.
+``lmms_eval.models``. With ``RUN`` the folder of a finished run::
 
-    lmms-eval --model attngraph --model_args pretrained=runs/train/cells/pgnn/snli_ve/seed0 \\
+    lmms-eval --model attngraph --model_args pretrained=RUN \\
         --tasks attngraph_snli_ve --include_path .../attngraph/experiments/lmms_eval/tasks
 
-The tasks read data sets that :func:`save_dataset` has written into ``data/lmms``, in the records of
-:mod:`attngraph.experiments.data.records`. Tried with lmms-eval 0.7.3, which fails with filelock 4 without
-asking for an earlier one: install ``filelock<4`` after it.
+The tasks read datasets that :func:`save_dataset` has written into ``data/lmms``, in the records of
+:mod:`attngraph.experiments.data.records`. Tested with lmms-eval 0.7.3, which fails with filelock 4 without
+requiring an earlier version: install ``filelock<4`` after it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MODEL = "attngraph"
 
 
 def manifest() -> Any:
-    """What the entry point gives to lmms-eval: a ``ModelManifest``."""
+    """The ``ModelManifest`` that lmms-eval gets from the entry point."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(
@@ -38,7 +38,7 @@ def save_dataset(task: str, data: str | Path, folder: str | Path, split: str = "
     Args:
         task: name of a task, such as ``snli_ve`` or ``vizwiz_caps``.
         data: folder of its data.
-        folder: for the data sets of several tasks.
+        folder: folder for the datasets of several tasks.
         split: ``train``, ``validation`` or ``test``.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the task files of lmms-eval call; scores are those of :mod:`attngraph.experiments.metrics`."""
+"""Functions for the task files of lmms-eval; scores are those of :mod:`attngraph.experiments.metrics`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def image(doc: Mapping[str, Any]) -> list[Any]:
 
 
 def hypothesis(doc: Mapping[str, Any], texts: Mapping[str, str]) -> str:
-    """The hypothesis between two texts; its full stop is left out."""
+    """The hypothesis between two texts, without its full stop."""
     return texts["pre_prompt"] + doc["text"].rstrip(" .") + texts["post_prompt"]
 
 
@@ -30,7 +30,7 @@ def entailment(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, floa
 
 
 def caption(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """What :func:`bleu4` and :func:`cider` score."""
+    """Records for :func:`bleu4` and :func:`cider`."""
     record = {"id": doc["id"], "caption": results[0], "references": doc["answer"]}
     return {"bleu4": record, "cider": record}
 
