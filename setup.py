@@ -184,6 +184,8 @@ setup(
         "ray": ["ray>=2.40"],
         "test": TEST,
         "lint": LINT,
+        # Jupyter, and the packages that docs/notebooks use
+        "notebook": [*EXTRAS["experiments"], *EXTRAS["tsne"], "notebook>=7"],
         "docs": DOCS,
         "browser": BROWSER,
         "dev": [line for name in ("experiments", "tsne", "captions") for line in EXTRAS[name]]

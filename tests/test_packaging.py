@@ -1,6 +1,8 @@
 """The package description, the wheel that comes of it, and the set-up tools."""
 
+import ast
 import hashlib
+import json
 import os
 import platform
 import re
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from attngraph.extras import EXTRA_OF
+from tests.docs.pages import NOTEBOOKS
 
 setuptools = pytest.importorskip("setuptools")
 
@@ -97,6 +100,25 @@ def test_errors_name_the_extra_that_brings_a_package(description):
     brought = {(name_of(line), extra) for extra in set(EXTRA_OF.values()) for line in extras[extra]}
     named = {(name_of(distributions.get(package, package)), extra) for package, extra in EXTRA_OF.items()}
     assert named == brought
+
+
+def test_the_notebook_extra_brings_what_notebooks_import(description):
+    lines = description["install_requires"] + description["extras_require"]["notebook"]
+    brought, providers = {name_of(line) for line in lines}, metadata.packages_distributions()
+    own = {*sys.stdlib_module_names, "attngraph", "IPython"}  # IPython runs every notebook
+    for notebook in NOTEBOOKS:
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        steps = ast.walk(ast.parse(code))
+        names = {name for step in steps for name in imported(step)} - own
+        assert names and all(brought & {*map(name_of, providers[name])} for name in names), notebook
+
+
+def imported(step: ast.AST) -> list[str]:
+    """Packages that a statement imports from."""
+    if isinstance(step, ast.ImportFrom):
+        return [str(step.module).partition(".")[0]]
+    return [one.name.partition(".")[0] for one in step.names] if isinstance(step, ast.Import) else []
 
 
 @pytest.fixture(scope="module")

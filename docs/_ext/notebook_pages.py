@@ -1,9 +1,15 @@
-"""Pages from notebooks: ``.ipynb`` files are run at build time and shown with their output."""
+"""Pages from notebooks: ``.ipynb`` files are run at build time and shown with their output.
+
+    python docs/_ext/notebook_pages.py NOTEBOOK ...   # stores the outputs in the files
+
+The slow tests compare stored outputs with new ones.
+"""
 
 import logging
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -29,6 +35,25 @@ def execute(source: str, folder: Path) -> nbformat.NotebookNode:
     client.log.setLevel(logging.ERROR)
     client.execute(cwd=str(folder), env=environment, stderr=subprocess.DEVNULL)
     return notebook
+
+
+def store_outputs(path: Path) -> None:
+    """Runs a notebook and stores its outputs in the file: text that it prints and returns, and images."""
+    source = path.read_text(encoding="utf-8")
+    notebook = nbformat.reads(source, as_version=4)
+    for cell, run in zip(notebook.cells, execute(source, path.parent).cells):
+        if cell.cell_type == "code":
+            cell.outputs = [kept for output in run.outputs if (kept := _kept(output)) is not None]
+    path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+
+
+def _kept(output: nbformat.NotebookNode) -> nbformat.NotebookNode | None:
+    """An output without numbers of executions, standard error, and the other forms of an image."""
+    if output.output_type == "stream":
+        return output if output.name == "stdout" else None
+    data = output.get("data", {})
+    name = next((name for name in ("image/png", "text/plain") if name in data), None)
+    return name and nbformat.v4.new_output("display_data", {name: data[name]})
 
 
 def to_markdown(notebook: nbformat.NotebookNode) -> str:
@@ -76,3 +101,8 @@ def setup(app: Sphinx) -> dict:
     app.add_source_suffix(".ipynb", "ipynb")
     app.add_source_parser(NotebookParser)
     return {"parallel_read_safe": True}
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        store_outputs(Path(name))
