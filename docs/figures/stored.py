@@ -92,7 +92,8 @@ def figures() -> dict[Path, Callable[[Path, Path], None]]:
         grids |= {results / folder / name / name: load_table(name, "scenes") for name in names}
     return {
         **{path: partial(draw_comparisons, grid=grid) for path, grid in grids.items()},
-        results / "planted" / planted_report.FIGURES[0]: draw_planted,
+        results / "planted" / planted_report.DIRECTION[0]: draw_planted,
+        results / "planted" / "cues" / planted_report.CUES: draw_planted,
         results / "attention" / "mass": draw_localisation,
         **{checkpoints / model / "loss": draw_loss for model in ("mini-blip", "mini-mplug")},
     }

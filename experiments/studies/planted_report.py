@@ -288,9 +288,10 @@ def _heat_map(
     digits, gap, size = (0, "\n", 6) if compact else (1, " ", 7)
     predicted = "theory_gain" if gain_of == "pgnn" else f"theory_{gain_of}_gain"
     for (y, x), value in np.ndenumerate(gain.to_numpy()):
-        text = f"{value:+.{digits}f}"
+        text = f"{round(value, digits) + 0.0:+.{digits}f}"  # not -0
         if predicted in part:
-            text += f"{gap}({100 * wide[predicted].iloc[y, x]:+.{digits}f})"
+            theory = round(100 * wide[predicted].iloc[y, x], digits) + 0.0
+            text += f"{gap}({theory:+.{digits}f})"
         panel.text(
             x,
             y,
