@@ -45,18 +45,17 @@ def compare(
     out: str | Path,
     **options: Any,
 ) -> pd.DataFrame | None:
-    """Train and score methods on tasks, as ``attngraph ablation`` does, and return the table that it writes
-    into ``ablation.csv``.
+    """Train and score methods on tasks, as ``attngraph ablation``, and return the table of ``ablation.csv``.
 
     >>> attngraph.compare(["gcn", "pgnn", LoraConfig(r=4)], "vqa", seeds=5, out="runs/three")
 
-    Runs are in ``out``; finished ones are not run again, so a second call with more seeds adds these. They
-    run in worker processes: a script calls this below ``if __name__ == "__main__":``.
+    Runs are in ``out``; finished ones are not repeated, so a second call with more seeds adds these. They run
+    in worker processes, so a script must call this below ``if __name__ == "__main__":``.
 
     Args:
         methods: names of rows (``attngraph list methods``, or a type of PEFT configurations such as ``ia3``)
             and PEFT configurations, whose target modules are chosen on the language side where they are None.
-            Each is saved in ``out/rows``, with which the command runs it: ``--plugin
+            Each is saved in ``out/rows``, from which the command can run it: ``--plugin
             FOLDER/adapter_config.json``. The reference rows of the preset are added.
         tasks: names of tasks; None for the preset's.
         data: a folder of datasets, as for ``--data``; None for synthetic data.
@@ -73,7 +72,7 @@ def compare(
         ``note``. Under ``torchrun``, None in all processes but the first.
 
     Raises:
-        UserError: as the command's.
+        UserError: in the same cases as the command.
     """
     known = [
         name for name in AblationOptions.__dataclass_fields__ if name not in ("rows", "download", "dry_run")

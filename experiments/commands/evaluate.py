@@ -106,15 +106,15 @@ def evaluate(
     Args:
         model: the folder of a finished run; or a model without one: a shipped name, a folder, a name of the
             hub (``hub:NAME`` fetches it), a transformers model or PEFT model in memory that was loaded with
-            ``from_pretrained``, a model family, or what a method's ``apply`` returned. None: the mini-BLIP.
-        task: name of a task, or a task; None for the run's own.
+            ``from_pretrained``, a model family, or the result of a method's ``apply``. None: the mini-BLIP.
+        task: name of a task, or a task; None for the run's.
         data: a folder of datasets, as for ``--data``; or records with the fields ``image``, ``text``
             and ``answer`` (:mod:`attngraph.experiments.data.records`): a ``datasets.Dataset``, a list of
             dictionaries, or a dictionary of such by split, as ``datasets.DatasetDict`` is. None for the run's
             data, or for tasks whose data are in a package.
-        split: ``train``, ``validation`` or ``test``; None for the run's own, or test. Records that are not
-            given by split are all scored.
-        device: where to compute: ``cpu``, ``cuda`` ...
+        split: ``train``, ``validation`` or ``test``; None for the run's, or test. Records without splits are
+            all scored.
+        device: device of the model: ``cpu``, ``cuda`` ...
         answers: ``answering``, ``decoding``, ``ranking`` and ``eval_examples`` of
             :class:`attngraph.experiments.runs.experiment.Answers`, such as ``decoding={"num_beams": 5}``.
 
@@ -124,7 +124,7 @@ def evaluate(
         examples.
 
     Raises:
-        UserError: as the command's; or a record lacks a field.
+        UserError: in the same cases as the command, or if a record lacks a field.
     """
     check_device(device)
     asked = checked(answers, Answers, lambda field: "evaluate", REMEDY)
@@ -181,7 +181,7 @@ def _check(task: Task, asked: Answers, data: Path | None) -> None:
 
 
 def _run_in(model: Any) -> Finished | None:
-    """The finished run in a folder; None for all else."""
+    """The finished run in a folder; None for anything else."""
     if isinstance(model, (str, Path)) and (Path(model) / SCORES).is_file():
         return finished(Path(model))
     return None
@@ -206,7 +206,7 @@ def _of_run(
     model: str | None = None,
     download: bool = False,
 ) -> _Found:
-    """A finished run answers, as it was scored unless ``asked`` says otherwise."""
+    """Answers of a finished run, in its answering mode unless ``asked`` changes it."""
     model = model or cell.experiment.model
     if task is cell.task and asked.answering is None:
         way = cell.way(data)

@@ -34,10 +34,11 @@ def record_examples(records: Iterable[Mapping[str, Any]], with_text: bool) -> li
         with_text: whether the task's prompts have a text.
 
     Raises:
-        UserError: a record lacks a field, has one of another type, or shares its ``id``; or there are none.
+        UserError: a record lacks a field, has a field of another type, or a duplicate ``id``; or there are no
+            records.
     """
     fields = (IMAGE, TEXT, ANSWER) if with_text else (IMAGE, ANSWER)
-    remedy = f"give each record {', '.join(fields)} (rename columns, such as question to {TEXT})"
+    remedy = f"each record needs {', '.join(fields)} (rename columns, such as question to {TEXT})"
     records, labels = _undecoded(records)
     ids, examples = Unique(WHERE, ID), []
     for number, content in enumerate(records):
@@ -46,7 +47,7 @@ def record_examples(records: Iterable[Mapping[str, Any]], with_text: bool) -> li
         answer = record.field(ANSWER, str, list, int) if labels else record.field(ANSWER, str, list)
         if isinstance(answer, int):
             if not 0 <= answer < len(labels):
-                raise record.fault(f"field '{ANSWER}' of {record.where} is {answer}, no class label")
+                raise record.fault(f"field '{ANSWER}' of {record.where} is {answer}, not a class label")
             answer = labels[answer]
         references = (answer.strip(),) if isinstance(answer, str) else record.texts(ANSWER)
         identity = str(record.field(ID, str, int)) if ID in content else str(number)
@@ -75,14 +76,14 @@ def _image(record: Record) -> Path:
     if isinstance(value, Image.Image):
         if value.mode in ("I", "F"):
             raise record.fault(
-                f"field '{IMAGE}' of {record.where} holds 32-bit numbers", "convert it to 8 bits a channel"
+                f"field '{IMAGE}' of {record.where} has 32-bit values", "convert it to 8 bits per channel"
             )
         return picture_file(_png(value))
     if isinstance(value, Mapping) and value.get("bytes"):
         return picture_file(value["bytes"])
     path = value.get("path") if isinstance(value, Mapping) else value
     if not isinstance(path, (str, Path)) or not str(path):
-        raise record.fault(f"field '{IMAGE}' of {record.where} holds no image ({shown(value)})")
+        raise record.fault(f"field '{IMAGE}' of {record.where} is not an image ({shown(value)})")
     return Path(path)
 
 

@@ -57,7 +57,7 @@ def _labels(lines: pd.DataFrame) -> Iterator[str]:
             f"of {most.place} ({_mean(most.value)}, null {_mean(most.null_permuted)})."
         )
     elif len(lines):
-        yield "By none of the labels does adjusted homophily differ from its null."
+        yield "Adjusted homophily does not differ from its null for any of the labels."
 
 
 def _places(lines: pd.DataFrame) -> dict[str, str]:

@@ -292,8 +292,8 @@ UNFIT = {
 class ConfigMethod(PeftMethod):
     """Any method of PEFT that changes layers of the model, by the type of its configuration.
 
-    Where a configuration leaves its target modules open, they are those of the language side: the norms for
-    LN tuning, projections to keys and values for (IA)³, and to queries and values for all others.
+    If a configuration does not set target modules, they are those of the language side: the norms for LN
+    tuning, projections to keys and values for (IA)³, and to queries and values for all others.
 
     Args:
         peft_type: name of the type in PEFT, such as ``IA3``.

@@ -137,7 +137,7 @@ SMALL = (
     ConfigMethod(
         name="dora",
         title="DoRA",
-        note="LoRA whose lengths of columns are trained apart",
+        note="LoRA with separately trained column norms",
         peft_type="LORA",
         options={"r": 8, "lora_alpha": 16, "use_dora": True},
     ),

@@ -105,9 +105,9 @@ def _in_memory(model: PreTrainedModel | PeftModel, download: bool) -> ModelFamil
     if not place:
         raise UserError(
             f"this {type(model).__name__} does not say where its tokenizer is: load it with from_pretrained, "
-            "or save it with its tokenizer and give the folder"
+            "or save it with its tokenizer and use the folder"
         )
-    family = _from_transformers(place, place, f"give a folder with {FILES}", download, model)
+    family = _from_transformers(place, place, f"use a folder with {FILES}", download, model)
     family.title = f"{type(model).__name__} ({Path(place).name})"
     return family
 

@@ -293,7 +293,7 @@ class FeatureCache:
         held = sum(other.stat().st_size for other in self.folder.glob("[!.]*.npy"))
         if held + 4 * math.prod(about["shape"]) > self.limit:
             return False
-        options: dict[str, Any] = {"desc": "image states", "unit": "image", "leave": False, "delay": 1}
+        options: dict[str, Any] = {"desc": "image features", "unit": "image", "leave": False, "delay": 1}
         is_worker = multiprocessing.parent_process() is not None  # the command has a bar of its own
         with Progress(total=len(paths), disable=is_worker, **options) as bar:
             try:

@@ -1,4 +1,4 @@
-r"""How much a model has forgotten in training: the rise of its loss on another task,
+r"""Forgetting of a model in training: the increase of its loss on another task,
 
 .. math:: \text{forgetting} = L_\text{after} - L_\text{before}, \qquad
     L = -\frac{1}{N} \sum_{n=1}^{N} \log P(\text{answer token } n),
@@ -26,12 +26,12 @@ BATCH = 64
 
 
 class Forgetting:
-    """Measures what runs have forgotten of a task.
+    """Measures the forgetting of a task by runs.
 
     Args:
-        task: another task than the runs'.
+        task: a task that differs from the runs'.
         data: folder of its data.
-        device: where to compute.
+        device: device of the models.
 
     Attributes:
         before: checkpoint and side of its images -> loss of the pre-trained model.
@@ -43,7 +43,7 @@ class Forgetting:
         self.before: dict[tuple[str | None, int | None], float] = {}
 
     def of(self, run: Finished) -> float:
-        """The rise of the loss in a run, in nats per answer token; 0 where nothing was trained."""
+        """The increase of the loss by a run, in nats per answer token; 0 for runs without training."""
         model, side = run.experiment.model, run.experiment.side
         with cpu_threads(run.threads):
             if (model, side) not in self.before:

@@ -54,7 +54,7 @@ def write_comparison(runs: Sequence[Run], forgetting: Forgetting, folder: Path) 
     Args:
         runs: runs of one task; a run in two rows is written once.
         forgetting: measures forgetting. Runs that are already written are not measured again.
-        folder: gets :data:`FOLDER`.
+        folder: folder that :data:`FOLDER` is written to.
     """
     results = []
     for run in distinct(runs):

@@ -51,5 +51,5 @@ def test_what_is_not_known_is_left_out_and_stacks_of_one_kind_have_their_names()
     said = verdict(pd.DataFrame(lines, columns=COLUMNS))
     assert "layers of text.a.*.attn (" in said and "layers of text.b.*.attn (" in said
     assert "probe" not in said and said.endswith(
-        "By none of the labels does adjusted homophily differ from its null."
+        "Adjusted homophily does not differ from its null for any of the labels."
     )
