@@ -31,7 +31,7 @@ def _paragraphs(kind: type) -> tuple[str, str]:
     return first, rest
 
 
-#: Name of a command (and of its module in :mod:`attngraph.experiments.commands`) → what it does.
+#: Name of a command (and of its module in :mod:`attngraph.experiments.commands`) → summary.
 COMMANDS = {
     name.removesuffix("Options").lower(): " ".join(_paragraphs(kind)[0].split()).removesuffix(".")
     for name, kind in vars(options).items()
@@ -40,7 +40,7 @@ COMMANDS = {
 
 DOCTOR = "doctor"  # the command that runs whatever is missing
 SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
-#: What happens to an output that is not buffered; errors of files have the file's name.
+#: Errors of unbuffered output; errors of files have the file's name.
 NO_OUTPUT = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
 NO_READER = 141  # the exit code, as shells give it for SIGPIPE
 

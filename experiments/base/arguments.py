@@ -17,7 +17,7 @@ from typing import IO, Annotated, Any, Literal, NoReturn, TypeVar, get_args, get
 from attngraph.experiments.base.types import METAVARS, READERS, Several
 from attngraph.names import did_you_mean
 
-#: Environment variable that ``--quiet`` sets, so that worker processes know too.
+#: Environment variable that ``--quiet`` sets, so that worker processes inherit it.
 QUIET = "ATTNGRAPH_QUIET"
 
 

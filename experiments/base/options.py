@@ -15,7 +15,7 @@ from attngraph.experiments.base.types import Names, Positive, Seed, Word
 
 HUB = "hub:"  # before a name: it may be fetched
 SET = {"default": (), "metavar": "NAME=VALUE", "flag": "--set", "nargs": None}  # an option of --set
-#: Words that one might take for options -> the field of an experiment that --set sets.
+#: Words that users may mistake for options -> the field of an experiment for --set.
 FIELDS = {
     "lr": "recipe.learning_rate",
     "learning-rate": "recipe.learning_rate",

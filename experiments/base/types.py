@@ -104,7 +104,7 @@ Names = tuple[str, ...]
 Word = Annotated[str, word]  # one of several that may hold commas
 Seeds = Annotated[range, seed_range]
 
-#: Type -> the function that reads it; None for the type of options that name none.
+#: Type -> the function that reads it; None for options without a type.
 READERS: dict[type | None, Callable[[str], Any]] = {
     int: Between(-LARGEST, LARGEST),
     float: number,

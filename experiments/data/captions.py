@@ -13,7 +13,7 @@ from attngraph.experiments.data.hub import Hub
 # ---- COCO -------------------------------------------------------------------------------------------------
 
 KARPATHY_FILE = "dataset_coco.json"
-#: What the file calls a split -> the split.
+#: Name of a split in the file -> the split.
 KARPATHY_SPLITS = {"train": "train", "restval": "train", "val": "val", "test": "test"}
 
 

@@ -127,7 +127,7 @@ def _answer_type(answer: str) -> str:
 
 
 DEV = 4  # one of so many images of test2015 is in test-dev2015, too
-#: The beginnings that the official files sort questions by.
+#: The beginnings by which the official files classify questions.
 QUESTION_TYPES = tuple(
     name.strip()
     for name in """
@@ -446,7 +446,7 @@ def _vizwiz_caps(folder: Folder, amounts: Amounts, seed: int) -> None:
         folder.dump(f"annotations/{part}.json", content)
 
 
-#: Data set -> how its official files are written.
+#: Dataset -> writer of its official files.
 LAYOUTS: dict[str, Layout] = {
     "vqa2": _vqa2,
     "vizwiz_vqa": _vizwiz_vqa,
@@ -455,7 +455,7 @@ LAYOUTS: dict[str, Layout] = {
     "textcaps": _textcaps,
     "vizwiz_caps": _vizwiz_caps,
 }
-#: Folder -> how it is written, and which amounts it takes.
+#: Folder -> its writer, and the field of its sizes.
 TASKS: dict[str, tuple[Layout, str]] = {
     "vqa_v2": (_plain_vqa, "questions"),
     "snli_ve": (partial(_pairs, official=False), "hypotheses"),

@@ -51,7 +51,7 @@ Arguments = Mapping[str, Any]
 FURTHER = ("positions", "backend", "shared", "top_k", "rescale", "query_rows")
 """Options of :class:`attngraph.adapters.GraphAdapterConfig` that a run's settings may have."""
 
-#: How the names of projections end (``query``, ``q``, ``q_proj``, ``to_q``, ``q_lin``, ``Wq``), and of those
+#: Suffixes of names of projections (``query``, ``q``, ``q_proj``, ``to_q``, ``q_lin``, ``Wq``), and of those
 #: to queries, keys and values at once (in GPT-2's cross-attention: to keys and values).
 ROLES = {
     role: rf"{role}|(w|to_)?{role[0]}|({role}|{role[0]})_.*" for role in ("query", "key", "value", "output")
@@ -273,12 +273,12 @@ def _end(name: str) -> str:
 
 # ---- PEFT's own methods, by the types of their configurations ---------------------------------------------
 
-#: What PEFT sets itself in a configuration, or says of the base model.
+#: Fields of a configuration that PEFT sets itself, or that describe the base model.
 OF_PEFT = (
     "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode".split()
 )
 LONGEST = 40  # part of a name
-#: Types that training here does not drive, and why.
+#: Types that are not supported, with the reason.
 UNFIT = {
     "ADALORA": "ranks are allocated by calls in the training loop, and by a term of the loss",
     "ADAPTION_PROMPT": "made for the attention layers of Llama, Mistral and GPT-2 only",

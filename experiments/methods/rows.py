@@ -68,7 +68,7 @@ GNNS = (
     ),
 )
 
-#: What pGNN's parts do. The first two are controls: pGNN without what its distances say.
+#: Effects of pGNN's components. The first two are controls: pGNN without the information of distances.
 PARTS = (
     _alone(
         "tempering",
@@ -143,7 +143,7 @@ SMALL = (
     ),
 )
 
-#: Of the tables *position* (pGNN sits in all places), *width*, *concat* (pGNN has the queries in the query
+#: Rows of the tables *position* (pGNN is in all places), *width*, *concat* (pGNN has the queries in the query
 #: rows of the node features) and *p* (pGNN learns p).
 SMALL_TABLES = (
     *(

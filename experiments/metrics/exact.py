@@ -12,8 +12,8 @@ import numpy as np
 from attngraph.errors import UserError
 from attngraph.experiments.metrics.statistics import aligned
 
-#: Words that name a label. The first is the one that is trained on; a model that was not trained on the task
-#: judges a statement in words of its own, which mean the same.
+#: Words that name a label. The first is the training target; a model that was not trained on the task uses
+#: other words with the same meaning.
 SYNONYMS = {
     "entailment": ("correct", "entailment", "yes", "true"),
     "contradiction": ("incorrect", "contradiction", "no", "false"),

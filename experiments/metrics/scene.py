@@ -77,7 +77,7 @@ _RELATIONS = {
     **dict.fromkeys(("below", "under", "lower"), "below"),
 }
 _ATTRIBUTE = f"(?:{'|'.join(_ATTRIBUTES)})"
-#: The grammar's phrases, in words that single spaces part.
+#: The grammar's phrases, in words separated by single spaces.
 _PHRASES = re.compile(
     r"(?<!\S)(?:"
     r"(?P<order>from left to right)"

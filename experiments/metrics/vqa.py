@@ -42,8 +42,8 @@ _SPELLINGS = """
 """
 
 
-#: VQA v2's table: each spelling without one of its apostrophes -> the spelling. One entry is the wrong way
-#: round. Entries for capital letters or equal spellings never act and are left out.
+#: VQA v2's table: each spelling without one of its apostrophes -> the spelling. One entry is
+#: reversed. Entries for capital letters or equal spellings have no effect and are omitted.
 CONTRACTIONS = {
     word[: mark.start()] + word[mark.end() :]: word
     for word in _SPELLINGS.split()

@@ -44,7 +44,7 @@ from attngraph.experiments.models.mplug import MPlug
 from attngraph.experiments.models.mplug.modeling import STRIDES, sizes
 from attngraph.experiments.models.weights import VOCABULARY, in_folder, quiet_transformers
 
-#: What can be made of a checkpoint, and in words.
+#: Architectures for conversion, with descriptions.
 ARRANGEMENTS: dict[str, tuple[type[BlipLike], str]] = {
     "captioner": (
         BlipCaptioner,
@@ -62,7 +62,7 @@ NEEDED = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 BERT = "google-bert/bert-base-uncased"
 EMBEDDINGS = "text_decoder.bert.embeddings"
 PREDICTIONS = "text_decoder.cls.predictions"
-#: Heads, queues and copies with momentum of pre-training, and buffers.
+#: Heads, queues and momentum copies of pre-training, and buffers.
 LEFT_OUT = (
     r"(itm_head|vision_proj|text_proj|(text|fusion)_encoder\.cls)\..+|temp|(image|text)_queue|"
     r"(queue|idx|ptr)_(ptr|queue)|\w+_m\..+|.+\.position_ids"
@@ -348,7 +348,7 @@ def _mplug(tensors: Tensors, asked: str | None, tokenizer: PreTrainedTokenizerBa
     return "whole", config, state
 
 
-#: Whose checkpoints -> a tensor that marks them, what converts them, and their own tokens.
+#: Origin -> a tensor that identifies it, the conversion, and its special tokens.
 KINDS = {
     "blip": ("visual_encoder.pos_embed", _blip, (DECODER_START, ENCODER_START)),
     "mplug": ("visual_encoder.visual.class_embedding", _mplug, ("[CLS]",)),

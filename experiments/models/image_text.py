@@ -40,7 +40,7 @@ from attngraph.experiments.models.weights import load_weights
 from attngraph.reading.families.vilt_order import in_order
 
 UNLIMITED = 1_000_000  # tokenizers without a limit name a number above
-#: Types that are read alone: their answers need token types, or a row of tiles for each token.
+#: Types for analysis only: their answers need token types, or a row of tiles for each token.
 READ_ONLY = ("paligemma", "mllama")
 
 

@@ -13,11 +13,11 @@ from attngraph.experiments.scenes.facts import COLUMNS, ROWS
 from attngraph.experiments.scenes.scene import COLORS, SHAPES, SIZES
 
 UNANSWERABLE = "unanswerable"
-#: How many say the answer, say it in another word, say a wrong one, and give up; and how common that is. VQA
-#: accuracy counts agreement, so that answers which all agree would leave half of it untried.
+#: Numbers of annotators who give the answer, a synonym, a wrong answer, or give up; and the frequency of this
+#: case. VQA accuracy counts agreement, so annotators who always agree would not test it.
 PATTERNS = {(10, 0, 0, 0): 10, (8, 2, 0, 0): 4, (7, 1, 2, 0): 3, (5, 1, 3, 1): 2, (4, 2, 3, 1): 1}
 LEVELS = {"good": 60, "poor": 25, "bad": 15}  # and how common they are, in per cent
-#: Fault -> the range of its amount in poor pictures, and in bad ones.
+#: Fault -> the range of its amount in poor images, and in bad ones.
 FAULTS = {
     "blurred": ((0.8, 1.5), (6.0, 9.0)),  # radius in pixels
     "dark": ((0.4, 0.65), (0.02, 0.06)),  # brightness

@@ -21,7 +21,7 @@ from attngraph.experiments.tables.variance import variances
 REPLICATES = 1000  # of the bootstrap over images
 MARGIN = 0.02  # of AUROC: a 90 % interval within it is a tie
 ALL, WITHIN = "all answers", "answers of one kind"  # the pairs of right and wrong answers that are compared
-#: Question -> what is compared: endings of the names of a detector's two scores, or the name itself.
+#: Question -> the two compared scores: suffixes of a detector's name, or a complete name.
 QUESTIONS = {
     "edges": ("real − permuted edges", "{}", "{}" + PERMUTED),
     "probability": ("detector − probability", "{}", PROBABILITY),

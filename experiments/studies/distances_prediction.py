@@ -47,7 +47,7 @@ from attngraph.experiments.tasks import TASKS
 PRESET = Path(__file__).with_name("distances.yaml")
 FILE = "prediction.csv"
 IMAGES = 200
-#: Exponents (a, b) that are tried: of a coupled arm (p/2, p - 2), of a free one all pairs.
+#: Exponents (a, b) to try: (p/2, p - 2) for a coupled arm, all pairs for a free one.
 STEPS = 41
 LINE = [(float(p / 2), float(p - 2)) for p in np.linspace(1, 3, STEPS)]
 PLANE = [(float(a), float(b)) for a in np.linspace(*A_RANGE, 21) for b in np.linspace(*B_RANGE, STEPS)]

@@ -495,6 +495,6 @@ _TIMES = {  # name in the scores -> the function, and how often it is among thos
     "curtain": (_curtain, 1),
     "statement": (statement, 6),
 }
-#: Kind of text → ``(scene, rng) -> (prompt, answer)``, or ``None`` if the scene offers nothing to write.
+#: Kind of text → ``(scene, rng) -> (prompt, answer)``, or ``None`` if the scene does not permit it.
 KINDS = {name: write for name, (write, _) in _TIMES.items()}
 _DRAWN = [write for write, times in _TIMES.values() for _ in range(times)]

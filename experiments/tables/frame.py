@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 AVERAGE = Column("avg", "Avg")  # the mean of the averaged columns; no task has a key without a dot
 WAY = Column("way", "Way")  # no task's either
 FROZEN, CEILINGS = "frozen", ("decoder", "full")  # methods; the first of the ceilings that the table has
-#: Of the ceiling over the frozen model, in every column: below it, noise would be divided by little.
+#: Minimum lead of the upper reference over the frozen model in every column: a small divisor amplifies noise.
 MARGIN = 0.02
 Weights = Mapping[str, float]  # column key -> weight in a sum of columns
 

@@ -31,7 +31,7 @@ PEFT = "peft"  # likewise: all methods by the types of PEFT's configurations
 MOST_SEEDS = 1000  # of a row
 REMEDY = "use a file written by attngraph search or attngraph sweep"
 
-#: Where checkpoints of pre-training seeds are looked for, those beside the shipped one.
+#: Places of the checkpoints of pre-training seeds, other than the shipped one.
 CHECKPOINTS = (
     Path("runs/checkpoints"),
     Path(__file__).parents[1] / "results" / "distances" / "checkpoints",
