@@ -118,7 +118,7 @@ def test_compare_trains_peft_configurations(preset, tmp_path, capsys):
     words += ["--rows", f"{name},ia3", "--tasks", "vqa", "--out", out]
     before = times(out / "cells")
     assert main(list(map(str, words))) == 0 and times(out / "cells") == before
-    assert "4 cells, 4 of them finished already" in capsys.readouterr().err
+    assert "4 runs, 4 of them finished already" in capsys.readouterr().err
 
 
 def test_a_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):
