@@ -7,6 +7,7 @@ PEFT has neither entry points nor another hook by which it could find a method t
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from peft.auto import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
@@ -44,12 +45,17 @@ def add_code(folder: Path, source: str = "this folder or repository") -> None:
             card.write_text(text, encoding="utf-8")
 
 
+def is_on_hub(base: str | None) -> bool:
+    """Whether the saved name of a base model is not a local path, which is valid on one machine only."""
+    return bool(base) and not os.path.exists(str(base))
+
+
 def _code(folder: Path, source: str, subfolder: str) -> str:
-    """The lines that load an adapter, with its base model if PEFT can find that by the saved names."""
+    """The lines that load an adapter, with its base model if PEFT finds that on the hub."""
     saved = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     base, task = saved.get("base_model_name_or_path"), saved.get("task_type")
     library = (saved.get("auto_mapping") or {}).get("parent_library", "")
-    if subfolder or not base or not (task or library.startswith("transformers.")):
+    if subfolder or not is_on_hub(base) or not (task or library.startswith("transformers.")):
         at = f'"{source}", subfolder="{subfolder}"' if subfolder else f'"{source}"'
         return WITHOUT_BASE.format(source=at, base=base or "the base model, loaded as for training")
     kind = f"Auto{MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task].__name__}" if task else "AutoPeftModel"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from huggingface_hub import ModelCard
 from peft import PeftModel
 from transformers.utils import PushToHubMixin
 
-from attngraph.adapters.card import CARD, EMPTY, add_code
+from attngraph.adapters.card import CARD, EMPTY, add_code, is_on_hub
 from attngraph.adapters.config import GraphAdapterConfig
 
 
@@ -30,7 +29,7 @@ def upload_with_code(model: PeftModel, working_dir: str, repo_id: str, *args: An
     if ours and EMPTY in card.content:
         card.data["library_name"] = "peft"
         base = next(iter(ours.values())).base_model_name_or_path
-        if base and not os.path.exists(base):  # the hub refuses a card with a path there
+        if is_on_hub(base):  # the hub rejects a card with a path there
             card.data["base_model"] = base
         card.save(folder / CARD)
         for name in ours:

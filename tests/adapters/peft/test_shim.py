@@ -65,6 +65,15 @@ def test_the_model_card_says_how_to_load(saved, tmp_path):
     assert (tmp_path / "README.md").read_text() == "mine" and not (tmp_path / "config" / "README.md").exists()
 
 
+def test_the_card_loads_the_base_model_from_the_hub_only(tmp_path):
+    """The path of a folder would be wrong on any other machine."""
+    for base, kind in (("name/gpt2", "AutoPeftModel"), (str(tmp_path), "PeftModel")):
+        model = FAMILIES["gpt2"].make()
+        model.name_or_path = base
+        get_peft_model(model, GraphAdapterConfig()).save_pretrained(tmp_path / kind)
+        assert f"\nmodel = {kind}.from_pretrained(" in (tmp_path / kind / "README.md").read_text()
+
+
 def test_the_card_of_an_adapter_in_a_subfolder(tmp_path):
     """It lies above the adapter, so its code has to name the subfolder."""
     model = get_peft_model(FAMILIES["gpt2"].make(), GraphAdapterConfig(p=1.3), adapter_name="graph")
