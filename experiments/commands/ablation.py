@@ -4,18 +4,21 @@ methods as a data frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attngraph.errors import UserError
 from attngraph.experiments.commands.options import AblationOptions
+from attngraph.experiments.data.dataset import DATA_SETS
+from attngraph.experiments.data.records import write_records
 from attngraph.experiments.methods.peft import row_name
 from attngraph.experiments.runs.plugins import load_plugins
 from attngraph.experiments.tables.grid import load_preset
 from attngraph.experiments.tables.make import make
 from attngraph.experiments.tables.render import table_frame
 from attngraph.experiments.tables.table import Table
+from attngraph.experiments.tasks import TASKS, tasks_named
 from attngraph.names import did_you_mean
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ def _table(options: AblationOptions, say: Callable[[str], None] = print) -> Tabl
 def compare(
     methods: Sequence[str | PeftConfig],
     tasks: str | Sequence[str] | None = None,
-    data: str | Path | None = None,
+    data: str | Path | Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
     *,
     seeds: int | range | None = None,
     out: str | Path,
@@ -58,7 +61,9 @@ def compare(
             Each is saved in ``out/rows``, from which the command can run it: ``--plugin
             FOLDER/adapter_config.json``. The reference rows of the preset are added.
         tasks: names of tasks; None for the preset's.
-        data: a folder of datasets, as for ``--data``; None for synthetic data.
+        data: a folder of datasets, as for ``--data``; None for synthetic data. For tasks on official
+            files also records for ``train``, ``validation`` and ``test``, as in a ``datasets.DatasetDict``
+            (:mod:`attngraph.experiments.data.records`), which are saved in ``out/records``.
         seeds: number of seeds of each method, or the seeds; None for the preset's.
         out: folder for runs and tables.
         options: other options of the command by their names, such as ``preset="full"``,
@@ -83,10 +88,13 @@ def compare(
     for name in ("on", "changes"):
         if name in options:
             options[name] = tuple(options[name])
+    tasks = (tasks,) if isinstance(tasks, str) else tasks and tuple(tasks)
+    if isinstance(data, Mapping):
+        data = _written(data, tasks or (), Path(out) / "records")
     table = _table(
         AblationOptions(
             rows=tuple(x if isinstance(x, str) else _saved(x, Path(out)) for x in methods),
-            tasks=(tasks,) if isinstance(tasks, str) else tasks and tuple(tasks),
+            tasks=tasks,
             data=None if data is None else Path(data),
             seeds=range(seeds) if isinstance(seeds, int) else seeds,
             out=Path(out),
@@ -104,3 +112,13 @@ def _saved(config: PeftConfig, out: Path) -> str:
     config.save_pretrained(str(folder))
     load_plugins([folder / "adapter_config.json"])
     return name
+
+
+def _written(data: Mapping[str, Any], tasks: Sequence[str], folder: Path) -> Path:
+    """A folder with the records, which worker processes read, as the data of each task."""
+    for task in tasks_named(tasks).values():
+        if task.data_set is None:
+            names = ", ".join(name for name, one in TASKS.items() if one.data_set is not None)
+            raise UserError(f"task {task.name} reads no records: choose from {names}")
+        write_records(data, DATA_SETS[task.data_set], task.takes_text, folder)
+    return folder

@@ -9,6 +9,7 @@ from attngraph.experiments.base.reading import Record, records
 from attngraph.experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading, register
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.data.hub import Hub
+from attngraph.experiments.data.records import Records
 
 # ---- COCO -------------------------------------------------------------------------------------------------
 
@@ -69,6 +70,7 @@ COCO = register(
                 Fields(id="question_id", references="answer", identity=number_of),
                 published={"val2014": Counts(40_504, 202_654)},
             ),
+            Records(with_text=False),
         ),
     )
 )
@@ -122,6 +124,7 @@ TEXTCAPS = register(
                 TextCaps.unanswered,
                 TextCaps.published,
             ),
+            Records(with_text=False),
         ),
     )
 )
@@ -180,4 +183,6 @@ class VizWizCaptions(Reader):
                 yield Example(str(identity), path, "", captions.get(identity, ()), "caption")
 
 
-VIZWIZ_CAPS = register(DataSet("vizwiz_caps", "VizWiz-Captions", "captions", (VizWizCaptions(),)))
+VIZWIZ_CAPS = register(
+    DataSet("vizwiz_caps", "VizWiz-Captions", "captions", (VizWizCaptions(), Records(with_text=False)))
+)

@@ -13,6 +13,7 @@ from attngraph.experiments.data.captions import KARPATHY_FILE, karpathy_split, v
 from attngraph.experiments.data.dataset import ANNOTATORS, Counts, DataSet, Fields, Reader, Reading, register
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.data.hub import Hub
+from attngraph.experiments.data.records import Records
 
 # ---- VQA v2 -----------------------------------------------------------------------------------------------
 
@@ -143,6 +144,7 @@ VQA2 = register(
                 _FIELDS,
                 published={"val": Official.published["val"]},
             ),
+            Records(with_text=True),
         ),
     )
 )
@@ -207,6 +209,7 @@ VIZWIZ_VQA = register(
                 VizWiz.unanswered,
                 VizWiz.published,
             ),
+            Records(with_text=True),
         ),
     )
 )

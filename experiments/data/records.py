@@ -1,4 +1,5 @@
-"""Examples from records in memory: a list of dictionaries, or an object of the library ``datasets``.
+"""Examples from records: a list of dictionaries, an object of the library ``datasets``, or a file in a data
+set's folder, ``records/SPLIT.jsonl``.
 
 A record has the fields of the files that ``attngraph predict --file`` reads and writes: ``image`` (a path, a
 PIL image, or the bytes and path of ``datasets.Image(decode=False)``), ``text`` (the question or hypothesis;
@@ -8,19 +9,26 @@ not for captions) and ``answer`` (a text or a list of texts: annotators' answers
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from attngraph.errors import UserError
+from attngraph.experiments.base.files import write_text
 from attngraph.experiments.base.reading import Record, Unique, shown
+from attngraph.experiments.base.reading import records as records_of
+from attngraph.experiments.data.dataset import OFFICIAL, DataSet, Reader, Reading
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.data.hub import picture_file
 
 IMAGE, TEXT, ANSWER = "image", "text", "answer"
 ID, KIND = "id", "kind"
+FOLDER = "records"  # in a data set's folder
 WHERE = Path("data")  # names the records in errors
 SAVED_AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes of PIL
 
@@ -43,21 +51,80 @@ def record_examples(records: Iterable[Mapping[str, Any]], with_text: bool) -> li
     ids, examples = Unique(WHERE, ID), []
     for number, content in enumerate(records):
         content = dict(content) if isinstance(content, Mapping) else content
+        if isinstance(content, dict):
+            content.setdefault(ID, number)
+            if labels and type(place := content.get(ANSWER)) is int and 0 <= place < len(labels):
+                content[ANSWER] = labels[place]
         record = Record(content, WHERE, f"record {number}", remedy)
-        answer = record.field(ANSWER, str, list, int) if labels else record.field(ANSWER, str, list)
-        if isinstance(answer, int):
-            if not 0 <= answer < len(labels):
-                raise record.fault(f"field '{ANSWER}' of {record.where} is {answer}, not a class label")
-            answer = labels[answer]
-        references = (answer.strip(),) if isinstance(answer, str) else record.texts(ANSWER)
-        identity = str(record.field(ID, str, int)) if ID in content else str(number)
-        ids.add(identity, record.where)
-        kind = record.text(KIND) if KIND in content else "record"
-        prompt = record.text(TEXT) if with_text else ""
-        examples.append(Example(identity, _image(record), prompt, references, kind))
+        examples.append(_example(record, with_text))
+        ids.add(examples[-1].id, record.where)
     if not examples:
         raise Record({}, WHERE, "", remedy).fault("there are no records")
     return examples
+
+
+def _example(record: Record, with_text: bool) -> Example:
+    answer = record.field(ANSWER, str, list)
+    references = (answer.strip(),) if isinstance(answer, str) else record.texts(ANSWER)
+    kind = record.text(KIND) if KIND in record.content else "record"
+    prompt = record.text(TEXT) if with_text else ""
+    return Example(str(record.field(ID, str, int)), _image(record), prompt, references, kind)
+
+
+class Records(Reader):
+    """Records on the lines of a file for each split. Their images are paths, absolute or relative to the
+    folder of the data set.
+
+    Args:
+        with_text: whether they have a text.
+        labels: the answers that there are; none for any.
+    """
+
+    name, title = "records", "records/{train,val,test}.jsonl: image, text (not of captions), answer, id"
+
+    def __init__(self, with_text: bool, labels: tuple[str, ...] = ()):
+        self.with_text, self.labels = with_text, labels
+
+    def files(self, root: Path, split: str) -> list[Path]:
+        return [root / FOLDER / f"{split}.jsonl"]
+
+    def examples(self, split: str, reading: Reading) -> Iterator[Example]:
+        def example(record: Record) -> Example:
+            found = _example(record, self.with_text)
+            if self.labels and found.references[0] not in self.labels:
+                raise record.fault(
+                    f"field '{ANSWER}' of {record.where} is {shown(found.references[0])}",
+                    f"give {', '.join(self.labels)}",
+                )
+            return replace(found, image=reading.root / found.image)
+
+        (file,) = self.files(reading.root, split)
+        yield from reading.each(file, records_of(file), example, ID)
+
+
+def write_records(
+    data: Mapping[str, Iterable[Mapping[str, Any]]], data_set: DataSet, with_text: bool, folder: Path
+) -> None:
+    """Write records by split as a data set's files in a folder of data sets.
+
+    Raises:
+        UserError: a split is missing, or see :func:`record_examples`.
+    """
+    if missing := [name for name in OFFICIAL if name not in data]:
+        raise UserError(f"the records have no split {missing[0]!r}: pass {', '.join(OFFICIAL)}")
+    for name, split in OFFICIAL.items():
+        lines = [
+            {
+                ID: one.id,
+                IMAGE: str(one.image.absolute()),
+                TEXT: one.prompt,
+                ANSWER: list(one.references),
+                KIND: one.kind,
+            }
+            for one in record_examples(data[name], with_text)
+        ]
+        file = folder / data_set.name / FOLDER / f"{split}.jsonl"
+        write_text(file, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
 
 
 def _undecoded(records: Iterable[Mapping[str, Any]]) -> tuple[Iterable[Mapping[str, Any]], list[str]]:

@@ -9,6 +9,7 @@ from attngraph.experiments.base.reading import Record, records
 from attngraph.experiments.data.dataset import Counts, DataSet, Fields, Reader, Reading, register
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.data.hub import Hub
+from attngraph.experiments.data.records import Records
 
 LABELS = ("entailment", "contradiction", "neutral")
 IDS = ("Flickr30K_ID", "Flikr30kID", "Flickr30kID")  # as the releases spell it
@@ -71,6 +72,7 @@ SNLI_VE = register(
                 ),
                 published=Official.published,
             ),
+            Records(with_text=True, labels=LABELS),
         ),
     )
 )

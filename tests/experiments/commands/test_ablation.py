@@ -10,6 +10,7 @@ import shutil
 import pandas as pd
 import pytest
 from peft import LoraConfig
+from PIL import Image
 
 import attngraph
 from attngraph.experiments.base.lock import sole_use
@@ -119,6 +120,40 @@ def test_compare_trains_peft_configurations(preset, tmp_path, capsys):
     before = times(out / "cells")
     assert main(list(map(str, words))) == 0 and times(out / "cells") == before
     assert "4 runs, 4 of them finished already" in capsys.readouterr().err
+
+
+@pytest.mark.timeout(400)
+def test_compare_takes_records(preset, tmp_path, monkeypatch):
+    """By split, with images in memory; the frozen model's score is that of evaluate on the test records.
+    Would catch splits that are mixed up, and labels or images that are lost on the way.
+    """
+    monkeypatch.setenv("ATTNGRAPH_CACHE", str(tmp_path / "cache"))
+    labels = ("entailment", "contradiction", "neutral")
+    data = {
+        split: [
+            {
+                "image": Image.new("RGB", (64, 64), (40 * k, 80, 200 - 10 * k)),
+                "text": f"there is a {('red', 'blue')[k % 2]} circle .",
+                "answer": labels[(k + shift) % 3],
+            }
+            for k in range(count)
+        ]
+        for split, count, shift in (("train", 8, 0), ("validation", 3, 1), ("test", 6, 2))
+    }
+    out, options = tmp_path / "out", dict(preset=str(preset))
+    frame = attngraph.compare(["gcn"], "snli_ve", data, out=out, **options).set_index("name")
+    scores = json.loads((out / "cells" / "gcn" / "snli_ve" / "seed0" / "scores.json").read_text())
+    assert (scores["trained_on"], scores["examples"]) == (8, 6)
+    due = attngraph.evaluate("mini-blip", "snli_ve", data["test"])["score"][0]
+    assert frame.loc["Frozen model", "snli_ve.accuracy_mean"] == due
+    wrong = {**data, "train": [{**data["train"][0], "answer": "yes"}]}
+    for task, records, told in (
+        ("vqa", data, "task vqa reads no records: choose from vqa2, "),
+        ("snli_ve", {"train": data["train"]}, "no split 'validation'"),
+        ("snli_ve", wrong, "field 'answer' of line 1 is 'yes'"),
+    ):
+        with pytest.raises(attngraph.UserError, match=told):
+            attngraph.compare(["gcn"], task, records, out=tmp_path / "other", **options)
 
 
 def test_a_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):
