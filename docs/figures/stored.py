@@ -60,7 +60,7 @@ def draw_planted(source: Path, stem: Path) -> None:
 
 def draw_localisation(source: Path, stem: Path) -> None:
     """The mass of maps inside objects, from its summary."""
-    draw_mass(pd.read_csv(source.parent / "summary.csv", keep_default_na=False), stem, "mini-BLIP.")
+    draw_mass(pd.read_csv(source.parent / "summary.csv", dtype={"query": str}), stem, "mini-BLIP.")
 
 
 def draw_loss(source: Path, stem: Path) -> None:

@@ -56,8 +56,7 @@ def run(options: AttentionOptions) -> int:
                 summary = mass_summary(result.mass, seed=options.seed)
                 result.mass.to_csv(out / MASS, index=False, float_format="%.8g")
                 summary.to_csv(out / SUMMARY, index=False, float_format="%.8g")
-                missing = {"low": [""], "high": [""]}  # with one example there are no intervals
-                rounded = pd.read_csv(out / SUMMARY, keep_default_na=False, na_values=missing)
+                rounded = pd.read_csv(out / SUMMARY, dtype={"query": str})  # which the figure follows
                 draw_mass(rounded, out / MASS_FIGURE, f"{model}.")
                 written += [MASS, SUMMARY, f"{MASS_FIGURE}.png"]
     if len(result.mass):
