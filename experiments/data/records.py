@@ -1,5 +1,5 @@
-"""Examples from records: a list of dictionaries, an object of the library ``datasets``, or a file in a data
-set's folder, ``records/SPLIT.jsonl``.
+"""Examples from records: a list of dictionaries, an object of the library ``datasets``, or a file in the
+folder of a dataset, ``records/SPLIT.jsonl``.
 
 A record has the fields of the files that ``attngraph predict --file`` reads and writes: ``image`` (a path, a
 PIL image, or the bytes and path of ``datasets.Image(decode=False)``), ``text`` (the question or hypothesis;
@@ -73,7 +73,7 @@ def _example(record: Record, with_text: bool) -> Example:
 
 class Records(Reader):
     """Records on the lines of a file for each split. Their images are paths, absolute or relative to the
-    folder of the data set.
+    folder of the dataset.
 
     Args:
         with_text: whether they have a text.
@@ -105,7 +105,7 @@ class Records(Reader):
 def write_records(
     data: Mapping[str, Iterable[Mapping[str, Any]]], data_set: DataSet, with_text: bool, folder: Path
 ) -> None:
-    """Write records by split as a data set's files in a folder of data sets.
+    """Write records by split as the files of a dataset in a folder of datasets.
 
     Raises:
         UserError: a split is missing, or see :func:`record_examples`.
