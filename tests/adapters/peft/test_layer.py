@@ -149,7 +149,7 @@ def test_a_pass_that_was_not_checked_hides_nothing_in_the_next_one(before):
         with model.disable_adapter():
             run(model, batch)
     mlp.forward = lambda x: x @ mlp.down_proj.base_layer.weight[:, :16]
-    with pytest.raises(UserError, match="layers.0.mlp.down_proj had no part in a pass of LlamaMLP"):
+    with pytest.raises(UserError, match="layers.0.mlp.down_proj was not used in a pass of LlamaMLP"):
         run(model, batch)
 
 
@@ -157,5 +157,5 @@ def test_the_smallest_module_that_cannot_do_without_the_layer_looks_after_it():
     model, batch = put("bert", positions="self"), FAMILIES["bert"].batch()
     output = model.get_base_model().bert.encoder.layer[0].attention.output
     output.forward = lambda context, hidden: hidden
-    with pytest.raises(UserError, match="attention.output.dense had no part in a pass of BertAttention"):
+    with pytest.raises(UserError, match="attention.output.dense was not used in a pass of BertAttention"):
         run(model, batch)

@@ -225,7 +225,7 @@ def test_prompt_tuning_over_graph_adapters_says_that_it_froze_them(tmp_path):
 
 
 LEFT_OUT = r"on model.layers.0.self_attn.o_proj uses the frozen weight and bypasses .* choose other"
-TURNED = "on model.layers.0.self_attn.o_proj changes the attention output before the graph adapter gets it"
+TURNED = "on model.layers.0.self_attn.o_proj changes the attention output before the graph adapter, so"
 METHODS = {  # of PEFT, with settings, and how they end below graph adapters and over them: None if both train
     "LORA": ({}, None, None),
     "LORA with DoRA": (dict(use_dora=True), None, None),
