@@ -9,6 +9,8 @@ from attngraph.adapters import SCHEMES
 from attngraph.experiments.base.shipped import DEFAULT, SHIPPED, abouts
 from attngraph.experiments.commands.options import ListOptions
 from attngraph.experiments.methods import METHODS
+from attngraph.experiments.methods.method import peft_types
+from attngraph.experiments.methods.peft import is_layered
 from attngraph.experiments.models import FAMILIES
 from attngraph.experiments.tasks import TASKS, Task
 
@@ -24,6 +26,8 @@ def run(options: ListOptions) -> int:
 def _methods() -> Iterator[tuple[str, str]]:
     for name, method in METHODS.items():
         yield name, method.title + f": {method.note}" * bool(method.note)
+    of_peft = [name for name in peft_types() if name not in METHODS and is_layered(name)]
+    yield "TYPE", f"a method of PEFT by the type of its configuration: {', '.join(of_peft)}"
 
 
 def _tasks() -> Iterator[tuple[str, str]]:

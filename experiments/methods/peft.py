@@ -21,6 +21,7 @@ from peft import (
     PeftConfig,
     PeftModel,
     PeftType,
+    PromptLearningConfig,
     get_peft_model,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
@@ -40,7 +41,16 @@ from attngraph.errors import UserError
 from attngraph.experiments.base.config import Config, checked
 from attngraph.experiments.base.files import published
 from attngraph.experiments.base.messages import first_line
-from attngraph.experiments.methods.method import ADAPTERS, METHODS, OTHERS, REMEDY, Method, Tuned, check_fit
+from attngraph.experiments.methods.method import (
+    ADAPTERS,
+    METHODS,
+    OTHERS,
+    REMEDY,
+    Method,
+    Tuned,
+    check_fit,
+    peft_types,
+)
 from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models.batch import Sample
 from attngraph.experiments.models.family import ModelFamily
@@ -286,6 +296,13 @@ UNFIT = {
     "XLORA": "mixes LoRA adapters that are already trained",
     "POLY": "needs the number of the task as an input",
 }
+
+
+def is_layered(name: str) -> bool:
+    """Whether a type of PEFT, by its row's name, changes layers of the model and can be trained here."""
+    kind = peft_types()[name]
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]
+    return kind not in UNFIT and not issubclass(config, PromptLearningConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

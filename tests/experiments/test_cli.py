@@ -177,7 +177,9 @@ def test_a_field_given_as_an_option_is_named_with_set(capsys):
         assert f"'--lr', use --set {field}.learning_rate=VALUE" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("what, names", [("methods", METHODS), ("tasks", TASKS), ("schemes", SCHEMES)])
+@pytest.mark.parametrize(
+    "what, names", [("methods", [*METHODS, "TYPE"]), ("tasks", TASKS), ("schemes", SCHEMES)]
+)
 def test_list_has_a_line_for_each_registered_name(what, names, capsys):
     assert cli.main(["list", what]) == 0
     lines = capsys.readouterr().out.splitlines()

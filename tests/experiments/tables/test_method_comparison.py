@@ -89,6 +89,7 @@ def test_each_run_is_a_file_that_peft_reads(out):
             config = json.loads((place / "adapter_config.json").read_text())
             assert content["run_info"]["peft_config"] == config and config["peft_type"] == "IA3"
             assert content["train_info"]["file_size"] == (cell / "adapter_model.safetensors").stat().st_size
+            assert content["run_info"]["train_config"]["optimizer_kwargs"]["lr"] == 0.1, "as it was chosen"
             assert content["train_info"]["num_trainable_params"] == scores["parameters"] == 4 * 4 * 128
             memory = [content["train_info"][f"accelerator_memory_{x}"] for x in ("reserved_avg", "max")]
             assert 50e6 < memory[0] <= memory[1]
