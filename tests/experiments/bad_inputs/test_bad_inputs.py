@@ -24,7 +24,7 @@ CASES = [case for boundary in (asking, reading, writing) for case in boundary.ca
 REMEDY = re.compile(
     r"\b(give|use|take|takes|choose|name|leave|add|provide|make|check|download|install|reinstall|delete"
     r"|remove|unpack|restore|allow|write|run|see|must|at least|did you mean|look|copy|save|set|free|put|wait"
-    r"|replace|correct|load|generate|needs|only|exclude)\b"
+    r"|replace|correct|load|generate|needs|only|exclude|pass|select|disable|unset|move)\b"
 )
 
 
