@@ -238,7 +238,7 @@ def job(tmp_path, monkeypatch):
 
 def test_a_machine_that_does_not_see_the_folders_says_so(job, tmp_path):
     shutil.rmtree(tmp_path / FOLDER)
-    assert str(job()).startswith(f"{os.uname().nodename} sees no {tmp_path}: start the command")
+    assert str(job()).startswith(f"{tmp_path} does not exist on {os.uname().nodename}: start the command")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import argparse
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,7 @@ def test_what_a_launcher_lacks_is_told_before_any_work(clusters, monkeypatch):
         asked("ray")
     monkeypatch.setattr("attngraph.extras.find_spec", lambda name: None)
     for name, package in (("ray", "ray"), ("slurm", "submitit")):
+        monkeypatch.delitem(sys.modules, package, raising=False)  # which another test may have imported
         with pytest.raises(UserError, match=rf"{package} is missing: .*'attngraph\[{name}\]'"):
             asked(name)
 
