@@ -66,8 +66,10 @@ def test_what_is_described(description):
     folders = {".".join(installed(path).parent.parts) for path in package_files() if path.suffix == ".py"}
     assert set(description["packages"]) == folders
     assert {name.split(".")[0] for name in folders} == {"attngraph"}
-    entry = "attngraph = attngraph.experiments.cli:main"
-    assert description["entry_points"] == {"console_scripts": [entry]}
+    assert description["entry_points"] == {
+        "console_scripts": ["attngraph = attngraph.experiments.cli:main"],
+        "lmms_eval.models": ["attngraph = attngraph.experiments.lmms_eval:manifest"],
+    }
     required, extras = description["install_requires"], description["extras_require"]
     assert any(line.startswith("torch-scatter") for line in extras["scatter"])
     assert not any(line.startswith("torch-scatter") for line in required)
