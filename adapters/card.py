@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from peft.auto import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
 from peft.utils import CONFIG_NAME
 
@@ -47,6 +48,10 @@ def add_code(folder: Path, source: str = "this folder or repository") -> None:
 
 def is_on_hub(base: str | None) -> bool:
     """Whether the saved name of a base model is not a local path, which is valid on one machine only."""
+    try:
+        validate_repo_id(str(base))
+    except HFValidationError:
+        return False
     return bool(base) and not os.path.exists(str(base))
 
 

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from attngraph.errors import UserError
+from attngraph.experiments.base.files import check_out
 from attngraph.experiments.commands.options import AblationOptions
 from attngraph.experiments.data.dataset import DATA_SETS
 from attngraph.experiments.data.records import write_records
 from attngraph.experiments.methods.peft import row_name
 from attngraph.experiments.runs.plugins import load_plugins
+from attngraph.experiments.runs.saved import ROWS
 from attngraph.experiments.tables.grid import load_preset
 from attngraph.experiments.tables.make import make
 from attngraph.experiments.tables.render import table_frame
@@ -40,7 +43,7 @@ def _table(options: AblationOptions, say: Callable[[str], None] = print) -> Tabl
 
 
 def compare(
-    methods: Sequence[str | PeftConfig],
+    methods: str | Sequence[str | PeftConfig],
     tasks: str | Sequence[str] | None = None,
     data: str | Path | Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
     *,
@@ -88,7 +91,11 @@ def compare(
     for name in ("on", "changes"):
         if name in options:
             options[name] = tuple(options[name])
+    methods = (methods,) if isinstance(methods, str) else methods
     tasks = (tasks,) if isinstance(tasks, str) else tasks and tuple(tasks)
+    check_out(Path(out))
+    if not isinstance(data, (str, Path, Mapping, NoneType)):
+        raise UserError("the records are not given by split: pass a dictionary of train, validation and test")
     if isinstance(data, Mapping):
         data = _written(data, tasks or (), Path(out) / "records")
     table = _table(
@@ -108,7 +115,7 @@ def compare(
 def _saved(config: PeftConfig, out: Path) -> str:
     """The name of a configuration's row, which worker processes read from a file."""
     name = row_name(config)
-    folder = out / "rows" / name
+    folder = out / ROWS / name
     config.save_pretrained(str(folder))
     load_plugins([folder / "adapter_config.json"])
     return name

@@ -37,9 +37,10 @@ from attngraph.experiments.runs.cells import per_image
 from attngraph.experiments.runs.changes import with_changes
 from attngraph.experiments.runs.data import TaskData, subset
 from attngraph.experiments.runs.device import check_device, cpu_threads
-from attngraph.experiments.runs.experiment import REMEDY, Answers
+from attngraph.experiments.runs.experiment import EXPERIMENT, REMEDY, Answers
 from attngraph.experiments.runs.plan import check_task_data
-from attngraph.experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, Finished, finished
+from attngraph.experiments.runs.plugins import load_plugins
+from attngraph.experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, Finished, finished, saved_row
 from attngraph.experiments.runs.validation import undisturbed
 from attngraph.experiments.tables.scored import Scored, score_predictions
 from attngraph.experiments.tasks import Task, TaskScores, tasks_named
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 TABLE = "scores.csv"
 NAMES = (TABLE, SCORES, STATISTICS, PREDICTIONS)
 SPLIT = "test"
+CPU = "cpu"
 
 
 def run(options: EvaluateOptions) -> int:
@@ -95,7 +97,7 @@ def evaluate(
     data: str | Path | Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
     *,
     split: str | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     **answers: Any,
 ) -> pd.DataFrame:
     """Scores of a model on a task, as ``attngraph evaluate`` writes them into ``scores.csv``.
@@ -114,7 +116,8 @@ def evaluate(
             data, or for tasks whose data are in a package.
         split: ``train``, ``validation`` or ``test``; None for the run's, or test. Records without splits are
             all scored.
-        device: device of the model: ``cpu``, ``cuda`` ...
+        device: device of the model: ``cpu``, ``cuda`` ...; None for the device that a model in memory is on,
+            and the CPU otherwise.
         answers: ``answering``, ``decoding``, ``ranking`` and ``eval_examples`` of
             :class:`attngraph.experiments.runs.experiment.Answers`, such as ``decoding={"num_beams": 5}``.
 
@@ -126,11 +129,11 @@ def evaluate(
     Raises:
         UserError: in the same cases as the command, or if a record lacks a field.
     """
-    check_device(device)
+    check_device(device or CPU)
     asked = checked(answers, Answers, lambda field: "evaluate", REMEDY)
     cell = _run_in(model)
     if task is None and cell is None:
-        raise UserError("task is missing: name one, such as vqa2")
+        raise UserError(f"task is missing, and {model} is not the folder of a finished run: name a task")
     if task is None:
         task = cell.task
     elif isinstance(task, str):
@@ -155,7 +158,7 @@ def evaluate(
     found = (
         _of_model(model, task, examples, place, asked, device)
         if cell is None
-        else _of_run(cell, task, examples, place, asked, device)
+        else _of_run(cell, task, examples, place, asked, device or CPU)
     )
     return found.scored(task, examples).frame()
 
@@ -182,7 +185,9 @@ def _check(task: Task, asked: Answers, data: Path | None) -> None:
 
 def _run_in(model: Any) -> Finished | None:
     """The finished run in a folder; None for anything else."""
-    if isinstance(model, (str, Path)) and (Path(model) / SCORES).is_file():
+    if isinstance(model, (str, Path)) and (Path(model) / EXPERIMENT).is_file():
+        if (row := saved_row(Path(model))) is not None:
+            load_plugins([row])
         return finished(Path(model))
     return None
 
@@ -220,7 +225,7 @@ def _of_run(
 
 
 def _of_model(
-    model: Any, task: Task, examples: Sequence[Example], data: Path, asked: Answers, device: str
+    model: Any, task: Task, examples: Sequence[Example], data: Path, asked: Answers, device: str | None
 ) -> _Found:
     """Answers of a model without a run, in the task's answering mode unless ``asked`` changes it."""
     if isinstance(model, Tuned):
@@ -232,7 +237,8 @@ def _of_model(
     way = way_of(task, data, asked.answering, family.model)
     way = changed_way(task, way, asked.details())
     check_room(way, family)
-    family.model.to(device)
+    if device is not None:
+        family.model.to(device)
     with undisturbed(family.model):
         predictions = predict(tuned, TaskData(family, task, examples, "frozen", None), way)
     return _Found(predictions, task.score(predictions, examples), described(way, family))

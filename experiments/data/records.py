@@ -112,6 +112,7 @@ def write_records(
     """
     if missing := [name for name in OFFICIAL if name not in data]:
         raise UserError(f"the records have no split {missing[0]!r}: pass {', '.join(OFFICIAL)}")
+    texts = {}
     for name, split in OFFICIAL.items():
         lines = [
             {
@@ -124,7 +125,11 @@ def write_records(
             for one in record_examples(data[name], with_text)
         ]
         file = folder / data_set.name / FOLDER / f"{split}.jsonl"
-        write_text(file, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
+        texts[file] = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+    if other := [file for file, text in texts.items() if file.exists() and file.read_text("utf-8") != text]:
+        raise UserError(f"{other[0]} holds other records, which finished runs may need: use another out")
+    for file, text in texts.items():
+        write_text(file, text)
 
 
 def _undecoded(records: Iterable[Mapping[str, Any]]) -> tuple[Iterable[Mapping[str, Any]], list[str]]:

@@ -422,7 +422,8 @@ def row_name(config: PeftConfig) -> str:
     """
     method = method_of_config("", config)
     parts = [f"{key}{value}" for key, value in method.options.items()]
-    said = re.sub(r"[^\w.-]", "", "-".join(parts)) or "default"
-    if len(said) > LONGEST or not all(isinstance(x, (str, int, float)) for x in method.options.values()):
+    said = "-".join(parts) or "default"
+    plain = all(isinstance(x, (str, int, float)) for x in method.options.values())
+    if not plain or len(said) > LONGEST or re.search(r"[^\w.-]", said):
         said = hashlib.sha256(json.dumps(method.options, sort_keys=True).encode()).hexdigest()[:8]
     return f"{method.peft_type.lower()}-{said}"

@@ -11,7 +11,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +40,7 @@ CONFIG, SCORES, STATISTICS, PREDICTIONS = "config.json", "scores.json", "statist
 DIVERGED = "diverged.json"  # of a run whose loss or weights were not finite, in the place of its scores
 AT_RATE = "@"  # between row and rate in the names of the runs of `attngraph sweep`, which are no table's
 TOLERANCE = 1e-6  # of a score against the one that its statistics give
+ROWS = "rows"  # PEFT configurations that are rows of a table
 DATA = "data"  # of a table or experiment that draws its own
 PACKAGES = ("torch", "transformers", "peft", "numpy", "pillow")
 
@@ -261,6 +262,15 @@ class Finished:
         return predict(
             tuned, TaskData(tuned.family, task or self.task, examples, vision, None, released=released), way
         )
+
+
+def saved_row(folder: Path) -> Path | None:
+    """The PEFT configuration that is the row of a run, if ``attngraph.compare`` saved one."""
+    with suppress(UserError, IndexError):
+        method = read_yaml(folder / EXPERIMENT, Experiment, REMEDY).method
+        file = folder.absolute().parents[3] / ROWS / method / "adapter_config.json"
+        return file if file.is_file() else None
+    return None
 
 
 def finished(folder: Path) -> Finished:

@@ -75,6 +75,8 @@ def make(
     )
     execution = execution_of(options, out)
     is_main = processes(options.device).is_main_process
+    if grid.forgetting and len(plan.tasks) != 1:
+        raise UserError("forgetting is for a table of one task: name one with --tasks")
     other = grid.forgetting and tasks_named([grid.forgetting])[grid.forgetting]
     published_in(grid)  # an error before anything runs
     check_out(out)

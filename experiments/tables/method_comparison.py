@@ -63,8 +63,11 @@ def write_comparison(runs: Sequence[Run], forgetting: Forgetting, folder: Path) 
         file = folder / FOLDER / "results" / f"{run.row}--{name}.json"
         created = datetime.fromtimestamp((run.folder / SCORES).stat().st_mtime, UTC).isoformat()
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-        if content is None or content["run_info"]["created_at"] != created:
+        info = {"train_config": {}} if content is None else content["run_info"]
+        made = (info.get("created_at"), info["train_config"].get("forgetting"))
+        if content is None or made != (created, forgetting.task.name):
             content = result_of(run, _model(done), created, forgetting.of(done))
+            content["run_info"]["train_config"]["forgetting"] = forgetting.task.name
             place = folder / FOLDER / "experiments" / run.row / name
             write_json(place / "training_params.json", content["run_info"]["train_config"])
             if (run.folder / CONFIG).is_file():
@@ -133,6 +136,7 @@ def result_of(run: Run, model: str, created: str, forgetting: float) -> dict[str
                     "test accuracy": result["scores"][task.selects],
                     "train loss": result["loss"],
                     "train samples": recipe.get("steps", 0) * recipe.get("batch_size", 0),
+                    "train total tokens": 0,  # required by PEFT's reader; tokens are not counted
                     "forgetting": forgetting,
                 }
             ],

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -120,6 +122,13 @@ def test_compare_trains_peft_configurations(preset, tmp_path, capsys):
     before = times(out / "cells")
     assert main(list(map(str, words))) == 0 and times(out / "cells") == before
     assert "4 runs, 4 of them finished already" in capsys.readouterr().err
+    # another process knows the row by its file
+    folder = out / "cells" / name / "vqa" / "seed0"
+    code = f"import attngraph; print(attngraph.evaluate({str(folder)!r})['score'][0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    scores = json.loads((folder / "scores.json").read_text())["scores"]
+    assert float(done.stdout) == scores["vqa.accuracy"]
 
 
 @pytest.mark.timeout(400)
@@ -151,9 +160,14 @@ def test_compare_takes_records(preset, tmp_path, monkeypatch):
         ("vqa", data, "task vqa reads no records: choose from vqa2, "),
         ("snli_ve", {"train": data["train"]}, "no split 'validation'"),
         ("snli_ve", wrong, "field 'answer' of line 1 is 'yes'"),
+        ("snli_ve", data["train"], "not given by split"),
     ):
         with pytest.raises(attngraph.UserError, match=told):
             attngraph.compare(["gcn"], task, records, out=tmp_path / "other", **options)
+    before = times(out)
+    with pytest.raises(attngraph.UserError, match="holds other records"):
+        attngraph.compare(["gcn"], "snli_ve", {**data, "test": data["train"]}, out=out, **options)
+    assert times(out) == before, "records of a finished run are not replaced"
 
 
 def test_a_dry_run_lists_the_cells_and_an_estimate(tmp_path, capsys):

@@ -106,6 +106,8 @@ def test_a_saved_configuration_is_a_plugin(tmp_path, monkeypatch):
     method = method_of_config("mine", LoraConfig(r=3, target_modules=["query", "key"]))
     assert method.options == {"r": 3, "target_modules": ["key", "query"]}
     assert (row_name(LoraConfig(r=3)), row_name(IA3Config())) == ("lora-r3", "ia3-default")
+    patterns = (".*cross.*query", ".cross.query")  # their letters are the same
+    assert len({row_name(LoraConfig(target_modules=pattern)) for pattern in patterns}) == 2
     (tmp_path / "gcn").mkdir()
     LoraConfig().save_pretrained(str(tmp_path / "gcn"))
     with pytest.raises(UserError, match="gcn is the name of another method"):

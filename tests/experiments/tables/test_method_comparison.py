@@ -81,6 +81,13 @@ def test_each_run_is_a_file_that_peft_reads(out):
         assert {f"{name}-version" for name in PACKAGES} <= content["meta_info"]["package_info"].keys()
         cell = out / "cells" / row / "vqa" / f"seed{run[-1]}"
         scores, last = json.loads((cell / "scores.json").read_text()), content["train_info"]["metrics"][-1]
+        assert {
+            "test accuracy",
+            "train loss",
+            "train samples",
+            "train total tokens",
+            "forgetting",
+        } <= last.keys()
         assert last["test accuracy"] == scores["scores"]["vqa.accuracy"]
         assert last["train loss"] == scores["loss"]
         place = folder / "experiments" / row / run
