@@ -177,7 +177,7 @@ def test_xlnets_query_stream_attends_to_the_other():
 def test_an_order_of_factorisation_is_no_order_in_time():
     model, order = xlnet_model(), torch.zeros(2, 6, 6)
     order[:, 0, 3] = 1  # the first word does not see the fourth, which sees it
-    with pytest.raises(UserError, match="layer.0.rel_attn: its mask"):
+    with pytest.raises(UserError, match="layer.0.rel_attn: in its mask"):
         capture(model, {"input_ids": words(6), "perm_mask": order})
 
 

@@ -28,7 +28,7 @@ def test_a_report_is_written_again_and_leaves_foreign_files_alone(tmp_path, caps
     assert main(["report", str(table), "--out", str(table)]) == 0, "beside what the table has"
     monkeypatch.chdir(table / "cells" / "gcn" / "ve")
     assert main(["report", "seed0", "--out", str(tmp_path / "one")]) == 0, "a run by a relative path"
-    monkeypatch.setattr("attngraph.experiments.tables.figure.image", Mock(side_effect=MemoryError))
+    monkeypatch.setattr("attngraph.experiments.tables.figure.render", Mock(side_effect=MemoryError))
     assert main([*words[:-1], str(tmp_path / "other")]) == 2
     assert "attngraph: out of memory" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

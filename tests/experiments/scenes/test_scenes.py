@@ -42,7 +42,7 @@ def test_descriptions_of_no_scene_are_refused():
         wrong += [told | {"background": told["background"] | {name: value}} for name in told["background"]]
         wrong += [told | {"things": [told["things"][0] | {name: value}]} for name in told["things"][0]]
     for description in wrong:
-        with pytest.raises(ValueError, match="no scene"):
+        with pytest.raises(ValueError, match="not a scene"):
             Scene.from_dict(description)
 
 
