@@ -44,6 +44,7 @@ ONLY_PARSED = """
 --plugin experiments/studies/distances.py
 ablation --preset full, ablation --data data/six --out, data fetch, predict runs/six, evaluate runs/six
 train paper-vqa2, score runs/coco-val/results.json, search, convert, pretrain, bench, planted, table, sweep
+attention --data runs/tables-scenes/data
 tsne --model models/capfilt-l, attention --model models/capfilt-l, report, significance runs/ablation-full
 significance experiments/results/full
 """

@@ -42,8 +42,11 @@ OFTEN = (  # one of each kind of row; the others in the slow run
 EXAMPLE = Path(__file__).parents[1] / "examples" / "example_method.py"
 # 16 places (queries and values of two attentions in 4 layers): rank 8, or 16 tokens of keys and values in 8
 OTHER = {"lora": 16 * 8 * (128 + 128), "prefix": 8 * 2 * 16 * 128, "ia3": 16 * 128}
+OTHER["dora"] = OTHER["lora"] + 16 * 128  # a magnitude for each output
 OTHER_NAMES = {
     "lora": LAYER + r"(attention|crossattention)\.self\.(query|value)\.lora_[AB]\.default\.weight",
+    "dora": LAYER
+    + r"(attention|crossattention)\.self\.(query|value)\.lora_([AB]|magnitude_vector)\.default\.weight",
     "prefix": LAYER + r"(attention|crossattention)\.self\.kv_prefix\.(key|value)",
     "ia3": LAYER + r"(attention|crossattention)\.self\.(key|value)\.ia3_l\.default",
 }

@@ -59,6 +59,7 @@ def made_by_a_table(out):
         scores = json.loads((folder / "scores.json").read_text())
         for name in ("train_seconds", "eval_seconds", "peak_mb"):
             assert scores.pop(name) >= 0
+        assert all(value > 0 for value in scores.pop("memory_mb").values())
         with np.load(folder / "statistics.npz") as arrays:
             statistics = {key: arrays[key].tobytes() for key in arrays}
         others = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".csv")]
