@@ -39,8 +39,7 @@ from attngraph.experiments.runs.data import TaskData, subset
 from attngraph.experiments.runs.device import check_device, cpu_threads
 from attngraph.experiments.runs.experiment import EXPERIMENT, REMEDY, Answers
 from attngraph.experiments.runs.plan import check_task_data
-from attngraph.experiments.runs.plugins import load_plugins
-from attngraph.experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, Finished, finished, saved_row
+from attngraph.experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, Finished, finished
 from attngraph.experiments.runs.validation import undisturbed
 from attngraph.experiments.tables.scored import Scored, score_predictions
 from attngraph.experiments.tasks import Task, TaskScores, tasks_named
@@ -186,8 +185,6 @@ def _check(task: Task, asked: Answers, data: Path | None) -> None:
 def _run_in(model: Any) -> Finished | None:
     """The finished run in a folder; None for anything else."""
     if isinstance(model, (str, Path)) and (Path(model) / EXPERIMENT).is_file():
-        if (row := saved_row(Path(model))) is not None:
-            load_plugins([row])
         return finished(Path(model))
     return None
 

@@ -16,8 +16,7 @@ from attngraph.experiments.models import Decoding, load_family
 from attngraph.experiments.models.batch import Sample
 from attngraph.experiments.runs.device import check_device
 from attngraph.experiments.runs.experiment import EXPERIMENT
-from attngraph.experiments.runs.plugins import load_plugins
-from attngraph.experiments.runs.saved import finished, saved_row
+from attngraph.experiments.runs.saved import finished
 from attngraph.experiments.tasks import TASKS
 from attngraph.experiments.tasks.task import DEFAULT
 
@@ -44,8 +43,6 @@ class AttngraphModel(lmms):
         check_device(device)
         self.batch_size = int(batch_size)
         if (Path(pretrained) / EXPERIMENT).is_file():
-            if (row := saved_row(Path(pretrained))) is not None:
-                load_plugins([row])
             run = finished(Path(pretrained))
             self.tuned = run.tuned(None, device, run.data(None) or run.folder)
         else:

@@ -29,6 +29,7 @@ from attngraph.experiments.runs.changes import with_changes
 from attngraph.experiments.tasks import TASKS
 from attngraph.experiments.tasks.task import MANIFEST, Task, holds_scenes
 
+AT_RATE = "@"  # between row and rate in the names of the runs of `attngraph sweep`, which are no table's
 EXPERIMENT = "experiment.yaml"  # in a run's folder
 FOLDER = Path(__file__).parents[1] / "configs" / "experiments"
 REMEDY = 'see the page "Experiment file" of the docs, or experiments/configs/experiments, for the format'

@@ -23,7 +23,7 @@ from attngraph.experiments.base.messages import first_line
 from attngraph.experiments.methods.method import METHODS, Method, known_methods, register
 from attngraph.experiments.methods.peft import method_of_config
 from attngraph.experiments.models.family import FAMILIES, ModelFamily
-from attngraph.experiments.runs.saved import AT_RATE
+from attngraph.experiments.runs.experiment import AT_RATE
 from attngraph.experiments.tasks.task import TASKS, Task
 
 _loaded: dict[Path, None] = {}

@@ -11,7 +11,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,11 +34,11 @@ from attngraph.experiments.models.weights import weights_digest
 from attngraph.experiments.runs.answering import GENERATE, described, predict, way_of
 from attngraph.experiments.runs.data import TaskData, subset
 from attngraph.experiments.runs.experiment import EXPERIMENT, REMEDY, Experiment, Scenes
+from attngraph.experiments.runs.plugins import load_plugins
 from attngraph.experiments.tasks import TASKS, Task
 
 CONFIG, SCORES, STATISTICS, PREDICTIONS = "config.json", "scores.json", "statistics.npz", "predictions.json"
 DIVERGED = "diverged.json"  # of a run whose loss or weights were not finite, in the place of its scores
-AT_RATE = "@"  # between row and rate in the names of the runs of `attngraph sweep`, which are no table's
 TOLERANCE = 1e-6  # of a score against the one that its statistics give
 ROWS = "rows"  # PEFT configurations that are rows of a table
 DATA = "data"  # of a table or experiment that draws its own
@@ -264,17 +264,9 @@ class Finished:
         )
 
 
-def saved_row(folder: Path) -> Path | None:
-    """The PEFT configuration that is the row of a run, if ``attngraph.compare`` saved one."""
-    with suppress(UserError, IndexError):
-        method = read_yaml(folder / EXPERIMENT, Experiment, REMEDY).method
-        file = folder.absolute().parents[3] / ROWS / method / "adapter_config.json"
-        return file if file.is_file() else None
-    return None
-
-
 def finished(folder: Path) -> Finished:
-    """The finished run in a folder.
+    """The finished run in a folder. If its row is a PEFT configuration that ``attngraph.compare`` saved, the
+    row is registered.
 
     Raises:
         UserError: there is no finished run, it is damaged, or its method or task is unknown.
@@ -289,6 +281,9 @@ def finished(folder: Path) -> Finished:
         settings = config["settings"]
         label, _, _ = (settings[name] for name in ("label", "settings", "weights"))
         threads = max(1, min(int(config.get("threads", 1)), os.cpu_count() or 1))
+    for out in folder.absolute().parents[3:4]:  # above cells/ROW/TASK/seedN
+        row = out / ROWS / experiment.method / "adapter_config.json"
+        load_plugins([row] if row.is_file() else [])
     try:
         check_known([experiment.method], known_methods(), "method")
         check_known([experiment.task], list(TASKS), "task")

@@ -26,7 +26,8 @@ from attngraph.errors import UserError
 from attngraph.experiments.base.files import write_text
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.settings import Settings, chosen_settings, write_settings
-from attngraph.experiments.runs.saved import AT_RATE, DIVERGED, read_config
+from attngraph.experiments.runs.experiment import AT_RATE
+from attngraph.experiments.runs.saved import DIVERGED, read_config
 from attngraph.experiments.studies.distances import ARMS, COUPLED, FREE, NOTHING
 from attngraph.experiments.studies.distances_prediction import FILE as PREDICTION
 from attngraph.experiments.tables.compare import compare_pairs, holm

@@ -66,8 +66,7 @@ def write_comparison(runs: Sequence[Run], forgetting: Forgetting, folder: Path) 
         info = {"train_config": {}} if content is None else content["run_info"]
         made = (info.get("created_at"), info["train_config"].get("forgetting"))
         if content is None or made != (created, forgetting.task.name):
-            content = result_of(run, _model(done), created, forgetting.of(done))
-            content["run_info"]["train_config"]["forgetting"] = forgetting.task.name
+            content = result_of(run, done, created, forgetting)
             place = folder / FOLDER / "experiments" / run.row / name
             write_json(place / "training_params.json", content["run_info"]["train_config"])
             if (run.folder / CONFIG).is_file():
@@ -85,11 +84,12 @@ def _model(run: Finished) -> str:
     return Path(run.experiment.model or DEFAULT).name
 
 
-def result_of(run: Run, model: str, created: str, forgetting: float) -> dict[str, Any]:
+def result_of(run: Run, done: Finished, created: str, forgetting: Forgetting) -> dict[str, Any]:
     """Content of PEFT's ``results/NAME.json`` for a run; for a method that is not PEFT's, its settings are
     used instead of a configuration.
     """
     result, recipe = run.result, run.settings["recipe"] or {}
+    model = _model(done)
     task, peak = TASKS[run.task], int(run.result["peak_mb"] * MB)
     memory = {key: int(value * MB) for key, value in result.get("memory_mb", {}).items()}
     config: Any = {"peft_type": run.row.upper(), **(run.settings["settings"] or {})}
@@ -109,6 +109,7 @@ def result_of(run: Run, model: str, created: str, forgetting: float) -> dict[str
         "optimizer_kwargs": {"lr": recipe.get("learning_rate"), "weight_decay": recipe.get("weight_decay")},
         "lr_scheduler": recipe.get("schedule", "linear"),
         "task": run.task,
+        "forgetting": forgetting.task.name,
     }
     return {
         "run_info": {
@@ -137,7 +138,7 @@ def result_of(run: Run, model: str, created: str, forgetting: float) -> dict[str
                     "train loss": result["loss"],
                     "train samples": recipe.get("steps", 0) * recipe.get("batch_size", 0),
                     "train total tokens": 0,  # required by PEFT's reader; tokens are not counted
-                    "forgetting": forgetting,
+                    "forgetting": forgetting.of(done),
                 }
             ],
         },

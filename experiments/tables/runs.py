@@ -28,7 +28,8 @@ from attngraph.experiments.base.messages import check_known, first_line
 from attngraph.experiments.base.progress import Progress
 from attngraph.experiments.methods import GraphAdapter, method_named
 from attngraph.experiments.methods.method import Method
-from attngraph.experiments.runs.saved import AT_RATE, CONFIG, SCORES, STATISTICS, read_config, read_result
+from attngraph.experiments.runs.experiment import AT_RATE
+from attngraph.experiments.runs.saved import CONFIG, SCORES, STATISTICS, read_config, read_result
 from attngraph.experiments.tasks import TASKS
 
 RESULTS = "results.json"  # of a table

@@ -46,9 +46,8 @@ from attngraph.experiments.methods.settings import Choice, Settings, write_setti
 from attngraph.experiments.runs.cells import has_scores
 from attngraph.experiments.runs.device import processes
 from attngraph.experiments.runs.execution import Execution
-from attngraph.experiments.runs.experiment import Cell
+from attngraph.experiments.runs.experiment import AT_RATE, Cell
 from attngraph.experiments.runs.runner import run_cells
-from attngraph.experiments.runs.saved import AT_RATE
 from attngraph.experiments.tables.grid import Grid
 from attngraph.experiments.tables.plan import Plan, check_checkpoints
 from attngraph.experiments.tables.render import markdown_grid
