@@ -16,10 +16,10 @@ def spelled(name: str, known: Iterable[str]) -> str:
     return same[0] if len(same) == 1 and name not in known else name
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``" (did you mean ...?)"`` if a known name is near, else nothing."""
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """``" (did you mean ...?)"`` if a known name is near (a similarity of ``cutoff``), else nothing."""
     by_folded = {_folded(one): one for one in known}
-    near = get_close_matches(_folded(name), by_folded, 1)
+    near = get_close_matches(_folded(name), by_folded, 1, cutoff)
     return f" (did you mean {by_folded[near[0]]}?)" if near else ""
 
 

@@ -1,6 +1,6 @@
 """Reading the attention layers of a model as graphs, while it runs.
 
->>> graphs = capture(model, inputs)
+>>> graphs = capture(model, **tokenizer("the cat sat on the mat", return_tensors="pt"))
 >>> graphs["encoder.layer.0.attention.self"]
 AttentionGraph(batch=1, heads=12, queries=9, values=9, features=64, bidirectional, self, text to text)
 >>> with record(model, layers="*cross*", top_k=8) as graphs:
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
+from inspect import signature
 from itertools import count
 from operator import index
 from threading import get_ident
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
+from attngraph.names import did_you_mean
 from attngraph.reading.calls import Call
 from attngraph.reading.instrument import Site, instrument, unread_attention, why_unread, wildcards
 from attngraph.reading.modality import Modalities
@@ -37,7 +39,8 @@ OnGraph = Callable[[str, AttentionGraph], None]
 
 def capture(
     model: nn.Module,
-    inputs: Mapping | Tensor,
+    inputs: Mapping | Tensor | None = None,
+    *,
     layers: Layers = None,
     heads: int | Iterable[int] | None = None,
     top_k: int | None = None,
@@ -45,17 +48,21 @@ def capture(
     mass: float | None = None,
     detach: bool = True,
     stream: bool = False,
+    **keywords: Any,
 ) -> dict[str, AttentionGraph]:
     """One graph per attention layer of a model, from one forward pass.
 
     The model's mode (training or evaluation) does not change; weights are those before dropout. The model
     runs its eager attention, even if it is set to another implementation such as SDPA, and is restored
-    afterwards.
+    afterwards. The model's inputs are keyword arguments or a mapping:
+
+    >>> capture(model, input_ids=ids, attention_mask=mask, layers="*.0.*")
+    >>> capture(model, {"input_ids": ids, "attention_mask": mask}, layers="*.0.*")  # the same
 
     Args:
         model: any transformers model, or a part of one.
-        inputs: keyword arguments of the model, as returned by a tokenizer or processor, or its first
-            argument.
+        inputs: all keyword arguments of the model in a mapping, as returned by a tokenizer or processor, or
+            the model's first argument.
         layers: names of layers or patterns (``"*cross*"``), one or several. Default: all.
         heads: which heads, one or several. Default: all.
         top_k, threshold, mass: keep only the strongest edges, see :func:`attngraph.sparsify.keep`. The graphs
@@ -72,6 +79,8 @@ def capture(
             have no ``value_mask``. Layers that compute their weights outside transformers'
             ``AttentionInterface`` are read from these: without ``top_k`` their graphs hold all weights, and
             have no totals. Not together with ``threshold``, ``mass`` or ``detach=False``.
+        keywords: keyword arguments of the model. An argument with the name of an option above can be passed
+            in a mapping only.
 
     Returns:
         ``{module name: graph}`` in the order of the calls. A module that attends several times in one pass
@@ -82,9 +91,11 @@ def capture(
         embedding; if these could not be read, the graph is ``rotated``.
 
     Raises:
-        UserError: an unknown layer or head; a layer that ran without being seen, or no layer that ran; query
-            and value features of different widths; weights with NaN or Inf, or that are not a distribution.
+        UserError: no inputs, a mapping together with keyword arguments, or a misspelled option; an unknown
+            layer or head; a layer that ran without being seen, or no layer that ran; query and value features
+            of different widths; weights with NaN or Inf, or that are not a distribution.
     """
+    positional, named = _inputs(model, inputs, keywords)
     graphs: dict[str, AttentionGraph] = {}
     calls: Counter[str] = Counter()
 
@@ -94,7 +105,7 @@ def capture(
 
     with record(model, layers, heads, top_k, threshold, mass, detach, collect, stream):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
-            model(**inputs) if isinstance(inputs, Mapping) else model(inputs)
+            model(*positional, **named)
     return graphs
 
 
@@ -281,6 +292,38 @@ class _Reader:
             self.graphs[name].append(graph)
         else:
             self.on_graph(name, graph)
+
+
+def _inputs(
+    model: nn.Module, inputs: Mapping | Tensor | None, keywords: Mapping[str, Any]
+) -> tuple[tuple[Tensor, ...], Mapping[str, Any]]:
+    """Positional and keyword arguments of the model's forward pass.
+
+    Raises:
+        UserError: as in :func:`capture`.
+    """
+    options = [p.name for p in signature(capture).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    own = signature(model.forward).parameters
+    for name in keywords:  # a model that accepts any keyword would ignore a misspelt option
+        if name not in own and (hint := did_you_mean(name, options, cutoff=0.8)):
+            raise UserError(
+                f"capture has no option {name!r}{hint}; if it is an input of the model, pass the inputs as a "
+                f"mapping: capture(model, {{{name!r}: ...}})"
+            )
+    if inputs is None:
+        if not keywords:
+            raise UserError(
+                "the model has no inputs: use capture(model, input_ids=...) or capture(model, inputs)"
+            )
+        return (), keywords
+    if not isinstance(inputs, Mapping):
+        return (inputs,), keywords
+    if keywords:
+        raise UserError(
+            f"the model's inputs are a mapping and also keyword arguments ({', '.join(keywords)}): put them "
+            "in the mapping, or use capture(model, **inputs, ...)"
+        )
+    return (), inputs
 
 
 def check_weights(name: str, graph: AttentionGraph, module: nn.Module) -> None:

@@ -39,7 +39,7 @@ def page():
     ids = tokenizer(CAPTION, return_tensors="pt", add_special_tokens=False).input_ids
     inputs = {"input_ids": ids, "pixel_values": preprocess([image])}
     model = get_peft_model(family.model, GraphAdapterConfig(gnn="pgnn"))
-    graphs = capture(family.model, inputs, LAYER)
+    graphs = capture(family.model, inputs, layers=LAYER)
     words = tokenizer.convert_ids_to_tokens(ids[0].tolist())
     return show(graphs, image=image, tokens=words, model=model, title="Attention of the mini-BLIP")
 

@@ -293,7 +293,7 @@ class Source:
     ) -> dict[str, AttentionGraph]:
         """The attention graphs of a batch, by default of all layers and heads, ``{layer: graph}``."""
         with self.reading():
-            graphs = capture(self.model, batch.inputs, layers, heads, stream=self.stream)
+            graphs = capture(self.model, batch.inputs, layers=layers, heads=heads, stream=self.stream)
         return calls_as_examples(graphs, batch.inputs)
 
     def is_large(self) -> bool:

@@ -4,6 +4,7 @@ import copy
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from inspect import signature
 
 import pytest
 import torch
@@ -68,6 +69,47 @@ def test_wrong_options():
         with pytest.raises((UserError, ValueError), match=message):
             capture(model, {"input_ids": words()}, **options)
         assert not any("attngraph" in vars(module) for module in model.modules())
+
+
+@pytest.mark.parametrize("name", ["bert", "blip"])
+def test_inputs_are_a_mapping_or_keywords(name):
+    """Keywords that reach capture but not the model, or not all of them."""
+    model, inputs = FAMILIES[name].model(), FAMILIES[name].inputs()
+    first = next(iter(signature(model.forward).parameters))
+    forms = (
+        capture(model, inputs, heads=1),
+        capture(model, **inputs, heads=1),
+        capture(model, inputs.pop(first), heads=1, **inputs),
+    )
+    for graphs in forms[1:]:
+        assert list(graphs) == list(forms[0])
+        for layer, graph in graphs.items():
+            assert torch.equal(graph.weight, forms[0][layer].weight)
+
+
+def test_wrong_inputs():
+    model, ids = FAMILIES["llama"].model(), words()
+    for inputs, options, message in (
+        ((), {}, "has no inputs: use capture"),
+        (({"input_ids": ids},), {"use_cache": False}, r"also keyword arguments \(use_cache\)"),
+        ((), {"input_ids": ids, "layer": "*"}, r"no option 'layer' \(did you mean layers\?\)"),
+        (({"input_ids": ids},), {"topk": 2}, r"no option 'topk' \(did you mean top_k\?\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            capture(model, *inputs, **options)
+
+
+def test_arguments_of_the_model_are_not_misspelled_options():
+    """Names near to an option's are the model's if its forward pass has them."""
+
+    class Steaming(hf.LlamaModel):
+        def forward(self, input_ids, steam):
+            return super().forward(input_ids + steam)
+
+    model, ids = Steaming(FAMILIES["llama"].model().config).eval(), words()
+    assert len(capture(model, input_ids=ids, steam=1)) == len(FAMILIES["llama"].layers)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
+        capture(model, input_ids=ids, steam=1, colour=1)
 
 
 def test_streaming():

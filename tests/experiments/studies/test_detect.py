@@ -84,7 +84,8 @@ def test_answers_with_their_probabilities_and_graphs():
         prompt, words = (family.tokenizer.tokenize(part) for part in (sample.prompt, text))
         assert graphs.begins[number] == len(prompt)
         assert graphs.queries[number] == 1 + len(prompt) + len(words)
-        read = capture(family.model, family.batch([replace(sample, answer=text)]).inputs, "text_decoder*")
+        inputs = family.batch([replace(sample, answer=text)]).inputs
+        read = capture(family.model, inputs, layers="text_decoder*")
         one = graphs.example(number)
         own, cross = (
             torch.cat([graph.weight for graph in read.values() if graph.kind == kind], 1)
