@@ -143,6 +143,26 @@ class Tuned:
     def observe(self, targets: Iterable[str]) -> None:
         """Process the training answers before training; most methods do nothing here."""
 
+    def penalty(self) -> Tensor | None:
+        """A term that is added to the loss of every step; most methods have none."""
+        return None
+
+    def after_step(self, step: int, steps: int) -> None:
+        """Change weights by a rule of the method after a step of the optimizer, whose gradients are still
+        there; most methods do nothing here.
+
+        Args:
+            step: number of completed steps.
+            steps: number of steps in all.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`after_step` keeps between steps, for the state of an interrupted run."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+
     def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:
         """One text per sample."""
         return self.family.answer(samples, way)

@@ -12,7 +12,8 @@ from attngraph.adapters.peft.layer import ADAPTERS
 from attngraph.experiments.methods.method import Tuned
 from attngraph.experiments.methods.prefix import ATTRIBUTE
 
-ADDED = (ADAPTERS, ATTRIBUTE)  # parts of the names of parameters that methods add, beside PEFT's own
+#: Parts of the names of parameters that methods add, besides the prefixes of PEFT's methods.
+ADDED = (ADAPTERS, ATTRIBUTE, "ranknum")  # the last one is AdaLoRA's
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 

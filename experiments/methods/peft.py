@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from peft import (
+    AdaLoraConfig,
     LoraConfig,
     PeftConfig,
     PeftModel,
@@ -28,7 +29,7 @@ from peft import (
 )
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from pydantic import Field, FiniteFloat, StrictInt
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from attngraph.adapters import SCHEMES, GraphAdapterConfig
@@ -118,6 +119,67 @@ class PeftTuned(Tuned):
 
     def scalars(self) -> dict[str, float]:
         return learned_scalars(self.family.model)
+
+
+class AdaLoraTuned(PeftTuned):
+    r"""A model with PEFT's AdaLoRA: updates :math:`P \Lambda Q` of low rank, whose ranks the training loop
+    reduces from ``init_r`` to ``target_r`` on average, by the importance of singular values.
+
+    Source: Zhang et al., "Adaptive Budget Allocation for Parameter-Efficient Fine-Tuning", ICLR 2023.
+    """
+
+    @property
+    def config(self) -> AdaLoraConfig:
+        return self.model.active_peft_config
+
+    def penalty(self) -> Tensor:
+        r"""The mean of :math:`\|P^\top P - I\|_F` and :math:`\|Q Q^\top - I\|_F` over all updates, times
+        ``orth_reg_weight``.
+        """
+        parameters = self.parameters().items()
+        bases = [p if "lora_A" in name else p.T for name, p in parameters if re.search("lora_[AB]", name)]
+        norms = [torch.dist(base @ base.T, torch.eye(len(base), device=base.device)) for base in bases]
+        return self.config.orth_reg_weight * torch.stack(norms).mean()
+
+    def after_step(self, step: int, steps: int) -> None:
+        first, last = self.config.tinit, steps - self.config.tfinal
+        if first >= last:
+            raise UserError(
+                f"AdaLoRA: ranks are reduced between step tinit = {first} and {steps} - tfinal = {last}: "
+                "choose smaller ones, or more steps"
+            )
+        self.config.total_step = steps
+        self.model.base_model.update_and_allocate(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        allocator = self.model.base_model.rankallocator
+        return {
+            "importance": allocator.exp_avg_ipt,
+            "uncertainty": allocator.exp_avg_unc,
+            "ranks": self.config.rank_pattern,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        allocator, device = self.model.base_model.rankallocator, self.family.device
+        moved = {key: {name: x.to(device) for name, x in state[key].items()} for key in list(state)[:2]}
+        allocator.exp_avg_ipt, allocator.exp_avg_unc = moved["importance"], moved["uncertainty"]
+        allocator.ipt = dict(allocator.exp_avg_ipt)  # the keys of the three are the same
+        self.config.rank_pattern = state["ranks"]
+
+    def save(self, folder: Path) -> None:
+        """Write the updates without zero singular values, and remove those from the model, so that the file
+        gives its outputs to the bit.
+        """
+        values = {name: p for name, p in self.family.model.named_parameters() if "lora_E" in name}
+        self.config.rank_pattern = {name: (p != 0).view(-1).tolist() for name, p in values.items()}
+        super().save(folder)
+        self.model.base_model.resize_modules_by_rank_pattern(
+            self.config.rank_pattern, self.model.active_adapter
+        )
+
+    def load(self, folder: Path) -> None:
+        self.config.rank_pattern = PeftConfig.from_pretrained(str(folder)).rank_pattern
+        super().load(folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,10 +349,12 @@ def _end(name: str) -> str:
 OF_PEFT = (
     "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode".split()
 )
+#: Fields of AdaLoRA's configuration that training sets.
+OF_TRAINING = ("total_step", "rank_pattern")
+MANY = 10**9  # steps, until training sets AdaLoRA's total_step
 LONGEST = 40  # part of a name
 #: Types that are not supported, with the reason.
 UNFIT = {
-    "ADALORA": "ranks are allocated by calls in the training loop, and by a term of the loss",
     "ADAPTION_PROMPT": "made for the attention layers of Llama, Mistral and GPT-2 only",
     "TRAINABLE_TOKENS": "trains single tokens, for which there is no default",
     "XLORA": "mixes LoRA adapters that are already trained",
@@ -333,14 +397,15 @@ class ConfigMethod(PeftMethod):
         return {"peft_type": self.peft_type, **self.options, **(choice.arguments if choice else {})}
 
     def argument_names(self) -> list[str]:
-        return [one.name for one in fields(self.kind) if one.name not in OF_PEFT]
+        known = [one.name for one in fields(self.kind) if one.name not in OF_PEFT]
+        return [name for name in known if self.peft_type != "ADALORA" or name not in OF_TRAINING]
 
     def further_settings(self) -> list[str]:
         return self.argument_names()
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> PeftConfig:
         own = {name: value for name, value in settings.items() if name != "peft_type"}
-        config = self._or_error(lambda: self.kind(**own))
+        config = self._or_error(lambda: self.kind(**_steps(self.peft_type), **own))
         if config.is_prompt_learning or self.peft_type in UNFIT:
             why = UNFIT.get(self.peft_type, "PEFT adds its prompts outside of the model's layers")
             raise UserError(
@@ -348,6 +413,11 @@ class ConfigMethod(PeftMethod):
             )
         if isinstance(config, GraphAdapterConfig):
             return config
+        if isinstance(config, AdaLoraConfig) and config.target_r >= config.init_r:
+            raise UserError(
+                f"settings of {self.name}: target_r is {config.target_r} and init_r {config.init_r}, but ranks "
+                "can only be reduced: choose a smaller target_r"
+            )
         if getattr(config, "target_modules", ()) is None:
             config.target_modules = set(self._targets(family.model, family.language_side()))
         if getattr(config, "feedforward_modules", ()) is None:
@@ -358,7 +428,8 @@ class ConfigMethod(PeftMethod):
         return config
 
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> PeftTuned:
-        return self._or_error(lambda: super(ConfigMethod, self).apply(family, settings))
+        tuned = self._or_error(lambda: super(ConfigMethod, self).apply(family, settings))
+        return AdaLoraTuned(family, tuned.model) if self.peft_type == "ADALORA" else tuned
 
     def _targets(self, model: nn.Module, sides: Sequence[str]) -> list[str]:
         if self.peft_type != "LN_TUNING":
@@ -394,22 +465,28 @@ def method_of_config(name: str, config: PeftConfig, title: str = "") -> ConfigMe
     """
     kind = PeftType(config.peft_type).value
     try:
-        default = _plain(name, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]())
+        default = _plain(name, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**_steps(kind)))
     except (TypeError, ValueError):  # some have none
         default = {}
     options = {key: value for key, value in _plain(name, config).items() if default.get(key) != value}
     return ConfigMethod(name=name, title=title or name, peft_type=kind, options=options)
 
 
+def _steps(kind: str) -> dict[str, int]:
+    """What AdaLoRA's configuration needs beside the fields of a row."""
+    return {"total_step": MANY} if kind == "ADALORA" else {}
+
+
 def _plain(name: str, config: PeftConfig) -> dict[str, Any]:
-    """The fields of a configuration as JSON holds them; sets are sorted."""
+    """The fields of a row's configuration as JSON holds them; sets are sorted."""
 
     def sorted_set(value: Any) -> Any:
         if isinstance(value, (set, frozenset)):
             return sorted(value)
         raise TypeError(f"{type(value).__name__} cannot be saved")
 
-    own = {key: value for key, value in config.to_dict().items() if key not in OF_PEFT}
+    unset = (*OF_PEFT, *OF_TRAINING) if isinstance(config, AdaLoraConfig) else OF_PEFT
+    own = {key: value for key, value in config.to_dict().items() if key not in unset}
     try:
         return json.loads(json.dumps(own, default=sorted_set))
     except TypeError as error:

@@ -143,6 +143,9 @@ SMALL = (
     ),
 )
 
+#: Types of PEFT whose papers spell their names otherwise than its classes do.
+TITLES = {"ADALORA": "AdaLoRA", "IA3": "(IA)³", "LN_TUNING": "LN tuning", "RANDLORA": "RandLoRA", "VERA": "VeRA"}
+
 #: Rows of the tables *position* (pGNN is in all places), *width*, *concat* (pGNN has the queries in the query
 #: rows of the node features) and *p* (pGNN learns p).
 SMALL_TABLES = (
@@ -232,6 +235,6 @@ def method_named(name: str) -> Method:
     check_known([name], known_methods(), "method")
     if name not in SCHEMES:
         kind = peft_types()[name]
-        title = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)].__name__.removesuffix("Config")
+        title = TITLES.get(kind, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)].__name__.removesuffix("Config"))
         return ConfigMethod(name=name, title=title, peft_type=kind)
     return GraphAdapter(name=name, title=name, gnn=name, follows="gcn")

@@ -53,15 +53,20 @@ KEPT = 2  # states
 class LossModule(nn.Module):
     """A model family as a module that maps inputs with labels to the loss: the sum over the batch's answer
     tokens, divided by ``tokens``, their number in the whole step (all passes and processes). So losses add up
-    to the mean that one process would compute in one pass.
+    to the mean that one process would compute in one pass, plus the method's penalty.
     """
 
     def __init__(self, tuned: Tuned, label_smoothing: float):
         super().__init__()
         self.model, self.family, self.label_smoothing = tuned.family.model, tuned.family, label_smoothing
+        self.penalty = tuned.penalty
 
     def forward(self, labels: Tensor, tokens: Tensor, **inputs: Tensor) -> Tensor:
-        return token_losses(self.family.logits(inputs), labels, self.label_smoothing).sum() / tokens
+        loss = token_losses(self.family.logits(inputs), labels, self.label_smoothing).sum()
+        penalty = self.penalty()
+        if penalty is not None:  # shares of all passes add up to 1
+            loss = loss + penalty * (labels[:, 1:] != IGNORED).sum()
+        return loss / tokens
 
 
 class Trained(NamedTuple):
@@ -112,7 +117,7 @@ def train(
         optimizer_groups(module, recipe.learning_rate, recipe.weight_decay, tuned.rates())
     )
     schedule = LambdaLR(optimizer, recipe.factor)
-    state = State(tuned, [optimizer, schedule], validation)
+    state = State(tuned, [optimizer, schedule, tuned], validation)
     if (saved := last_state(folder)) is not None:
         state.load(saved)
     batches = iter(_loader(data, recipe, seed, device, begin=state.step))
@@ -139,8 +144,9 @@ def train(
             rate = schedule.get_last_lr()[0]
             optimizer.step()
             schedule.step()
-            optimizer.zero_grad()
             state.lines.append({"loss": value, "learning_rate": rate, "gradient_norm": norm.item()})
+            tuned.after_step(state.step, recipe.steps)
+            optimizer.zero_grad()
             show(state.step, {f"train/{name}": x for name, x in state.lines[-1].items()})
             if validation and validation.is_due(state.step):
                 scores = validation.validate(state.step)
@@ -250,7 +256,7 @@ class State:
 
     Args:
         tuned: the model, whose trained weights are part of the state.
-        parts: optimiser, schedule and others.
+        parts: optimiser, schedule and others with a ``state_dict``.
         validation: validation of the run, if any.
 
     Attributes:

@@ -57,17 +57,18 @@ def test_a_row_trains_the_language_side_and_is_saved_whole(name, samples, tmp_pa
     assert count_parameters(tuned).model == sum(p.numel() for p in load_family().model.parameters())
     inputs = family.training_inputs(samples)
     labels = inputs.pop("labels")
-    for _ in range(2):  # where one factor starts at zero, the others have a gradient after a step
+    for step in (1, 2):  # where one factor starts at zero, the others have a gradient after a step
         family.logits(inputs)[labels != IGNORED].log_softmax(-1)[:, 3].sum().backward()
         with torch.no_grad():
             for parameter in own.values():
                 assert parameter.grad is not None and parameter.grad.isfinite().all()
                 parameter -= 0.05 * parameter.grad.sign()
+        tuned.after_step(step, 2)
+    tuned.save(tmp_path)
     moved = logits(family, samples)
     assert (moved - plain).abs().max() > 1e-3
     with family.unadapted():
         assert torch.equal(logits(family, samples), plain)
-    tuned.save(tmp_path)
     again, saved = made(name)
     saved.load(tmp_path)
     assert torch.equal(logits(again, samples), moved)
@@ -82,7 +83,7 @@ def test_any_type_is_a_row_and_what_does_not_fit_is_an_error():
     family = load_family()
     for name, settings, told in (
         ("prompt_tuning", {"num_virtual_tokens": 4}, "PEFT adds its prompts outside"),
-        ("adalora", {"total_step": 100}, "ranks are allocated by calls in the training loop"),
+        ("adalora", {"target_r": 12}, "ranks can only be reduced"),
         ("oft", {"r": 4, "oft_block_size": 4}, "settings of oft: "),
         ("ia3", {"target_modules": ["none_such"]}, "settings of ia3: "),
     ):

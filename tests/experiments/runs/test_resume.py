@@ -65,6 +65,7 @@ STOPS = {
         "decoder",
         recipe_of(batch_size=4, accumulation=2, validate_every=2, schedule="cosine"),
     ),
+    "importance that decides on ranks": (5, "adalora", IN_PASSES),
     "in half precision": (5, "full", recipe_of(precision="bfloat16")),
 }
 

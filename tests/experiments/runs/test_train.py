@@ -3,12 +3,14 @@
 import csv
 import math
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from attngraph.errors import UserError
+from attngraph.experiments.methods.peft import AdaLoraTuned
 from attngraph.experiments.models.batch import IGNORED
 from attngraph.experiments.models.blip import BlipCaptioner
 from attngraph.experiments.runs import device
@@ -43,7 +45,7 @@ def losses(lines):
     return [line["loss"] for line in lines]
 
 
-def plain_loop(tuned, data, recipe, seed):
+def plain_loop(tuned, data, recipe, seed, monkeypatch):
     """Losses, gradient norms and learning rates of each step, written out."""
     family, parameters = data.family, list(tuned.parameters().values())
     family.model.train()
@@ -56,6 +58,8 @@ def plain_loop(tuned, data, recipe, seed):
         recipe.learning_rate,
     )
     schedule = LambdaLR(optimizer, recipe.factor)
+    if isinstance(tuned, AdaLoraTuned):
+        tuned.config.total_step = recipe.steps
     steps = []
     for step in range(recipe.steps):
         places = places_of(len(data), recipe.batch_size, seed, step)
@@ -67,20 +71,27 @@ def plain_loop(tuned, data, recipe, seed):
         smooth = recipe.label_smoothing
         each = -(1 - smooth) * right - smooth * logs.mean(-1)
         loss = each[counted].sum() / counted.sum()
+        adalora = tuned.model.base_model if isinstance(tuned, AdaLoraTuned) else None
+        if adalora:  # PEFT adds the penalty to the loss that a forward pass returns
+            with monkeypatch.context() as patch:
+                patch.setattr(adalora.model, "forward", lambda loss: SimpleNamespace(loss=loss))
+                loss = adalora(loss).loss
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         steps.append((loss.item(), norm.item(), schedule.get_last_lr()[0]))
         optimizer.step()
         schedule.step()
+        if adalora:
+            adalora.update_and_allocate(step + 1)
     return steps
 
 
-@pytest.mark.parametrize("method, clip", [("pgnn", 0.05), ("full", 1.0)])
-def test_it_equals_a_plain_loop(method, clip, lines, tmp_path):
+@pytest.mark.parametrize("method, clip", [("pgnn", 0.05), ("full", 1.0), ("adalora", 1.0)])
+def test_it_equals_a_plain_loop(method, clip, lines, tmp_path, monkeypatch):
     recipe = recipe_of(clip=clip, warmup=0.3)
     mine, data = small_run(tmp_path, method)
-    expected = plain_loop(mine, data, recipe, seed=5)
+    expected = plain_loop(mine, data, recipe, 5, monkeypatch)
     tuned, data = small_run(tmp_path, method)
     before = {name: p.detach().clone() for name, p in tuned.family.model.named_parameters()}
     trained = train(tuned, data, recipe, 5, tmp_path / "run")
@@ -100,10 +111,11 @@ def test_it_equals_a_plain_loop(method, clip, lines, tmp_path):
     assert trained.loss == pytest.approx(sum(losses(lines)) / 8)
 
 
-def test_passes_of_a_step_add_up(lines, tmp_path):
-    recipe = recipe_of(batch_size=4)
-    once = train_small(tmp_path / "once", recipe=recipe)
-    twice = train_small(tmp_path / "twice", recipe=recipe_of(batch_size=4, accumulation=2))
+@pytest.mark.parametrize("method", ["pgnn", "adalora"])
+def test_passes_of_a_step_add_up(method, lines, tmp_path):
+    """AdaLoRA's penalty included."""
+    once = train_small(tmp_path / "once", method, recipe_of(batch_size=4))
+    twice = train_small(tmp_path / "twice", method, recipe_of(batch_size=4, accumulation=2))
     assert losses(lines[8:]) == pytest.approx(losses(lines[:8]), abs=1e-5)
     for name, weight in once.weights.items():
         assert torch.allclose(weight, twice.weights[name], atol=1e-5), name
