@@ -144,7 +144,7 @@ class Tuned:
         """Process the training answers before training; most methods do nothing here."""
 
     def penalty(self) -> Tensor | None:
-        """A term that is added to the loss of every step; most methods have none."""
+        """A term that is added to the loss of every step, if the method has one."""
         return None
 
     def after_step(self, step: int, steps: int) -> None:
@@ -157,11 +157,11 @@ class Tuned:
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`after_step` keeps between steps, for the state of an interrupted run."""
+        """The numbers that :meth:`after_step` keeps between steps, for the state of an interrupted run."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
+        """Restore the numbers of :meth:`state_dict`."""
 
     def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:
         """One text per sample."""

@@ -415,8 +415,8 @@ class ConfigMethod(PeftMethod):
             return config
         if isinstance(config, AdaLoraConfig) and config.target_r >= config.init_r:
             raise UserError(
-                f"settings of {self.name}: target_r is {config.target_r} and init_r {config.init_r}, but ranks "
-                "can only be reduced: choose a smaller target_r"
+                f"settings of {self.name}: target_r is {config.target_r} and init_r {config.init_r}, but "
+                "ranks can only be reduced: choose a smaller target_r"
             )
         if getattr(config, "target_modules", ()) is None:
             config.target_modules = set(self._targets(family.model, family.language_side()))
@@ -473,7 +473,7 @@ def method_of_config(name: str, config: PeftConfig, title: str = "") -> ConfigMe
 
 
 def _steps(kind: str) -> dict[str, int]:
-    """What AdaLoRA's configuration needs beside the fields of a row."""
+    """The field of AdaLoRA's configuration that is required and not part of a row."""
     return {"total_step": MANY} if kind == "ADALORA" else {}
 
 

@@ -144,7 +144,13 @@ SMALL = (
 )
 
 #: Types of PEFT whose papers spell their names otherwise than its classes do.
-TITLES = {"ADALORA": "AdaLoRA", "IA3": "(IA)³", "LN_TUNING": "LN tuning", "RANDLORA": "RandLoRA", "VERA": "VeRA"}
+TITLES = {
+    "ADALORA": "AdaLoRA",
+    "IA3": "(IA)³",
+    "LN_TUNING": "LN tuning",
+    "RANDLORA": "RandLoRA",
+    "VERA": "VeRA",
+}
 
 #: Rows of the tables *position* (pGNN is in all places), *width*, *concat* (pGNN has the queries in the query
 #: rows of the node features) and *p* (pGNN learns p).
