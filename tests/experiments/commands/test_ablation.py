@@ -114,7 +114,7 @@ def test_compare_trains_peft_configurations(preset, tmp_path, capsys):
     out, config = tmp_path / "out", LoraConfig(r=2, target_modules=["query"])
     name = row_name(config)
     frame = attngraph.compare([config, "ia3"], "vqa", preset=str(preset), out=out)
-    assert frame["name"].tolist() == [name, "IA3", "Frozen model", "Majority class"]
+    assert frame["name"].tolist() == [name, "(IA)³", "Frozen model", "Majority class"]
     saved = json.loads((out / "cells" / name / "vqa" / "seed0" / "adapter_config.json").read_text())
     assert (saved["r"], saved["target_modules"]) == (2, ["query"])
     words = ["--plugin", out / "rows" / name / "adapter_config.json", "ablation", "--preset", preset]

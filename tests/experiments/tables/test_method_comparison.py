@@ -144,7 +144,7 @@ def test_the_summary_has_intervals_over_seeds(out):
     assert (mean - low, high - mean) == pytest.approx((half, half))
     assert math.isnan(frame.loc[1, "forgetting_low"])
     text = (folder / "summary.md").read_text()
-    assert "IA3" in text and "Frozen model" in text and " to " in text
+    assert "(IA)³" in text and "Frozen model" in text and " to " in text
 
 
 def test_the_table_of_peft_names_known_rows_and_one_task(tmp_path):
