@@ -9,6 +9,7 @@ and raises ``KeyError`` with it when it does not know it. So the name that we wr
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import warnings
 from dataclasses import InitVar, dataclass, field
@@ -40,6 +41,7 @@ FORMAT = 2
 """Version of the file format in which adapters are saved. Version 1 had ``exclude`` instead of
 ``exclude_modules``, which also excluded the feed-forward block of an excluded attention layer; adapters that
 use it keep version 1. Files of version 1, and older ones without a version, can be read."""
+logger = logging.getLogger(__name__)
 
 
 def add_member(kind: Any, name: str) -> Any:
@@ -162,6 +164,11 @@ class GraphAdapterConfig(PeftConfig):
             self.exclude_modules = exclude
         by_rule_of_1 = exclude is not None or (self.format_version == 1 and self.exclude_modules)
         self.format_version = 1 if by_rule_of_1 else FORMAT
+        if by_rule_of_1:
+            logger.info(
+                "format 1: exclude_modules=%r also excludes the feed-forward blocks of these layers",
+                self.exclude_modules,
+            )
         self._check_parts()
         self._check_numbers()
         self._check_modules()

@@ -9,6 +9,7 @@ AttentionGraph(batch=1, heads=12, queries=9, values=9, features=64, bidirectiona
 
 from __future__ import annotations
 
+import logging
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -35,6 +36,7 @@ from attngraph.streaming import heaviest
 
 Layers = str | Iterable[str] | None
 OnGraph = Callable[[str, AttentionGraph], None]
+logger = logging.getLogger(__name__)
 
 
 def capture(
@@ -260,6 +262,7 @@ class _Reader:
     def _listen(self, site: Site, call: Call) -> None:
         """A chosen layer was read."""
         name = site.name
+        first = name not in self.seen
         self.seen.add(name)
         sides: dict[str, Any] = dict(
             zip(("query_modality", "value_modality"), self.modalities.of(name, call))
@@ -270,6 +273,8 @@ class _Reader:
         try:
             if self.stream:
                 graph = call.streamed(self.heads, top_k, site.metric(call.query), **sides)
+                if first and graph.totals is None:
+                    logger.info("%s cannot be streamed: all its weights are in memory at once", name)
             else:
                 graph = call.graph(metric=site.metric(call.query), **sides)
         except UserError:

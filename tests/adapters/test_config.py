@@ -80,7 +80,7 @@ def test_numbers_of_numpy_survive_json():
     assert GraphAdapterConfig(positions="self").positions == ("self",)
 
 
-def test_old_names(tmp_path):
+def test_old_names(tmp_path, caplog):
     """Each warns where it is written in a program, and not in a file."""
     with pytest.warns(FutureWarning, match="exclude is called exclude_modules now"):
         config = GraphAdapterConfig(exclude=["b", "a"])
@@ -94,9 +94,10 @@ def test_old_names(tmp_path):
     earlier = {name: value for name, value in saved.items() if "layers_" not in name}
     earlier |= {"exclude": earlier.pop("exclude_modules"), "format_version": 1}
     path.write_text(json.dumps(earlier))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), caplog.at_level("INFO", "attngraph"):
         warnings.simplefilter("error")
         assert PeftConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+    assert "also excludes the feed-forward blocks" in caplog.text  # no adapter there, without a word
 
 
 def test_names_lead_to_classes_and_their_defaults():

@@ -105,6 +105,16 @@ def test_heads_and_layers():
         read(model, ids, heads=4, stream=True)
 
 
+def test_layers_that_cannot_be_streamed_are_logged_once(caplog):
+    """Memory of all edges in a layer that makes its weights itself, without a word; or a word per step."""
+    for name in ("llama", "blip"):
+        model, inputs = on_sdpa(FAMILIES[name]), FAMILIES[name].inputs()
+        with caplog.at_level("INFO", "attngraph"), record(model, stream=True) as graphs:
+            run(model, inputs), run(model, inputs)
+        layers = [line.args[0] for line in caplog.records if line.name == "attngraph.reading.reader"]
+        assert layers == [layer for layer in graphs if "vision_model" in layer]  # BLIP's
+
+
 def test_half_precision():
     """Weights are computed in float32 from the queries and keys of the model."""
     model, ids = on_sdpa(FAMILIES["llama"]).bfloat16(), {"input_ids": words(20)}
