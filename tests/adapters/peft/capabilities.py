@@ -585,9 +585,8 @@ def of_transformers(family: str, folder: Path) -> None:
 
 TEXT = """# PEFT features
 
-`python -m tests.adapters.peft.capabilities` tests each feature with tiny Llama, T5, BERT and BLIP models \
-(where they
-can differ) and writes this page.
+`python -m tests.adapters.peft.capabilities` tests each feature, on tiny Llama, T5, BERT and BLIP models if
+models can differ, and writes this page.
 """
 NOTES = "| feature | note |\n|---|---|\n"
 
