@@ -345,18 +345,18 @@ class AttentionOptions(LookOptions):
 class PlantedOptions:
     """Train every scheme on planted graphs, for which theory predicts the best one."""
 
-    preset: Literal["direction", "cues"] = option(
-        "Graphs: direction (relevant values differ from distractors in direction only) or cues (also in "
-        "attention weight, degree or length).",
+    preset: Literal["direction", "cues", "quick"] = option(
+        "Graphs: direction (relevant values differ from distractors in direction only), cues (also in "
+        "attention weight, degree or length), or quick (a smoke test: direction, three conditions, short "
+        "training).",
         "direction",
     )
     seeds: Annotated[int, Between(2, 100)] | None = option(
-        "Number of seeds, from 0. Default: 10; with --quick, 3."
+        "Number of seeds, from 0. Default: 10; with quick, 3."
     )
     join: Literal["replace", "blend"] = option(
         "Join of the schemes' output and the attention output: replace or blend.", "replace"
     )
-    quick: bool = option("Run a few conditions with short training, as a smoke test.", False)
     out: Path = option("Folder of the results.", Path("runs/planted"))
 
 

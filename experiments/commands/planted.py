@@ -17,24 +17,23 @@ from attngraph.experiments.base.progress import Progress
 from attngraph.experiments.commands.options import PlantedOptions
 from attngraph.experiments.studies.planted import QUICK, Study
 from attngraph.experiments.studies.planted import run as train_all
-from attngraph.experiments.studies.planted_cues import QUICK_SECOND, SECOND
+from attngraph.experiments.studies.planted_cues import SECOND
 from attngraph.experiments.studies.planted_report import FIGURES, conditions, draw, text
 
 RUNS, CONDITIONS, TEXT = "planted.csv", "conditions.csv", "planted.txt"
 NAMES = (RUNS, CONDITIONS, TEXT, *(name for stem in FIGURES for name in files(stem)))
-SEEDS = {False: 10, True: 3}  # of a whole run and of a quick one
-STUDIES = {"direction": (Study(), QUICK), "cues": (SECOND, QUICK_SECOND)}
+STUDIES = {"direction": Study(), "cues": SECOND, "quick": QUICK}
+SEEDS = {"direction": 10, "cues": 10, "quick": 3}
 
 
 def run(options: PlantedOptions) -> int:
     """``attngraph planted``."""
-    count = options.seeds or SEEDS[options.quick]
-    study = replace(STUDIES[options.preset][options.quick], join=options.join)
+    count = options.seeds or SEEDS[options.preset]
+    study = replace(STUDIES[options.preset], join=options.join)
     settings = {
         "preset": options.preset,
         "seeds": count,
         "join": options.join,
-        "quick": options.quick,
         "torch": torch.__version__,
     }
     outputs = Outputs(options.out, "planted", settings, NAMES)

@@ -9,7 +9,7 @@ distractors. So nothing but the cue and the contrast has an influence, and theor
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -115,14 +115,4 @@ SECOND = Study(
     rows=("gcn", "p2", "tempering", "placebo", "pgnn", "closed", "free"),
     contrasts=(-0.9, -0.5, 0, 0.5, 0.9),
     rates=(0.02, 0.06),
-)
-#: Seconds' worth.
-QUICK_SECOND = replace(
-    SECOND,
-    parts=tuple(Cue(name, factors[0]) for name, factors in CUES.items()),
-    contrasts=(-0.9, 0, 0.9),
-    rates=(0.06,),
-    steps=60,
-    batch=8,
-    scored=16,
 )

@@ -141,7 +141,7 @@ def is_run(words: list[str]) -> bool:
     """Whether a command is run, and not only parsed."""
     if "--adapter" in words or any(word.startswith("hub:") for word in words):
         return False
-    if {"--dry-run", "--check", "--quick"} & set(words):
+    if {"--dry-run", "--check", "--quick", "quick"} & set(words):
         return True
     return not any(len(one) <= len(words) and all(map(str.startswith, words, one)) for one in BEGINNINGS)
 

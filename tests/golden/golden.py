@@ -170,7 +170,7 @@ def train(room: Room) -> None:
 
 
 def planted(room: Room) -> None:
-    room.run("planted", "--quick", "--out", "out")
+    room.run("planted", "--preset", "quick", "--out", "out")
     room.show("out/*.csv")
 
 

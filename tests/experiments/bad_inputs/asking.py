@@ -27,7 +27,7 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
     return {
         "scenes": ["scenes", *out],
         "bench": ["bench", "--quick", "--only", "step", *out],
-        "planted": ["planted", "--quick", *out],
+        "planted": ["planted", "--preset", "quick", *out],
         "detect": ["detect", "--examples", "40", *out],
         "train": ["train", *SMALL, *out],
         "evaluate": ["evaluate", str(world.cell), "--data", str(world.data), *out],
@@ -65,7 +65,7 @@ ASKED = (
     ("attention", "--device", "cuda:99"),
     ("attention", "--device", "é"),
     ("bench", "--out", "/dev/null"),
-    ("planted", "--quick=yes"),
+    ("planted", "--preset", "quik"),
     ("detect", "--tasks", "vqa,caption"),
     ("detect", "--models", "mini-blip", str(CHECKPOINTS / "mini-blip")),
     ("scenes", "--size", "x", "1", "1"),

@@ -334,8 +334,8 @@ def written(folder) -> set[str]:
 def test_the_command(tmp_path, capsys, monkeypatch):
     """What it writes; other settings need another folder."""
     study = replace(TINY, contrasts=(-0.9, 0.9), rates=(0.01,), steps=1)
-    monkeypatch.setitem(command.STUDIES, "direction", (study, study))
-    words = ["planted", "--quick", "--seeds", "2", "--out", str(tmp_path)]
+    monkeypatch.setitem(command.STUDIES, "direction", study)
+    words = ["planted", "--seeds", "2", "--out", str(tmp_path)]
     assert main(words) == 0
     assert written(tmp_path) == {name for name in command.NAMES if "cues" not in name}
     found = pd.read_csv(tmp_path / "planted.csv")
@@ -352,8 +352,8 @@ def test_the_command(tmp_path, capsys, monkeypatch):
 def test_the_command_with_cues(tmp_path, capsys, monkeypatch):
     few = {"rates": (0.01,), "steps": 1, "batch": 2, "scored": 4}
     study = replace(SECOND, parts=EVERY_CUE[::2], contrasts=(-0.9, 0.9), **few)
-    monkeypatch.setitem(command.STUDIES, "cues", (study, study))
-    words = ["planted", "--preset", "cues", "--quick", "--seeds", "2", "--out", str(tmp_path)]
+    monkeypatch.setitem(command.STUDIES, "cues", study)
+    words = ["planted", "--preset", "cues", "--seeds", "2", "--out", str(tmp_path)]
     assert main(words) == 0
     found, table = (pd.read_csv(tmp_path / name) for name in ("planted.csv", "conditions.csv"))
     assert list(found.columns) == study.columns
