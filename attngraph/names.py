@@ -18,9 +18,15 @@ def spelled(name: str, known: Iterable[str]) -> str:
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     """``" (did you mean ...?)"`` if a known name is near (a similarity of ``cutoff``), else nothing."""
+    near = nearest(name, known, cutoff)
+    return f" (did you mean {near}?)" if near else ""
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name with the largest similarity to ``name``, if that is ``cutoff`` or more."""
     by_folded = {_folded(one): one for one in known}
     near = get_close_matches(_folded(name), by_folded, 1, cutoff)
-    return f" (did you mean {by_folded[near[0]]}?)" if near else ""
+    return by_folded[near[0]] if near else None
 
 
 def _folded(name: str) -> str:

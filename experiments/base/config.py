@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attngraph.errors import UserError
 from attngraph.experiments.base.reading import read_text
-from attngraph.names import did_you_mean, spelled
+from attngraph.names import did_you_mean, nearest, spelled
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -146,7 +146,14 @@ def _in_words(error: Any, field: str, kind: type[Config]) -> str:
     if not field and error["type"] == "value_error":
         return str(error["ctx"]["error"])
     if error["type"] == "extra_forbidden":
-        return f"unknown field {field}" + did_you_mean(str(error["loc"][-1]), _field_names(kind))
+        name = str(error["loc"][-1])
+        longest_first = sorted(_paths(kind), key=len, reverse=True)
+        paths = {path[-1]: path for path in longest_first}
+        near = nearest(name, paths)
+        if near is None:
+            return f"unknown field {field}"
+        elsewhere = near == name or len(error["loc"]) < len(paths[near])
+        return f"unknown field {field} (did you mean {'.'.join(paths[near]) if elsewhere else near}?)"
     if error["type"] == "missing":
         return f"field {field} is missing"
     said = error["msg"].removeprefix("Value error, ")
@@ -155,9 +162,10 @@ def _in_words(error: Any, field: str, kind: type[Config]) -> str:
     return (f"field {field}: " if field else "") + f"{said[0].lower()}{said[1:]}"
 
 
-def _field_names(kind: Any) -> list[str]:
-    """The fields of a type and of the types inside it."""
+def _paths(kind: Any) -> list[tuple[str, ...]]:
+    """Names that lead to the fields of a type and of the types inside it; ``*`` for any key of a mapping."""
     if not (isinstance(kind, type) and issubclass(kind, Config)):
-        return [name for part in get_args(kind) for name in _field_names(part)]
+        keys = ("*",) * (get_origin(kind) in (dict, Mapping))
+        return [(*keys, *path) for part in get_args(kind) for path in _paths(part)]
     fields = kind.model_fields.items()
-    return [name for key, field in fields for name in (key, *_field_names(field.annotation))]
+    return [(name, *path) for name, field in fields for path in ((), *_paths(field.annotation))]

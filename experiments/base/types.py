@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -102,7 +102,7 @@ Seed = Annotated[int, Between(0, 2**32 - 1)]  # what NumPy takes
 Positive = Annotated[int, Between(1, LARGEST)]
 Names = tuple[str, ...]
 Word = Annotated[str, word]  # one of several that may hold commas
-Seeds = Annotated[range, seed_range]
+Seeds = Annotated[Sequence[int], seed_range]
 
 #: Type -> the function that reads it; None for options without a type.
 READERS: dict[type | None, Callable[[str], Any]] = {

@@ -5,12 +5,14 @@ methods as a data frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import index
 from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from attngraph.errors import UserError
 from attngraph.experiments.base.files import check_out
+from attngraph.experiments.base.types import MOST_SEED
 from attngraph.experiments.commands.options import AblationOptions
 from attngraph.experiments.data.dataset import DATA_SETS
 from attngraph.experiments.data.records import write_records
@@ -47,7 +49,7 @@ def compare(
     tasks: str | Sequence[str] | None = None,
     data: str | Path | Mapping[str, Iterable[Mapping[str, Any]]] | None = None,
     *,
-    seeds: int | range | None = None,
+    seeds: int | Sequence[int] | None = None,
     out: str | Path,
     **options: Any,
 ) -> pd.DataFrame | None:
@@ -67,7 +69,7 @@ def compare(
         data: a folder of datasets, as for ``--data``; None for synthetic data. For tasks on official
             files also records for ``train``, ``validation`` and ``test``, as in a ``datasets.DatasetDict``
             (:mod:`attngraph.experiments.data.records`), which are saved in ``out/records``.
-        seeds: number of seeds of each method, or the seeds; None for the preset's.
+        seeds: number of seeds of each method, or distinct seeds; None for the preset's.
         out: folder for runs and tables.
         options: other options of the command by their names, such as ``preset="full"``,
             ``model="models/blip"``, ``device="cuda"``, ``on=["jobs=2"]`` or
@@ -103,13 +105,27 @@ def compare(
             rows=tuple(x if isinstance(x, str) else _saved(x, Path(out)) for x in methods),
             tasks=tasks,
             data=None if data is None else Path(data),
-            seeds=range(seeds) if isinstance(seeds, int) else seeds,
+            seeds=None if seeds is None else _seeds(seeds),
             out=Path(out),
             **options,
         ),
         say=lambda text: None,
     )
     return None if table is None else table_frame(table)
+
+
+def _seeds(seeds: int | Sequence[int]) -> Sequence[int]:
+    """The seeds, or those from 0 if their number is given."""
+    try:
+        listed = list(map(index, seeds if isinstance(seeds, Iterable) else range(index(seeds))))
+    except TypeError:
+        listed = []
+    if not listed or len(set(listed)) < len(listed) or not 0 <= min(listed) <= max(listed) < MOST_SEED:
+        raise UserError(
+            f"seeds={seeds!r}: use a number of seeds such as 5, or distinct seeds such as [0, 1, 4], all of "
+            f"them from 0 to {MOST_SEED - 1}"
+        )
+    return listed
 
 
 def _saved(config: PeftConfig, out: Path) -> str:

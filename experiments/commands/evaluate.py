@@ -55,6 +55,7 @@ TABLE = "scores.csv"
 NAMES = (TABLE, SCORES, STATISTICS, PREDICTIONS)
 SPLIT = "test"
 CPU = "cpu"
+IN_PYTHON = 'use options such as decoding={"num_beams": 5}, see the page "Experiment file" of the docs'
 
 
 def run(options: EvaluateOptions) -> int:
@@ -129,14 +130,16 @@ def evaluate(
         UserError: in the same cases as the command, or if a record lacks a field.
     """
     check_device(device or CPU)
-    asked = checked(answers, Answers, lambda field: "evaluate", REMEDY)
+    asked = checked(answers, Answers, lambda field: "evaluate", IN_PYTHON)
     cell = _run_in(model)
     if task is None and cell is None:
-        raise UserError(f"task is missing, and {model} is not the folder of a finished run: name a task")
+        raise UserError("task is missing: name a task, or use the folder of a finished run as the model")
     if task is None:
         task = cell.task
     elif isinstance(task, str):
         (task,) = tasks_named([task]).values()
+    elif not isinstance(task, Task):
+        raise UserError(f"the task is of type {type(task).__name__}: use a task's name, or a Task")
     is_own = cell is not None and task is cell.task
     own_data = None if cell is None else cell.data(None)
     place = own_data or (Path() if cell is None else cell.folder)

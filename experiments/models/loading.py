@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import NoneType
 
 import transformers
 from peft import PeftModel
@@ -41,6 +42,11 @@ def load_family(
     """
     if isinstance(name, (PreTrainedModel, PeftModel)):
         family = _in_memory(name, download)
+    elif not isinstance(name, (str, Path, NoneType)):
+        raise UserError(
+            f"{type(name).__name__} is not a model with a tokenizer or processor: use a transformers or PEFT "
+            "model that was loaded with from_pretrained, or a model's folder or name"
+        )
     elif (shipped := shipped_folder(name)) is not None:
         family = _shipped(str(name or DEFAULT), shipped)
     else:

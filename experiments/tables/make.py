@@ -38,7 +38,7 @@ STEM = "ablation"  # of the names of a table's files
 
 def make(
     options: RowsOptions,
-    seeds: range | None,
+    seeds: Sequence[int] | None,
     grid: Grid,
     title: str,
     out: Path,

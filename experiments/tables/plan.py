@@ -93,7 +93,7 @@ def plan_table(
     *,
     rows: Iterable[str] | None = None,
     tasks: Sequence[str] | None = None,
-    seeds: range | None = None,
+    seeds: Sequence[int] | None = None,
     model: str | None = None,
     data: Path | None = None,
 ) -> Plan:
@@ -141,7 +141,9 @@ def plan_table(
 class _Planner:
     """Constructs each run once, with the arguments of :func:`plan_table`."""
 
-    def __init__(self, grid: Grid, drawn: Path, seeds: range | None, model: str | None, data: Path | None):
+    def __init__(
+        self, grid: Grid, drawn: Path, seeds: Sequence[int] | None, model: str | None, data: Path | None
+    ):
         self.grid, self.drawn, self.seeds, self.model, self.data = grid, drawn, seeds, model, data
         self.chosen = written_out(grid.own_settings)
         self.made: dict[tuple[str, str, int], Cell] = {}
@@ -151,7 +153,7 @@ class _Planner:
         """The runs of a row. Without training there is at most one run for each checkpoint."""
         trained = method if method.repeats is None else method_named(method.repeats)
         checkpoints = 1 if self.model is not None else len(self.grid.pretrained)
-        seeds = range(count)
+        seeds: Sequence[int] = range(count)
         if not method.trains:
             seeds = range(min(count, checkpoints))
         elif self.seeds is not None:

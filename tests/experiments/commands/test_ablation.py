@@ -103,6 +103,7 @@ def test_compare_returns_what_the_command_writes(small, preset, capsys):
         (["gcm"], {}, "did you mean gcn?"),
         (["gcn"], {"seed": 2}, "did you mean seeds?"),
         (["gcn"], {"tasks": "vqa"}, "runs that this one does not have"),
+        *((["gcn"], {"seeds": seeds}, f"seeds={seeds!r}: use") for seeds in ([0, 0], [-1], [1.5], "3", 0)),
     ):
         with pytest.raises(attngraph.UserError, match=re.escape(told)):
             attngraph.compare(methods, **options, **more)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from peft import PeftModel
 from PIL import Image
@@ -267,7 +268,10 @@ def test_evaluate_on_another_task_and_in_another_way(cell):
     labels = [{"image": "none.png", "text": "a ball .", "answer": "yes"}]
     for words, options, told in (
         ((cell, "vqa", data), {"decoding": {"beams": 3}}, "did you mean num_beams?"),
+        ((cell,), {"num_beams": 3}, "num_beams (did you mean decoding.num_beams?); use options such as"),
         ((None,), {}, "task is missing"),
+        ((None, labels, "vqa"), {}, "the task is of type list"),
+        ((torch.nn.Linear(2, 2), "vqa", labels), {}, "Linear is not a model with a tokenizer"),
         ((None, "vqa2"), {}, "--data is missing"),
         ((None, "vqa", []), {}, "there are no records"),
         ((None, "vqa", [{"image": "x.png", "question": "what ?"}]), {}, "record 0 has no field 'answer'"),
