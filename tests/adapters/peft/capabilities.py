@@ -469,7 +469,7 @@ def saving(family: str, folder: Path) -> None:
     assert PeftModel.from_pretrained(base(family), folder, config=own).peft_config["default"] is own
 
 
-@feature("`selected_adapters`, names contained in others")
+@feature("`selected_adapters`, even if one name contains another")
 def selected(family: str, folder: Path) -> None:
     model = put(family)
     expected = get_peft_model_state_dict(model)
@@ -585,8 +585,8 @@ def of_transformers(family: str, folder: Path) -> None:
 
 TEXT = """# PEFT features
 
-`python -m tests.adapters.peft.capabilities` tests each feature, on tiny Llama, T5, BERT and BLIP models if
-models can differ, and writes this page.
+`python -m tests.adapters.peft.capabilities` tests each feature (where the model matters, on tiny Llama, T5,
+BERT and BLIP models) and writes this page.
 """
 NOTES = "| feature | note |\n|---|---|\n"
 
