@@ -77,7 +77,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         ("not told apart",),
     ),
     "docs/_ext/notebook_pages.py": ("cell", "cells"),
-    "docs/examples/closed_form.py": ("Nobody told",),
+    "docs/examples/third_party.py": ("Nobody told",),
     "docs/examples/p_adapter.py": ("what colour",),
     "experiments/commands/evaluate.py": ("train/cells",),  # a folder of runs
     # Texts in the files of synthetic datasets.
