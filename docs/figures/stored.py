@@ -20,7 +20,7 @@ from matplotlib.ticker import NullFormatter
 from attngraph.analysis.plots.overlays import draw_mass
 from attngraph.analysis.plots.style import COLUMN, new_figure, save, styled
 from attngraph.experiments.methods import method_named
-from attngraph.experiments.studies import planted_report
+from attngraph.experiments.studies import bench, planted_report
 from attngraph.experiments.tables.figure import draw_table
 from attngraph.experiments.tables.frame import AVERAGE, WAY, Row, table_columns, task_of
 from attngraph.experiments.tables.grid import Grid, load_preset, load_table
@@ -80,6 +80,12 @@ def draw_loss(source: Path, stem: Path) -> None:
     save(figure, stem, f"{source.parent.name}: training loss of pre-training, mean over 20 steps.")
 
 
+def draw_bench(source: Path, stem: Path) -> None:
+    """A training step without and with adapters, from its measurements."""
+    results = json.loads((source.parent / "results.json").read_text(encoding="utf-8"))
+    bench.draw(results["benchmarks"][bench.FIGURE], stem)
+
+
 def figures() -> dict[Path, Callable[[Path, Path], None]]:
     """Path of a figure without suffix, from the repository on -> the function that plots it, which takes the
     stored and the new path."""
@@ -95,6 +101,7 @@ def figures() -> dict[Path, Callable[[Path, Path], None]]:
         results / "planted" / planted_report.DIRECTION[0]: draw_planted,
         results / "planted" / "cues" / planted_report.CUES: draw_planted,
         results / "attention" / "mass": draw_localisation,
+        results / "bench" / "training" / "bench": draw_bench,
         **{checkpoints / model / "loss": draw_loss for model in ("mini-blip", "mini-mplug")},
     }
 

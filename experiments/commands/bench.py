@@ -10,13 +10,14 @@ import platform
 
 import torch
 
+from attngraph.analysis.plots.style import files
 from attngraph.experiments.base.files import write_json, write_text
 from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.base.outputs import Outputs
 from attngraph.experiments.commands.options import BenchOptions
-from attngraph.experiments.studies.bench import BENCHMARKS, markdown, run_benchmark
+from attngraph.experiments.studies.bench import BENCHMARKS, FIGURE, draw, markdown, run_benchmark
 
-NAMES = RESULTS, TABLES = "results.json", "bench.md"
+RESULTS, TABLES, PLOT = "results.json", "bench.md", "bench"
 REPEATS = {False: 15, True: 3}  # of a whole run and of a quick one
 ABOUT = (
     "Medians of {repeats} interleaved repetitions (fewer, but at least 7, if they took over half a minute) "
@@ -38,7 +39,8 @@ def run(options: BenchOptions) -> int:
         "quick": options.quick,
         "only": sorted(names),
     }
-    outputs = Outputs(options.out, "bench", settings, NAMES)
+    written = [RESULTS, TABLES, *(files(PLOT) if FIGURE in names else [])]
+    outputs = Outputs(options.out, "bench", settings, written)
     with outputs.alone():
         measured, tables = {}, [ABOUT.format(**settings)]
         for name in names:
@@ -48,5 +50,7 @@ def run(options: BenchOptions) -> int:
         with outputs.writing() as out:
             write_json(out / RESULTS, {**settings, "benchmarks": measured})
             write_text(out / TABLES, "\n".join(tables))
-    print(f"written: {options.out}/{', '.join(NAMES)}")
+            if FIGURE in measured:
+                draw(measured[FIGURE], out / PLOT)
+    print(f"written: {options.out}/{', '.join(written)}")
     return 0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch_geometric.nn import MessagePassing
@@ -198,9 +198,9 @@ def stream(n: int, layers: int, heads: int, width: int) -> dict[str, Run]:
     return {MODEL: alone, STREAM: lambda: capture(model, inputs, stream=True, top_k=32)}
 
 
-# ---- a text decoder: p-adapters against vanilla adapters ---------------------------------------------------
+# ---- a text decoder: p-adapters against vanilla adapters, and against none ---------------------------------
 
-VANILLA, P_ADAPTERS = "vanilla adapters", "p-adapters"
+NONE, VANILLA, P_ADAPTERS = "no adapters", "vanilla adapters", "p-adapters"
 SCHEMES = {VANILLA: "gcn", P_ADAPTERS: "pgnn"}
 GROUPED = ", grouped pictures"
 
@@ -210,7 +210,8 @@ def training(
 ) -> dict[str, Run]:
     """Forward, backward and an AdamW step of a decoder with BLIP's layers and random weights, with ``n`` of
     ``words`` words and ``m`` image tokens; with ``pictures`` also with this number of images, each common to
-    ``b / pictures`` examples, whose keys and values are computed once.
+    ``b / pictures`` examples, whose keys and values are computed once. Without adapters only the position
+    embeddings are trained, so that the backward pass goes through all layers.
     """
     text, image = torch.randint(3, words, (b, n), generator=_draw()), *drawn((b, m, width))
     states = {"": image}
@@ -218,7 +219,7 @@ def training(
         of_examples = torch.arange(pictures).repeat_interleave(b // pictures)
         states[GROUPED] = states_of_examples(image[:pictures], of_examples)
 
-    def step_of(gnn: str, image: Tensor) -> Run:
+    def step_of(gnn: str | None, image: Tensor) -> Run:
         adapted = _decoder(gnn, layers, width, heads, words).train()
         for name, module in adapted.named_modules():
             if name.endswith(("crossattention.self.key", "crossattention.self.value")):
@@ -232,7 +233,7 @@ def training(
 
         return step
 
-    return {
+    return {NONE: step_of(None, image)} | {
         f"{name}{ending}": step_of(gnn, image)
         for ending, image in states.items()
         for name, gnn in SCHEMES.items()
@@ -253,7 +254,7 @@ def generation(
     return {name: writing(gnn) for name, gnn in SCHEMES.items()}
 
 
-def _decoder(gnn: str, layers: int, width: int, heads: int, words: int) -> PeftModel:
+def _decoder(gnn: str | None, layers: int, width: int, heads: int, words: int) -> torch.nn.Module:
     """With adapters of a scheme, which join by ``blend``; the same weights in each call."""
     config = BlipTextConfig(
         vocab_size=words,
@@ -271,7 +272,12 @@ def _decoder(gnn: str, layers: int, width: int, heads: int, words: int) -> PeftM
         pad_token_id=0,
     )
     torch.manual_seed(0)
-    return get_peft_model(BlipTextLMHeadModel(config), GraphAdapterConfig(gnn=gnn, join="blend"))
+    model = BlipTextLMHeadModel(config)
+    if gnn is not None:
+        return get_peft_model(model, GraphAdapterConfig(gnn=gnn, join="blend"))
+    model.requires_grad_(False)
+    model.bert.embeddings.position_embeddings.requires_grad_()
+    return model
 
 
 # ---- the same step as others compute it, written from their equations, and attention itself ----------------

@@ -108,6 +108,7 @@ def test_every_benchmark_runs(tmp_path, monkeypatch):
     for result in results.values():
         assert {runs[result["baseline"]]["ratio"] for runs in result["threads"].values()} == {1}
     assert "| p-adapters |" in (tmp_path / "bench.md").read_text()
+    assert (tmp_path / "bench.png").is_file() and (tmp_path / "bench.caption.txt").is_file()
 
 
 def test_what_is_chosen_is_measured_and_other_settings_need_another_folder(tmp_path, monkeypatch, capsys):
