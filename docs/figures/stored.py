@@ -36,7 +36,7 @@ def draw_comparisons(source: Path, stem: Path, grid: Grid) -> None:
     keys = {line["column"] for line in comparisons}
     columns = list(table_columns({name: task for name, task in TASKS.items() if name in map(task_of, keys)}))
     if WAY.key in keys:
-        columns.insert(columns.index(AVERAGE) + 1, WAY)
+        columns.insert(columns.index(AVERAGE) + 1 if AVERAGE in columns else len(columns), WAY)
     methods = [method_named(name) for name in grid.counts]
     table = Table(
         title=source.with_suffix(".txt").read_text(encoding="utf-8").partition("\n")[0],
@@ -96,6 +96,7 @@ def figures() -> dict[Path, Callable[[Path, Path], None]]:
         ("tables-mplug", ("main", "gnn")),
     ):
         grids |= {results / folder / name / name: load_table(name, "scenes") for name in names}
+    grids[results / "peft" / "peft"] = load_table("peft", "peft")
     return {
         **{path: partial(draw_comparisons, grid=grid) for path, grid in grids.items()},
         results / "planted" / planted_report.DIRECTION[0]: draw_planted,
