@@ -116,8 +116,8 @@ def test_the_readme_gives_the_post_hoc_leads():
     lead, control = (lines[row, "summary"] for row in ("pGNN", "Tempering alone"))
     assert lead["baseline"] == control["baseline"] == "GCN"
     sentence = (
-        "pGNN leads by {difference} standard deviations between seeds (95 % interval {low} to {high}), but "
-        "so does the control without distances ({control})"
+        "pGNN leads GCN by {difference} standard deviations between seeds (95 % interval {low} to {high}), "
+        "but the control without distances leads by {control}."
     )
     numbers = {key: f"{float(lead[key]):.2f}" for key in ("difference", "low", "high")}
     shown = sentence.format(**numbers, control=f"{float(control['difference']):.2f}")
