@@ -178,7 +178,14 @@ class AdaLoraTuned(PeftTuned):
         )
 
     def load(self, folder: Path) -> None:
-        self.config.rank_pattern = PeftConfig.from_pretrained(str(folder)).rank_pattern
+        saved, ending = read_tensors(folder / WEIGHTS), f".{self.model.active_adapter}"
+        ranks = {
+            name: len(saved.get(f"base_model.model.{name}", ()))
+            for name in (name.removesuffix(ending) for name, _ in self.family.model.named_parameters())
+            if name.endswith("lora_E")
+        }
+        every = range(self.config.init_r)
+        self.config.rank_pattern = {name: [k < rank for k in every] for name, rank in ranks.items()}
         super().load(folder)
 
 
