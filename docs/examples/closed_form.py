@@ -69,7 +69,7 @@ def main() -> None:
     columns = ("model", "layer", "kind", *NUMBERS)
     print(f"| {' | '.join(columns)} |\n|---|---|---|{'---:|' * len(NUMBERS)}")
     sources = {name: shipped(name) for name in ("mini-blip", "mini-mplug")}
-    sources |= {name: (graphs for graphs, _, _ in examples) for name, examples in third_party()}
+    sources |= {name: (graphs for graphs, _ in examples) for name, examples in third_party()}
     for model, of_examples in sources.items():
         measured = defaultdict(list)
         with torch.no_grad():

@@ -64,9 +64,8 @@ FORMULAS = (
     r"\lim_{n \to \infty} a_n = 0",
 )
 DPI = 200
-Example = tuple[dict[str, AttentionGraph], Tensor | None, Tensor | None]
-"""The graphs of an example, and the :class:`Region` of its cross-attention: ``relevant`` ``(1, n, m)`` and
-``candidates`` ``(1, m)``; None if there is no cross-attention."""
+Example = tuple[dict[str, AttentionGraph], Region | None]
+"""The graphs of an example, and the region of its cross-attention; None if there is no cross-attention."""
 
 
 def installed(package: str) -> Path | None:
@@ -83,7 +82,7 @@ def minilm(folder: Path) -> Iterator[Example]:
     model = BertModel.from_pretrained(folder / "model").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     for sentence in SENTENCES:
-        yield capture(model, tokenizer(sentence, return_tensors="pt")), None, None
+        yield capture(model, tokenizer(sentence, return_tensors="pt")), None
 
 
 # ---- images of formulas to LaTeX ---------------------------------------------------------------------------
@@ -119,20 +118,24 @@ def latex_ocr(folder: Path) -> Iterator[Example]:
             for place, character in enumerate(formula):  # which row ``place`` writes, after those before it
                 if formula.count(character) == 1 and character in boxes:
                     relevant[0, place] = patches(boxes[character], *size, side)
-            yield graphs, relevant, patches(formula_box, *size, side)[None]
+            candidates = patches(formula_box, *size, side)[None]
+            rows = candidates.view(size[0] // side, -1).any(1).sum().item()
+            yield graphs, Region(relevant, candidates, [(rows, candidates.sum().item() // rows)])
 
 
 def glyph_boxes(formula: str, height: int, width: int) -> tuple[dict[str, tuple], tuple]:
     """The boxes (left, top, right, bottom), in pixels, of glyphs that a formula has once, and of the formula.
     Its image is scaled to fit ``height`` and ``width``, and centred.
     """
-    whole, tall, depth, glyphs, _ = mathtext.MathTextParser("path").parse(f"${formula}$")
+    parser, text = mathtext.MathTextParser("path"), f"${formula}$"
+    whole, tall, depth = (points * DPI / 72 for points in parser.parse(text)[:3])  # of the image, in pixels
+    glyphs = parser.parse(text, DPI)[3]
     scale = min(width / whole, height / tall)
     left, top = (width - whole * scale) / 2, (height - tall * scale) / 2
     found: dict[str, list[tuple]] = {}
     for font, points, number, *_, x, y in glyphs:  # a field more since matplotlib 3.11
-        font.set_size(points, 72)
-        box = font.load_char(number).bbox  # in 64ths of a point, from the baseline
+        font.set_size(points, DPI)
+        box = font.load_char(number).bbox  # in 64ths of a pixel, from the baseline
         x0, y0, x1, y1 = (value / 64 for value in box)
         above = tall - depth - y  # the glyph's baseline, from the top
         corners = (left + (x + x0) * scale, top + (above - y1) * scale)
@@ -185,7 +188,7 @@ def whisper(folder: Path) -> Iterator[Example]:
             end = min((second for place, second in begins if place > at), default=total)
             relevant[0, row : row + len(tokens)] = (seconds > begin - 0.02) & (seconds < end)
             row, at = row + len(tokens), at + len(word) + 1
-        yield graphs, relevant, (seconds < total)[None]
+        yield graphs, Region(relevant, (seconds < total)[None])
     if sum(heard) < len(heard) / 2:
         raise RuntimeError(f"{folder}: only {sum(heard)} of {len(heard)} spoken words are transcribed")
 
@@ -370,11 +373,11 @@ def main() -> None:
     for model, examples in third_party():
         collected, crosses = Heterophily(), False
         with torch.no_grad():
-            for graphs, relevant, candidates in examples:
+            for graphs, region in examples:
                 for layer, graph in graphs.items():
-                    if graph.kind == "cross" and relevant is not None:
+                    if graph.kind == "cross" and region is not None:
                         crosses = True
-                        collected.add(layer, graph, regions={"next": Region(relevant, candidates)})
+                        collected.add(layer, graph, regions={"next": region})
         if not crosses:
             continue
         table = collected.table()
