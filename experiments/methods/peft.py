@@ -420,11 +420,8 @@ class ConfigMethod(PeftMethod):
             )
         if isinstance(config, GraphAdapterConfig):
             return config
-        if isinstance(config, AdaLoraConfig) and config.target_r >= config.init_r:
-            raise UserError(
-                f"settings of {self.name}: target_r is {config.target_r} and init_r {config.init_r}, but "
-                "ranks can only be reduced: choose a smaller target_r"
-            )
+        if isinstance(config, AdaLoraConfig):
+            self._check_adalora(config)
         if getattr(config, "target_modules", ()) is None:
             config.target_modules = set(self._targets(family.model, family.language_side()))
         if getattr(config, "feedforward_modules", ()) is None:
@@ -437,6 +434,24 @@ class ConfigMethod(PeftMethod):
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> PeftTuned:
         tuned = self._or_error(lambda: super(ConfigMethod, self).apply(family, settings))
         return AdaLoraTuned(family, tuned.model) if self.peft_type == "ADALORA" else tuned
+
+    def _check_adalora(self, config: AdaLoraConfig) -> None:
+        """Raise a UserError for a setting that PEFT's rank allocation cannot use."""
+        usable = {
+            "target_r": 0 <= config.target_r < config.init_r,
+            "tinit": config.tinit >= 0,
+            "tfinal": config.tfinal >= 0,
+            "deltaT": config.deltaT >= 1,
+            "beta1": 0 < config.beta1 < 1,
+            "beta2": 0 < config.beta2 < 1,
+        }
+        for name, fits in usable.items():
+            if not fits:
+                raise UserError(
+                    f"settings of {self.name}: {name} is {getattr(config, name)}: choose target_r below init_r "
+                    f"({config.init_r}), tinit and tfinal from 0, deltaT from 1, and beta1 and beta2 between 0 "
+                    "and 1"
+                )
 
     def _targets(self, model: nn.Module, sides: Sequence[str]) -> list[str]:
         if self.peft_type != "LN_TUNING":

@@ -84,7 +84,8 @@ def test_any_type_is_a_row_and_what_does_not_fit_is_an_error():
     family = load_family()
     for name, settings, told in (
         ("prompt_tuning", {"num_virtual_tokens": 4}, "PEFT adds its prompts outside"),
-        ("adalora", {"target_r": 12}, "ranks can only be reduced"),
+        ("adalora", {"target_r": 12}, r"target_r is 12: choose target_r below init_r \(12\)"),
+        ("adalora", {"deltaT": 0}, "deltaT is 0: .* deltaT from 1"),
         ("oft", {"r": 4, "oft_block_size": 4}, "settings of oft: "),
         ("ia3", {"target_modules": ["none_such"]}, "settings of ia3: "),
     ):
