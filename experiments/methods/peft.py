@@ -448,9 +448,9 @@ class ConfigMethod(PeftMethod):
         for name, fits in usable.items():
             if not fits:
                 raise UserError(
-                    f"settings of {self.name}: {name} is {getattr(config, name)}: choose target_r below init_r "
-                    f"({config.init_r}), tinit and tfinal from 0, deltaT from 1, and beta1 and beta2 between 0 "
-                    "and 1"
+                    f"settings of {self.name}: {name} is {getattr(config, name)}: choose target_r below "
+                    f"init_r ({config.init_r}), tinit and tfinal from 0, deltaT from 1, and beta1 and beta2 "
+                    "between 0 and 1"
                 )
 
     def _targets(self, model: nn.Module, sides: Sequence[str]) -> list[str]:
