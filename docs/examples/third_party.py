@@ -163,7 +163,6 @@ def whisper(folder: Path) -> Iterator[Example]:
 
     Raises:
         RuntimeError: less than half of the words are transcribed, so something was read wrongly.
-
     """
     model, tokenizer = whisper_model(folder / "model")
     features, speaker = WhisperFeatureExtractor(), Speaker()

@@ -161,9 +161,9 @@ class AdaLoraTuned(PeftTuned):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         allocator, device = self.model.base_model.rankallocator, self.family.device
-        moved = {key: {name: x.to(device) for name, x in state[key].items()} for key in list(state)[:2]}
-        allocator.exp_avg_ipt, allocator.exp_avg_unc = moved["importance"], moved["uncertainty"]
-        allocator.ipt = dict(allocator.exp_avg_ipt)  # the keys of the three are the same
+        allocator.exp_avg_ipt = {name: x.to(device) for name, x in state["importance"].items()}
+        allocator.exp_avg_unc = {name: x.to(device) for name, x in state["uncertainty"].items()}
+        allocator.ipt = dict(allocator.exp_avg_ipt)  # PEFT starts anew for names that this one lacks
         self.config.rank_pattern = state["ranks"]
 
     def save(self, folder: Path) -> None:
@@ -356,9 +356,8 @@ def _end(name: str) -> str:
 OF_PEFT = (
     "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode".split()
 )
-#: Fields of AdaLoRA's configuration that training sets.
-OF_TRAINING = ("total_step", "rank_pattern")
-MANY = 10**9  # steps, until training sets AdaLoRA's total_step
+#: Type -> fields of its configuration that training sets, which no row has, with their values until then.
+SET_BY_TRAINING: dict[str, dict[str, Any]] = {"ADALORA": {"total_step": 10**9, "rank_pattern": None}}
 LONGEST = 40  # part of a name
 #: Types that are not supported, with the reason.
 UNFIT = {
@@ -404,15 +403,15 @@ class ConfigMethod(PeftMethod):
         return {"peft_type": self.peft_type, **self.options, **(choice.arguments if choice else {})}
 
     def argument_names(self) -> list[str]:
-        known = [one.name for one in fields(self.kind) if one.name not in OF_PEFT]
-        return [name for name in known if self.peft_type != "ADALORA" or name not in OF_TRAINING]
+        unset = (*OF_PEFT, *SET_BY_TRAINING.get(self.peft_type, ()))
+        return [one.name for one in fields(self.kind) if one.name not in unset]
 
     def further_settings(self) -> list[str]:
         return self.argument_names()
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> PeftConfig:
         own = {name: value for name, value in settings.items() if name != "peft_type"}
-        config = self._or_error(lambda: self.kind(**_steps(self.peft_type), **own))
+        config = self._or_error(lambda: self.kind(**SET_BY_TRAINING.get(self.peft_type, {}), **own))
         if config.is_prompt_learning or self.peft_type in UNFIT:
             why = UNFIT.get(self.peft_type, "PEFT adds its prompts outside of the model's layers")
             raise UserError(
@@ -487,16 +486,12 @@ def method_of_config(name: str, config: PeftConfig, title: str = "") -> ConfigMe
     """
     kind = PeftType(config.peft_type).value
     try:
-        default = _plain(name, PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**_steps(kind)))
+        fresh = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)](**SET_BY_TRAINING.get(kind, {}))
+        default = _plain(name, fresh)
     except (TypeError, ValueError):  # some have none
         default = {}
     options = {key: value for key, value in _plain(name, config).items() if default.get(key) != value}
     return ConfigMethod(name=name, title=title or name, peft_type=kind, options=options)
-
-
-def _steps(kind: str) -> dict[str, int]:
-    """The field of AdaLoRA's configuration that is required and not part of a row."""
-    return {"total_step": MANY} if kind == "ADALORA" else {}
 
 
 def _plain(name: str, config: PeftConfig) -> dict[str, Any]:
@@ -507,7 +502,7 @@ def _plain(name: str, config: PeftConfig) -> dict[str, Any]:
             return sorted(value)
         raise TypeError(f"{type(value).__name__} cannot be saved")
 
-    unset = (*OF_PEFT, *OF_TRAINING) if isinstance(config, AdaLoraConfig) else OF_PEFT
+    unset = (*OF_PEFT, *SET_BY_TRAINING.get(PeftType(config.peft_type).value, ()))
     own = {key: value for key, value in config.to_dict().items() if key not in unset}
     try:
         return json.loads(json.dumps(own, default=sorted_set))
