@@ -10,7 +10,7 @@ from attngraph.experiments.base.shipped import DEFAULT, SHIPPED, abouts
 from attngraph.experiments.commands.options import ListOptions
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.method import peft_types
-from attngraph.experiments.methods.peft import is_layered
+from attngraph.experiments.methods.peft import can_train
 from attngraph.experiments.models import FAMILIES
 from attngraph.experiments.tasks import TASKS, Task
 
@@ -26,7 +26,7 @@ def run(options: ListOptions) -> int:
 def _methods() -> Iterator[tuple[str, str]]:
     for name, method in METHODS.items():
         yield name, method.title + f": {method.note}" * bool(method.note)
-    of_peft = [name for name in peft_types() if name not in METHODS and is_layered(name)]
+    of_peft = [name for name in peft_types() if name not in METHODS and can_train(name)]
     yield "TYPE", f"a method of PEFT by the type of its configuration: {', '.join(of_peft)}"
 
 

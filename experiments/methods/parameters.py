@@ -10,10 +10,11 @@ from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 
 from attngraph.adapters.peft.layer import ADAPTERS
 from attngraph.experiments.methods.method import Tuned
-from attngraph.experiments.methods.prefix import ATTRIBUTE
+from attngraph.experiments.methods.prefix import ATTRIBUTE as PREFIX
+from attngraph.experiments.methods.prompt import ATTRIBUTE as PROMPT
 
 #: Parts of the names of parameters that methods add, besides the prefixes of PEFT's methods.
-ADDED = (ADAPTERS, ATTRIBUTE, "ranknum")  # the last one is AdaLoRA's
+ADDED = (ADAPTERS, PREFIX, PROMPT, "ranknum")  # the last one is AdaLoRA's
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 

@@ -22,7 +22,6 @@ from peft import (
     PeftConfig,
     PeftModel,
     PeftType,
-    PromptLearningConfig,
     get_peft_model,
     get_peft_model_state_dict,
     set_peft_model_state_dict,
@@ -52,6 +51,7 @@ from attngraph.experiments.methods.method import (
     check_fit,
     peft_types,
 )
+from attngraph.experiments.methods.prompt import PROMPTS, PromptTuned
 from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models.batch import Sample
 from attngraph.experiments.models.family import ModelFamily
@@ -356,8 +356,13 @@ def _end(name: str) -> str:
 OF_PEFT = (
     "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode".split()
 )
+#: The fields of prompt learning that are those of the model.
+DIMENSIONS = dict.fromkeys(("token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"))
 #: Type -> fields of its configuration that training sets, which no row has, with their values until then.
-SET_BY_TRAINING: dict[str, dict[str, Any]] = {"ADALORA": {"total_step": 10**9, "rank_pattern": None}}
+SET_BY_TRAINING: dict[str, dict[str, Any]] = {
+    "ADALORA": {"total_step": 10**9, "rank_pattern": None},
+    **dict.fromkeys(PROMPTS, DIMENSIONS),
+}
 LONGEST = 40  # part of a name
 #: Types that are not supported, with the reason.
 UNFIT = {
@@ -365,19 +370,22 @@ UNFIT = {
     "TRAINABLE_TOKENS": "trains single tokens, for which there is no default",
     "XLORA": "mixes LoRA adapters that are already trained",
     "POLY": "needs the number of the task as an input",
+    "MULTITASK_PROMPT_TUNING": "needs the number of the task as an input",
+    "CPT": "starts from labelled examples, for which there is no default",
+    "PREFIX_TUNING": "fills the cache, which not every model supports",
+    "CARTRIDGE": "fills the cache, which not every model supports",
 }
 
 
-def is_layered(name: str) -> bool:
-    """Whether a type of PEFT, by its row's name, changes layers of the model and can be trained here."""
-    kind = peft_types()[name]
-    config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]
-    return kind not in UNFIT and not issubclass(config, PromptLearningConfig)
+def can_train(name: str) -> bool:
+    """Whether a type of PEFT, by its row's name, can be trained here without further settings."""
+    return peft_types()[name] not in UNFIT
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigMethod(PeftMethod):
-    """Any method of PEFT that changes layers of the model, by the type of its configuration.
+    """Any method of PEFT that changes layers of the model, or adds tokens to its texts, by the type of its
+    configuration.
 
     If a configuration does not set target modules, they are those of the language side: the norms for LN
     tuning, projections to keys and values for (IA)³, and to queries and values for all others.
@@ -412,10 +420,9 @@ class ConfigMethod(PeftMethod):
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> PeftConfig:
         own = {name: value for name, value in settings.items() if name != "peft_type"}
         config = self._or_error(lambda: self.kind(**SET_BY_TRAINING.get(self.peft_type, {}), **own))
-        if config.is_prompt_learning or self.peft_type in UNFIT:
-            why = UNFIT.get(self.peft_type, "PEFT adds its prompts outside of the model's layers")
+        if self.peft_type in UNFIT:
             raise UserError(
-                f"{self.name} cannot be trained here: {why}; choose another method, such as prefix"
+                f"{self.name} cannot be trained here: it {UNFIT[self.peft_type]}; choose another method"
             )
         if isinstance(config, GraphAdapterConfig):
             return config
@@ -430,7 +437,10 @@ class ConfigMethod(PeftMethod):
             config.fan_in_fan_out = isinstance(family.model.get_submodule(first), Conv1D)
         return config
 
-    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> PeftTuned:
+    def apply(self, family: ModelFamily, settings: dict[str, Any]) -> PeftTuned | PromptTuned:
+        if self.peft_type in PROMPTS:
+            config = self.config(family, settings)
+            return self._or_error(lambda: PromptTuned(family, config))
         tuned = self._or_error(lambda: super(ConfigMethod, self).apply(family, settings))
         return AdaLoraTuned(family, tuned.model) if self.peft_type == "ADALORA" else tuned
 

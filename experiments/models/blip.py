@@ -88,6 +88,7 @@ class BlipLike(ModelFamily):
     opening: str | None = None
     decoder: ClassVar[str] = "decoder_"
     others: ClassVar[tuple[str, ...]] = ()
+    learned = ()
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model, tokenizer
@@ -237,6 +238,11 @@ class BlipLike(ModelFamily):
 
     # ---- texts -------------------------------------------------------------------------------------------
 
+    def word_embeddings(self) -> list[nn.Module]:
+        """The decoder's, and those of a separate encoder."""
+        parts = [getattr(self.model, name, None) for name in ("text_encoder", "text_decoder")]
+        return [part.get_input_embeddings() for part in parts if part is not None]
+
     def prefixes(self, samples: Sequence[Sample]) -> list[str]:
         """The beginning of the decoder's texts; empty if questions have a separate encoder."""
         return [""] * len(samples)
@@ -251,7 +257,7 @@ class BlipLike(ModelFamily):
 
     def training_inputs(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
         answers = [sample.answer or "" for sample in samples]
-        sequences = sequence_batch(self.tokenizer, self.prefixes(samples), answers)
+        sequences = sequence_batch(self.tokenizer, self.prefixes(samples), answers, self.learned)
         return {**sequences, **self.question_inputs(samples, training=True), **self.image_inputs(samples)}
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -264,16 +270,17 @@ class BlipLike(ModelFamily):
             limits = decoding.num_beams, decoding.min_new_tokens, decoding.max_new_tokens
             return released_texts(self.openings(samples, [""], masked=False), self.tokenizer, *limits)
         states, mask = self._seen(samples)
-        return generate_text(self.model, self.tokenizer, states, self.prefixes(samples), decoding, mask)
+        prompts = self.prefixes(samples)
+        return generate_text(self.model, self.tokenizer, states, prompts, decoding, mask, self.learned)
 
     def openings(
         self, samples: Sequence[Sample], answers: Sequence[str], masked: bool = True
     ) -> Iterator[Opening]:
         """``[DEC] prompt``, then ``answer [SEP]``. Unless ``masked``, the decoder also attends to padding."""
         states, mask = self._seen(samples)
-        ends = answer_ids(self.tokenizer, answers)
-        room = max(map(len, ends))
-        starts = prompt_ids(self.tokenizer, self.prefixes(samples), [room] * len(samples))
+        ends = answer_ids(self.tokenizer, answers, self.learned)
+        rooms = [max(map(len, ends))] * len(samples)
+        starts = prompt_ids(self.tokenizer, self.prefixes(samples), rooms, self.learned)
         looked_at = {"encoder_hidden_states": states}
         if masked and mask is not None:
             looked_at["encoder_attention_mask"] = mask
@@ -339,12 +346,13 @@ class BlipAnswerer(BlipLike):
         return super().batch([replace(s, prompt=s.prompt or s.answer or "") for s in samples])
 
     def question_inputs(self, samples: Sequence[Sample], training: bool = False) -> dict[str, Tensor]:
-        """``[ENC] question [SEP]``, padded on the right."""
+        """``[ENC] question [SEP]``, after :attr:`learned` tokens, padded on the right."""
         questions = [sample.prompt for sample in samples]
-        options = dict(add_special_tokens=False, truncation=True, max_length=self.longest - 2, verbose=False)
+        room = self.longest - len(self.learned) - 2
+        options = dict(add_special_tokens=False, truncation=True, max_length=room, verbose=False)
         rows = self.tokenizer(questions, **options)["input_ids"]
         begin, end = self.tokenizer.convert_tokens_to_ids(self._start), self.tokenizer.sep_token_id
-        ids, mask = padded([[begin, *row, end] for row in rows], self.tokenizer.pad_token_id)
+        ids, mask = padded([[*self.learned, begin, *row, end] for row in rows], self.tokenizer.pad_token_id)
         return {"question_ids": ids, "question_mask": mask}
 
     def looked_at(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:

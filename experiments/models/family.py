@@ -139,6 +139,8 @@ class ModelFamily(ABC):
         title: name of the model, for figures and messages.
         sees, reads: whether it has image input, and whether it has text input.
         unadapted: a context in which its adapters are switched off.
+        learned: ids below 0, of learned tokens that begin each text; set by prompt tuning
+            (:mod:`attngraph.experiments.methods.prompt`), and None if the family does not support them.
         caches_features: whether :meth:`encode_images` exists, so that a frozen image encoder needs to run
             only once.
         shortlist: number of answers of a list that are scored in full, unless a ``Ranking`` sets it:
@@ -157,6 +159,7 @@ class ModelFamily(ABC):
     longest: int | None = None
     writes_as_released: bool = False
     unadapted: Callable[[], AbstractContextManager] = nullcontext
+    learned: tuple[int, ...] | None = None
 
     # ---- loading -----------------------------------------------------------------------------------------
 
@@ -244,6 +247,10 @@ class ModelFamily(ABC):
         """Names of the modules that read and write text; the others are the image encoder. ``[""]`` is the
         whole model.
         """
+
+    def word_embeddings(self) -> list[nn.Module]:
+        """The embeddings of the texts that begin with :attr:`learned` tokens."""
+        return [self.model.get_input_embeddings()]
 
     def encode_images(self, images: Sequence[Path | Image.Image]) -> Tensor:
         """The image encoder's features ``(b, nodes, width)``, if :attr:`caches_features`."""

@@ -36,19 +36,26 @@ def frozen_image_states(model: nn.Module, pixels: Tensor, batch_size: int = 128)
 
 
 def prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], rooms: Sequence[int]
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    rooms: Sequence[int],
+    learned: Sequence[int] = (),
 ) -> list[list[int]]:
-    """``[DEC] prompt`` as ids; a long prompt is truncated at the end to leave positions for the answer."""
-    longest = tokenizer.model_max_length
+    """``[DEC] prompt`` as ids, after those of ``learned`` tokens; a long prompt is truncated at the end to
+    leave positions for the answer.
+    """
+    longest = tokenizer.model_max_length - len(learned)
     return [
-        [tokenizer.bos_token_id, *ids[: max(0, longest - room - 1)]]
+        [*learned, tokenizer.bos_token_id, *ids[: max(0, longest - room - 1)]]
         for ids, room in zip(_tokens(tokenizer, prompts), rooms, strict=True)
     ]
 
 
-def answer_ids(tokenizer: PreTrainedTokenizerBase, answers: Sequence[str]) -> list[list[int]]:
+def answer_ids(
+    tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], learned: Sequence[int] = ()
+) -> list[list[int]]:
     """``answer [SEP]`` as ids, truncated to the positions after the start token."""
-    longest = tokenizer.model_max_length
+    longest = tokenizer.model_max_length - len(learned)
     return [[*ids[: longest - 2], tokenizer.sep_token_id] for ids in _tokens(tokenizer, answers)]
 
 
@@ -59,17 +66,20 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[li
 
 
 def sequence_batch(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    learned: Sequence[int] = (),
 ) -> dict[str, Tensor]:
-    """Training batch of ``[DEC] prompt answer [SEP]``, padded on the right, with at most the tokenizer's
-    ``model_max_length`` tokens.
+    """Training batch of ``[DEC] prompt answer [SEP]``, after ``learned`` tokens, padded on the right, with at
+    most the tokenizer's ``model_max_length`` tokens.
 
     Returns:
         input_ids, attention_mask, position_ids, labels: each ``(B, L)`` int64. Labels are not shifted, as is
         usual in transformers, and are -100 on the prompt and on padding.
     """
-    ends = answer_ids(tokenizer, answers)
-    starts = prompt_ids(tokenizer, prompts, list(map(len, ends)))
+    ends = answer_ids(tokenizer, answers, learned)
+    starts = prompt_ids(tokenizer, prompts, list(map(len, ends)), learned)
     begin = np.array(list(map(len, starts)))
     lengths = begin + np.array(list(map(len, ends)))
     places = np.arange(lengths.max())
@@ -109,9 +119,12 @@ def decoder_logits(
     ).logits
 
 
-def check_positions(tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> None:
+def check_positions(
+    tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, learned: Sequence[int] = ()
+) -> None:
     """Raise UserError if the model has too few positions for this number of tokens."""
-    longest = tokenizer.model_max_length  # the last token is never read again, the start token is
+    # the last token is never read again, the start token is
+    longest = tokenizer.model_max_length - len(learned)
     if max_new_tokens > longest:
         raise UserError(f"max_new_tokens is {max_new_tokens}, and the model has {longest} positions")
 
@@ -133,15 +146,16 @@ def generate_text(
     prompts: Sequence[str],
     decoding: Decoding,
     states_mask: Tensor | None = None,
+    learned: Sequence[int] = (),
 ) -> list[str]:
-    """The decoder's continuation of each prompt, greedy or with beams, as plain text without the prompt.
-    States are as in :func:`decoder_logits`, one for each prompt.
+    """The decoder's continuation of ``learned`` tokens and each prompt, greedy or with beams, as plain text
+    without the prompt. States are as in :func:`decoder_logits`, one for each prompt.
 
     Raises:
         UserError: the model has too few positions for this number of tokens.
     """
-    check_positions(tokenizer, decoding.max_new_tokens)
-    prefixes = prompt_ids(tokenizer, prompts, [decoding.max_new_tokens] * len(prompts))
+    check_positions(tokenizer, decoding.max_new_tokens, learned)
+    prefixes = prompt_ids(tokenizer, prompts, [decoding.max_new_tokens] * len(prompts), learned)
     # Padded on the left: padded on the right, BLIP would continue the padding.
     ids, mask = (x.to(states.device) for x in padded(prefixes, tokenizer.pad_token_id, "left"))
     # Each text counts its positions from its own first token; ``generate`` carries these on for the new
@@ -195,10 +209,10 @@ def released_texts(
         UserError: the model has too few positions for this number of tokens, or a prompt leaves none for a
             text.
     """
-    check_positions(tokenizer, most)
     found: dict[int, list[int]] = {}
     for part in parts:
-        prompt = part.ids.shape[1]
+        check_positions(tokenizer, most, part.learned)
+        prompt = part.length
         if prompt >= most:
             raise UserError(
                 f"max_new_tokens {most} includes the prompt's {prompt} tokens with as_released: use at least "
@@ -217,7 +231,7 @@ def best_texts(part: Opening, end: int, beams: int, least: int, most: int) -> li
     ended: list[list[tuple[float, list[int]]]] = [[] for _ in part.samples]
     prompts, written = list(range(len(ended))), [[[]] for _ in ended]  # of those that go on: texts of each
     sums = torch.zeros(len(ended), 1, device=logits.device)
-    length = part.ids.shape[1]
+    length = part.length
     while True:
         steps = logits.float().log_softmax(-1)  # (r, V)
         if length < least:

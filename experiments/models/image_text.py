@@ -275,6 +275,7 @@ class ImageTextFamily(ProcessorFamily):
 
     name = "image_text"
     writes = True
+    learned = ()
 
     @classmethod
     def accepts(cls, config: PretrainedConfig) -> bool:
@@ -358,7 +359,7 @@ class ImageTextFamily(ProcessorFamily):
         return self.ends[0]
 
     def _prompts(self, samples: Sequence[Sample]) -> dict[str, Tensor]:
-        """Inputs of the prompts only, padded on the right, without an end token."""
+        """Inputs of the prompts only, after learned tokens, padded on the right, without an end token."""
         images = [open_image(sample.image) for sample in samples]
         inputs = self.process([self._asked(sample) for sample in samples], images)
         inputs.setdefault("attention_mask", torch.ones_like(inputs["input_ids"]))
@@ -367,6 +368,10 @@ class ImageTextFamily(ProcessorFamily):
         if bool(ends.all()):  # tokenizers of encoders put one there
             inputs["attention_mask"].scatter_(1, last, 0)
             inputs["input_ids"].scatter_(1, last, self.tokenizer.pad_token_id)
+        count, mask = len(self.learned), inputs["attention_mask"]
+        for name in self._token_wise(inputs):
+            inputs[name] = nn.functional.pad(inputs[name], (count, 0), value=int(inputs[name] is mask))
+        inputs["input_ids"][:, :count] = torch.tensor(self.learned)
         return inputs
 
     def _asked(self, sample: Sample) -> str:

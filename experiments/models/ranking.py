@@ -107,6 +107,16 @@ class Opening:
     looked_at: dict[str, Tensor] = field(default_factory=dict)
     read_once: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def learned(self) -> list[int]:
+        """The ids of learned tokens at the beginning of each prompt."""
+        return [number for number in self.ids[0].tolist() if number < 0]
+
+    @property
+    def length(self) -> int:
+        """Number of tokens of a prompt, without learned ones."""
+        return self.ids.shape[1] - len(self.learned)
+
     def begin(self) -> tuple[Tensor, Cache]:
         """Logits ``(g, V)`` of the first token, and the prompts' cache."""
         output = self._run(self.ids, None, self.looked_at | self.read_once)

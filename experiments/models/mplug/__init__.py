@@ -80,7 +80,7 @@ class MPlug(BlipLike):
                 f"{name}: no question, although other examples have one: {self.title} supports questions and "
                 "captions, but only one of them in a batch"
             )
-        return question_batch(self.tokenizer, prompts, training)
+        return question_batch(self.tokenizer, prompts, training, self.learned)
 
     def looked_at(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Image and question after fusion; for captions the image."""
@@ -90,16 +90,19 @@ class MPlug(BlipLike):
 
 
 def question_batch(
-    tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], training: bool = False
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[str],
+    training: bool = False,
+    learned: Sequence[int] = (),
 ) -> dict[str, Tensor]:
-    """``question_ids`` and ``question_mask`` ``(b, n)`` of ``[CLS] question``, padded on the right. In
-    training long ones are truncated as in mPLUG.
+    """``question_ids`` and ``question_mask`` ``(b, n)`` of ``[CLS] question``, after ``learned`` tokens,
+    padded on the right. In training long ones are truncated as in mPLUG.
     """
     rows = []
     for ids in tokenizer(list(questions), add_special_tokens=False, verbose=False)["input_ids"]:
-        most = tokenizer.model_max_length
+        most = tokenizer.model_max_length - len(learned)
         if training:
             most = min(most, QUESTION_IN_PARTS if tokenizer.sep_token_id in ids else QUESTION)
-        rows.append([tokenizer.cls_token_id, *ids[: most - 1]])
+        rows.append([*learned, tokenizer.cls_token_id, *ids[: most - 1]])
     ids, mask = padded(rows, tokenizer.pad_token_id)
     return {"question_ids": ids, "question_mask": mask}

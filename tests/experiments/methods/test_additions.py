@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, PeftModelForCausalLM, PromptEncoderConfig, PromptTuningConfig
 from torch import Tensor
 
 from attngraph.errors import UserError
 from attngraph.experiments.methods import Tuned, method_named
-from attngraph.experiments.methods.peft import attention_projections
+from attngraph.experiments.methods.peft import attention_projections, method_of_config
+from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models import Decoding, ModelFamily
 from attngraph.experiments.models.batch import IGNORED
 from tests.attngraph.reading.zoo import FAMILIES as ZOO
@@ -20,16 +21,21 @@ SETTINGS = {
     "pgnn": {"gnn": "pgnn", "gnn_args": {"p": 1.25, "mu": 0.1}, "join": "replace", "reduction": 4},
     "lora": {"r": 2, "alpha": 16, "dropout": 0.0, "targets": ["query", "value"]},
     "prefix": {"tokens": 3, "projection": None},
+    "prompt_tuning": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 3},
+    "p_tuning": {"peft_type": "P_TUNING", "num_virtual_tokens": 2},
 }
+OWN_FILE = ("prefix", "prompt_tuning", "p_tuning")  # whose file is not PEFT's
 # BLIP with all, and few families with one; all pairs in the slow run.
 OFTEN = {*((name, "blip") for name in SETTINGS), ("pgnn", "mplug"), ("pgnn", "llava"), ("lora", "mplug")}
 OFTEN |= {("prefix", "llava-chat"), ("prefix", "blip2"), ("lora", "qwen2-vl"), ("prefix", "git")}
+OFTEN |= {("prompt_tuning", kind) for kind in ("blip-vqa", "llava-chat", "qwen2-vl", "git")}
 pairs = pytest.mark.parametrize(
     "name, kind",
     [
         pytest.param(name, kind, marks=[pytest.mark.slow] * ((name, kind) not in OFTEN))
         for kind in WRITERS
         for name in SETTINGS
+        if not (kind == "blind" and name.endswith("_tuning"))
     ],
 )
 ANSWERED = [replace(sample, answer="red ball star") for sample in SAMPLES]
@@ -45,7 +51,9 @@ def tuned(name: str, family: ModelFamily, **settings) -> Tuned:
 
 
 def logits(family: ModelFamily) -> Tensor:
-    return run(family, ANSWERED)[2]
+    """Of the answers' tokens."""
+    _, labels, computed = run(family, ANSWERED)
+    return computed[labels != IGNORED]
 
 
 @pairs
@@ -74,7 +82,7 @@ def test_trained_saved_loaded_and_switched_off(name, kind, tmp_path):
     again, other = load(kind), load(kind)
     method_named(name).apply(again, SETTINGS[name]).load(tmp_path)
     assert torch.equal(logits(again), moved)
-    if name != "prefix":
+    if name not in OWN_FILE:
         PeftModel.from_pretrained(other.model, str(tmp_path)).eval()
         assert torch.equal(logits(other), moved)
     inputs = family.training_inputs(ANSWERED)
@@ -86,6 +94,28 @@ def test_trained_saved_loaded_and_switched_off(name, kind, tmp_path):
     assert all(
         p.grad is not None and p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in own.values()
     )
+
+
+@pytest.mark.parametrize(
+    "config", [PromptTuningConfig(num_virtual_tokens=3), PromptEncoderConfig(num_virtual_tokens=3)]
+)
+def test_learned_tokens_are_those_of_peft(config):
+    """PEFT's own wrapper of BLIP's decoder, which prepends embeddings, computes the same logits."""
+    family, other = load("blip"), load("blip")
+    method = method_of_config("one", config)
+    made = method.apply(family, method.settings(Settings(), "vqa"))
+    wrapped = PeftModelForCausalLM(other.model.text_decoder, replace(config))
+    own = {key.rpartition("learned_tokens.")[2]: p for key, p in made.parameters().items()}
+    wrapped.prompt_encoder["default"].load_state_dict(own)
+    inputs, labels, computed = run(family, ANSWERED)
+    _, _, plain = run(load("blip"), ANSWERED)
+    with torch.no_grad():
+        states = family.image_states(inputs)
+        texts = {name: inputs[name][:, 3:] for name in ("input_ids", "attention_mask")}
+        due = wrapped(**texts, encoder_hidden_states=states).logits
+    valid = labels != IGNORED
+    torch.testing.assert_close(computed[valid], due[valid])
+    assert (computed[:, 3:] - plain).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -113,11 +143,20 @@ def test_what_is_refused(tmp_path):
         ("lora", dict(alpha=float("nan")), "settings of lora: field alpha: "),
         ("lora", dict(targets=["quary"]), "settings of lora: field targets.0: "),
         ("prefix", dict(tokens=0), "settings of prefix: field tokens: "),
+        (
+            "prompt_tuning",
+            dict(num_virtual_tokens=None),
+            "num_virtual_tokens is None: choose a number from 1 ",
+        ),
+        ("prompt_tuning", dict(num_virtual_tokens=10**6), "num_virtual_tokens is 1000000: choose a number "),
+        ("prompt_tuning", dict(modules_to_save=["cls"]), "modules_to_save is not supported with learned "),
     ):
         with pytest.raises(UserError, match=f"^{message}"):
             tuned(name, family, **settings)
     with pytest.raises(UserError, match="has no query projection with a known name, only"):
         attention_projections(ZOO["xlnet"].model(), ["query"])
+    with pytest.raises(UserError, match="does not support learned tokens: choose another method"):
+        tuned("prompt_tuning", load("blind"))
     tuned("prefix", load("blip")).save(tmp_path)
     with pytest.raises(UserError, match="prefix.safetensors does not fit this model"):
         tuned("prefix", load("blip"), tokens=4).load(tmp_path)

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from attngraph.errors import UserError
+from attngraph.experiments.methods import method_named
 from attngraph.experiments.models import IGNORED, Decoding, generation
 from attngraph.experiments.models.family import GNMT, LENGTH, Gnmt
 from attngraph.experiments.models.generation import best_texts, sequence_batch
@@ -123,6 +124,7 @@ def expected(family, samples, beams, least, most):
     for state, words in zip(states, prompts):
 
         def score(ids, state=state):
+            ids = [*family.learned, *ids]
             output = model.text_decoder(torch.tensor([ids]), encoder_hidden_states=state[None])
             return F.log_softmax(output.logits[0, -1].float(), -1)
 
@@ -136,7 +138,7 @@ class Drawn:
 
     def __init__(self, seed, prompts):
         self.seed, self.texts = seed, prompts
-        self.ids, self.samples = torch.tensor(prompts), range(len(prompts))
+        self.length, self.samples = len(prompts[0]), range(len(prompts))
 
     def score(self, ids):
         drawn = torch.Generator().manual_seed(hash((self.seed, *ids)) % 2**31)
@@ -164,9 +166,16 @@ def test_the_search_is_that_of_transformers_4_15():
             assert found == [best_of(part.score, prompt, END, beams, least, most) for prompt in prompts]
 
 
-@pytest.mark.parametrize("name, beams", [("blip", 1), ("blip", BEAMS), ("blip-vqa", BEAMS)])
-def test_families_write_so(name, beams):
+@pytest.mark.parametrize(
+    "name, beams, learned", [("blip", 1, 0), ("blip", BEAMS, 0), ("blip-vqa", BEAMS, 0), ("blip", BEAMS, 2)]
+)
+def test_families_write_so(name, beams, learned):
+    """Learned tokens do not count as tokens of the prompt."""
     family = load(name)
+    if learned:
+        method_named("prompt_tuning").apply(
+            family, {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": learned}
+        )
     texts = expected(family, SAMPLES, beams, LEAST, MOST)
     assert family.generate(SAMPLES, Decoding(MOST, beams, LEAST, as_released="blip")) == texts
     assert family.generate(SAMPLES, Decoding(MOST, beams, LEAST)) != texts, "or the test shows nothing"

@@ -112,7 +112,7 @@ class ByHand(NamedTuple):
 
 @torch.no_grad()
 def by_hand(family: ModelFamily, sample: Sample) -> ByHand:
-    """What the model's own class computes of a prompt and an answer."""
+    """What the model's own class computes of a prompt and an answer, after learned tokens."""
     model, tokenizer, name = family.model, family.tokenizer, family.model.config.model_type
     answer = [*tokenizer(sample.answer, add_special_tokens=False)["input_ids"], end_of(family)]
     if name in ("blip", "mplug"):
@@ -132,6 +132,7 @@ def by_hand(family: ModelFamily, sample: Sample) -> ByHand:
     prompt = inputs["input_ids"]
     if int(prompt[0, -1]) == end_of(family):  # tokenizers of encoders put one there
         prompt = prompt[:, :-1]
+    prompt = torch.cat([torch.tensor([family.learned], dtype=torch.long), prompt], 1)
     ids = torch.cat([prompt, torch.tensor([answer])], 1)
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if name == "qwen2_vl":
@@ -143,22 +144,25 @@ def by_hand(family: ModelFamily, sample: Sample) -> ByHand:
 def _blip(family: ModelFamily, sample: Sample, answer: list[int]) -> ByHand:
     """A BLIP captioner, the question encoder and answer decoder of BLIP VQA, or mPLUG."""
     model, tokenizer = family.model, family.tokenizer
-    words = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"]
+    words, first = tokenizer(sample.prompt, add_special_tokens=False)["input_ids"], list(family.learned or ())
     size = model.config.vision_config.image_size
     processor = BlipImageProcessor(size={"height": size, "width": size})
     pixels = processor(open_image(sample.image), return_tensors="pt")["pixel_values"]
-    ids = torch.tensor([[tokenizer.bos_token_id, *answer]])
+    start = [*first, tokenizer.bos_token_id]
+    ids = torch.tensor([start + answer])
     if hasattr(model, "fusion_encoder"):
-        asked = torch.tensor([[tokenizer.cls_token_id, *words]]) if words else None
-        return ByHand(model(pixels, asked, decoder_input_ids=ids).logits[0], ids[0], 1)
+        asked = torch.tensor([[*first, tokenizer.cls_token_id, *words]]) if words else None
+        return ByHand(model(pixels, asked, decoder_input_ids=ids).logits[0], ids[0], len(start))
     if hasattr(model, "text_encoder"):
-        question = torch.tensor([[tokenizer.convert_tokens_to_ids("[ENC]"), *words, tokenizer.sep_token_id]])
+        begin, end = tokenizer.convert_tokens_to_ids("[ENC]"), tokenizer.sep_token_id
+        question = torch.tensor([[*first, begin, *words, end]])
         states = model.vision_model(pixel_values=pixels).last_hidden_state
         read = model.text_encoder(
             input_ids=question, attention_mask=torch.ones_like(question), encoder_hidden_states=states
         )[0]
-        return ByHand(model.text_decoder(input_ids=ids, encoder_hidden_states=read).logits[0], ids[0], 1)
-    prompt = [tokenizer.bos_token_id, *words]
+        logits = model.text_decoder(input_ids=ids, encoder_hidden_states=read).logits[0]
+        return ByHand(logits, ids[0], len(start))
+    prompt = [*start, *words]
     ids = torch.tensor([prompt + answer])
     logits = model(pixel_values=pixels, input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
     return ByHand(logits, ids[0], len(prompt))
