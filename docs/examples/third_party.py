@@ -7,7 +7,7 @@ A sentence encoder (self-attention), a model that writes the LaTeX of an image o
 Whisper-tiny.en, which transcribes speech (both: self-attention, and cross-attention to the image or the
 audio). The last two have known regions: the patches of the glyph that is written next, and the audio frames
 of the word that is written next, as the renderer and the speech synthesiser place them. So has the mini-BLIP
-that docs/examples/pictures.py trains on pictures of Debian, if its folder is there.
+that docs/examples/icons.py trains on icons, if its folder is there.
 
 The table has a row for each layer of cross-attention: the share of the weights on values outside the region
 (distractor mass) and the contrast of distances (``attngraph.analysis.contrast``), both next to their values
@@ -26,8 +26,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import icons
 import numpy as np
-import pictures
 import torch
 from matplotlib import mathtext
 from scipy.signal import resample_poly
@@ -363,8 +363,8 @@ def third_party() -> Iterator[tuple[str, Iterator[Example]]]:
         folder = installed(package)
         if folder is not None:
             yield package, examples(folder)
-    if pictures.FOLDER.exists():
-        yield "mini-BLIP of pictures", pictures.examples(pictures.FOLDER)
+    if icons.FOLDER.exists():
+        yield "mini-BLIP of icons", icons.examples(icons.FOLDER)
 
 
 def main() -> None:

@@ -78,6 +78,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "docs/_ext/notebook_pages.py": ("cell", "cells"),
     "docs/examples/third_party.py": ("Nobody told",),
+    "docs/examples/icons.py": ("what is", "how many"),  # questions for the model
     "docs/examples/p_adapter.py": ("what colour",),
     "experiments/commands/evaluate.py": ("train/cells",),  # a folder of runs
     # Texts in the files of synthetic datasets.

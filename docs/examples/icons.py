@@ -1,13 +1,13 @@
-"""A mini-BLIP pre-trained on pictures of other people, Debian's emoji, stamps and clip art, by their names::
+"""Pre-training of a mini-BLIP on named icons by others: emoji, stamps and clip art, from packages of Debian::
 
     apt-get install fonts-noto-color-emoji unicode-cldr-core tuxpaint-stamps-default openclipart-png  # 240 MB
-    python docs/examples/pictures.py
+    python docs/examples/icons.py
 
 Without root, ``apt-get download`` the four packages, unpack each with ``dpkg-deb -x FILE unpacked``, and add
-``--share unpacked/usr/share``. An image shows two to four pictures, each in a quarter of its own, on a plain
-ground; texts say what is where. The model is that of ``attngraph pretrain`` with its recipe; besides the
-texts it learns what each patch shows. It is saved with its pictures in ``runs/pictures``, where
-docs/examples/third_party.py and closed_form.py find it.
+``--share unpacked/usr/share``. An image shows two to four icons, each in one quarter, on a plain background;
+texts state where they are. The model and the recipe are those of ``attngraph pretrain``; besides the texts,
+the image encoder learns the icon in each patch. The model and the icons are saved in ``runs/icons``, where
+docs/examples/third_party.py and closed_form.py find them.
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ from attngraph.experiments.studies.pretrain import (
     text_loss,
 )
 
-FOLDER, PICTURES = Path("runs/pictures"), "pictures.npz"
-SIDE, PATCH, SIZE = 64, 8, 26  # of an image, a patch and a picture, in pixels
+FOLDER, ICONS = Path("runs/icons"), "icons.npz"
+SIDE, PATCH, SIZE = 64, 8, 26  # of an image, a patch and an icon, in pixels
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 OTHER_WORDS = "at the what is where there a how many things are yes no nothing".split()
 NUMBERS = ("zero", "one", "two", "three", "four")
 ONE_WORD = re.compile("[a-z]{2,}")
-LARGEST, EMOJI = 96, 109  # pixels of a picture before its last scaling, and of the font
+LARGEST, EMOJI = 96, 109  # pixels of an icon before its last scaling, and of the font
 
 
-# ---- pictures with names -----------------------------------------------------------------------------------
+# ---- icons with names ---------------------------------------------------------------------------------------
 
 
 def emoji(share: Path) -> Iterator[tuple[str, Image.Image]]:
-    """The name and picture of each emoji of one character."""
+    """The name and icon of each emoji of one character."""
     file = share / "fonts/truetype/noto/NotoColorEmoji.ttf"
     known, font = TTFont(file).getBestCmap(), ImageFont.truetype(str(file), EMOJI)
     for note in ElementTree.parse(share / "unicode/cldr/common/annotations/en.xml").iter("annotation"):
         character = note.get("cp", "")
         if note.get("type") == "tts" and len(character) == 1 and ord(character) in known:
-            picture = Image.new("RGBA", (136, 128))
-            ImageDraw.Draw(picture).text((0, 0), character, font=font, embedded_color=True)
-            yield note.text or "", picture
+            icon = Image.new("RGBA", (136, 128))
+            ImageDraw.Draw(icon).text((0, 0), character, font=font, embedded_color=True)
+            yield note.text or "", icon
 
 
 def stamps(share: Path) -> Iterator[tuple[str, Image.Image]]:
-    """The description and picture of each stamp of Tux Paint."""
+    """The description and icon of each stamp of Tux Paint."""
     for file in sorted((share / "tuxpaint/stamps").rglob("*.png")):
         text = file.with_suffix(".txt")
         if text.exists():
@@ -75,42 +75,42 @@ def stamps(share: Path) -> Iterator[tuple[str, Image.Image]]:
 
 
 def clip_art(share: Path) -> Iterator[tuple[str, Image.Image]]:
-    """The title and picture of each drawing of Open Clip Art."""
+    """The title and image of each file of Open Clip Art."""
     for file in sorted((share / "openclipart/png").rglob("*.png")):
         try:
-            picture = Image.open(file)
+            icon = Image.open(file)
         except Image.DecompressionBombError:  # some are posters
             continue
-        yield str(picture.info.get("Title", "")), picture
+        yield str(icon.info.get("Title", "")), icon
 
 
-def named_pictures(share: Path) -> dict[str, np.ndarray]:
-    """Word -> its pictures, uint8 ``(k, SIZE, SIZE, 4)``: the words that at least two of the three
-    collections have as a whole name, with one picture of each.
+def named_icons(share: Path) -> dict[str, np.ndarray]:
+    """Word -> its icons, uint8 ``(k, SIZE, SIZE, 4)``: the words that at least two of the three
+    collections have as a whole name, with one icon of each.
     """
     found: dict[str, list[Image.Image]] = {}
     for collection in (emoji, stamps, clip_art):
         new = {}
-        for title, picture in collection(share):
+        for title, icon in collection(share):
             name = re.sub(r"^(an?|the|some)\s+", "", title.strip().rstrip(".!").lower())
             if ONE_WORD.fullmatch(name) and name not in new:
-                new[name] = picture.convert("RGBA")
-        for name, picture in new.items():
-            found.setdefault(name, []).append(picture)
+                new[name] = icon.convert("RGBA")
+        for name, icon in new.items():
+            found.setdefault(name, []).append(icon)
     return {
-        name: np.stack([scaled(picture) for picture in pictures])
-        for name, pictures in sorted(found.items())
-        if len(pictures) > 1
+        name: np.stack([scaled(icon) for icon in icons])
+        for name, icons in sorted(found.items())
+        if len(icons) > 1
     }
 
 
-def scaled(picture: Image.Image) -> np.ndarray:
-    """A picture without its transparent margin, in the middle of ``(SIZE, SIZE, 4)``."""
-    picture.thumbnail((LARGEST, LARGEST))
-    picture = picture.crop(picture.getchannel("A").getbbox())
-    picture.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
+def scaled(icon: Image.Image) -> np.ndarray:
+    """An icon without its transparent margin, in the middle of ``(SIZE, SIZE, 4)``."""
+    icon.thumbnail((LARGEST, LARGEST))
+    icon = icon.crop(icon.getchannel("A").getbbox())
+    icon.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
     square = Image.new("RGBA", (SIZE, SIZE))
-    square.paste(picture, ((SIZE - picture.width) // 2, (SIZE - picture.height) // 2))
+    square.paste(icon, ((SIZE - icon.width) // 2, (SIZE - icon.height) // 2))
     return np.asarray(square)
 
 
@@ -119,7 +119,7 @@ def scaled(picture: Image.Image) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """An image, and what it shows.
+    """An image and its content.
 
     Args:
         pixels: uint8 ``(SIDE, SIDE, 3)``.
@@ -132,28 +132,28 @@ class Shown:
     patches: np.ndarray
 
 
-def compose(pictures: Mapping[str, np.ndarray], chance: random.Random) -> Shown:
-    """Two to four pictures with different names, each somewhere in a quarter of the image."""
-    names = list(pictures)
+def compose(icons: Mapping[str, np.ndarray], chance: random.Random) -> Shown:
+    """Two to four icons with different names, each somewhere in a quarter of the image."""
+    names = list(icons)
     places = sorted(chance.sample(range(4), chance.randint(2, 4)))
     image = Image.new("RGB", (SIDE, SIDE), tuple(chance.randint(0, 255) for _ in range(3)))
     words: list[str | None] = [None] * 4
     rows = SIDE // PATCH
     patches = np.zeros((rows, rows), np.int64)
     for place, word in zip(places, chance.sample(names, len(places)), strict=True):
-        picture = Image.fromarray(chance.choice(list(pictures[word])))
+        icon = Image.fromarray(chance.choice(list(icons[word])))
         top, left = (SIDE // 2 * half + chance.randint(0, SIDE // 2 - SIZE) for half in divmod(place, 2))
-        image.paste(picture, (left, top), picture)
+        image.paste(icon, (left, top), icon)
         words[place] = word
         opaque = np.zeros((SIDE, SIDE), bool)
-        opaque[top : top + SIZE, left : left + SIZE] = np.asarray(picture)[..., 3] > 127
+        opaque[top : top + SIZE, left : left + SIZE] = np.asarray(icon)[..., 3] > 127
         touched = opaque.reshape(rows, PATCH, rows, PATCH).mean((1, 3)) > 0.1
         patches[touched] = names.index(word) + 1
     return Shown(np.asarray(image), words, patches.flatten())
 
 
 def caption(shown: Shown) -> tuple[str, str]:
-    """A prompt, and what is where, as the answer."""
+    """The prompt for captions, and the caption."""
     parts = [f"{word} at the {place}" for place, word in zip(PLACES, shown.words) if word]
     return DESCRIBE, " , ".join(parts)
 
@@ -174,10 +174,10 @@ def questions(shown: Shown, names: Sequence[str], chance: random.Random) -> list
 # ---- pre-training ------------------------------------------------------------------------------------------
 
 
-def pretrain(pictures: Mapping[str, np.ndarray], out: Path, seed: int, recipe: Recipe) -> None:
-    """Train a mini-BLIP and save it with its pictures."""
+def pretrain(icons: Mapping[str, np.ndarray], out: Path, seed: int, recipe: Recipe) -> None:
+    """Train a mini-BLIP and save it with its icons."""
     torch.manual_seed(seed)
-    names, chance = list(pictures), random.Random(seed)
+    names, chance = list(icons), random.Random(seed)
     tokenizer = build_tokenizer([*names, *" ".join((DESCRIBE, *PLACES, *NUMBERS)).split(), *OTHER_WORDS])
     model = build_model(tokenizer).train()
     head = nn.Linear(model.config.vision_config.hidden_size, len(names) + 1)  # what each patch shows
@@ -188,7 +188,7 @@ def pretrain(pictures: Mapping[str, np.ndarray], out: Path, seed: int, recipe: R
     running = 0.0
     bar = Progress(range(recipe.steps), "pretrain", unit="step")
     for step in bar:
-        images = [compose(pictures, chance) for _ in range(recipe.images)]
+        images = [compose(icons, chance) for _ in range(recipe.images)]
         texts = [[caption(shown), *questions(shown, names, chance)[: recipe.texts - 1]] for shown in images]
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
@@ -204,27 +204,27 @@ def pretrain(pictures: Mapping[str, np.ndarray], out: Path, seed: int, recipe: R
         bar.set_postfix(loss=f"{running:.3f}", refresh=False)
     tokenizer.save_pretrained(out)
     model.half().save_pretrained(out)
-    np.savez_compressed(out / PICTURES, **pictures)
+    np.savez_compressed(out / ICONS, **icons)
 
 
 # ---- new images --------------------------------------------------------------------------------------------
 
 
 def loaded(folder: Path) -> tuple[ModelFamily, dict[str, np.ndarray]]:
-    """The trained model, and its pictures."""
-    with np.load(folder / PICTURES) as saved:
+    """The trained model, and its icons."""
+    with np.load(folder / ICONS) as saved:
         return load_family(folder), dict(saved)
 
 
 def exact(folder: Path, count: int = 200) -> float:
     """Fraction of exact answers to a question of each kind about new images."""
-    family, pictures = loaded(folder)
+    family, icons = loaded(folder)
     chance, samples = random.Random("test"), []
     for number in range(count):
-        shown = compose(pictures, chance)
+        shown = compose(icons, chance)
         image = Image.fromarray(shown.pixels)
         samples += [
-            Sample(f"image {number}", image, *text) for text in questions(shown, list(pictures), chance)[:4]
+            Sample(f"image {number}", image, *text) for text in questions(shown, list(icons), chance)[:4]
         ]
     given = [
         answer
@@ -236,12 +236,12 @@ def exact(folder: Path, count: int = 200) -> float:
 
 def examples(folder: Path, count: int = 64) -> Iterator[tuple[dict[str, AttentionGraph], Region]]:
     """The decoder's graphs of new images with their captions. The region of a row is made of the patches of
-    the picture whose name is written next.
+    the icon whose name is written next.
     """
-    family, pictures = loaded(folder)
-    chance, names = random.Random("examples"), list(pictures)
+    family, icons = loaded(folder)
+    chance, names = random.Random("examples"), list(icons)
     for number in range(count):
-        shown = compose(pictures, chance)
+        shown = compose(icons, chance)
         batch = family.batch([Sample(f"image {number}", Image.fromarray(shown.pixels), *caption(shown))])
         graphs = capture(family.model, batch.inputs, layers="text_decoder.*")
         tokens = batch.text.tokens[0] if batch.text else []
@@ -262,9 +262,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     options = parser.parse_args()
-    pictures = named_pictures(options.share)
-    print(f"{len(pictures)} words with {sum(map(len, pictures.values()))} pictures")
-    pretrain(pictures, FOLDER, options.seed, Recipe(steps=options.steps))
+    icons = named_icons(options.share)
+    print(f"{len(icons)} words with {sum(map(len, icons.values()))} icons")
+    pretrain(icons, FOLDER, options.seed, Recipe(steps=options.steps))
     print(f"exact answers about new images: {exact(FOLDER):.3f}")
 
 
