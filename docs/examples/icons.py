@@ -51,7 +51,7 @@ ONE_WORD = re.compile("[a-z]{2,}")
 LARGEST, EMOJI = 96, 109  # pixels of an icon before its last scaling, and of the font
 
 
-# ---- icons with names ---------------------------------------------------------------------------------------
+# ---- icons with names --------------------------------------------------------------------------------------
 
 
 def emoji(share: Path) -> Iterator[tuple[str, Image.Image]]:
