@@ -11,7 +11,7 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -358,7 +358,8 @@ OF_PEFT = (
 )
 #: The fields of prompt learning that are those of the model.
 DIMENSIONS = dict.fromkeys(("token_dim", "num_transformer_submodules", "num_attention_heads", "num_layers"))
-#: Type -> fields of its configuration that training sets, which no row has, with their values until then.
+#: Type -> fields of its configuration that training or the model sets, which no row has, with their values
+#: until then.
 SET_BY_TRAINING: dict[str, dict[str, Any]] = {
     "ADALORA": {"total_step": 10**9, "rank_pattern": None},
     **dict.fromkeys(PROMPTS, DIMENSIONS),
@@ -366,7 +367,7 @@ SET_BY_TRAINING: dict[str, dict[str, Any]] = {
 LONGEST = 40  # part of a name
 #: Types that are not supported, with the reason.
 UNFIT = {
-    "ADAPTION_PROMPT": "made for the attention layers of Llama, Mistral and GPT-2 only",
+    "ADAPTION_PROMPT": "is made for the attention layers of Llama, Mistral and GPT-2 only",
     "TRAINABLE_TOKENS": "trains single tokens, for which there is no default",
     "XLORA": "mixes LoRA adapters that are already trained",
     "POLY": "needs the number of the task as an input",
@@ -419,11 +420,11 @@ class ConfigMethod(PeftMethod):
 
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> PeftConfig:
         own = {name: value for name, value in settings.items() if name != "peft_type"}
-        config = self._or_error(lambda: self.kind(**SET_BY_TRAINING.get(self.peft_type, {}), **own))
         if self.peft_type in UNFIT:
             raise UserError(
                 f"{self.name} cannot be trained here: it {UNFIT[self.peft_type]}; choose another method"
             )
+        config = self._or_error(lambda: self.kind(**SET_BY_TRAINING.get(self.peft_type, {}), **own))
         if isinstance(config, GraphAdapterConfig):
             return config
         if isinstance(config, AdaLoraConfig):
@@ -501,7 +502,9 @@ def method_of_config(name: str, config: PeftConfig, title: str = "") -> ConfigMe
     except (TypeError, ValueError):  # some have none
         default = {}
     options = {key: value for key, value in _plain(name, config).items() if default.get(key) != value}
-    return ConfigMethod(name=name, title=title or name, peft_type=kind, options=options)
+    method = ConfigMethod(name=name, title=title or name, peft_type=kind, options=options)
+    like = METHODS.get(kind.lower())  # the row of this type, if there is one
+    return method if like is None else replace(method, rates=like.rates, default_rate=like.default_rate)
 
 
 def _plain(name: str, config: PeftConfig) -> dict[str, Any]:

@@ -6,11 +6,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
-from peft import PromptEmbedding, PromptEncoder, PromptEncoderConfig, PromptLearningConfig
+from peft import (
+    PromptEmbedding,
+    PromptEncoder,
+    PromptEncoderConfig,
+    PromptEncoderReparameterizationType,
+    PromptLearningConfig,
+    PromptTuningInit,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import GenerationMixin, LogitsProcessorList
 
 from attngraph.errors import UserError
 from attngraph.experiments.methods.own_weights import TunedModel
@@ -68,8 +77,12 @@ class PromptTuned(TunedModel):
             tokens = learned_tokens(embedding, config)
             device, dtype = place(embedding)
             # in half precision a step of the optimizer would be lost
-            setattr(embedding, ATTRIBUTE, tokens.to(device, torch.promote_types(dtype, torch.float32)))
+            tokens.to(device, torch.promote_types(dtype, torch.float32)).train(embedding.training)
+            setattr(embedding, ATTRIBUTE, tokens)
             embedding.forward = partial(embed, embedding.forward, tokens, count)
+        for module in family.model.modules():
+            if isinstance(module, GenerationMixin):  # its penalties look up the ids of the text so far
+                module._get_logits_processor = partial(_of_words, module._get_logits_processor)
         family.learned = tuple(range(-1, -1 - count, -1))
         family.unadapted = self.disabled
 
@@ -86,13 +99,20 @@ class PromptTuned(TunedModel):
 def learned_tokens(embedding: nn.Module, config: PromptLearningConfig) -> nn.Module:
     """PEFT's module for the learned tokens of an embedding: it maps their numbers ``(1, t)`` to embeddings
     ``(1, t, d)``.
+
+    Raises:
+        ValueError: a setting of the configuration is unknown or out of range.
     """
     width = embedding.embedding_dim
     own = replace(config, token_dim=width, num_transformer_submodules=1)
     if isinstance(own, PromptEncoderConfig):
-        own.encoder_hidden_size = own.encoder_hidden_size or width
+        kind = PromptEncoderReparameterizationType(own.encoder_reparameterization_type)
+        own.encoder_reparameterization_type = kind
+        own.encoder_hidden_size = width if own.encoder_hidden_size is None else own.encoder_hidden_size
+        if own.encoder_hidden_size < 1:
+            raise ValueError(f"encoder_hidden_size is {own.encoder_hidden_size}")
         return PromptEncoder(own)
-    if own.prompt_tuning_init == "TEXT":
+    if PromptTuningInit(own.prompt_tuning_init) == PromptTuningInit.TEXT:
         own.tokenizer_kwargs = {**(own.tokenizer_kwargs or {}), "local_files_only": True}
     return PromptEmbedding(own, embedding)
 
@@ -104,3 +124,15 @@ def embed(own: Callable[[Tensor], Tensor], tokens: nn.Module, count: int, ids: T
     words = own(ids.clamp(min=0))
     table = tokens(torch.arange(count, device=ids.device)[None])[0].to(words.dtype)
     return torch.where((ids < 0)[..., None], F.embedding((-1 - ids).clamp(min=0), table), words)
+
+
+def _of_words(get: Callable[..., LogitsProcessorList], *args: Any, **options: Any) -> LogitsProcessorList:
+    """The processors of generation that ``get`` returns; each learned token is for them the word after it."""
+    processors = get(*args, **options)
+
+    def process(ids: Tensor, scores: Tensor) -> Tensor:
+        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        following = places.masked_fill(ids < 0, ids.shape[1]).flip(1).cummin(1).values.flip(1)
+        return processors(ids.gather(1, following), scores)
+
+    return LogitsProcessorList([process])

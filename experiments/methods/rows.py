@@ -141,26 +141,23 @@ SMALL = (
         peft_type="LORA",
         options={"r": 8, "lora_alpha": 16, "use_dora": True},
     ),
-    *(
-        ConfigMethod(
-            name=name,
-            title=title,
-            note=note,
-            peft_type=kind,
-            options={"num_virtual_tokens": 16, **options},
-            rates=(3e-2, 1e-1),
-            default_rate=1e-1,
-        )
-        for name, title, note, kind, options in (
-            (
-                "prompt_tuning",
-                "Prompt tuning",
-                "learned tokens before each text, initialised with embeddings of random words",
-                "PROMPT_TUNING",
-                {"prompt_tuning_init": "SAMPLE_VOCAB"},
-            ),
-            ("p_tuning", "P-tuning", "learned tokens before each text, from an MLP", "P_TUNING", {}),
-        )
+    ConfigMethod(
+        name="prompt_tuning",
+        title="Prompt tuning",
+        note="learned tokens before each text, initialised with embeddings of random words",
+        peft_type="PROMPT_TUNING",
+        options={"num_virtual_tokens": 16, "prompt_tuning_init": "SAMPLE_VOCAB"},
+        rates=(3e-2, 1e-1),
+        default_rate=1e-1,
+    ),
+    ConfigMethod(
+        name="p_tuning",
+        title="P-tuning",
+        note="learned tokens before each text, from an MLP",
+        peft_type="P_TUNING",
+        options={"num_virtual_tokens": 16},
+        rates=(3e-3, 1e-2),
+        default_rate=1e-2,
     ),
 )
 

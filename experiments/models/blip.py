@@ -229,7 +229,8 @@ class BlipLike(ModelFamily):
         pictures = Pictures(images, [(rows, rows)] * len(images), whole=True)
         inputs = {"pixel_values": self.pixels(images)}
         inputs |= {f"{self.decoder}input_ids": ids, f"{self.decoder}attention_mask": mask}
-        question = self.question_inputs(read)
+        with self.unadapted():
+            question = self.question_inputs(read)
         if not question:
             return Batch(list(samples), inputs, text, pictures=pictures)
         asked, padding = question["question_ids"], question["question_mask"]

@@ -100,9 +100,10 @@ def _in_memory(model: PreTrainedModel | PeftModel, download: bool) -> ModelFamil
     """The family of a model that was loaded and perhaps adapted by the user."""
     if isinstance(model, PeftModel):
         if model.active_peft_config.is_prompt_learning:
+            kind = model.active_peft_config.peft_type.value
             raise UserError(
-                f"PEFT adds the prompts of {model.active_peft_config.peft_type.value} outside of the layers, "
-                "where they are not read here: use a method that changes the layers, or prefix"
+                f"PEFT's wrapper adds the tokens of {kind} outside of the model, where they are not read: "
+                "train the methods prompt_tuning, p_tuning or prefix with attngraph"
             )
         family = _in_memory(model.get_base_model(), download)
         family.unadapted = model.disable_adapter

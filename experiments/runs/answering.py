@@ -91,10 +91,12 @@ def check_room(way: Answering, family: ModelFamily) -> None:
     the one whose released code is to be followed."""
     if not isinstance(way, Decoding):
         return
-    if family.longest is not None and way.max_new_tokens > family.longest:
+    learned = len(family.learned or ())
+    if family.longest is not None and way.max_new_tokens > family.longest - learned:
+        beside = f" besides {learned} learned tokens" if learned else ""
         raise UserError(
-            f"max_new_tokens is {way.max_new_tokens}, and {family.title} has {family.longest} positions: "
-            "use at most this number"
+            f"max_new_tokens is {way.max_new_tokens}, and {family.title} has {family.longest - learned} "
+            f"positions{beside}: use at most this number"
         )
     family.check_released(way)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from peft import PeftModel, PeftModelForCausalLM, PromptEncoderConfig, PromptTuningConfig
 from torch import Tensor
+from transformers import GenerationMixin
 
 from attngraph.errors import UserError
 from attngraph.experiments.methods import Tuned, method_named
@@ -28,7 +29,7 @@ OWN_FILE = ("prefix", "prompt_tuning", "p_tuning")  # whose file is not PEFT's
 # BLIP with all, and few families with one; all pairs in the slow run.
 OFTEN = {*((name, "blip") for name in SETTINGS), ("pgnn", "mplug"), ("pgnn", "llava"), ("lora", "mplug")}
 OFTEN |= {("prefix", "llava-chat"), ("prefix", "blip2"), ("lora", "qwen2-vl"), ("prefix", "git")}
-OFTEN |= {("prompt_tuning", kind) for kind in ("blip-vqa", "llava-chat", "qwen2-vl", "git")}
+OFTEN |= {("prompt_tuning", kind) for kind in ("blip-vqa", "mplug", "llava-chat", "qwen2-vl", "git")}
 pairs = pytest.mark.parametrize(
     "name, kind",
     [
@@ -118,6 +119,36 @@ def test_learned_tokens_are_those_of_peft(config):
     assert (computed[:, 3:] - plain).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["blip", "blip-vqa", "mplug", "qwen2-vl", "git"])
+def test_learned_tokens_are_not_words(kind):
+    """Penalties of generation do not see them, inputs for analysis do not have them, and dropout in their
+    network follows the model's mode.
+    """
+    family = load(kind)
+    settings = dict(encoder_reparameterization_type="LSTM", encoder_dropout=0.5)
+    tuned("p_tuning", family, **settings)
+    assert torch.equal(logits(family), logits(family))
+    inputs = family.batch(ANSWERED).inputs
+    assert all((x >= 0).all() for name, x in inputs.items() if name.endswith("input_ids"))
+    plain = family.generate(SAMPLES, Decoding(6))
+    for module in family.model.modules():
+        if isinstance(module, GenerationMixin):
+            module.generation_config.no_repeat_ngram_size = 2
+            module.generation_config.repetition_penalty = 1.5
+    written = family.generate(SAMPLES, Decoding(6))
+    assert written == [family.generate([sample], Decoding(6))[0] for sample in SAMPLES]
+    assert written != plain
+
+
+@pytest.mark.parametrize("weights", [torch.bfloat16, torch.float16])
+def test_learned_tokens_are_finite_in_half_precision(weights):
+    family = load("blip")
+    family.model.to(weights)
+    made = tuned("prompt_tuning", family)
+    assert logits(family).isfinite().all()
+    assert {p.dtype for p in made.parameters().values()} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     "kind, roles, ends",
     [
@@ -149,6 +180,12 @@ def test_what_is_refused(tmp_path):
             "num_virtual_tokens is None: choose a number from 1 ",
         ),
         ("prompt_tuning", dict(num_virtual_tokens=10**6), "num_virtual_tokens is 1000000: choose a number "),
+        (
+            "prompt_tuning",
+            dict(prompt_tuning_init="text"),
+            "settings of prompt_tuning: 'text' is not a valid ",
+        ),
+        ("p_tuning", dict(encoder_hidden_size=0), "settings of p_tuning: encoder_hidden_size is 0"),
         ("prompt_tuning", dict(modules_to_save=["cls"]), "modules_to_save is not supported with learned "),
     ):
         with pytest.raises(UserError, match=f"^{message}"):
