@@ -154,7 +154,7 @@ def test_unknown_formats_and_splits(whole):
 def test_a_csv_file_of_a_user_becomes_a_task(tmp_path, monkeypatch):
     """The example of docs/extending: read as the benchmark whose files it was written in."""
     monkeypatch.setenv("ATTNGRAPH_CACHE", str(tmp_path / "cache"))
-    lines = [("split", "picture", "question", "answer")]
+    lines = [("split", "image", "question", "answer")]
     for k, color in enumerate(("red", "blue", "green", "red")):
         Image.new("RGB", (8, 8), color).save(tmp_path / f"{k}.png")
         lines.append(("val" if k == 3 else "train", f"{k}.png", f"what color is {k} ?", color))

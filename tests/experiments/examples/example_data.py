@@ -1,9 +1,9 @@
-"""A data set of one's own: pictures, questions and answers in a CSV file, as VizWiz-VQA's files.
+"""A custom dataset: images, questions and answers in a CSV file, as VizWiz-VQA's files.
 
     python example_data.py mine.csv data/mine
     attngraph train --set method=pgnn --set task=vizwiz_vqa --set data=data/mine
 
-The CSV has the columns ``split`` (train or val), ``picture`` (a file beside the CSV), ``question`` and
+The CSV has the columns ``split`` (train or val), ``image`` (a file in the CSV's folder), ``question`` and
 ``answer``.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def convert(table: Path, data: Path) -> None:
-    """Write the pictures and annotations of a CSV file into ``data/vizwiz_vqa``."""
+    """Write the images and annotations of a CSV file into ``data/vizwiz_vqa``."""
     root = data / "vizwiz_vqa"
     with open(table, newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
@@ -24,12 +24,12 @@ def convert(table: Path, data: Path) -> None:
         records = []
         for line in lines:
             if line["split"] == split:
-                picture = table.parent / line["picture"]
-                shutil.copy(picture, root / split / picture.name)
+                image = table.parent / line["image"]
+                shutil.copy(image, root / split / image.name)
                 answer = {"answer": line["answer"], "answer_confidence": "yes"}
                 records.append(
                     {
-                        "image": picture.name,
+                        "image": image.name,
                         "question": line["question"],
                         "answers": [answer] * 10,  # ten people answer in VizWiz-VQA
                         "answer_type": "other",

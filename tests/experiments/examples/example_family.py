@@ -1,4 +1,4 @@
-"""A complete model family of one's own: language models that answer from the question alone.
+"""A complete custom model family: language models that answer from the question alone.
 
 How well they do without the image says what a task gives away without being looked at. Run it with
 ``attngraph --plugin example_family.py ablation --model FOLDER`` on a GPT-2 or Llama.

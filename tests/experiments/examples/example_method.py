@@ -1,4 +1,4 @@
-"""A complete method of one's own: (IA)^3 on the key and value projections, through PEFT.
+"""A complete custom method: (IA)^3 on the key and value projections, through PEFT.
 
 Run it with ``attngraph --plugin example_method.py ablation --rows ia3,gcn``.
 """
@@ -12,7 +12,7 @@ from attngraph.experiments.methods import PeftMethod, register
 
 @dataclass(frozen=True, kw_only=True)
 class Rescaling(PeftMethod):
-    """Learned factors of keys and values on the language side; the image encoder stays as it is."""
+    """Learned factors of keys and values on the language side; the image encoder is unchanged."""
 
     default_rate: float = 1e-3  # peak learning rate, on every task without a chosen one
 

@@ -1,4 +1,4 @@
-"""A complete task of one's own: the colours of easy-VQA's shapes.
+"""A complete custom task: the colours of easy-VQA's shapes.
 
 Run it with ``attngraph --plugin example_task.py ablation --tasks colours``.
 """
@@ -17,7 +17,7 @@ from attngraph.experiments.tasks.task import Budget, accuracy_scores, references
 
 
 class Colours(Task):
-    """What colour a shape has; one word, exact match."""
+    """The colour of a shape: one word, exact match."""
 
     name, title, packaged = "colours", "Colours of shapes", True
     columns = (Column("colours.accuracy", "Colour acc"),)
