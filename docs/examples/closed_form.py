@@ -1,5 +1,5 @@
 """pGNN's closed form, and the bounds of its error (docs/concepts.md), in the packaged models and in those
-models of docs/examples/third_party.py that are installed::
+models of docs/examples/third_party.py that are on this machine::
 
     python docs/examples/closed_form.py > closed-form.md
 

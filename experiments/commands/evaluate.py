@@ -220,6 +220,7 @@ def _of_run(
     way = changed_way(task, way, asked.details())
     with cpu_threads(cell.threads):
         tuned = cell.tuned(model, device, data, download)
+        check_room(way, tuned.family)
         predictions = cell.answers(tuned, examples, way, task)
     return _Found(predictions, task.score(predictions, examples), described(way, tuned.family))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from peft import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationMixin, LogitsProcessorList
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
 from attngraph.errors import UserError
 from attngraph.experiments.methods.own_weights import TunedModel
@@ -69,7 +70,7 @@ class PromptTuned(TunedModel):
             )
         if type(count) is not int or count < 1 or (longest is not None and count > longest // 2):
             most = "" if longest is None else f" to {longest // 2}, half of what {family.title} reads"
-            raise UserError(f"num_virtual_tokens is {count}: choose a number from 1{most}")
+            raise UserError(f"num_virtual_tokens is {count!r}: choose a number from 1{most}")
         if config.modules_to_save:
             raise UserError("modules_to_save is not supported with learned tokens: remove it")
         family.model.requires_grad_(False)
@@ -82,7 +83,8 @@ class PromptTuned(TunedModel):
             embedding.forward = partial(embed, embedding.forward, tokens, count)
         for module in family.model.modules():
             if isinstance(module, GenerationMixin):  # its penalties look up the ids of the text so far
-                module._get_logits_processor = partial(_of_words, module._get_logits_processor)
+                get = module._get_logits_processor
+                module._get_logits_processor = partial(processors_of_words, get, count)
         family.learned = tuple(range(-1, -1 - count, -1))
         family.unadapted = self.disabled
 
@@ -109,8 +111,8 @@ def learned_tokens(embedding: nn.Module, config: PromptLearningConfig) -> nn.Mod
         kind = PromptEncoderReparameterizationType(own.encoder_reparameterization_type)
         own.encoder_reparameterization_type = kind
         own.encoder_hidden_size = width if own.encoder_hidden_size is None else own.encoder_hidden_size
-        if own.encoder_hidden_size < 1:
-            raise ValueError(f"encoder_hidden_size is {own.encoder_hidden_size}")
+        if type(own.encoder_hidden_size) is not int or own.encoder_hidden_size < 1:
+            raise ValueError(f"encoder_hidden_size is {own.encoder_hidden_size!r}")
         return PromptEncoder(own)
     if PromptTuningInit(own.prompt_tuning_init) == PromptTuningInit.TEXT:
         own.tokenizer_kwargs = {**(own.tokenizer_kwargs or {}), "local_files_only": True}
@@ -126,9 +128,16 @@ def embed(own: Callable[[Tensor], Tensor], tokens: nn.Module, count: int, ids: T
     return torch.where((ids < 0)[..., None], F.embedding((-1 - ids).clamp(min=0), table), words)
 
 
-def _of_words(get: Callable[..., LogitsProcessorList], *args: Any, **options: Any) -> LogitsProcessorList:
-    """The processors of generation that ``get`` returns; each learned token is for them the word after it."""
-    processors = get(*args, **options)
+def processors_of_words(
+    get: Callable[..., LogitsProcessorList], count: int, generation_config: GenerationConfig, **options: Any
+) -> LogitsProcessorList:
+    """The processors of generation that ``get`` returns, for texts after ``count`` learned tokens. Each of
+    these is for the processors the word after it, and a checkpoint's minimal length does not count them.
+    """
+    config = copy(generation_config)
+    if config.min_length and config.min_new_tokens is None:
+        config.min_length += count
+    processors = get(generation_config=config, **options)
 
     def process(ids: Tensor, scores: Tensor) -> Tensor:
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)

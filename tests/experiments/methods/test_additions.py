@@ -126,18 +126,24 @@ def test_learned_tokens_are_not_words(kind):
     """
     family = load(kind)
     settings = dict(encoder_reparameterization_type="LSTM", encoder_dropout=0.5)
-    tuned("p_tuning", family, **settings)
+    tuned("p_tuning", family, num_virtual_tokens=8, **settings)
     assert torch.equal(logits(family), logits(family))
     inputs = family.batch(ANSWERED).inputs
     assert all((x >= 0).all() for name, x in inputs.items() if name.endswith("input_ids"))
     plain = family.generate(SAMPLES, Decoding(6))
-    for module in family.model.modules():
-        if isinstance(module, GenerationMixin):
-            module.generation_config.no_repeat_ngram_size = 2
-            module.generation_config.repetition_penalty = 1.5
+    modules = [module for module in family.model.modules() if isinstance(module, GenerationMixin)]
+    for module in modules:
+        module.generation_config.no_repeat_ngram_size = 2
+        module.generation_config.repetition_penalty = 1.5
     written = family.generate(SAMPLES, Decoding(6))
     assert written == [family.generate([sample], Decoding(6))[0] for sample in SAMPLES]
     assert written != plain
+    with family.unadapted():
+        prompt = int((family.training_inputs(SAMPLES[:1])["labels"] != IGNORED).int().argmax())
+    for module in modules:
+        module.generation_config.min_length = prompt + 6
+    (written,) = family.generate(SAMPLES[:1], Decoding(8))
+    assert len(written.split()) >= 6
 
 
 @pytest.mark.parametrize("weights", [torch.bfloat16, torch.float16])
