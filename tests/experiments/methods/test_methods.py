@@ -43,6 +43,8 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "example_method.py"
 # 16 places (queries and values of two attentions in 4 layers): rank 8, or 16 tokens of keys and values in 8
 OTHER = {"lora": 16 * 8 * (128 + 128), "prefix": 8 * 2 * 16 * 128, "ia3": 16 * 128}
 OTHER["dora"] = OTHER["lora"] + 16 * 128  # a magnitude for each output
+OTHER["prompt_tuning"] = 16 * 128  # 16 tokens
+OTHER["p_tuning"] = 16 * 128 + 3 * (128 * 128 + 128)  # and three layers of an MLP
 OTHER_NAMES = {
     "lora": LAYER + r"(attention|crossattention)\.self\.(query|value)\.lora_[AB]\.default\.weight",
     "dora": LAYER
@@ -50,6 +52,8 @@ OTHER_NAMES = {
     "prefix": LAYER + r"(attention|crossattention)\.self\.kv_prefix\.(key|value)",
     "ia3": LAYER + r"(attention|crossattention)\.self\.(key|value)\.ia3_l\.default",
 }
+EMBEDDINGS = r"text_decoder\.bert\.embeddings\.word_embeddings\.learned_tokens\."
+OTHER_NAMES |= dict.fromkeys(("prompt_tuning", "p_tuning"), EMBEDDINGS + r"(embedding|mlp_head\.\d)\.\w+")
 
 
 def expected_count(name: str, settings: dict) -> int:
