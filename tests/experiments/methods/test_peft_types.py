@@ -12,6 +12,7 @@ from attngraph.experiments.data.drawn import Sizes, write_scenes
 from attngraph.experiments.methods import METHODS, method_named
 from attngraph.experiments.methods.parameters import count_parameters
 from attngraph.experiments.methods.peft import ConfigMethod, method_of_config, row_name
+from attngraph.experiments.methods.prompt import PromptTuned
 from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models import ModelFamily, load_family
 from attngraph.experiments.models.batch import IGNORED
@@ -51,7 +52,7 @@ def test_a_row_trains_the_language_side_and_is_saved_whole(name, samples, tmp_pa
     """
     plain = logits(load_family(), samples)
     family, tuned = made(name)
-    prompted = name.endswith("_tuning") and name != "ln_tuning"
+    prompted = isinstance(tuned, PromptTuned)
     if not prompted and name != "fourierft":  # whose coefficients PEFT draws at random
         assert torch.allclose(logits(family, samples), plain, atol=1e-4), "it starts at the frozen model"
     own = tuned.parameters()
