@@ -27,7 +27,6 @@ from attngraph.experiments.models import ModelFamily, load_family
 from attngraph.experiments.runs.answering import (
     changed_way,
     check_answering,
-    check_room,
     described,
     in_words,
     predict,
@@ -220,7 +219,7 @@ def _of_run(
     way = changed_way(task, way, asked.details())
     with cpu_threads(cell.threads):
         tuned = cell.tuned(model, device, data, download)
-        check_room(way, tuned.family)
+        tuned.family.check_decoding(way)
         predictions = cell.answers(tuned, examples, way, task)
     return _Found(predictions, task.score(predictions, examples), described(way, tuned.family))
 
@@ -237,7 +236,7 @@ def _of_model(
     family = tuned.family
     way = way_of(task, data, asked.answering, family.model)
     way = changed_way(task, way, asked.details())
-    check_room(way, family)
+    family.check_decoding(way)
     if device is not None:
         family.model.to(device)
     with undisturbed(family.model):

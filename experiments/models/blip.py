@@ -349,8 +349,7 @@ class BlipAnswerer(BlipLike):
     def question_inputs(self, samples: Sequence[Sample], training: bool = False) -> dict[str, Tensor]:
         """``[ENC] question [SEP]``, after :attr:`learned` tokens, padded on the right."""
         questions = [sample.prompt for sample in samples]
-        room = self.longest - len(self.learned) - 2
-        options = dict(add_special_tokens=False, truncation=True, max_length=room, verbose=False)
+        options = dict(add_special_tokens=False, truncation=True, max_length=self.room - 2, verbose=False)
         rows = self.tokenizer(questions, **options)["input_ids"]
         begin, end = self.tokenizer.convert_tokens_to_ids(self._start), self.tokenizer.sep_token_id
         ids, mask = padded([[*self.learned, begin, *row, end] for row in rows], self.tokenizer.pad_token_id)

@@ -161,6 +161,11 @@ class ModelFamily(ABC):
     unadapted: Callable[[], AbstractContextManager] = nullcontext
     learned: tuple[int, ...] | None = None
 
+    @property
+    def room(self) -> int | None:
+        """Maximum number of tokens of a text besides :attr:`learned` ones; None if it is unknown."""
+        return None if self.longest is None else self.longest - len(self.learned or ())
+
     # ---- loading -----------------------------------------------------------------------------------------
 
     @classmethod
@@ -230,14 +235,24 @@ class ModelFamily(ABC):
         """The answer to each sample's prompt: generated, or the best of a list."""
         if isinstance(way, Ranking):
             return [way.answers[place] for place in self.rank(samples, way).best.tolist()]
-        self.check_released(way)
+        self.check_decoding(way)
         return self.generate(samples, way)
 
-    def check_released(self, decoding: Decoding) -> None:
-        """Raise UserError if generation is to follow released code for other models."""
-        if decoding.as_released and not self.writes_as_released:
+    def check_decoding(self, way: Answering) -> None:
+        """Raise UserError if answers are to be generated in a way that the model does not support: with more
+        tokens than it has positions for, or as by released code for other models.
+        """
+        if not isinstance(way, Decoding):
+            return
+        if self.room is not None and way.max_new_tokens > self.room:
+            beside = f" besides {len(self.learned)} learned tokens" if self.learned else ""
             raise UserError(
-                f"as_released {decoding.as_released} applies to BLIP's models, not to {self.title}: remove it"
+                f"max_new_tokens is {way.max_new_tokens}, and {self.title} has {self.room} positions{beside}: "
+                "use at most this number"
+            )
+        if way.as_released and not self.writes_as_released:
+            raise UserError(
+                f"as_released {way.as_released} applies to BLIP's models, not to {self.title}: remove it"
             )
 
     # ---- parts of the model ------------------------------------------------------------------------------

@@ -44,9 +44,9 @@ def prompt_ids(
     """``[DEC] prompt`` as ids, after those of ``learned`` tokens; a long prompt is truncated at the end to
     leave positions for the answer.
     """
-    longest = tokenizer.model_max_length - len(learned)
+    start, longest = [*learned, tokenizer.bos_token_id], tokenizer.model_max_length
     return [
-        [*learned, tokenizer.bos_token_id, *ids[: max(0, longest - room - 1)]]
+        [*start, *ids[: max(0, longest - room - len(start))]]
         for ids, room in zip(_tokens(tokenizer, prompts), rooms, strict=True)
     ]
 
@@ -54,9 +54,11 @@ def prompt_ids(
 def answer_ids(
     tokenizer: PreTrainedTokenizerBase, answers: Sequence[str], learned: Sequence[int] = ()
 ) -> list[list[int]]:
-    """``answer [SEP]`` as ids, truncated to the positions after the start token."""
-    longest = tokenizer.model_max_length - len(learned)
-    return [[*ids[: longest - 2], tokenizer.sep_token_id] for ids in _tokens(tokenizer, answers)]
+    """``answer [SEP]`` as ids, truncated to the positions after ``learned`` tokens and the start
+    token.
+    """
+    longest = tokenizer.model_max_length - len(learned) - 1
+    return [[*ids[: longest - 1], tokenizer.sep_token_id] for ids in _tokens(tokenizer, answers)]
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -119,16 +121,6 @@ def decoder_logits(
     ).logits
 
 
-def check_positions(
-    tokenizer: PreTrainedTokenizerBase, max_new_tokens: int, learned: Sequence[int] = ()
-) -> None:
-    """Raise UserError if the model has too few positions for this number of tokens."""
-    # the last token is never read again, the start token is
-    longest = tokenizer.model_max_length - len(learned)
-    if max_new_tokens > longest:
-        raise UserError(f"max_new_tokens is {max_new_tokens}, and the model has {longest} positions")
-
-
 class _SameInAllBeams(DynamicLayer):
     """Keys and values of cross-attention. All beams of a text have the same ones, so no copies are needed
     when beams are reordered: in captions by a small model these took a sixth of the time.
@@ -150,11 +142,7 @@ def generate_text(
 ) -> list[str]:
     """The decoder's continuation of ``learned`` tokens and each prompt, greedy or with beams, as plain text
     without the prompt. States are as in :func:`decoder_logits`, one for each prompt.
-
-    Raises:
-        UserError: the model has too few positions for this number of tokens.
     """
-    check_positions(tokenizer, decoding.max_new_tokens, learned)
     prefixes = prompt_ids(tokenizer, prompts, [decoding.max_new_tokens] * len(prompts), learned)
     # Padded on the left: padded on the right, BLIP would continue the padding.
     ids, mask = (x.to(states.device) for x in padded(prefixes, tokenizer.pad_token_id, "left"))
@@ -206,12 +194,10 @@ def released_texts(
         least, most: tokens of prompt and text together, start and end token included.
 
     Raises:
-        UserError: the model has too few positions for this number of tokens, or a prompt leaves none for a
-            text.
+        UserError: a prompt has as many tokens as prompt and text together may have.
     """
     found: dict[int, list[int]] = {}
     for part in parts:
-        check_positions(tokenizer, most, part.learned)
         prompt = part.length
         if prompt >= most:
             raise UserError(

@@ -139,8 +139,7 @@ class ProcessorFamily(ModelFamily):
         padding = True if masked or self.longest is None else "max_length"
         options = {"return_tensors": "pt", "padding": padding, "padding_side": "right"}
         if not (with_image and self.places_in_text):
-            room = None if self.longest is None else self.longest - len(self.learned or ())
-            options |= {"truncation": True, "max_length": room}
+            options |= {"truncation": True, "max_length": self.room}
         start = self.tokenizer.bos_token
         if start and all(text.startswith(start) for text in texts):  # a chat template wrote it
             options["add_special_tokens"] = False

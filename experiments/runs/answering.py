@@ -86,21 +86,6 @@ def check_answering(task: Task, chosen: str | None) -> None:
         raise UserError(f"answering {RANK}: {task.name} has no list of answers: remove answering")
 
 
-def check_room(way: Answering, family: ModelFamily) -> None:
-    """Raise UserError if the model cannot generate in this mode: it has positions for fewer tokens, or is not
-    the one whose released code is to be followed."""
-    if not isinstance(way, Decoding):
-        return
-    learned = len(family.learned or ())
-    if family.longest is not None and way.max_new_tokens > family.longest - learned:
-        beside = f" besides {learned} learned tokens" if learned else ""
-        raise UserError(
-            f"max_new_tokens is {way.max_new_tokens}, and {family.title} has {family.longest - learned} "
-            f"positions{beside}: use at most this number"
-        )
-    family.check_released(way)
-
-
 def described(way: Answering, family: ModelFamily | None = None) -> dict[str, Any]:
     """The options that determine the answers, as plain values.
 

@@ -18,7 +18,7 @@ from attngraph.experiments.data.example import Example
 from attngraph.experiments.methods import method_named
 from attngraph.experiments.methods.parameters import count_parameters
 from attngraph.experiments.models import load_family
-from attngraph.experiments.runs.answering import check_room, described, predict
+from attngraph.experiments.runs.answering import described, predict
 from attngraph.experiments.runs.data import FeatureCache, TaskData, subset
 from attngraph.experiments.runs.device import PeakMemory, agreed, cpu_threads, processes, training_precision
 from attngraph.experiments.runs.execution import Execution
@@ -138,7 +138,7 @@ def _train_and_score(cell: Cell, run: Execution, on_step: Callable[[int], None])
     family = load_family(cell.model, side=cell.side)
     family.model.to(run.device)
     tuned = method.apply(family, cell.settings)
-    check_room(way, family)
+    family.check_decoding(way)
     started = tuned.scalars()
     training = examples_of("train", cell.train_examples)
     examples = examples_of(cell.split, cell.eval_examples)

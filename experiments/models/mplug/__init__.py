@@ -98,11 +98,11 @@ def question_batch(
     """``question_ids`` and ``question_mask`` ``(b, n)`` of ``[CLS] question``, after ``learned`` tokens,
     padded on the right. In training long ones are truncated as in mPLUG.
     """
-    rows = []
+    rows, start = [], [*learned, tokenizer.cls_token_id]
     for ids in tokenizer(list(questions), add_special_tokens=False, verbose=False)["input_ids"]:
-        most = tokenizer.model_max_length - len(learned)
+        most = tokenizer.model_max_length - len(start)
         if training:
-            most = min(most, QUESTION_IN_PARTS if tokenizer.sep_token_id in ids else QUESTION)
-        rows.append([*learned, tokenizer.cls_token_id, *ids[: most - 1]])
+            most = min(most, (QUESTION_IN_PARTS if tokenizer.sep_token_id in ids else QUESTION) - 1)
+        rows.append([*start, *ids[:most]])
     ids, mask = padded(rows, tokenizer.pad_token_id)
     return {"question_ids": ids, "question_mask": mask}

@@ -39,8 +39,8 @@ def test_batch_layout(tokenizer):
 
 def test_long_texts_are_cut_to_the_positions_of_the_model(tokenizer):
     family = load("blip")
-    with pytest.raises(UserError, match=f"and the model has {family.longest} positions"):
-        family.generate(SAMPLES[:1], Decoding(family.longest + 1))
+    with pytest.raises(UserError, match=f"has {family.longest} positions: use"):
+        family.answer(SAMPLES[:1], Decoding(family.longest + 1))
     (text,) = family.generate(SAMPLES[:1], Decoding(family.longest, min_new_tokens=family.longest))
     assert len(text.split()) > family.longest - 5, "as many as there are positions can be written"
     long, longest = "circle " * 300, tokenizer.model_max_length
