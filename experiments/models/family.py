@@ -247,8 +247,8 @@ class ModelFamily(ABC):
         if self.room is not None and way.max_new_tokens > self.room:
             beside = f" besides {len(self.learned)} learned tokens" if self.learned else ""
             raise UserError(
-                f"max_new_tokens is {way.max_new_tokens}, and {self.title} has {self.room} positions{beside}: "
-                "use at most this number"
+                f"max_new_tokens is {way.max_new_tokens}, and {self.title} has {self.room} positions"
+                f"{beside}: use at most this number"
             )
         if way.as_released and not self.writes_as_released:
             raise UserError(

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from attngraph.errors import UserError
 from attngraph.experiments.methods.method import Tuned
-from attngraph.experiments.models.family import BLIP, LENGTH, Answering, Decoding, ModelFamily
+from attngraph.experiments.models.family import BLIP, LENGTH, Answering, ModelFamily
 from attngraph.experiments.models.loading import type_of
 from attngraph.experiments.models.ranking import Ranking
 from attngraph.experiments.runs.data import TaskData

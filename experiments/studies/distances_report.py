@@ -5,6 +5,11 @@ r"""Results of the study of distances, in the order of its protocol (docs/protoc
 It reads a finished table, its ``prediction.csv``, and the runs that chose the learning rates, and writes
 ``report.md``, ``comparisons.csv`` and the figure ``distances``. Differences are in points; p-values and
 intervals are for new checkpoints, seeds and images.
+
+With ``--first-look``, it can be called while the table is being made (captions come first, checkpoint by
+checkpoint). Where another learning rate wins often, ``other-rates.yaml`` in the folder of ``--rates`` has it;
+the arm is run there, too, by the command of the table with ``--settings`` of that file, ``--rows``,
+``--tasks`` and another ``--out``, whose folder is ``--other`` here.
 """
 
 from __future__ import annotations
@@ -27,13 +32,14 @@ from attngraph.experiments.base.files import write_text
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.settings import Settings, chosen_settings, write_settings
 from attngraph.experiments.runs.experiment import AT_RATE
-from attngraph.experiments.runs.saved import DIVERGED, read_config
+from attngraph.experiments.runs.saved import read_config
 from attngraph.experiments.studies.distances import ARMS, COUPLED, FREE, NOTHING
 from attngraph.experiments.studies.distances_prediction import FILE as PREDICTION
 from attngraph.experiments.tables.compare import compare_pairs, holm
 from attngraph.experiments.tables.frame import Scores, scores_of
 from attngraph.experiments.tables.render import markdown_grid
 from attngraph.experiments.tables.runs import RESULTS, Run, saved_runs
+from attngraph.experiments.tables.tune import DIVERGED
 from attngraph.experiments.tasks.catalogue import SCENE
 
 ACCURACY = "vqa.accuracy"
@@ -41,6 +47,7 @@ MARGINS = {SCENE: 0.01, ACCURACY: 0.005}  # of equivalence; also what H0 must re
 SUMMARY = "summary"
 LEVEL, RESAMPLES = 0.05, 10_000
 OFTEN = 0.2  # of resamples in which another rate wins, so that the arm is also run there
+OTHER_RATES = "other-rates.yaml"
 FIRST = 4  # checkpoints of the first look
 
 
@@ -74,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--first-look", action="store_true", help="H0 and H2 on the first four checkpoints.")
     parser.add_argument("--closed-form", type=Path, help="Markdown table of pGNN's closed form by layer.")
     args = parser.parse_args(argv)
+    if args.rates is not None:
+        write_settings(args.rates / OTHER_RATES, at_other_rates(args.rates))
     with saved_runs(args.source) as runs:
         if args.first_look:
             print(first_look(runs))
@@ -83,14 +92,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             text, table = report(runs, args.source, args.rates)
         else:
             with saved_runs(args.other) as others:
+                check_other(args.other, others, runs)
                 text, table = report(runs, args.source, args.rates, others)
         figure = draw(runs, args.source, args.closed_form)
     out = args.out or args.source / "report"
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.md", text)
     write_text(out / "comparisons.csv", table.to_csv(index=False))
-    if args.rates is not None:
-        write_settings(out / "other-rates.yaml", at_other_rates(args.rates))
     if figure is not None:
         save(figure, out / "distances", _CAPTION)
     print(text)
@@ -109,6 +117,16 @@ def check_complete(source: Path, runs: Sequence[Run]) -> None:
         raise UserError(f"{source} is not complete: run attngraph ablation to its end, or use --first-look")
 
 
+def check_other(folder: Path, others: Sequence[Run], runs: Sequence[Run]) -> None:
+    """Raise a UserError if an arm at another rate lacks runs that the table has."""
+    for row, task in dict.fromkeys((run.row, run.task) for run in others):
+        of_row, of_table = (
+            {run.seed for run in of if (run.row, run.task) == (row, task)} for of in (others, runs)
+        )
+        if of_row != of_table:
+            raise UserError(f"{folder} is not complete ({row}, {task}): run attngraph ablation to its end")
+
+
 def report(
     runs: Sequence[Run], source: Path, rates: Path | None, others: Sequence[Run] = ()
 ) -> tuple[str, pd.DataFrame]:
@@ -124,7 +142,7 @@ def report(
     tables = [primary, secondary, summary]
     parts = [
         "# Study of distances\n",
-        counts(runs, source),
+        counts(runs),
         markdown_grid(arms(runs), "Arms: mean ± standard deviation over seeds, × 100"),
         markdown_grid(shown(primary), "Captions, Scene F1 (primary)"),
         conclusion(primary),
@@ -134,16 +152,18 @@ def report(
             learned(runs), "Exponents and mass moved in cross-attention: mean over layers ± over seeds"
         ),
     ]
-    for row in dict.fromkeys(run.row for run in others):
+    for row in dict.fromkeys(run.row for run in others if run.row != "frozen"):
         again = [run for run in others if run.row == row and _rate(run) != _rate(_same(runs, run))]
         replaced = {(run.task, run.seed) for run in again}
         kept = [run for run in runs if run.row != row or (run.task, run.seed) not in replaced]
-        for key in (SCENE, ACCURACY):
-            if any(run.task == key.partition(".")[0] for run in again):
+        for key in (SCENE, ACCURACY, SUMMARY):
+            of_key = [run for run in again if key in (SUMMARY, SCENE if run.task == "caption" else ACCURACY)]
+            if of_key:
                 table = compared([*kept, *again], key).assign(other_rate=row)
                 table = table[(table["row"] == row) | (table["baseline"] == row)]
                 tables.append(table)
-                title = f"{METHODS[row].title} at {_rate(again[0]):g}: {key}"
+                at = " and ".join(f"{rate:g}" for rate in dict.fromkeys(map(_rate, of_key)))
+                title = f"{METHODS[row].title} at {at}: {key}"
                 parts.append(markdown_grid(shown(table), title))
     if rates is not None:
         parts.append(markdown_grid(tuning(rates), "Tuning noise: in which share of resamples each rate wins"))
@@ -285,8 +305,8 @@ def first_look(runs: Sequence[Run]) -> str:
 # ---- further tables ---------------------------------------------------------------------------------------
 
 
-def counts(runs: Sequence[Run], source: Path) -> str:
-    """Numbers of runs, of diverged runs, and of runs below the frozen model with the same checkpoint."""
+def counts(runs: Sequence[Run]) -> str:
+    """Numbers of runs, and of runs below the frozen model with the same checkpoint."""
     primary = {"caption": SCENE, "vqa": ACCURACY}
     frozen = {
         (run.task, run.checkpoint): run.result["scores"][primary[run.task]]
@@ -297,11 +317,10 @@ def counts(runs: Sequence[Run], source: Path) -> str:
     below = [
         run for run in trained if run.result["scores"][primary[run.task]] < frozen[run.task, run.checkpoint]
     ]
-    diverged = list(source.glob(f"cells/*/*/seed*/{DIVERGED}"))
     checkpoints = len({run.checkpoint for run in runs})
     return (
-        f"{len(runs)} runs on {checkpoints} checkpoints; {len(diverged)} with losses that are not finite; "
-        f"{len(below)} of {len(trained)} below the frozen model.\n"
+        f"{len(runs)} runs on {checkpoints} checkpoints; {len(below)} of {len(trained)} below the frozen "
+        "model.\n"
     )
 
 
@@ -351,7 +370,7 @@ def learned(runs: Sequence[Run]) -> pd.DataFrame:
 
 def wins(rates: Path) -> pd.DataFrame:
     """Fraction of :data:`RESAMPLES` resamples of the checkpoints in which each rate has the best mean:
-    ``method``, ``task``, ``rate``, ``mean``, ``share``.
+    ``method``, ``task``, ``rate``, ``mean``, ``share``. A rate at which a run diverged never has it.
     """
     trials = pd.read_csv(rates / "search.csv")
     weights = {}
@@ -363,6 +382,7 @@ def wins(rates: Path) -> pd.DataFrame:
     lines = []
     for (method, task), part in trials.groupby(["method", "task"], sort=False):
         means = part.pivot_table(index="checkpoint", columns="rate", values="score")
+        means[means.columns[means.eq(DIVERGED).any()]] = DIVERGED
         winners = means.to_numpy()[draws].mean(axis=1).argmax(axis=1)
         shares = np.bincount(winners, minlength=means.shape[1]) / RESAMPLES
         for rate, mean, share in zip(means.columns, means.mean(), shares):
@@ -374,12 +394,20 @@ def tuning(rates: Path) -> pd.DataFrame:
     """:func:`wins` as texts."""
     lines = []
     for (method, task), part in wins(rates).groupby(["method", "task"], sort=False):
-        best = part.loc[part["mean"].idxmax()]
-        others = part[(part["rate"] != best["rate"]) & (part["share"] > OFTEN)]
+        best = float(part.loc[part["mean"].idxmax(), "rate"])
         every = ", ".join(f"{line.rate:g}: {line.share:.2f}" for line in part.itertuples())
-        also = ", ".join(f"{rate:g}" for rate in others["rate"])
-        lines.append((METHODS[method].title, task, f"{best['rate']:g}", every, also))
+        other = other_rate(part, best)
+        also = "" if other is None else f"{other:g}"
+        lines.append((METHODS[method].title, task, f"{best:g}", every, also))
     return pd.DataFrame(lines, columns=["Arm", "Task", "Chosen", "Rate: share", "Also run at"])
+
+
+def other_rate(shares: pd.DataFrame, chosen: float) -> float | None:
+    """The rate that wins most often, apart from the chosen one; None if its share of the resamples is at most
+    :data:`OFTEN`.
+    """
+    others = shares[(shares["rate"] != chosen) & (shares["share"] > OFTEN)]
+    return float(others.loc[others["share"].idxmax(), "rate"]) if len(others) else None
 
 
 def at_other_rates(rates: Path) -> Settings:
@@ -387,9 +415,8 @@ def at_other_rates(rates: Path) -> Settings:
     settings = chosen_settings(rates / "settings.yaml")
     for (method, task), part in wins(rates).groupby(["method", "task"], sort=False):
         chosen = settings.methods[method][task]
-        others = part[(part["rate"] != chosen.learning_rate) & (part["share"] > OFTEN)]
-        if len(others):
-            rate = float(others.loc[others["share"].idxmax(), "rate"])
+        rate = other_rate(part, chosen.learning_rate)
+        if rate is not None:
             settings.methods[method][task] = chosen.model_copy(update={"learning_rate": rate})
     return settings
 
