@@ -31,7 +31,9 @@ def read_config(folder: str | Path) -> GraphAdapterConfig:
             "the name of the adapter's folder is empty: pass the folder that save_pretrained wrote"
         )
     if not os.path.isfile(path):  # False, too, for a name that no file can have
-        raise UserError(f"{path}: no such file; pass the folder that save_pretrained wrote")
+        raise UserError(
+            f"{path}: no such file; pass the folder that save_pretrained or a run of a graph adapter wrote"
+        )
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except UserError as error:  # a value that this version does not know

@@ -116,7 +116,13 @@ def learned_tokens(embedding: nn.Module, config: PromptLearningConfig) -> nn.Mod
         return PromptEncoder(own)
     if PromptTuningInit(own.prompt_tuning_init) == PromptTuningInit.TEXT:
         own.tokenizer_kwargs = {**(own.tokenizer_kwargs or {}), "local_files_only": True}
-    return PromptEmbedding(own, embedding)
+    try:
+        return PromptEmbedding(own, embedding)
+    except IndexError:
+        raise ValueError(
+            "the model has no embeddings for tokens of prompt_tuning_init_text: tokenizer_name_or_path is "
+            f"{own.tokenizer_name_or_path!r}, use the model's tokenizer"
+        ) from None
 
 
 def embed(own: Callable[[Tensor], Tensor], tokens: nn.Module, count: int, ids: Tensor) -> Tensor:

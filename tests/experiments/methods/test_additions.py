@@ -14,6 +14,7 @@ from attngraph.experiments.methods.peft import attention_projections, method_of_
 from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models import Decoding, ModelFamily
 from attngraph.experiments.models.batch import IGNORED
+from attngraph.experiments.models.blip import CHECKPOINT
 from tests.attngraph.reading.zoo import FAMILIES as ZOO
 from tests.experiments.models.test_contract import ANSWERS, check_ranking, check_words, inside, run
 from tests.experiments.models.writers import SAMPLES, WRITERS, load
@@ -190,6 +191,15 @@ def test_what_is_refused(tmp_path):
             "prompt_tuning",
             dict(prompt_tuning_init="text"),
             "settings of prompt_tuning: 'text' is not a valid ",
+        ),
+        (
+            "prompt_tuning",
+            dict(
+                prompt_tuning_init="TEXT",
+                prompt_tuning_init_text="yellow",
+                tokenizer_name_or_path=str(CHECKPOINT),
+            ),
+            "settings of prompt_tuning: the model has no embeddings for tokens of ",
         ),
         ("p_tuning", dict(encoder_hidden_size=0), "settings of p_tuning: encoder_hidden_size is 0"),
         ("prompt_tuning", dict(modules_to_save=["cls"]), "modules_to_save is not supported with learned "),
