@@ -39,8 +39,8 @@ FROZEN = (
 )
 NO_GRADIENT = "torch.ao.nn.quantized"  # where the classes of such layers are
 NOT_MERGED = (
-    "a graph adapter depends on the attention of each input, so it can't be merged into the weights: use "
-    "unload() to take it out"
+    "a graph adapter depends on the attention of each input, so it can't be merged into the weights: remove "
+    "it with delete_adapter(adapter name) to merge LoRA; unload() removes both"
 )
 NEVER_MERGED = "graph adapters are never merged into weights: there is nothing to unmerge"
 

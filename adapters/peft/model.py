@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 from peft import PeftConfig, PeftModel
@@ -198,12 +198,13 @@ class GraphAdapterModel(BaseTuner):
         setattr(parent, child_name, new_module)
 
     def _take_back(self, adapter_name: str) -> None:
-        """Remove the layers that a failed injection has added so far."""
+        """Remove an adapter, also one whose injection failed half-way, and the layers without adapters."""
         for name, layer in list(self.model.named_modules()):
             if isinstance(layer, GraphLayer):
                 if adapter_name in layer.gnn_adapter:
                     del layer.gnn_adapter[adapter_name]
                 if not layer.gnn_adapter:
+                    layer.unwatch()
                     parent, _, last = name.rpartition(".")
                     setattr(self.model.get_submodule(parent), last, layer.base_layer)
                     for site in self._sites():
@@ -337,8 +338,14 @@ class GraphAdapterModel(BaseTuner):
             )
         active = self.active_adapters
         super().delete_adapter(adapter_name)
+        left = [name for name in self.peft_config if kinds[name] == PEFT_TYPE][:1]
         if adapter_name in active:  # the same one in all layers, even if the adapters sit in different layers
-            self.set_adapter([name for name in self.peft_config if kinds[name] == PEFT_TYPE][:1])
+            self.set_adapter(left)
+        self._take_back(adapter_name)
+        if not self._listens():
+            self._release()
+        if not left:  # what is below the graph adapters goes on
+            self.active_adapter = list(self.peft_config)[:1]
 
     def withdraw(self, adapter_name: str) -> None:
         """Remove an adapter that was just added next to others, without changing these."""
@@ -357,9 +364,6 @@ class GraphAdapterModel(BaseTuner):
             "a weighted sum of graph adapters is not a graph adapter, since they are not linear: train one, "
             "or let each example of a batch run its own with adapter_names=[...]"
         )
-
-    def _check_merge_allowed(self) -> None:
-        raise UserError(NOT_MERGED)
 
     def _unload_and_optionally_merge(self, merge: bool = True, *args: Any, **options: Any) -> Any:
         if merge:
@@ -419,6 +423,22 @@ class GraphAdapterModel(BaseTuner):
         state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         check_saved_weights(model, adapter_name, state)
         return state
+
+
+def _refusing(check: Callable[[BaseTuner], None]) -> Callable[[BaseTuner], None]:
+    """PEFT's check before merging, which also refuses models with graph adapters."""
+
+    @wraps(check)
+    def checked(tuner: BaseTuner) -> None:
+        if any(isinstance(module, GraphLayer) for module in tuner.model.modules()):
+            raise UserError(NOT_MERGED)
+        check(tuner)
+
+    return checked
+
+
+# Of all methods: LoRA in the same model would have merged half of its layers when PEFT asks a layer of ours.
+BaseTuner._check_merge_allowed = _refusing(BaseTuner._check_merge_allowed)  # type: ignore[method-assign]
 
 
 def check_name(adapter_name: str) -> None:

@@ -398,7 +398,7 @@ def unload(family: str, folder: Path) -> None:
 @feature(
     "`merge_adapter`",
     "an adapter depends on the attention of each input, so there are no weights to merge it into",
-    r"can't be merged into the weights: use unload\(\) to take it out",
+    r"can't be merged into the weights: remove it with delete_adapter",
 )
 def merge(family: str, folder: Path) -> None:
     put(family).merge_adapter()
@@ -407,7 +407,7 @@ def merge(family: str, folder: Path) -> None:
 @feature(
     "`merge_and_unload`",
     "see `merge_adapter`",
-    r"can't be merged into the weights: use unload\(\) to take it out",
+    r"can't be merged into the weights: remove it with delete_adapter",
     families=("llama",),
 )
 def merge_and_unload(family: str, folder: Path) -> None:

@@ -22,8 +22,9 @@ from tests.attngraph.reading.zoo import IMAGE, TEXT, far_from_zero, words
 BATCH = FAMILIES["llama"].batch()
 
 
-def lora(**settings) -> LoraConfig:
-    return LoraConfig(r=2, target_modules=["q_proj", "o_proj"], init_lora_weights=False, **settings)
+def lora(*modules: str, **settings) -> LoraConfig:
+    targets = list(modules or ("q_proj", "o_proj"))
+    return LoraConfig(r=2, target_modules=targets, init_lora_weights=False, **settings)
 
 
 def learning(model) -> dict[str, bool]:
@@ -91,12 +92,42 @@ def test_merging_is_refused():
     alone, below = put("llama"), get_peft_model(FAMILIES["llama"].make(), lora())
     both = get_peft_model(below, config(), "graph")
     over = get_peft_model(put("llama"), lora(), "lora")
-    for merge in (alone.merge_adapter, *(x.merge_and_unload for x in (alone, below, over))):
-        with pytest.raises(UserError, match=r"can't be merged into the weights: use unload\(\)"):
+    outputs = [run(model.eval(), BATCH) for model in (alone, both, over)]
+    merges = [x.merge_adapter for x in (alone, below, over)]
+    for merge in (*merges, *(x.merge_and_unload for x in (alone, below, over))):
+        with pytest.raises(
+            UserError, match=r"can't be merged into the weights: remove it with delete_adapter"
+        ):
             merge()
+        for model, output in zip(
+            (alone, both, over), outputs
+        ):  # a merge that stops half-way changes the model
+            assert torch.equal(run(model, BATCH), output)
     with pytest.warns(UserWarning, match="graph adapters are never merged into weights"):
         alone.unmerge_adapter()
     assert not any(p.requires_grad for p in both.unload().parameters())
+
+
+@pytest.mark.parametrize(
+    "family, modules",
+    [("llama", ["q_proj", "o_proj"]), ("t5", ["q", "o"]), ("blip", ["query", "output.dense"])],
+)
+def test_lora_is_merged_after_the_last_graph_adapter_is_deleted(family, modules):
+    """Nothing of the graph adapters is left; the model with LoRA computes and merges as without them."""
+    base = FAMILIES[family].make()
+    below = get_peft_model(base, lora(*modules)).eval()
+    batch, parts = FAMILIES[family].batch(), dict(base.named_modules())
+    want, attention = run(below, batch), base.config._attn_implementation
+    both = get_peft_model(below, config("pgnn", init_weights=False), "graph").eval()
+    both.add_adapter("second", config("gcn", init_weights=False))
+    assert differ(run(both, batch), want)
+    both.delete_adapter("graph")
+    assert differ(run(both, batch), want)
+    both.delete_adapter("second")
+    assert dict(base.named_modules()) == parts and base.config._attn_implementation == attention
+    for model in (both, below):
+        assert torch.equal(run(model, batch), want)
+    close(run(below.merge_and_unload(), batch), want, 1e-5)
 
 
 def mixed(family: str, **settings) -> PeftModel:
