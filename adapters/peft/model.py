@@ -426,7 +426,7 @@ class GraphAdapterModel(BaseTuner):
 
 
 def _refusing(check: Callable[[BaseTuner], None]) -> Callable[[BaseTuner], None]:
-    """PEFT's check before merging, which also refuses models with graph adapters."""
+    """PEFT's check before merging, which also raises an error for models with graph adapters."""
 
     @wraps(check)
     def checked(tuner: BaseTuner) -> None:

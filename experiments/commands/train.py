@@ -21,6 +21,7 @@ from attngraph.experiments.runs.device import agreed, processes
 from attngraph.experiments.runs.execution import Execution, execution_of
 from attngraph.experiments.runs.experiment import EXPERIMENT, Cell, Experiment, Recipe, load_experiment
 from attngraph.experiments.runs.plan import decided
+from attngraph.experiments.runs.plugins import plugin_files
 from attngraph.experiments.runs.runner import check_models, run_cells
 from attngraph.experiments.runs.trackers import trackers_of
 from attngraph.experiments.tables.render import aligned
@@ -77,7 +78,8 @@ def _print(cell: Cell, result: dict[str, Any], frozen: dict[str, float], folder:
     print(aligned(lines if frozen else [(key, score, heading) for key, score, _, heading in lines]))
     print(f"\nScores × 100. Evaluator: {result['evaluator']}.")
     print(f"{folder}: scores.json, predictions.json, weights; {EXPERIMENT} runs it again")
-    print(f"Next: attngraph predict {folder} --image FILE{' --text WORDS' * task.takes_text}")
+    plugins = "".join(f"--plugin {file} " for file in plugin_files())
+    print(f"Next: attngraph {plugins}predict {folder} --image FILE{' --text WORDS' * task.takes_text}")
 
 
 def _hundredths(score: float | None) -> str:

@@ -88,6 +88,7 @@ def test_a_run_leaves_the_file_that_runs_it_again(cell, tmp_path, capsys):
     """Equal to the bit, also where other settings have been chosen on validation data since."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("attngraph.experiments.commands.train.chosen_settings", Settings)
+        patch.setattr("attngraph.experiments.commands.train.plugin_files", lambda: (Path("own.py"),))
         assert run("train", cell / "experiment.yaml", "--out", tmp_path / "again") == 0
     said = capsys.readouterr()
     again = tmp_path / "again" / "cells" / "pgnn" / "vqa" / "seed3"
@@ -97,7 +98,10 @@ def test_a_run_leaves_the_file_that_runs_it_again(cell, tmp_path, capsys):
         f"{100 * scores(again)['scores']['vqa.accuracy']:.2f}  {100 * frozen['scores']['vqa.accuracy']:.2f} "
     )
     assert f"vqa.accuracy  {row}" in said.out and frozen["examples"] == 12
-    assert said.out.splitlines()[-1] == f"Next: attngraph predict {again} --image FILE --text WORDS"
+    assert (
+        said.out.splitlines()[-1]
+        == f"Next: attngraph --plugin own.py predict {again} --image FILE --text WORDS"
+    )
     ours, theirs = scores(cell), scores(again)
     for name in ("scores", "kinds", "loss", "learned", "effects", "examples"):
         assert ours[name] == theirs[name]
