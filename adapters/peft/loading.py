@@ -141,7 +141,7 @@ def load_adapter(
         )
     if others:  # which unload() would take out too
         tuner: Any = adapted.base_model
-        tuner.withdraw(adapter_name)
+        tuner.delete_adapter(adapter_name)
     else:
         adapted.unload()
     raise UserError(f"{path}: {wrong}")

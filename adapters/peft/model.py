@@ -37,7 +37,9 @@ from attngraph.reading.instrument import Instrument, Site, instrument
 
 BEAMS = ("num_beams", "num_return_sequences")  # of generate, which repeats each example as often
 PREFIX = "base_model.model."  # of the base model's names in a PeftModel
-TRAINED_BEFORE = "trained_before_graph_adapters"  # an attribute of the base model: names that unload() thaws
+# attributes of the base model, which several PeftModels may wrap
+TRAINED_BEFORE = "trained_before_graph_adapters"  # names that unload() thaws
+INSTRUMENT = "instrument_of_graph_adapters"
 
 
 class GraphAdapterModel(BaseTuner):
@@ -68,7 +70,6 @@ class GraphAdapterModel(BaseTuner):
     prefix = "gnn_"
     tuner_layer_cls = GraphLayer
     target_module_mapping: dict[str, list[str]] = {}
-    instrument: Instrument | None = None
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class GraphAdapterModel(BaseTuner):
                 f"the adapter name {adapter_name!r} is taken by a {kind} adapter in this model: pass "
                 "another adapter_name"
             )
-        first = not hasattr(model, TRAINED_BEFORE)  # else it holds graph adapters already
+        first = not any(isinstance(module, GraphLayer) for module in model.modules())
         if first:
             named = model.named_parameters()
             setattr(model, TRAINED_BEFORE, {_plain_name(name) for name, p in named if p.requires_grad})
@@ -111,6 +112,7 @@ class GraphAdapterModel(BaseTuner):
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **options: Any) -> None:
         check_name(adapter_name)
         config = self._graph_config(adapter_name)
+        self._check_heads(config)
         own_names = GraphAdapter(config, 1, config.scheme()).state_dict()
         names = [*dict(model.named_parameters()), *own_names]
         if any(adapter_name in name.split(".") for name in names):
@@ -127,9 +129,8 @@ class GraphAdapterModel(BaseTuner):
         except BaseException:
             self._take_back(adapter_name)
             put_back()
-            if self.instrument is not None and not attached:  # adapters of another PeftModel have their own
-                self.instrument.remove()
-                self.instrument = None
+            if not attached:
+                self._release()
             raise
         finally:
             config.target_modules = target_modules  # which PEFT rewrites where it says "all-linear"
@@ -223,6 +224,49 @@ class GraphAdapterModel(BaseTuner):
 
     # ---- switching ------------------------------------------------------------------------------------
 
+    @property
+    def instrument(self) -> Instrument | None:
+        """The handle on the base model while its attention layers call adapters; None otherwise."""
+        return vars(self.model).get(INSTRUMENT)
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Select the graph adapter. Modules that other methods train as a whole (``modules_to_save``) keep
+        running and learning; PEFT would go back to the original ones."""
+        kinds: dict[str, Any] = {name: config.peft_type for name, config in self.peft_config.items()}
+        others = [
+            (wrapper, wrapper.active_adapter, [(p, p.requires_grad) for p in wrapper.parameters()])
+            for wrapper in self._wrappers()
+            if wrapper.active_adapters and all(kinds.get(x) != PEFT_TYPE for x in wrapper.active_adapters)
+        ]
+        if adapter_name:
+            super().set_adapter(adapter_name, inference_mode)
+        else:  # the last one was deleted; PEFT fails where there are modules_to_save
+            self.active_adapter = []
+            for layer in self._graph_layers():
+                layer.set_adapter([])
+        for wrapper, names, flags in others:
+            if not wrapper.active_adapters:
+                wrapper._active_adapter = names
+                for parameter, flag in flags:
+                    parameter.requires_grad_(flag)
+
+    def _wrappers(self) -> list[Any]:
+        return [module for module in self.model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+
+    def _check_heads(self, config: GraphAdapterConfig) -> None:
+        """Raise a UserError if a module of ``modules_to_save`` is trained as a whole by another method, too:
+        only one of the two copies would run."""
+        for name, module in self.model.named_modules():
+            if isinstance(module, AuxiliaryTrainingWrapper) and name.endswith(
+                tuple(config.modules_to_save or ())
+            ):
+                others = [x for x in module._adapters if self.peft_config[x].peft_type != PEFT_TYPE]
+                if others:
+                    raise UserError(
+                        f"{name} is in modules_to_save of {others[0]!r} already, and one copy of it runs: "
+                        "leave it out of the graph adapter's modules_to_save (task_type SEQ_CLS adds it)"
+                    )
+
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
         """Switch the adapters on or off; while they are off, the model runs its own attention function."""
         if not enabled:
@@ -249,7 +293,7 @@ class GraphAdapterModel(BaseTuner):
     def _attach(self) -> None:
         """Make the attention layers call the adapters behind them."""
         if self.instrument is None:
-            self.instrument = instrument(self.model)
+            setattr(self.model, INSTRUMENT, instrument(self.model))
             for site, layer in self._adapted_sites():
                 _add(site, layer)
 
@@ -260,7 +304,7 @@ class GraphAdapterModel(BaseTuner):
                 if layer.listen in site.listeners:
                     site.listeners.remove(layer.listen)
             self.instrument.remove()
-            self.instrument = None
+            delattr(self.model, INSTRUMENT)
 
     def _adapted_sites(self) -> Iterator[tuple[Site, OutputLayer]]:
         """The attention layers that are followed by adapters."""
@@ -293,10 +337,9 @@ class GraphAdapterModel(BaseTuner):
         copies = {number for name in BEAMS for number in (kwargs.get(name), generation.get(name)) if number}
         mixed = MixedBatch(tuple(names), {1, *copies})
         layers = self._graph_layers()
-        wrappers = [module for module in self.model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
         hooks = [
             wrapper.register_forward_pre_hook(partial(_pass_names, mixed), with_kwargs=True)
-            for wrapper in wrappers
+            for wrapper in self._wrappers()
         ]
         for layer in layers:
             layer.set_mixed_batch(mixed)
@@ -339,20 +382,15 @@ class GraphAdapterModel(BaseTuner):
         active = self.active_adapters
         super().delete_adapter(adapter_name)
         left = [name for name in self.peft_config if kinds[name] == PEFT_TYPE][:1]
-        if adapter_name in active:  # the same one in all layers, even if the adapters sit in different layers
+        if (
+            adapter_name in active and left
+        ):  # the same one in all layers, even if adapters sit in different ones
             self.set_adapter(left)
         self._take_back(adapter_name)
         if not self._listens():
             self._release()
         if not left:  # what is below the graph adapters goes on
             self.active_adapter = list(self.peft_config)[:1]
-
-    def withdraw(self, adapter_name: str) -> None:
-        """Remove an adapter that was just added next to others, without changing these."""
-        self.delete_adapter(adapter_name)
-        if self.instrument is not None:  # adapters of another PeftModel have a separate handle
-            self.instrument.remove()
-            self.instrument = None
 
     def add_weighted_adapter(self, *args: Any, **options: Any) -> None:
         """Graph adapters are not linear.
@@ -374,7 +412,7 @@ class GraphAdapterModel(BaseTuner):
             layer.unwatch()
         unload: Any = super()._unload_and_optionally_merge
         model = unload(merge, *args, **options)
-        trained = vars(model).pop(TRAINED_BEFORE)
+        trained = vars(model).pop(TRAINED_BEFORE, ())  # nothing if another PeftModel has been unloaded
         for name, parameter in model.named_parameters():
             if name in trained:
                 parameter.requires_grad_(True)

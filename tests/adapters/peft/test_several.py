@@ -130,6 +130,65 @@ def test_lora_is_merged_after_the_last_graph_adapter_is_deleted(family, modules)
     close(run(below.merge_and_unload(), batch), want, 1e-5)
 
 
+def classifier() -> nn.Module:
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    return hf.BertForSequenceClassification(hf.BertConfig(vocab_size=100, **sizes)).eval()
+
+
+def test_a_head_that_lora_trains_goes_on_below_graph_adapters(tmp_path):
+    """PEFT runs the original module instead wherever the chosen adapter has no copy."""
+    ids = {"input_ids": torch.randint(3, 100, (4, 7))}
+    below = get_peft_model(classifier(), lora("query", task_type="SEQ_CLS")).eval()
+    (head,) = (m for name, m in below.named_modules() if name.endswith("classifier.modules_to_save.default"))
+    nn.init.constant_(head.bias, 5.0)
+    want = run(below, ids)
+    both = get_peft_model(below, config("pgnn", init_weights=True), "graph").eval()  # without effect
+    close(run(both, ids), want, 1e-6)
+    both.add_adapter("second", config("gcn", init_weights=False))
+    both.set_adapter("second")
+    assert head.bias.requires_grad and differ(run(both, ids), want)
+    both.set_adapter("graph")
+    close(run(both, ids), want, 1e-6)
+    both.train()(**ids).logits.square().sum().backward()
+    assert head.bias.grad.abs().sum() > 0
+    with pytest.raises(UserError, match="classifier is in modules_to_save of 'default' already"):
+        get_peft_model(below, config(modules_to_save=["classifier"]), "third")
+    both.eval().save_pretrained(tmp_path)
+    again = PeftModel.from_pretrained(classifier(), tmp_path)
+    again = PeftModel.from_pretrained(again, tmp_path / "graph", "graph").eval()
+    assert torch.equal(run(again, ids), run(both, ids))
+
+
+@pytest.mark.parametrize("heads", [None, ["classifier"]])
+def test_after_the_last_adapter_is_deleted_another_can_be_added(heads):
+    ids, base = {"input_ids": torch.randint(3, 100, (4, 7))}, classifier()
+    want, model = run(base, ids), get_peft_model(base, config(modules_to_save=heads)).eval()
+    model.delete_adapter("default")
+    assert torch.equal(run(base, ids), want) and base.config._attn_implementation == "sdpa"
+    model.add_adapter("again", config("pgnn", init_weights=False, modules_to_save=heads))
+    model.set_adapter("again")
+    assert differ(run(model.eval(), ids), want)
+    model.delete_adapter("again")
+    assert torch.equal(run(model.unload(), ids), want)
+    base.requires_grad_(False)  # what learned before the first ones is of the past
+    assert not any(p.requires_grad for p in get_peft_model(base, config()).unload().parameters())
+
+
+def test_two_peft_models_around_one_model_leave_nothing_behind():
+    """Whichever of them is switched off or unloaded."""
+    ids, base = {"input_ids": torch.randint(3, 100, (4, 7))}, classifier()
+    want = run(base, ids)
+    first = get_peft_model(base, config("pgnn", init_weights=False), "a").eval()
+    second = get_peft_model(base, config("appnp", init_weights=False), "b").eval()
+    for model in (first, second):
+        with model.disable_adapter():
+            assert base.config._attn_implementation == "sdpa" and torch.equal(run(model, ids), want)
+        assert differ(run(model, ids), want)
+    for model in (second, first):
+        assert torch.equal(run(model.unload(), ids), want) and base.config._attn_implementation == "sdpa"
+
+
 def mixed(family: str, **settings) -> PeftModel:
     """Two graph adapters, the first one active."""
     model = put(family, **settings)
