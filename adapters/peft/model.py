@@ -19,6 +19,7 @@ from attngraph.adapters.config import PEFT_TYPE, GraphAdapterConfig
 from attngraph.adapters.peft.layer import (
     ADAPTERS,
     BASE,
+    NO_GRADIENT,
     NOT_MERGED,
     FeedForwardLayer,
     GraphLayer,
@@ -460,6 +461,10 @@ class GraphAdapterModel(BaseTuner):
         state_dict = upgraded(state_dict, [*saved_names, *(PREFIX + name for name in saved_names)])
         state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         check_saved_weights(model, adapter_name, state)
+        if any(type(module).__module__.startswith(NO_GRADIENT) for module in model.modules()):
+            whole = model.state_dict()  # such layers fail where their own entries are missing
+            whole.update(state)
+            return whole
         return state
 
 

@@ -137,8 +137,11 @@ def read_original(
                 state_dict=weights,
                 dtype=torch.float32,
                 attn_implementation="eager",
+                ignore_mismatched_sizes=True,  # they are an error below, which names one
                 output_loading_info=True,
             )
+        for name, found, size in sorted(told["mismatched_keys"]):
+            raise ValueError(f"{name} has shape {tuple(found)}, not {tuple(size)}")
         wrong = sorted({*told["missing_keys"], *told["unexpected_keys"]})
         if wrong:
             raise ValueError(f"{len(wrong)} tensors are missing or unknown, first {wrong[0]}")
@@ -149,7 +152,7 @@ def read_original(
         raise UserError(f"{file}: {error.args[0]} is missing: use another checkpoint") from None
     except UserError:
         raise
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, IndexError) as error:
         raise UserError(f"{file}: {first_line(error)}: use another checkpoint, or another --as") from None
     model.config.architectures = [type(model).__name__]
     model.name_or_path = model.config.name_or_path = ""  # else "None", PEFT's name on the hub
@@ -373,8 +376,13 @@ def _vision(
     """The sizes of the image encoder, from the names of the patch kernel, of the table of positions (which
     includes the class token), and of the layers.
     """
-    width, _, _, patch = tensors[f"{part}.{patches}.weight"].shape
-    rows = math.isqrt(tensors[f"{part}.{positions}"].shape[-2] - 1)
+    kernel, table = tensors[f"{part}.{patches}.weight"], tensors[f"{part}.{positions}"]
+    if kernel.dim() != 4 or table.dim() < 2:
+        raise ValueError(
+            f"{part} has patches of shape {tuple(kernel.shape)} and positions of shape {tuple(table.shape)}"
+        )
+    width, _, _, patch = kernel.shape
+    rows = math.isqrt(table.shape[-2] - 1)
     return dict(
         hidden_size=width,
         intermediate_size=len(tensors[f"{part}.{blocks}.0.{hidden}.weight"]),

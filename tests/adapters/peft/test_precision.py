@@ -10,7 +10,7 @@ from peft import PeftModel, get_peft_model
 from peft.utils.integrations import dequantize_module_weight
 from torch import nn
 
-from attngraph.adapters.peft import adapter_effects, optimizer_groups
+from attngraph.adapters.peft import adapter_effects, load_adapter, optimizer_groups
 from attngraph.errors import UserError
 from tests.adapters.peft.helpers import close, config, put, run
 from tests.adapters.peft_models import FAMILIES
@@ -85,8 +85,8 @@ def dequantised(module):
 
 
 @pytest.mark.parametrize("kind, family", [(Scaled, "bert"), (PackedLinear, "llama"), (dynamic, "bert")])
-def test_a_quantised_base(kind, family):
-    """Against adapters on the numbers that the quantised weights stand for."""
+def test_a_quantised_base(kind, family, tmp_path):
+    """Against adapters on the numbers that the quantised weights stand for; and saved, and loaded again."""
     model, plain = FAMILIES[family].make(), FAMILIES[family].make()
     quantise(model, kind)
     for name, module in plain.named_modules():
@@ -102,6 +102,10 @@ def test_a_quantised_base(kind, family):
     close(run(models[0], batch), run(models[1], batch), 2e-5 if exact else 0.1)
     cosines = [[x.whole_cosine for x in adapter_effects(adapted, batch).values()] for adapted in models]
     assert cosines[0] == pytest.approx(cosines[1], rel=1e-4 if exact else 0.1)
+    models[0].save_pretrained(tmp_path)
+    other = FAMILIES[family].make()
+    quantise(other, kind)
+    assert torch.equal(run(load_adapter(other, tmp_path).eval(), batch), run(models[0], batch))
     if kind is dynamic:
         with pytest.raises(UserError, match="quantised by torch.ao.quantization, and no gradient passes"):
             models[0].train()(**batch)
