@@ -265,7 +265,7 @@ class GraphAdapterModel(BaseTuner):
                 if others:
                     raise UserError(
                         f"{name} is in modules_to_save of {others[0]!r} already, and one copy of it runs: "
-                        "leave it out of the graph adapter's modules_to_save (task_type SEQ_CLS adds it)"
+                        "remove it from the graph adapter's modules_to_save (task_type SEQ_CLS adds it)"
                     )
 
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
