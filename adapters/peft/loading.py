@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attngraph.adapters.config import GraphAdapterConfig
 from attngraph.adapters.peft.layer import ADAPTERS
+from attngraph.adapters.peft.other_methods import switches
 from attngraph.adapters.saved import read_tensors
 from attngraph.errors import UserError
 
@@ -118,7 +119,7 @@ def load_adapter(
     read_tensors(path)  # PEFT reads them again, with other errors
     key_mapping = getattr(model, "_checkpoint_conversion_mapping", {})
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    others = bool(getattr(base, "peft_config", None))
+    others, put_back = bool(getattr(base, "peft_config", None)), switches(base)
     try:
         adapted = get_peft_model(model, config, adapter_name, autocast_adapter_dtype=autocast_adapter_dtype)
     except UserError as error:
@@ -142,6 +143,7 @@ def load_adapter(
     if others:  # which unload() would take out too
         tuner: Any = adapted.base_model
         tuner.delete_adapter(adapter_name)
+        put_back()
     else:
         adapted.unload()
     raise UserError(f"{path}: {wrong}")

@@ -28,7 +28,7 @@ from attngraph.adapters.peft.layer import (
     find_layer,
 )
 from attngraph.adapters.peft.loading import check_saved_weights
-from attngraph.adapters.peft.other_methods import find_base, method_of
+from attngraph.adapters.peft.other_methods import find_base, method_of, switches
 from attngraph.adapters.peft.places import Place, by_name, find_places
 from attngraph.adapters.saved import upgraded
 from attngraph.adapters.scheme import Scheme
@@ -89,17 +89,11 @@ class GraphAdapterModel(BaseTuner):
                 f"the adapter name {adapter_name!r} is taken by a {kind} adapter in this model: pass "
                 "another adapter_name"
             )
-        first = not any(isinstance(module, GraphLayer) for module in model.modules())
-        if first:
-            named = model.named_parameters()
-            setattr(model, TRAINED_BEFORE, {_plain_name(name) for name, p in named if p.requires_grad})
         try:
             with warnings.catch_warnings():  # LoRA in the model is not a mistake
                 warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
                 super().__init__(model, peft_config, adapter_name, **options)
         except BaseException:
-            if first:
-                delattr(model, TRAINED_BEFORE)
             noted: Any = getattr(model, "peft_config", {})
             for name in set(noted) - set(taken):
                 del noted[name]
@@ -121,8 +115,12 @@ class GraphAdapterModel(BaseTuner):
                 f"the adapter name {adapter_name!r} is part of the names of parameters, which PEFT would "
                 "treat as parameters of the adapter: choose another name"
             )
-        off = any(isinstance(module, GraphLayer) and module.disable_adapters for module in model.modules())
-        put_back, target_modules = _switches(model), config.target_modules
+        layers = self._graph_layers()
+        off = any(layer.disable_adapters for layer in layers)
+        if not layers:
+            named = model.named_parameters()
+            setattr(model, TRAINED_BEFORE, {_plain_name(name) for name, p in named if p.requires_grad})
+        put_back, target_modules = switches(model), config.target_modules
         attached = self.instrument is not None
         self._attach()
         try:
@@ -132,6 +130,8 @@ class GraphAdapterModel(BaseTuner):
             put_back()
             if not attached:
                 self._release()
+            if not layers:
+                delattr(model, TRAINED_BEFORE)
             raise
         finally:
             config.target_modules = target_modules  # which PEFT rewrites where it says "all-linear"
@@ -247,7 +247,7 @@ class GraphAdapterModel(BaseTuner):
                 layer.set_adapter([])
         for wrapper, names, flags in others:
             if not wrapper.active_adapters:
-                wrapper._active_adapter = names
+                wrapper.set_adapter(names)
                 for parameter, flag in flags:
                     parameter.requires_grad_(flag)
 
@@ -257,11 +257,12 @@ class GraphAdapterModel(BaseTuner):
     def _check_heads(self, config: GraphAdapterConfig) -> None:
         """Raise a UserError if a module of ``modules_to_save`` is trained as a whole by another method, too:
         only one of the two copies would run."""
+        graphs = {name for name, other in self.peft_config.items() if other.peft_type == PEFT_TYPE}
         for name, module in self.model.named_modules():
             if isinstance(module, AuxiliaryTrainingWrapper) and name.endswith(
                 tuple(config.modules_to_save or ())
             ):
-                others = [x for x in module._adapters if self.peft_config[x].peft_type != PEFT_TYPE]
+                others = [x for x in module._adapters if x not in graphs]
                 if others:
                     raise UserError(
                         f"{name} is in modules_to_save of {others[0]!r} already, and one copy of it runs: "
@@ -380,7 +381,11 @@ class GraphAdapterModel(BaseTuner):
                 f"{adapter_name!r} is a {kinds[adapter_name].value} adapter below the graph adapters: "
                 "unload() removes everything"
             )
-        active = self.active_adapters
+        active, layers = self.active_adapters, self._graph_layers()
+        if not any(
+            {*layer.gnn_adapter} - {adapter_name} for layer in layers if isinstance(layer, OutputLayer)
+        ):
+            self._check_hooks()
         super().delete_adapter(adapter_name)
         left = [name for name in self.peft_config if kinds[name] == PEFT_TYPE][:1]
         if (
@@ -392,6 +397,8 @@ class GraphAdapterModel(BaseTuner):
             self._release()
         if not left:  # what is below the graph adapters goes on
             self.active_adapter = list(self.peft_config)[:1]
+        if not self._graph_layers():
+            _thaw(self.model)
 
     def add_weighted_adapter(self, *args: Any, **options: Any) -> None:
         """Graph adapters are not linear.
@@ -413,10 +420,7 @@ class GraphAdapterModel(BaseTuner):
             layer.unwatch()
         unload: Any = super()._unload_and_optionally_merge
         model = unload(merge, *args, **options)
-        trained = vars(model).pop(TRAINED_BEFORE, ())  # nothing if another PeftModel has been unloaded
-        for name, parameter in model.named_parameters():
-            if name in trained:
-                parameter.requires_grad_(True)
+        _thaw(model)
         return model
 
     def _check_hooks(self) -> None:
@@ -468,20 +472,35 @@ class GraphAdapterModel(BaseTuner):
         return state
 
 
-def _refusing(check: Callable[[BaseTuner], None]) -> Callable[[BaseTuner], None]:
-    """PEFT's check before merging, which also raises an error for models with graph adapters."""
+def _before(own: Callable[..., None], check: Callable[..., None]) -> Callable[..., None]:
+    """A method of PEFT's tuners that first runs a check of ours."""
 
-    @wraps(check)
-    def checked(tuner: BaseTuner) -> None:
-        if any(isinstance(module, GraphLayer) for module in tuner.model.modules()):
-            raise UserError(NOT_MERGED)
-        check(tuner)
+    @wraps(own)
+    def checked(tuner: BaseTuner, *args: Any, **options: Any) -> None:
+        check(tuner, *args, **options)
+        own(tuner, *args, **options)
 
     return checked
 
 
-# Of all methods: LoRA in the same model would have merged half of its layers when PEFT asks a layer of ours.
-BaseTuner._check_merge_allowed = _refusing(BaseTuner._check_merge_allowed)  # type: ignore[method-assign]
+def _check_merge(tuner: BaseTuner) -> None:
+    """Raise a UserError if there are graph adapters in a model, before anything in it is merged. PEFT would
+    have merged half of LoRA's layers when it asks the first one of ours."""
+    if any(isinstance(module, GraphLayer) for module in tuner.model.modules()):
+        raise UserError(NOT_MERGED)
+
+
+def _check_deletion(tuner: BaseTuner, adapter_name: str) -> None:
+    """Raise a UserError if another method's PeftModel is to delete a graph adapter: the layers would stay."""
+    config: Any = tuner.peft_config.get(adapter_name)
+    if config is not None and config.peft_type == PEFT_TYPE and not isinstance(tuner, GraphAdapterModel):
+        raise UserError(
+            f"{adapter_name!r} is a graph adapter: call delete_adapter on the PeftModel that added it"
+        )
+
+
+BaseTuner._check_merge_allowed = _before(BaseTuner._check_merge_allowed, _check_merge)  # type: ignore[method-assign]
+BaseTuner.delete_adapter = _before(BaseTuner.delete_adapter, _check_deletion)  # type: ignore[method-assign]
 
 
 def check_name(adapter_name: str) -> None:
@@ -503,27 +522,17 @@ def check_name(adapter_name: str) -> None:
         )
 
 
+def _thaw(model: nn.Module) -> None:
+    """Let a base model's parameters learn that did before the first graph adapter, if they do not yet."""
+    trained = vars(model).pop(TRAINED_BEFORE, ())
+    for name, parameter in model.named_parameters():
+        if _plain_name(name) in trained:
+            parameter.requires_grad_(True)
+
+
 def _plain_name(name: str) -> str:
     """A parameter's name in a model without layers of PEFT."""
     return name.replace(".base_layer.", ".")
-
-
-def _switches(model: nn.Module) -> Callable[[], None]:
-    """Function that restores which parameters are trained and which adapters are active."""
-    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    chosen = [
-        (layer, {name: x for name, x in vars(layer).items() if name in ("_active_adapter", "_learning")})
-        for layer in model.modules()
-        if isinstance(layer, BaseTunerLayer)
-    ]
-
-    def put_back() -> None:
-        for parameter, before in trained:
-            parameter.requires_grad_(before)
-        for layer, choice in chosen:
-            vars(layer).update(choice)
-
-    return put_back
 
 
 def _pass_names(mixed: MixedBatch, module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

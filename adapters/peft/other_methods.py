@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
 
 from attngraph.errors import UserError
 
@@ -72,3 +74,21 @@ def method_of(layer: Any) -> str:
 def _remedy(layer: Any) -> str:
     kind = _kind(layer)
     return f"choose other target_modules for {kind}, or leave the layer to it with exclude_modules=[...]"
+
+
+def switches(model: nn.Module) -> Callable[[], None]:
+    """Function that restores which parameters are trained and which adapters are active."""
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    chosen = [
+        (layer, {name: x for name, x in vars(layer).items() if name in ("_active_adapter", "_learning")})
+        for layer in model.modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
+
+    def put_back() -> None:
+        for parameter, before in trained:
+            parameter.requires_grad_(before)
+        for layer, choice in chosen:
+            vars(layer).update(choice)
+
+    return put_back

@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 import transformers as hf
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model, inject_adapter_in_model
 from torch import nn
 
@@ -123,6 +124,8 @@ def test_lora_is_merged_after_the_last_graph_adapter_is_deleted(family, modules)
     assert differ(run(both, batch), want)
     both.delete_adapter("graph")
     assert differ(run(both, batch), want)
+    with pytest.raises(UserError, match="'second' is a graph adapter: call delete_adapter on the PeftModel "):
+        below.delete_adapter("second")
     both.delete_adapter("second")
     assert dict(base.named_modules()) == parts and base.config._attn_implementation == attention
     for model in (both, below):
@@ -154,6 +157,9 @@ def test_a_head_that_lora_trains_goes_on_below_graph_adapters(tmp_path):
     assert head.bias.grad.abs().sum() > 0
     with pytest.raises(UserError, match="classifier is in modules_to_save of 'default' already"):
         get_peft_model(below, config(modules_to_save=["classifier"]), "third")
+    prompt = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3)
+    with pytest.raises(UserError, match="classifier is in modules_to_save of 'prompt' already"):
+        get_peft_model(get_peft_model(classifier(), prompt, "prompt"), config(task_type="SEQ_CLS"))
     both.eval().save_pretrained(tmp_path)
     again = PeftModel.from_pretrained(classifier(), tmp_path)
     again = PeftModel.from_pretrained(again, tmp_path / "graph", "graph").eval()
@@ -163,9 +169,16 @@ def test_a_head_that_lora_trains_goes_on_below_graph_adapters(tmp_path):
 @pytest.mark.parametrize("heads", [None, ["classifier"]])
 def test_after_the_last_adapter_is_deleted_another_can_be_added(heads):
     ids, base = {"input_ids": torch.randint(3, 100, (4, 7))}, classifier()
+    base.bert.embeddings.requires_grad_(False)
+    learned = {name for name, p in base.named_parameters() if p.requires_grad}
     want, model = run(base, ids), get_peft_model(base, config(modules_to_save=heads)).eval()
     model.delete_adapter("default")
     assert torch.equal(run(base, ids), want) and base.config._attn_implementation == "sdpa"
+    with pytest.raises(UserError):
+        get_peft_model(base, config(target_modules=["none"]))
+    if heads is None:
+        unloaded = get_peft_model(base, config(), "other").unload()
+        assert {name for name, p in unloaded.named_parameters() if p.requires_grad} == learned
     model.add_adapter("again", config("pgnn", init_weights=False, modules_to_save=heads))
     model.set_adapter("again")
     assert differ(run(model.eval(), ids), want)
@@ -173,6 +186,45 @@ def test_after_the_last_adapter_is_deleted_another_can_be_added(heads):
     assert torch.equal(run(model.unload(), ids), want)
     base.requires_grad_(False)  # what learned before the first ones is of the past
     assert not any(p.requires_grad for p in get_peft_model(base, config()).unload().parameters())
+
+
+def test_tokens_that_lora_trains_go_on_below_graph_adapters():
+    """Also after the graph adapter is deleted, and in the merged weights."""
+    tokens = sorted(set(BATCH["input_ids"].flatten().tolist()))[:3]
+    below = get_peft_model(FAMILIES["llama"].make(), lora(trainable_token_indices={"embed_tokens": tokens}))
+    (deltas,) = (p for name, p in below.named_parameters() if "trainable_tokens_delta" in name)
+    deltas.data += 1
+    want = run(below.eval(), BATCH)
+    both = get_peft_model(below, config("pgnn", init_weights=True), "graph").eval()
+    close(run(both, BATCH), want, 1e-5)
+    both(**BATCH).logits.square().sum().backward()
+    assert deltas.grad.abs().sum() > 0
+    both.delete_adapter("graph")
+    assert torch.equal(run(below, BATCH), want)
+    close(run(below.merge_and_unload(), BATCH), want, 1e-5)
+
+
+def test_an_adapter_that_cannot_be_loaded_leaves_the_active_one(tmp_path):
+    model = mixed("llama")
+    model.set_adapter("other")
+    want, flags = run(model, BATCH), [p.requires_grad for p in model.parameters()]
+    put("gpt2").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="do not fit this"):
+        load_adapter(model, tmp_path, "third")
+    assert torch.equal(run(model, BATCH), want) and [p.requires_grad for p in model.parameters()] == flags
+
+
+@pytest.mark.parametrize("way", ["unload", "delete_adapter"])
+def test_layers_with_hooks_of_accelerate_are_not_taken_out(way):
+    """Such a hook would keep calling the method of the class that the layer has while adapters run."""
+    batch = FAMILIES["blip"].batch()
+    model = put("blip").eval()
+    want = run(model, batch)
+    layer = next(m for name, m in model.named_modules() if "vision" in name and name.endswith("self_attn"))
+    add_hook_to_module(layer, AlignDevicesHook("cpu"))
+    with pytest.raises(UserError, match="has hooks on its forward method"):
+        getattr(model, way)(*["default"] * (way == "delete_adapter"))
+    assert torch.equal(run(model, batch), want)
 
 
 def test_two_peft_models_around_one_model_leave_nothing_behind():
