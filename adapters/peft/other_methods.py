@@ -1,4 +1,4 @@
-"""Other methods of PEFT around the layers of graph adapters; which of them cannot be combined with them."""
+"""Other methods of PEFT next to graph adapters: what is switched on, and what cannot be combined."""
 
 from __future__ import annotations
 
