@@ -16,6 +16,8 @@ from attngraph.adapters.peft.other_methods import switches
 from attngraph.adapters.saved import read_tensors
 from attngraph.errors import UserError
 
+REMEDY = "pass the folder that save_pretrained or a run of a graph adapter wrote"
+
 
 def read_config(folder: str | Path) -> GraphAdapterConfig:
     """The configuration of a saved graph adapter.
@@ -28,13 +30,9 @@ def read_config(folder: str | Path) -> GraphAdapterConfig:
     """
     path = Path(folder) / CONFIG_NAME
     if not str(folder):
-        raise UserError(
-            "the name of the adapter's folder is empty: pass the folder that save_pretrained wrote"
-        )
+        raise UserError(f"the name of the adapter's folder is empty: {REMEDY}")
     if not os.path.isfile(path):  # False, too, for a name that no file can have
-        raise UserError(
-            f"{path}: no such file; pass the folder that save_pretrained or a run of a graph adapter wrote"
-        )
+        raise UserError(f"{path}: no such file; {REMEDY}")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except UserError as error:  # a value that this version does not know
@@ -115,7 +113,7 @@ def load_adapter(
     config.inference_mode = not is_trainable
     path = Path(folder) / SAFETENSORS_WEIGHTS_NAME
     if not path.is_file():
-        raise UserError(f"{path}: no such file; pass the folder that save_pretrained wrote")
+        raise UserError(f"{path}: no such file; {REMEDY}")
     read_tensors(path)  # PEFT reads them again, with other errors
     key_mapping = getattr(model, "_checkpoint_conversion_mapping", {})
     base = model.get_base_model() if isinstance(model, PeftModel) else model

@@ -233,11 +233,10 @@ class GraphAdapterModel(BaseTuner):
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Select the graph adapter. Modules that other methods train as a whole (``modules_to_save``) keep
         running and learning; PEFT would go back to the original ones."""
-        kinds: dict[str, Any] = {name: config.peft_type for name, config in self.peft_config.items()}
         others = [
             (wrapper, wrapper.active_adapter, [(p, p.requires_grad) for p in wrapper.parameters()])
             for wrapper in self._wrappers()
-            if wrapper.active_adapters and all(kinds.get(x) != PEFT_TYPE for x in wrapper.active_adapters)
+            if wrapper.active_adapters and not set(wrapper.active_adapters) & set(self._graph_names())
         ]
         if adapter_name:
             super().set_adapter(adapter_name, inference_mode)
@@ -251,23 +250,25 @@ class GraphAdapterModel(BaseTuner):
                 for parameter, flag in flags:
                     parameter.requires_grad_(flag)
 
+    def _graph_names(self) -> list[str]:
+        """The names of the graph adapters in the model."""
+        return [name for name, config in self.peft_config.items() if config.peft_type == PEFT_TYPE]
+
     def _wrappers(self) -> list[Any]:
         return [module for module in self.model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
 
     def _check_heads(self, config: GraphAdapterConfig) -> None:
         """Raise a UserError if a module of ``modules_to_save`` is trained as a whole by another method, too:
         only one of the two copies would run."""
-        graphs = {name for name, other in self.peft_config.items() if other.peft_type == PEFT_TYPE}
+        wanted = tuple(config.modules_to_save or ())
         for name, module in self.model.named_modules():
-            if isinstance(module, AuxiliaryTrainingWrapper) and name.endswith(
-                tuple(config.modules_to_save or ())
-            ):
-                others = [x for x in module._adapters if x not in graphs]
-                if others:
-                    raise UserError(
-                        f"{name} is in modules_to_save of {others[0]!r} already, and one copy of it runs: "
-                        "remove it from the graph adapter's modules_to_save (task_type SEQ_CLS adds it)"
-                    )
+            if not (isinstance(module, AuxiliaryTrainingWrapper) and name.endswith(wanted)):
+                continue
+            if others := module._adapters - set(self._graph_names()):
+                raise UserError(
+                    f"{name} is in modules_to_save of {min(others)!r} already, and one copy of it runs: "
+                    "remove it from the graph adapter's modules_to_save (task_type SEQ_CLS adds it)"
+                )
 
     def _enable_adapter_layers(self, enabled: bool = True) -> None:
         """Switch the adapters on or off; while they are off, the model runs its own attention function."""
@@ -354,7 +355,7 @@ class GraphAdapterModel(BaseTuner):
                 hook.remove()
 
     def _check_adapter_names(self, names: Any) -> None:
-        known = [name for name, config in self.peft_config.items() if config.peft_type == PEFT_TYPE]
+        known = self._graph_names()
         if not isinstance(names, (list, tuple)) or not names:
             raise UserError(f"adapter_names must be a list with a name for each example, got {names!r}")
         for name in names:
@@ -375,23 +376,20 @@ class GraphAdapterModel(BaseTuner):
     # ---- taking them out ------------------------------------------------------------------------------
 
     def delete_adapter(self, adapter_name: str) -> None:
-        kinds: dict[str, Any] = {name: config.peft_type for name, config in self.peft_config.items()}
-        if kinds.get(adapter_name, PEFT_TYPE) != PEFT_TYPE:
+        if adapter_name in self.peft_config and adapter_name not in self._graph_names():
+            config: Any = self.peft_config[adapter_name]
             raise UserError(
-                f"{adapter_name!r} is a {kinds[adapter_name].value} adapter below the graph adapters: "
+                f"{adapter_name!r} is a {config.peft_type.value} adapter below the graph adapters: "
                 "unload() removes everything"
             )
-        active, layers = self.active_adapters, self._graph_layers()
-        if not any(
-            {*layer.gnn_adapter} - {adapter_name} for layer in layers if isinstance(layer, OutputLayer)
-        ):
-            self._check_hooks()
+        listening = [layer for layer in self._graph_layers() if isinstance(layer, OutputLayer)]
+        if all(set(layer.gnn_adapter) <= {adapter_name} for layer in listening):
+            self._check_hooks()  # the model gets its own attention back
+        active = self.active_adapters
         super().delete_adapter(adapter_name)
-        left = [name for name in self.peft_config if kinds[name] == PEFT_TYPE][:1]
-        if (
-            adapter_name in active and left
-        ):  # the same one in all layers, even if adapters sit in different ones
-            self.set_adapter(left)
+        left = self._graph_names()[:1]
+        if left and adapter_name in active:
+            self.set_adapter(left)  # the same one in all layers, even if adapters sit in different ones
         self._take_back(adapter_name)
         if not self._listens():
             self._release()

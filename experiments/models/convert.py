@@ -140,7 +140,8 @@ def read_original(
                 ignore_mismatched_sizes=True,  # they are an error below, which names one
                 output_loading_info=True,
             )
-        for name, found, size in sorted(told["mismatched_keys"]):
+        if told["mismatched_keys"]:
+            name, found, size = min(told["mismatched_keys"])
             raise ValueError(f"{name} has shape {tuple(found)}, not {tuple(size)}")
         wrong = sorted({*told["missing_keys"], *told["unexpected_keys"]})
         if wrong:

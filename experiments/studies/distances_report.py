@@ -43,6 +43,7 @@ from attngraph.experiments.tables.tune import DIVERGED
 from attngraph.experiments.tasks.catalogue import SCENE
 
 ACCURACY = "vqa.accuracy"
+COLUMNS = {"caption": SCENE, "vqa": ACCURACY}  # of each task
 MARGINS = {SCENE: 0.01, ACCURACY: 0.005}  # of equivalence; also what H0 must reach
 SUMMARY = "summary"
 LEVEL, RESAMPLES = 0.05, 10_000
@@ -108,23 +109,27 @@ def check_complete(source: Path, runs: Sequence[Run]) -> None:
     """Raise a UserError if the table is not finished, or arms differ in their seeds, so that scores are not
     seen before.
     """
-    seeds = {(run.row, run.task): set[int]() for run in runs if run.row in {arm.name for arm in ARMS}}
-    for run in runs:
-        if (run.row, run.task) in seeds:
-            seeds[run.row, run.task].add(run.seed)
+    arm_names = {arm.name for arm in ARMS}
+    seeds = {frozenset(of) for (row, _), of in seeds_of(runs).items() if row in arm_names}
     is_table = not (source / "cells").is_dir() or (source / RESULTS).is_file()
-    if not is_table or len({frozenset(of) for of in seeds.values()}) != 1:
+    if not is_table or len(seeds) != 1:
         raise UserError(f"{source} is not complete: run attngraph ablation to its end, or use --first-look")
 
 
 def check_other(folder: Path, others: Sequence[Run], runs: Sequence[Run]) -> None:
     """Raise a UserError if an arm at another rate lacks runs that the table has."""
-    for row, task in dict.fromkeys((run.row, run.task) for run in others):
-        of_row, of_table = (
-            {run.seed for run in of if (run.row, run.task) == (row, task)} for of in (others, runs)
-        )
-        if of_row != of_table:
+    table = seeds_of(runs)
+    for (row, task), seeds in seeds_of(others).items():
+        if seeds != table.get((row, task)):
             raise UserError(f"{folder} is not complete ({row}, {task}): run attngraph ablation to its end")
+
+
+def seeds_of(runs: Sequence[Run]) -> dict[tuple[str, str], set[int]]:
+    """The seeds of each row and task."""
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for run in runs:
+        seeds.setdefault((run.row, run.task), set()).add(run.seed)
+    return seeds
 
 
 def report(
@@ -157,7 +162,7 @@ def report(
         replaced = {(run.task, run.seed) for run in again}
         kept = [run for run in runs if run.row != row or (run.task, run.seed) not in replaced]
         for key in (SCENE, ACCURACY, SUMMARY):
-            of_key = [run for run in again if key in (SUMMARY, SCENE if run.task == "caption" else ACCURACY)]
+            of_key = [run for run in again if key in (SUMMARY, COLUMNS[run.task])]
             if of_key:
                 table = compared([*kept, *again], key).assign(other_rate=row)
                 table = table[(table["row"] == row) | (table["baseline"] == row)]
@@ -307,15 +312,14 @@ def first_look(runs: Sequence[Run]) -> str:
 
 def counts(runs: Sequence[Run]) -> str:
     """Numbers of runs, and of runs below the frozen model with the same checkpoint."""
-    primary = {"caption": SCENE, "vqa": ACCURACY}
     frozen = {
-        (run.task, run.checkpoint): run.result["scores"][primary[run.task]]
+        (run.task, run.checkpoint): run.result["scores"][COLUMNS[run.task]]
         for run in runs
         if run.row == "frozen"
     }
     trained = [run for run in runs if run.row != "frozen" and (run.task, run.checkpoint) in frozen]
     below = [
-        run for run in trained if run.result["scores"][primary[run.task]] < frozen[run.task, run.checkpoint]
+        run for run in trained if run.result["scores"][COLUMNS[run.task]] < frozen[run.task, run.checkpoint]
     ]
     checkpoints = len({run.checkpoint for run in runs})
     return (
