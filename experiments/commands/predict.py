@@ -8,6 +8,7 @@ official splits, including those whose annotations are not public.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from attngraph.errors import UserError
@@ -90,6 +91,10 @@ def _asked(options: PredictOptions, cell: Finished) -> int:
     with cpu_threads(cell.threads):
         way = cell.way(data)
         tuned = cell.tuned(options.model, options.device, data, options.download)
+        samples = [cell.task.sample(example, tuned.family.name) for example in examples]
+        tuned.family.check_prompts(
+            [replace(sample, name=ask[IMAGE]) for sample, ask in zip(samples, asks, strict=True)]
+        )
         answers = cell.answers(tuned, examples, way)
     records = [{**ask, ANSWER: answers[str(k)]} for k, ask in enumerate(asks)]
     outputs.save(lambda folder: write_json(folder / ANSWERS, records, ensure_ascii=False))

@@ -184,6 +184,21 @@ class ModelFamily(ABC):
     def check(self, samples: Sequence[Sample]) -> None:
         """Raise :class:`~attngraph.UserError` if the samples lack required input."""
 
+    def check_prompts(self, samples: Sequence[Sample]) -> None:
+        """Raise UserError if a prompt has more tokens than the model reads. In datasets such prompts are
+        truncated.
+        """
+        tokenizer = getattr(self, "tokenizer", None)
+        if tokenizer is None or self.room is None:
+            return
+        for sample in samples:
+            count = len(tokenizer(sample.prompt, verbose=False)["input_ids"])
+            if count > self.room:
+                raise UserError(
+                    f"the text of {sample.name} has {count} tokens, and {self.title} reads at most "
+                    f"{self.room}: use a shorter text"
+                )
+
     @abstractmethod
     def batch(self, samples: Sequence[Sample]) -> Batch:
         """Inputs of the whole model for prompts and answers, for the analysis of its graphs."""

@@ -94,6 +94,10 @@ def test_refusals_leave_nothing(data, cells, tmp_path, capsys):
         ),
         ((cell, "--image", tmp_path / "none.png", "--text", "what ?"), "none.png"),
         ((cells / "full-textcaps", "--image", picture, "--text", "what ?"), "--text has no effect"),
+        (
+            (cell, "--image", picture, "--text", "what ?" + " red" * 200),
+            f"the text of {picture} has 204 tokens, and mini-BLIP reads at most",
+        ),
     ):
         assert told in refusal(capsys, *words, "-q")
         assert not out.exists()
