@@ -52,19 +52,14 @@ class Bipartite:
         nodes.
 
         Raises:
-            ValueError: a step of cached decoding, a graph without edges to read, several edge types, weights
-                that are negative, not finite or not one number per edge, or features that are not one row per
-                node.
+            ValueError: a step of cached decoding, a graph of a stream that keeps only some edges, a graph
+                without edges to read, several edge types, weights that are negative, not finite or not one
+                number per edge, or features that are not one row per node.
         """
         if isinstance(graph, Bipartite):
             return graph
-        if isinstance(graph, AttentionGraph):
-            return _of_attention(graph)
-        if (isinstance(graph, Data) and "is_value" in graph) or (
-            isinstance(graph, HeteroData) and {"query", "value"} <= set(graph.node_types)
-        ):
-            return _of_attention(AttentionGraph.from_pyg(graph))
-        return _of_pyg(graph)
+        graph = restored(graph)
+        return _of_attention(graph) if isinstance(graph, AttentionGraph) else _of_pyg(graph)
 
     @property
     def heads(self) -> int:
@@ -246,6 +241,15 @@ class Stream(Bipartite):
 AnyGraph: TypeAlias = AttentionGraph | Data | HeteroData | Bipartite
 
 
+def restored(graph: AnyGraph) -> AnyGraph:
+    """The attention graph of a PyG graph that was exported from one; any other graph as it is."""
+    if (isinstance(graph, Data) and "is_value" in graph) or (
+        isinstance(graph, HeteroData) and {"query", "value"} <= set(graph.node_types)
+    ):
+        return AttentionGraph.from_pyg(graph)
+    return graph
+
+
 def visible_edges(graph: AttentionGraph) -> Tensor:
     """Which edges of an attention graph may exist, bool ``(b, n, m)``."""
     b, _, n, m, _ = graph.shape
@@ -317,6 +321,11 @@ def _of_attention(graph: AttentionGraph) -> Bipartite:
         )
     b, h, n, m, _ = graph.shape
     streamed = graph.stored if isinstance(graph.stored, Streamed) else None
+    if streamed is None and graph.totals is not None:
+        raise ValueError(
+            "the graph keeps only the heaviest edges of a stream: read the model with stream=True and "
+            "without top_k, or with top_k and without stream to measure these edges alone"
+        )
     weight = graph.weight if streamed is None else streamed.totals.value_degree
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     weight = weight.to(dtype)

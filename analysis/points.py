@@ -45,10 +45,10 @@ def output_matrices(model: nn.Module) -> dict[str, Tensor]:
     """:math:`W_o` of every attention layer that has one, ``{layer: (h·d, width)}``."""
     handle = instrument(model)
     try:
-        outputs = {name: site.output for name, site in handle.sites.items() if site.output is not None}
+        outputs = {name: site.adapted_output() for name, site in handle.sites.items()}
     finally:
         handle.remove()
-    return {name: matrix(output).detach() for name, output in outputs.items()}
+    return {name: matrix(output).detach() for name, output in outputs.items() if output is not None}
 
 
 class Points:

@@ -292,8 +292,8 @@ def _strongest(weight: torch.Tensor, kept: int) -> tuple[torch.Tensor, ...]:
 
 
 def _pack(strongest: Sequence[torch.Tensor]) -> dict[str, str]:
-    """Result of :func:`_strongest` in base64: nodes and weights, relative to the strongest, as 16-bit
-    numbers; the strongest and the sum as 32-bit floats. All little-endian, row by row."""
+    """Result of :func:`_strongest` in base64: nodes as 32-bit numbers, weights, relative to the strongest, as
+    16-bit numbers; the strongest and the sum as 32-bit floats. All little-endian, row by row."""
     node, weight, total = strongest
     most = weight[..., :1]
     scaled = (weight / torch.where(most > 0, most, torch.ones_like(most)) * 65535).round()
@@ -302,7 +302,7 @@ def _pack(strongest: Sequence[torch.Tensor]) -> dict[str, str]:
         return base64.b64encode(np.ascontiguousarray(x.numpy()).astype(kind).tobytes()).decode()
 
     return {
-        "node": encoded(node, "<u2"),
+        "node": encoded(node, "<u4"),
         "weight": encoded(scaled, "<u2"),
         "most": encoded(most, "<f4"),
         "sum": encoded(total, "<f4"),

@@ -293,18 +293,18 @@ class AttentionGraph:
 
         Raises:
             ValueError: not exactly one rule, a value out of range, or a graph with ``past_degree``: what
-                earlier queries left counts edges that the rule would have dropped. Of a streamed graph, whose
-                degrees are those of all edges anyway, another rule than ``top_k``.
+                earlier queries left counts edges that the rule would have dropped. Of a streamed graph,
+                another rule than ``top_k``.
         """
-        stored = self.stored
-        if isinstance(stored, KeptWeight) and stored.totals is not None:
-            return self.keeping(stored.chosen(top_k=top_k, threshold=threshold, mass=mass))
         if self.past_degree is not None:
             raise ValueError(
                 "past_degree comes from all edges of the earlier queries: sparsify their graphs too, and "
                 "set past_degree of this one to theirs (dataclasses.replace), or read the model without a "
                 "cache"
             )
+        stored = self.stored
+        if isinstance(stored, KeptWeight) and stored.totals is not None:
+            return self.keeping(stored.chosen(top_k=top_k, threshold=threshold, mass=mass))
         kept = keep(self.weight, top_k=top_k, threshold=threshold, mass=mass)
         return replace(self, weight=torch.where(kept, self.weight, torch.zeros_like(self.weight)))
 

@@ -178,6 +178,15 @@ class NonZeros(KeptWeight):
         """Example, head, query and value of each entry, ``(4, e)``."""
         return torch.stack(torch.unravel_index(self.index.long(), self.shape))
 
+    def rows(self, queries: slice) -> Tensor:
+        b, h, n, m = self.shape
+        first, end, _ = queries.indices(n)
+        example, head, query, value = self.places()
+        there = (query >= first) & (query < end)
+        found = self.values.new_zeros(b, h, end - first, m)
+        found[example[there], head[there], query[there] - first, value[there]] = self.values[there]
+        return found
+
     def sum(self, axis: int) -> Tensor:
         b, h, n, m = self.shape
         example, head, query, value = self.places()

@@ -12,7 +12,7 @@ from torch_geometric.data import Data, HeteroData
 
 from attngraph import AttentionGraph
 from attngraph.analysis import homophily
-from attngraph.analysis.bipartite import AnyGraph, Bipartite, Stream
+from attngraph.analysis.bipartite import AnyGraph, Bipartite, Stream, restored
 from attngraph.analysis.bootstrap import Means
 from attngraph.analysis.contrast import Region
 from attngraph.analysis.heterophily.measurement import (
@@ -130,6 +130,7 @@ class Heterophily:
             ValueError: labels or regions that do not fit, regions in a plain graph, or other labels, regions
                 or heads than in the layer's earlier batches.
         """
+        graph = restored(graph)
         if regions and not isinstance(graph, AttentionGraph):
             raise ValueError(f"{name}: only attention graphs have regions, got {type(graph).__name__}")
         kind = (graph.kind if isinstance(graph, AttentionGraph) else None) or ""

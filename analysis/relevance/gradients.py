@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from attngraph import AttentionGraph, record
 from attngraph.reading.calls import Call
 from attngraph.reading.instrument import instrument
+from attngraph.reading.reader import check_gradients
 
 Item = TypeVar("Item")
 
@@ -41,6 +42,7 @@ def capture_with_gradients(
         ValueError: the score is not one number per example.
         UserError: as :func:`attngraph.capture`.
     """
+    check_gradients(model)
     graphs: _PerCall[AttentionGraph] = _PerCall()
     weights: _PerCall[Tensor] = _PerCall()
     with (

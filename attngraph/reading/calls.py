@@ -21,7 +21,7 @@ from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
 from attngraph.reading.degree_cache import NO_PLACE, DegreeCache, check_grows, degree_cache_of
 from attngraph.reading.heads import repeat_heads
-from attngraph.reading.outputs import Metric, widths
+from attngraph.reading.outputs import Metric, widths, with_wrappers
 from attngraph.reading.pictures import first_of_picture
 from attngraph.scores import AttentionScores
 from attngraph.streaming import Streamed, scores_of
@@ -52,9 +52,10 @@ class Site:
     Attributes:
         name: the attention module's path in the model.
         module: the attention module.
-        output: :math:`W_o`, an ``nn.Linear``, transformers' ``Conv1D`` or a quantised layer; None where none
-            was found.
+        output: :math:`W_o`, an ``nn.Linear``, transformers' ``Conv1D`` or a quantised layer, without the
+            wrappers of PEFT; None where none was found.
         output_name: its path in the model.
+        holder: the module that holds it, wrapped or not, under the last part of this name.
         listeners: called with each :class:`Call` of the module.
     """
 
@@ -62,10 +63,28 @@ class Site:
     module: nn.Module
     output: nn.Module | None
     output_name: str | None
+    holder: nn.Module | None
     listeners: list[Callable[[Call], None]]
 
     def __post_init__(self):
         self._metric = None if self.output is None else Metric(self.output)
+        self._adapted = self._metric
+
+    def adapted_output(self) -> nn.Module | None:
+        """The output projection as PEFT's other methods (LoRA) change it; with graph adapters, whose graph
+        has the frozen :math:`W_o`, the frozen one."""
+        if self.holder is None or self.output_name is None:
+            return self.output
+        return with_wrappers(getattr(self.holder, self.output_name.rpartition(".")[2]))
+
+    def adapted_metric(self, query: Tensor) -> Tensor | None:
+        """:meth:`metric` of :meth:`adapted_output`."""
+        output = self.adapted_output()
+        if output is self.output:
+            return self.metric(query)
+        if self._adapted is None or self._adapted.output is not output:
+            self._adapted = None if output is None else Metric(output)
+        return self._of(self._adapted, query)
 
     def metric(self, query: Tensor) -> Tensor | None:
         """``(h, d, d)`` for queries ``(b, h, n, d)``; see :class:`attngraph.reading.outputs.Metric`. None
@@ -74,11 +93,14 @@ class Site:
         Raises:
             UserError: there is one, and its weight can't be read.
         """
+        return self._of(self._metric, query)
+
+    def _of(self, metric: Metric | None, query: Tensor) -> Tensor | None:
         heads, features = query.shape[1::2]
-        if self._metric is None or widths(self._metric.output)[0] != heads * features:
+        if metric is None or widths(metric.output)[0] != heads * features:
             return None
         try:
-            return self._metric(heads, query)
+            return metric(heads, query)
         except UserError as error:
             raise UserError(f"{self.name}: {error}") from error
 
@@ -99,7 +121,7 @@ class Call:
         key: ``(b, h, m, d)``, with grouped heads repeated.
         value: ``(b, h, m, d)``, with grouped heads repeated.
         visible: which values each query sees, bool ``(b, n, m)``, or None when nothing is masked.
-        query_mask: bool ``(b, n)``, which queries are valid: those that self-attention lets see themselves.
+        query_mask: bool ``(b, n)``, which queries are valid; see :class:`attngraph.reading.masks.Mask`.
         source: the states that cross-attention attends to, if the module received them.
         cache: the model's key/value cache.
         layer_idx: the layer's place in the cache; for cross-attention, whose own place may hold the other

@@ -37,7 +37,8 @@ from attngraph.reading.state import ATTRIBUTE, LayerState, ModelState, arguments
 from attngraph.reading.watch import Watch
 
 SOURCES = """
-    encoder_hidden_states key_value_states cross_attention_states context inputs key keys k kv
+    encoder_hidden_states encoder_states key_value_states cross_attention_states context memory inputs key
+    keys k kv
 """.split()
 """Arguments of attention modules that hold the states to attend to, unless these are the queries' own."""
 
@@ -198,11 +199,12 @@ class Changes:
         self, model: nn.Module, name: str, module: nn.Module, parent: nn.Module | None
     ) -> Site:
         output = find_output(module, parent)
-        output_name = None
+        output_name = holder = None
         if output is not None:
             path = name.split(".")
             output_name = ".".join([*(path if "." not in output[0] else path[:-1]), output[0]])
-        site = Site(name, module, None if output is None else output[1], output_name, [])
+            holder = module if "." not in output[0] else parent.output
+        site = Site(name, module, None if output is None else output[1], output_name, holder, [])
         state = find_state(module)
         if state is None:
             state = LayerState(site, self, _inner_model(model, name), _is_watched(type(module)))

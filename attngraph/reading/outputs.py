@@ -57,6 +57,29 @@ def _unwrapped(module: Any) -> Any:
     return module
 
 
+def with_wrappers(module: Any) -> nn.Module:
+    """An output projection with the wrappers of PEFT, or the frozen layer if one of them is of graph
+    adapters."""
+    inner = module
+    while hasattr(inner, "base_layer"):
+        if hasattr(inner, "gnn_adapter"):
+            return _unwrapped(module)
+        inner = inner.base_layer
+    return module
+
+
+def _run(output: nn.Module, rows: Tensor) -> Tensor:
+    """Output for rows of features, without dropout in the wrappers of PEFT."""
+    training = [module for module in output.modules() if module.training and module is not output]
+    for module in training:
+        module.training = False
+    try:
+        return output.forward(rows)
+    finally:
+        for module in training:
+            module.training = True
+
+
 def is_linear(module: Any) -> TypeGuard[nn.Module]:
     """Whether a module is an ``nn.Linear``, transformers' ``Conv1D``, or a quantised layer in the place of
     one."""
@@ -138,7 +161,7 @@ def apply(output: nn.Module, rows: Tensor) -> Tensor:
     with _brought_in(output):
         if _plain(output):
             return rows @ _weight(output)
-    return (widen(output.forward(rows)) - widen(output.forward(-rows))) / 2
+    return (widen(_run(output, rows)) - widen(_run(output, -rows))) / 2
 
 
 def _weight(output: nn.Module) -> Tensor:
@@ -158,7 +181,7 @@ def _example(output: nn.Module, like: Tensor | None) -> tuple[Tensor, Tensor]:
             row = example.to(dtype)
             try:
                 with torch.autocast(device.type, enabled=False):
-                    return row, output.forward(row)
+                    return row, _run(output, row)
             except Exception as error:
                 failure = failure or error
     raise UserError(
@@ -218,7 +241,7 @@ class Metric:
             if not remote:
                 mixed = torch.is_autocast_enabled(kind)
                 with torch.autocast(kind, enabled=False) if mixed else nullcontext():
-                    now = output.forward(row)
+                    now = _run(output, row)
                 if _same(now, before):
                     self._written = written
                     return metric

@@ -131,7 +131,7 @@ def record(
 
     Args:
         on_graph: called with name and graph in place of collecting them, so that memory stays bounded.
-        stream: as in :func:`capture`. ``past_degree`` then has degrees of all edges.
+        stream: as in :func:`capture`.
 
     Yields:
         ``{module name: [graph of the first call, of the second, ...]}``
@@ -154,6 +154,8 @@ def record(
             "a stream of edges has no gradients, and keeps the heaviest edges of each query only: remove "
             "threshold, mass and detach=False, or read the model without stream"
         )
+    if not detach:
+        check_gradients(model)
     reader = _Reader(model, layers, _head_numbers(heads), rules, detach, on_graph, stream)
     try:
         yield reader.graphs
@@ -272,11 +274,11 @@ class _Reader:
         top_k = self.rules.get("top_k")
         try:
             if self.stream:
-                graph = call.streamed(self.heads, top_k, site.metric(call.query), **sides)
+                graph = call.streamed(self.heads, top_k, site.adapted_metric(call.query), **sides)
                 if first and graph.totals is None:
                     logger.info("%s cannot be streamed: all its weights are in memory at once", name)
             else:
-                graph = call.graph(metric=site.metric(call.query), **sides)
+                graph = call.graph(metric=site.adapted_metric(call.query), **sides)
         except UserError:
             raise
         except ValueError as error:
@@ -288,11 +290,13 @@ class _Reader:
             graph = graph.detach()
         if self.rules and not self.stream:
             graph = graph.sparsify(**self.rules)
-        graph = call.remember(graph, self.owner)
         if self.stream and top_k is not None:
             graph = heaviest(graph, top_k)
-        elif self.rules:
+        graph = call.remember(graph, self.owner)
+        if self.rules and not self.stream:
             graph = graph.compact()
+        if torch._C._current_graph_task_id() != -1:
+            return  # gradient checkpointing computes a layer again in the backward pass
         if self.on_graph is None:
             self.graphs[name].append(graph)
         else:
@@ -329,6 +333,18 @@ def _inputs(
             "in the mapping, or use capture(model, **inputs, ...)"
         )
     return (), inputs
+
+
+def check_gradients(model: nn.Module) -> None:
+    """Raise UserError if gradients cannot flow through graphs, because layers run again in the backward
+    pass."""
+    if any(
+        module.training and getattr(module, "gradient_checkpointing", False) for module in model.modules()
+    ):
+        raise UserError(
+            "gradient checkpointing computes layers again in the backward pass, so their graphs have no "
+            "gradients: call model.eval() or model.gradient_checkpointing_disable()"
+        )
 
 
 def check_weights(name: str, graph: AttentionGraph, module: nn.Module) -> None:

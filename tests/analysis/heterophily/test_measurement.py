@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from attngraph import AttentionGraph
+from attngraph import AttentionGraph, AttentionScores
 from attngraph.analysis.bipartite import Bipartite
 from attngraph.analysis.closed_form import closed_form
 from attngraph.analysis.contrast import Distances, Region, contrast, square_distances
@@ -25,6 +26,7 @@ from attngraph.analysis.homophily import Mixing, adjusted, aggregation, label_in
 from attngraph.analysis.labels import Labels
 from attngraph.analysis.nulls import uniform
 from attngraph.analysis.sums import EdgeSums
+from attngraph.streaming import heaviest
 from tests.analysis.example_graphs import block_model, labels_for, line, random_graph
 
 
@@ -177,6 +179,14 @@ def test_diagonal_of_self_attention():
     assert line(table, "edge").note == "6 graphs excluded: no edges between labelled nodes"
 
 
+@pytest.mark.parametrize("view", ["to_data", "to_hetero"])
+def test_an_exported_graph_has_the_same_table(view):
+    """Label statistics of the export of self-attention exclude the diagonal, too."""
+    graph = random_graph(b=1, h=1, kind="self")
+    labels = {"x": labels_for(graph)}
+    pd.testing.assert_frame_equal(heterophily(getattr(graph, view)(), labels), heterophily(graph, labels))
+
+
 def test_degenerate_labels_are_marked():
     graph = random_graph(n=5, m=7)
     roles = Labels(torch.zeros(2, 5, dtype=torch.long), torch.ones(2, 7, dtype=torch.long))
@@ -220,6 +230,10 @@ def test_what_is_refused():
             Settings(**{name: value.strip("'") if name == "degree" else value})
     with pytest.raises(ValueError, match="graphs is empty"):
         heterophily([])
+    scores = AttentionScores(*torch.randn(3, 1, 1, 4, 2), 1.0)
+    some = heaviest(scores.graph(), 2)
+    with pytest.raises(ValueError, match="only the heaviest edges of a stream"):
+        heterophily(some)
     measured = Heterophily()
     measured.add("layer", random_graph())
     with pytest.raises(ValueError, match="layer: a layer must have the same labels"):

@@ -2,12 +2,13 @@
 what they compute: nothing leaks from later words, padding does not count, and decoding with a cache gives
 what the whole text gives."""
 
+import copy
 from threading import Thread
 
 import pytest
 import torch
 import transformers as hf
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 
 from attngraph import UserError, capture
 from attngraph.adapters import GraphAdapterConfig
@@ -202,3 +203,21 @@ def test_an_encoder_of_one_valid_token_is_in_no_order():
         model = getattr(hf, f"{kind}Model")(sized(kind)).eval()
         graphs = capture(model, {"input_ids": 7 * mask, "attention_mask": mask})
         assert not any(graph.causal for graph in graphs.values()), kind
+
+
+def test_lora_on_the_output_projection():
+    """The metric is that of the merged model, also before merging and without LoRA's dropout; with graph
+    adapters, which read the frozen projection, that of the frozen one."""
+    model, inputs = FAMILIES["llama"].model(), {"input_ids": words(7)}
+    frozen = capture(model, inputs)["model.layers.0.self_attn"].metric
+    lora = LoraConfig(r=2, target_modules=["o_proj"], init_lora_weights=False, lora_dropout=0.5)
+    tuned = get_peft_model(model, lora).train()
+    name = "base_model.model.model.layers.0.self_attn"
+    found = capture(tuned, inputs)[name].metric
+    assert all(module.training for module in tuned.modules())
+    with torch.no_grad():
+        both = get_peft_model(copy.deepcopy(tuned), GraphAdapterConfig(), adapter_name="graph")
+        torch.testing.assert_close(next(iter(capture(both, inputs).values())).metric, frozen)
+    tuned.merge_adapter()
+    torch.testing.assert_close(found, capture(tuned, inputs)[name].metric)
+    assert torch.dist(found, frozen) > 0.1 * frozen.norm()

@@ -123,6 +123,8 @@ def seen(*rows: str) -> torch.Tensor:
         (["1100", "1100", "1110", "1110"], "blocks", [[0, 1], [0, 1], [0, 2], [0, 3]]),  # padding last
         (["110", "011", "111"], "unclear", None),
         (["11", "01"], "unclear", None),
+        (["000", "100", "110"], "causal", None),  # no query sees itself
+        (["011", "101", "110"], "none", [[0, 2]] * 3),
         # with a cache: the first values are earlier queries'
         (["11100", "11110", "11111"], "causal", None),
         (["11111", "11111", "11111"], "none", [[-1, 2]] * 3),
@@ -141,6 +143,25 @@ def test_order_and_span_are_read_from_the_mask(rows, order, span):
     assert read.order == order
     if order != "unclear":
         assert (None if read.span is None else read.span.tolist()) == (None if span is None else [span])
+
+
+@pytest.mark.parametrize(
+    "rows, valid",
+    [
+        (["011", "101", "110"], [True, True, True]),
+        (["000", "100", "110"], [True, True, True]),  # the last is seen by no query
+        (["1000", "1000", "1100", "1110"], [True] * 4),  # the first sees itself, as nothing else
+        (["111", "101", "111"], [True, True, True]),  # one does not see itself
+        (["0110", "1010", "1100", "0000"], [True, True, True, False]),  # padding last
+        (["1110", "1110", "1110", "1110"], [True, True, True, False]),
+        (["1000", "1100", "1110", "1110"], [True, True, True, False]),
+    ],
+    ids=str,
+)
+def test_padding_is_what_no_query_sees(rows, valid):
+    """A query that a mask hides from itself alone was taken for padding, and its weights became 0."""
+    n = len(rows)
+    assert read_mask(seen(*rows), (1, 2, n, n)).queries.tolist() == [valid]
 
 
 def test_a_span_reads_as_it_would_alone_in_a_batch():

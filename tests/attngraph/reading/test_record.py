@@ -42,14 +42,15 @@ def test_sparse_graphs_hold_their_edges_only(rule):
     assert len(masks) == 1  # one mask for all layers
 
 
-def test_sparse_graphs_in_cached_decoding():
+@pytest.mark.parametrize("stream", [False, True])
+def test_sparse_graphs_in_cached_decoding(stream):
     """Each step sees what the sparse graphs of earlier steps left, as the sparse graph of the whole text has
     it."""
     family = FAMILIES["llama"]
     model = family.model()
     ids = words()
     whole = read(model, {"input_ids": ids}, top_k=2)
-    with record(model, top_k=2) as steps, torch.no_grad():
+    with record(model, top_k=2, stream=stream) as steps, torch.no_grad():
         cache = model(ids[:, :4], use_cache=True).cache
         model(ids[:, 4:], cache=cache, use_cache=True)
     for name in whole:
@@ -139,6 +140,18 @@ def test_gradients():
         loss = model(**inputs).last_hidden_state.sum()
     loss.backward()  # training goes on while its graphs are kept, cut off
     assert not any(g.weight.requires_grad for calls in graphs.values() for g in calls)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing(reentrant):
+    """One graph for each layer of a step, though the backward pass computes the layers again."""
+    model, inputs = FAMILIES["llama"].model().train(), {"input_ids": words()}
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    with record(model) as graphs:
+        model(**inputs).logits.sum().backward()
+    assert [len(calls) for calls in graphs.values()] == [1] * len(FAMILIES["llama"].layers)
+    with pytest.raises(UserError, match="gradient checkpointing .* call model.eval()"):
+        capture(model, inputs, detach=False)
 
 
 class HomeMadeAttention(torch.nn.Module):

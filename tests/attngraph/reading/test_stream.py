@@ -79,12 +79,14 @@ def test_decoding_with_a_cache(name):
                 torch.testing.assert_close(got.past_degree, step.past_degree, rtol=1e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("top_k", [None, 2])
 @pytest.mark.parametrize("crop", [1, 40])
-def test_a_cropped_cache(crop):
-    """A long prompt, of which the degrees of the last queries are kept one by one."""
+def test_a_cropped_cache(crop, top_k):
+    """A long prompt, of which the degrees of the last queries are kept one by one: those of the edges that
+    the graphs have."""
     model, ids, pasts = on_sdpa(FAMILIES["llama"]), words(100), []
     for stream in (True, False):
-        with record(model, stream=stream, top_k=2 if stream else None) as graphs, torch.no_grad():
+        with record(model, stream=stream, top_k=top_k) as graphs, torch.no_grad():
             cache = model(ids, use_cache=True).cache
             cache.crop(-crop)
             model(ids[:, :5], cache=cache)
