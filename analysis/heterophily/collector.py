@@ -31,6 +31,7 @@ from attngraph.analysis.nulls import Draws
 from attngraph.extras import pandas as pd
 
 Labelling: TypeAlias = Mapping[str, Labels] | Callable[[str, AnyGraph], Mapping[str, Labels]] | None
+Graphs: TypeAlias = Mapping[str, AnyGraph] | Mapping[str, list[AnyGraph]]
 Differences: TypeAlias = Mapping[str, tuple[str, str]]
 
 #: The columns of a heterophily table.
@@ -226,15 +227,16 @@ class Heterophily:
 
 
 def heterophily(
-    graphs: AnyGraph | Mapping[str, AnyGraph] | Iterable[AnyGraph | Mapping[str, AnyGraph]],
+    graphs: AnyGraph | Graphs | Iterable[AnyGraph | Graphs],
     labels: Labelling = None,
     settings: Settings = DEFAULT,
 ) -> pd.DataFrame:
     """The table of :class:`Heterophily` for one graph, several, or a stream of them.
 
     Args:
-        graphs: a graph, ``{layer: graph}`` as :func:`attngraph.capture` returns it, or an iterable of either.
-            Graphs without a name are those of the layer "graph".
+        graphs: a graph, ``{layer: graph}`` as :func:`attngraph.capture` returns it, ``{layer: [graphs]}`` of
+            :func:`attngraph.record`, or an iterable of these. Graphs without a name are those of the layer
+            "graph".
         labels: ``{name: classes}`` for all graphs, or a function that gives them for a layer's name and a
             graph.
         settings: how to measure.
@@ -251,9 +253,10 @@ def heterophily(
     )
     empty = True
     for item in stream:
-        for name, graph in (item if isinstance(item, Mapping) else {"graph": item}).items():
-            collected.add(name, graph, labels(name, graph) if callable(labels) else labels)
-            empty = False
+        for name, found in (item if isinstance(item, Mapping) else {"graph": item}).items():
+            for graph in found if isinstance(found, list) else [found]:
+                collected.add(name, graph, labels(name, graph) if callable(labels) else labels)
+                empty = False
     if empty:
         raise ValueError("graphs is empty: pass at least one graph")
     return collected.table()

@@ -199,11 +199,11 @@ class Changes:
         self, model: nn.Module, name: str, module: nn.Module, parent: nn.Module | None
     ) -> Site:
         output = find_output(module, parent)
-        output_name = holder = None
+        output_name, holder = None, None
         if output is not None:
             path = name.split(".")
             output_name = ".".join([*(path if "." not in output[0] else path[:-1]), output[0]])
-            holder = module if "." not in output[0] else parent.output
+            holder = module if "." not in output[0] else getattr(parent, "output", None)
         site = Site(name, module, None if output is None else output[1], output_name, holder, [])
         state = find_state(module)
         if state is None:

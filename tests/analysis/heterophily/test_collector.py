@@ -43,6 +43,12 @@ def test_streaming_equals_one_batch(kind):
     pd.testing.assert_frame_equal(whole.spectrum(), split.spectrum(), rtol=1e-6, atol=1e-8)
 
 
+def test_graphs_of_record_are_those_of_a_layer():
+    first, second = random_graph(), random_graph(seed=1)
+    expected = heterophily([{"layer": first}, {"layer": second}])
+    pd.testing.assert_frame_equal(heterophily({"layer": [first, second]}), expected)
+
+
 def test_layers_have_their_own_permutations_and_kinds_of_weights_the_same():
     measured, graph = Heterophily(), random_graph(n=8, m=9)
     for name, weights in (("one", "M"), ("other", "M"), ("one", "again")):
