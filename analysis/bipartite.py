@@ -242,7 +242,7 @@ AnyGraph: TypeAlias = AttentionGraph | Data | HeteroData | Bipartite
 
 
 def restored(graph: AnyGraph) -> AnyGraph:
-    """The attention graph of a PyG graph that was exported from one; any other graph as it is."""
+    """The attention graph of a PyG graph that was exported from one; any other graph unchanged."""
     if (isinstance(graph, Data) and "is_value" in graph) or (
         isinstance(graph, HeteroData) and {"query", "value"} <= set(graph.node_types)
     ):
