@@ -16,9 +16,9 @@ class Mask(NamedTuple):
 
     Attributes:
         visible: which values each query sees, bool ``(b, n, m)``; None without a mask.
-        queries: which queries are valid, bool ``(b, n)``: all but padding, which no query sees, itself
-            included. If the mask hides self-loops, padding also sees nothing. None without a mask, or where
-            there are fewer values than queries.
+        queries: which queries are valid, bool ``(b, n)``: not those that see nothing, nor padding, which no
+            query sees, itself included. If the mask hides self-loops, padding is recognised by seeing
+            nothing alone. None without a mask, or where there are fewer values than queries.
         order: order of the queries in time: ``"causal"`` if none sees a later one, ``"none"`` if visibility
             is symmetric, ``"blocks"`` if blocks of queries that see each other follow one another,
             ``"unclear"`` if a query sees a later one that does not see it; None if each example has at most
@@ -62,7 +62,7 @@ def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
     if m == n and not queries.all():
         seen = visible.any(1)
         hides_loops = (seen & ~queries).any(1, keepdim=True) | ~queries.any(1, keepdim=True)
-        queries |= seen | (hides_loops & visible.any(2))
+        queries |= (seen | hides_loops) & visible.any(2)
     order, span = _read_order(visible, queries)
     return Mask(visible, queries, order, span, only_hides, sees, bool(queries.all()))
 
@@ -86,11 +86,10 @@ def _read_order(visible: Tensor, queries: Tensor) -> tuple[str | None, Tensor | 
         return None, None  # a step of decoding: a single query that sees what is before it
     place = torch.arange(n, device=visible.device).expand(b, n)
     sees = visible.byte()
-    seeing = queries & visible.any(-1)
-    lowest = torch.where(seeing, (sees.argmax(-1) - (m - n)).minimum(place), place)
+    nearest, farthest = sees.argmax(-1) - (m - n), n - 1 - sees.flip(-1).argmax(-1)
     # padding belongs to what comes before it
-    lowest = torch.where(queries, lowest, place - 1).clamp(min=-1 if m > n else 0)
-    highest = torch.where(seeing, (n - 1 - sees.flip(-1).argmax(-1)).maximum(place), place).cummax(1).values
+    lowest = torch.where(queries, nearest.minimum(place), place - 1).clamp(min=-1 if m > n else 0)
+    highest = torch.where(queries, farthest.maximum(place), place).cummax(1).values
     ends = torch.where(highest == place, place, n).flip(1).cummin(1).values.flip(1)
     ordered = bool(((ends == place) | ~queries).all())
     if not (queries.sum(1) > 1).any():

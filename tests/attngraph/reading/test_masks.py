@@ -149,7 +149,7 @@ def test_order_and_span_are_read_from_the_mask(rows, order, span):
     "rows, valid",
     [
         (["011", "101", "110"], [True, True, True]),
-        (["000", "100", "110"], [True, True, True]),  # the last is seen by no query
+        (["000", "100", "110"], [False, True, True]),  # the last is seen by no query
         (["1000", "1000", "1100", "1110"], [True] * 4),  # the first sees itself, as nothing else
         (["111", "101", "111"], [True, True, True]),  # one does not see itself
         (["0110", "1010", "1100", "0000"], [True, True, True, False]),  # padding last
