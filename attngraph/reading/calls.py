@@ -82,8 +82,9 @@ class Site:
         output = self.adapted_output()
         if output is self.output:
             return self.metric(query)
+        assert output is not None  # as there is one without wrappers
         if self._adapted is None or self._adapted.output is not output:
-            self._adapted = None if output is None else Metric(output)
+            self._adapted = Metric(output)
         return self._of(self._adapted, query)
 
     def metric(self, query: Tensor) -> Tensor | None:

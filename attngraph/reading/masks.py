@@ -60,9 +60,9 @@ def read_mask(mask: Tensor | None, shape: tuple[int, int, int, int]) -> Mask:
         return Mask(visible, None, None, None, only_hides, sees)
     queries = visible.diagonal(m - n, -2, -1).clone()  # a view would keep the whole mask in memory
     if m == n and not queries.all():
-        seen = visible.any(1)
-        hides_loops = (seen & ~queries).any(1, keepdim=True) | ~queries.any(1, keepdim=True)
-        queries |= (seen | hides_loops) & visible.any(2)
+        seeing, seen = visible.any(2), visible.any(1)
+        hides_loops = (seeing & seen & ~queries).any(1, keepdim=True) | ~queries.any(1, keepdim=True)
+        queries |= seeing & (seen | hides_loops)
     order, span = _read_order(visible, queries)
     return Mask(visible, queries, order, span, only_hides, sees, bool(queries.all()))
 

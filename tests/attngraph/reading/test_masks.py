@@ -154,6 +154,7 @@ def test_order_and_span_are_read_from_the_mask(rows, order, span):
         (["111", "101", "111"], [True, True, True]),  # one does not see itself
         (["0110", "1010", "1100", "0000"], [True, True, True, False]),  # padding last
         (["1110", "1110", "1110", "1110"], [True, True, True, False]),
+        (["0000", "1110", "1110", "1110"], [False, True, True, False]),  # the first sees nothing
         (["1000", "1100", "1110", "1110"], [True, True, True, False]),
     ],
     ids=str,
