@@ -154,7 +154,7 @@ def test_nodes_that_are_not_drawn(page, tmp_path):
     assert drawn(tab) == expected(weight[0, :, 3, [0, 2, 3]], 3)
     assert tab.inner_text("#kept") == "3 edges, 100.0 % of the query's weight"
     (layer,) = stored(tmp_path / "viewer.html")["examples"][0]["layers"]
-    assert len(base64.b64decode(layer["weights"][0]["node"])) == 2 * (1 + HEADS) * 2 * 3
+    assert len(base64.b64decode(layer["weights"][0]["node"])) == 4 * (1 + HEADS) * 2 * 3
 
 
 def test_a_page_of_few_edges_keeps_the_strongest_and_says_so(page, tmp_path):
