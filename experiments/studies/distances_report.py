@@ -2,9 +2,9 @@ r"""Results of the study of distances, in the order of its protocol (docs/protoc
 
     python -m attngraph.experiments.studies.distances_report runs/distances --rates runs/distances-rates
 
-It reads a finished table, its ``prediction.csv``, and the runs that chose the learning rates, and writes
-``report.md``, ``comparisons.csv`` and the figure ``distances``. Differences are in points; p-values and
-intervals are for new checkpoints, seeds and images.
+It reads a finished table, its ``prediction.csv``, and the files of the search for learning rates, and writes
+``report.md``, ``comparisons.csv`` (scores as fractions) and the figure ``distances``. Differences in the
+report are in points; p-values and intervals are for new checkpoints, seeds and images.
 
 With ``--first-look``, it can be called while the table is being made (captions come first, checkpoint by
 checkpoint). Where another learning rate wins often, ``other-rates.yaml`` in the folder of ``--rates`` has it;
@@ -31,25 +31,36 @@ from attngraph.errors import UserError
 from attngraph.experiments.base.files import write_text
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.settings import Settings, chosen_settings, write_settings
-from attngraph.experiments.runs.experiment import AT_RATE
-from attngraph.experiments.runs.saved import read_config
 from attngraph.experiments.studies.distances import ARMS, COUPLED, FREE, NOTHING
 from attngraph.experiments.studies.distances_prediction import FILE as PREDICTION
+from attngraph.experiments.studies.distances_prediction import PRESET
+from attngraph.experiments.studies.distances_rates import (
+    OTHER_RATES,
+    RESAMPLES,
+    Rates,
+    commands,
+    second_rates,
+    trials_of,
+    tuning,
+    with_rates,
+)
 from attngraph.experiments.tables.compare import compare_pairs, holm
-from attngraph.experiments.tables.frame import Scores, scores_of
+from attngraph.experiments.tables.frame import FROZEN, Scores, scores_of
+from attngraph.experiments.tables.grid import load_preset
+from attngraph.experiments.tables.plan import plan_table
 from attngraph.experiments.tables.render import markdown_grid
-from attngraph.experiments.tables.runs import RESULTS, Run, saved_runs
-from attngraph.experiments.tables.tune import DIVERGED
+from attngraph.experiments.tables.runs import Run, saved_runs
+from attngraph.experiments.tables.tune import DIVERGED, SETTINGS
 from attngraph.experiments.tasks.catalogue import SCENE
 
 ACCURACY = "vqa.accuracy"
 COLUMNS = {"caption": SCENE, "vqa": ACCURACY}  # of each task
 MARGINS = {SCENE: 0.01, ACCURACY: 0.005}  # of equivalence; also what H0 must reach
 SUMMARY = "summary"
-LEVEL, RESAMPLES = 0.05, 10_000
-OFTEN = 0.2  # of resamples in which another rate wins, so that the arm is also run there
-OTHER_RATES = "other-rates.yaml"
+LEVEL = 0.05
 FIRST = 4  # checkpoints of the first look
+
+Key = tuple[str, str, int]  # row, task and seed of a run
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,11 @@ class Question:
     baseline: str
     equivalent: bool = False
 
+    @property
+    def rows(self) -> tuple[str, str]:
+        """The two rows."""
+        return self.row, self.baseline
+
 
 QUESTIONS = (
     Question("H0", "oracle_free", "nothing_free"),
@@ -68,121 +84,173 @@ QUESTIONS = (
     Question("H2", "natural", "other_patch", equivalent=True),
     Question("H3", "natural_free", "natural"),
 )
+HOLDS, NO_CONCLUSION = "above 0", "no conclusion, since H0 fails"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the report and write its files; with ``--first-look`` print that alone."""
     parser = argparse.ArgumentParser(description="Report of the study of distances.")
     parser.add_argument("source", type=Path, help="Folder of the table: runs or archives.")
-    parser.add_argument("--rates", type=Path, help="Folder of `attngraph search`, which chose the rates.")
-    parser.add_argument("--other", type=Path, help="Folder of arms that were run at another rate, too.")
+    parser.add_argument("--rates", type=Path, required=True, help="Folder of `attngraph search`.")
+    parser.add_argument(
+        "--other", type=Path, nargs="+", default=[], help="Folders of arms that were run at a second rate."
+    )
     parser.add_argument(
         "--out", type=Path, help="Folder of the report. Default: report in that of the table."
     )
     parser.add_argument("--first-look", action="store_true", help="H0 and H2 on the first four checkpoints.")
     parser.add_argument("--closed-form", type=Path, help="Markdown table of pGNN's closed form by layer.")
+    parser.add_argument("--set", dest="changes", action="append", default=[], help="Change of the preset.")
     args = parser.parse_args(argv)
-    if args.rates is not None:
-        write_settings(args.rates / OTHER_RATES, at_other_rates(args.rates))
+    trials, chosen = trials_of(args.rates), chosen_settings(args.rates / SETTINGS)
+    second = second_rates(trials, chosen, [row for question in QUESTIONS for row in question.rows])
+    write_settings(args.rates / OTHER_RATES, with_rates(chosen, second))
+    planned = planned_runs(chosen, args.changes)
     with saved_runs(args.source) as runs:
         if args.first_look:
-            print(first_look(runs))
+            print(first_look(runs, planned))
             return
-        check_complete(args.source, runs)
-        if args.other is None:
-            text, table = report(runs, args.source, args.rates)
-        else:
-            with saved_runs(args.other) as others:
-                check_other(args.other, others, runs)
-                text, table = report(runs, args.source, args.rates, others)
-        figure = draw(runs, args.source, args.closed_form)
+        prediction = read_prediction(args.source)
+        check_complete(runs, planned)
+        with saved_runs(*args.other) as others:
+            again = at_second_rates(others, runs, second, args.rates)
+            text, table = report(runs, again, trials, chosen, prediction)
+        figure = draw(runs, prediction, args.closed_form)
     out = args.out or args.source / "report"
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.md", text)
     write_text(out / "comparisons.csv", table.to_csv(index=False))
-    if figure is not None:
-        save(figure, out / "distances", _CAPTION)
+    save(figure, out / "distances", _CAPTION)
     print(text)
 
 
-def check_complete(source: Path, runs: Sequence[Run]) -> None:
-    """Raise a UserError if the table is not finished, or arms differ in their seeds, so that scores are not
-    seen before.
+# ---- the runs ---------------------------------------------------------------------------------------------
+
+
+def planned_runs(chosen: Settings, changes: Sequence[str] = ()) -> dict[Key, float | None]:
+    """Row, task and seed of each run of the table -> its learning rate; None without training.
+
+    Args:
+        chosen: the chosen settings.
+        changes: changes of the preset.
     """
-    arm_names = {arm.name for arm in ARMS}
-    seeds = {frozenset(of) for (row, _), of in seeds_of(runs).items() if row in arm_names}
-    is_table = not (source / "cells").is_dir() or (source / RESULTS).is_file()
-    if not is_table or len(seeds) != 1:
-        raise UserError(f"{source} is not complete: run attngraph ablation to its end, or use --first-look")
+    grid = load_preset(str(PRESET), changes)
+    cells = plan_table(grid.model_copy(update={"settings": chosen})).cells
+    return {(c.label, c.task, c.seed): c.recipe and c.recipe.learning_rate for c in cells}
 
 
-def check_other(folder: Path, others: Sequence[Run], runs: Sequence[Run]) -> None:
-    """Raise a UserError if an arm at another rate lacks runs that the table has."""
-    table = seeds_of(runs)
-    for (row, task), seeds in seeds_of(others).items():
-        if seeds != table.get((row, task)):
-            raise UserError(f"{folder} is not complete ({row}, {task}): run attngraph ablation to its end")
+def rates_of(runs: Sequence[Run]) -> dict[Key, float | None]:
+    """Row, task and seed of each run -> its learning rate."""
+    return {(run.row, run.task, run.seed): _rate(run) for run in runs}
 
 
-def seeds_of(runs: Sequence[Run]) -> dict[tuple[str, str], set[int]]:
-    """The seeds of each row and task."""
-    seeds: dict[tuple[str, str], set[int]] = {}
-    for run in runs:
-        seeds.setdefault((run.row, run.task), set()).add(run.seed)
-    return seeds
+def _rate(run: Run) -> float | None:
+    recipe = run.settings.get("recipe")
+    return None if recipe is None else float(recipe["learning_rate"])
+
+
+def check_complete(runs: Sequence[Run], planned: Mapping[Key, float | None]) -> None:
+    """Raise a UserError if the table lacks runs, has others, or has an arm with two rates or with a higher
+    rate than the chosen one. A lower one is that of an arm that diverged.
+    """
+    rates = rates_of(runs)
+    if lacking := sorted(planned.keys() - rates.keys()):
+        raise UserError(
+            f"{len(lacking)} of {len(planned)} runs are missing, the first one {_named(*lacking[0])}: run "
+            "attngraph ablation to its end"
+        )
+    if foreign := sorted(rates.keys() - planned.keys()):
+        raise UserError(f"{_named(*foreign[0])} is not a run of the preset: remove it")
+    for (row, task, seed), rate in rates.items():
+        first, highest = rates[row, task, 0], planned[row, task, seed]
+        if rate != first:
+            raise UserError(
+                f"there are runs of {row} on {task} at the learning rates {first:g} and {rate:g}: repeat "
+                "those at the higher one"
+            )
+        if rate is not None and highest is not None and rate > highest:
+            raise UserError(
+                f"runs of {row} on {task} have the learning rate {rate:g}, and {highest:g} was chosen: "
+                f"repeat them with --settings {SETTINGS}"
+            )
+
+
+def _named(row: str, task: str, seed: int) -> str:
+    return f"{row} on {task} with seed {seed}"
+
+
+def at_second_rates(others: Sequence[Run], runs: Sequence[Run], second: Rates, folder: Path) -> list[Run]:
+    """The runs at second rates.
+
+    Args:
+        others: runs of arms with ``other-rates.yaml``; those at the rate of the table are skipped.
+        runs: runs of the table.
+        second: the second rates.
+        folder: folder of the search.
+
+    Raises:
+        UserError: a run is missing, or has another rate.
+    """
+    table = rates_of(runs)
+    again = [run for run in others if _rate(run) != table.get((run.row, run.task, run.seed))]
+    found = rates_of(again)
+    wanted = {key: second[key[:2]] for key, rate in table.items() if second.get(key[:2], rate) != rate}
+    if unlike := sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key)):
+        row, task, seed = unlike[0]
+        expected = f"needs {wanted[unlike[0]]:g}" if unlike[0] in wanted else "has no second rate"
+        raise UserError(
+            f"{_named(row, task, seed)} {expected}: give the folders of attngraph ablation "
+            f"{commands(second, folder)} to --other"
+        )
+    return again
 
 
 def report(
-    runs: Sequence[Run], source: Path, rates: Path | None, others: Sequence[Run] = ()
+    runs: Sequence[Run],
+    again: Sequence[Run],
+    trials: pd.DataFrame,
+    chosen: Settings,
+    prediction: pd.DataFrame,
 ) -> tuple[str, pd.DataFrame]:
     """The report as Markdown, and all comparisons.
 
     Args:
         runs: runs of the table.
-        source: its folder, with the prediction.
-        rates: folder of the search for rates.
-        others: runs of arms at another rate.
+        again: runs of arms at second rates.
+        trials: trials of the search for rates.
+        chosen: the chosen settings.
+        prediction: mass saved by each arm.
     """
-    primary, secondary, summary = (compared(runs, key) for key in (SCENE, ACCURACY, SUMMARY))
-    tables = [primary, secondary, summary]
+    titles = {
+        SCENE: "Captions, Scene F1 (primary)",
+        ACCURACY: "VQA, accuracy (secondary)",
+        SUMMARY: "Both tasks, in standard deviations between seeds of one checkpoint",
+    }
     parts = [
         "# Study of distances\n",
-        counts(runs),
+        counts(runs, trials, chosen),
         markdown_grid(arms(runs), "Arms: mean ± standard deviation over seeds, × 100"),
-        markdown_grid(shown(primary), "Captions, Scene F1 (primary)"),
-        conclusion(primary),
-        markdown_grid(shown(secondary), "VQA, accuracy (secondary)"),
-        markdown_grid(shown(summary), "Both tasks, in standard deviations between seeds of one checkpoint"),
+    ]
+    tables = []
+    for key, title in titles.items():
+        at_chosen = compared(runs, key).assign(at="")
+        at_second = with_second_rates(runs, again, key)
+        tables += [at_chosen, at_second]
+        parts.append(markdown_grid(shown(at_chosen), title))
+        if len(at_second):
+            parts.append(markdown_grid(shown(at_second), f"{title}: at second rates"))
+        parts.append(conclusion(at_chosen, at_second))
+    second = {(run.row, run.task): float(_rate(run) or 0) for run in again}
+    parts += [
         markdown_grid(
             learned(runs), "Exponents and mass moved in cross-attention: mean over layers ± over seeds"
         ),
+        markdown_grid(
+            tuning(trials, chosen, second), "Tuning noise: in which share of resamples each rate wins"
+        ),
+        predicted(runs, prediction),
     ]
-    for row in dict.fromkeys(run.row for run in others if run.row != "frozen"):
-        again = [run for run in others if run.row == row and _rate(run) != _rate(_same(runs, run))]
-        replaced = {(run.task, run.seed) for run in again}
-        kept = [run for run in runs if run.row != row or (run.task, run.seed) not in replaced]
-        for key in (SCENE, ACCURACY, SUMMARY):
-            of_key = [run for run in again if key in (SUMMARY, COLUMNS[run.task])]
-            if of_key:
-                table = compared([*kept, *again], key).assign(other_rate=row)
-                table = table[(table["row"] == row) | (table["baseline"] == row)]
-                tables.append(table)
-                at = " and ".join(f"{rate:g}" for rate in dict.fromkeys(map(_rate, of_key)))
-                title = f"{METHODS[row].title} at {at}: {key}"
-                parts.append(markdown_grid(shown(table), title))
-    if rates is not None:
-        parts.append(markdown_grid(tuning(rates), "Tuning noise: in which share of resamples each rate wins"))
-    if (source / PREDICTION).is_file():
-        parts.append(predicted(runs, pd.read_csv(source / PREDICTION)))
     return "\n".join(parts), pd.concat(tables, ignore_index=True)
-
-
-def _same(runs: Sequence[Run], run: Run) -> Run:
-    return next(one for one in runs if (one.row, one.task, one.seed) == (run.row, run.task, run.seed))
-
-
-def _rate(run: Run) -> float:
-    return float(run.settings["recipe"]["learning_rate"])
 
 
 # ---- the four comparisons ---------------------------------------------------------------------------------
@@ -191,7 +259,8 @@ def _rate(run: Run) -> float:
 def compared(runs: Sequence[Run], key: str, questions: Sequence[Question] = QUESTIONS) -> pd.DataFrame:
     """A line for each question: the fields of :func:`attngraph.experiments.tables.compare.compare_pairs`,
     with names of rows; ``question``; ``test_p`` of the planned test, and ``test_p_holm``;
-    ``difference_p_holm``, corrected as if all four tests were of no difference; ``answer``.
+    ``difference_p_holm``, corrected as if all four tests were of no difference; ``answer``. Where H0, the
+    first, fails, the others have no answer.
 
     Args:
         runs: runs of the table.
@@ -217,9 +286,10 @@ def compared(runs: Sequence[Run], key: str, questions: Sequence[Question] = QUES
     table = pd.DataFrame(lines)
     table["test_p_holm"] = holm(table["test_p"].tolist())
     table["difference_p_holm"] = holm(table["p"].tolist())
-    table["answer"] = [
-        answer(question, line, margin) for question, line in zip(questions, table.to_dict("records"))
-    ]
+    answers = [answer(question, line, margin) for question, line in zip(questions, table.to_dict("records"))]
+    if answers[0] != HOLDS:
+        answers[1:] = [NO_CONCLUSION] * len(answers[1:])
+    table["answer"] = answers
     return table.drop(columns=["p_holm", "equivalent_p_holm"], errors="ignore")
 
 
@@ -244,23 +314,57 @@ def answer(question: Question, line: Mapping[str, Any], margin: float | None) ->
     if question.equivalent and margin is not None:
         if sure:
             return "equivalent" + (", with a difference" if differs else "")
-        return "different" if differs else "neither equivalent nor different"
+        side = "above" if line["difference"] > 0 else "below"
+        return f"different, {side} 0" if differs else "neither equivalent nor different"
     if not sure:
         return "no significant difference"
     if line["difference"] < 0:
         return "below 0"
     small = question.name == "H0" and margin is not None and line["difference"] < margin
-    return "above 0" + (f", but by less than {100 * margin:g}" if small else "")
+    return HOLDS + (f", but by less than {100 * margin:g}" if small else "")
 
 
-def conclusion(primary: pd.DataFrame) -> str:
-    """Whether H1 to H3 may be read."""
-    if primary.loc[primary["question"] == "H0", "answer"].item() == "above 0":
-        return "H0 holds: the adapters make use of distances that know what is relevant.\n"
-    return (
-        "**H0 fails**: mass on distractors does not limit these adapters. There are no conclusions from H1 "
-        "to H3.\n"
-    )
+def with_second_rates(runs: Sequence[Run], again: Sequence[Run], key: str) -> pd.DataFrame:
+    """As :func:`compared`, for each question and each of its arms with a second rate, and for both of them:
+    the comparison with the runs at second rates instead. Column ``at`` names the arms and their rates.
+
+    Args:
+        runs: runs of the table.
+        again: runs of arms at second rates.
+        key: key of a column, or :data:`SUMMARY`.
+    """
+    tables = []
+    for question in QUESTIONS:
+        for rows in [(question.row,), (question.baseline,), question.rows]:
+            new = [run for run in again if run.row in rows and (key == SUMMARY or COLUMNS[run.task] == key)]
+            if {run.row for run in new} != set(rows):
+                continue
+            replaced = rates_of(new).keys()
+            kept = [run for run in runs if (run.row, run.task, run.seed) not in replaced]
+            table = compared([*kept, *new], key)
+            at = ", ".join(
+                f"{METHODS[row].title} at {rate:g}" + (f" on {task}" if key == SUMMARY else "")
+                for row, task, rate in sorted({(run.row, run.task, _rate(run)) for run in new})
+            )
+            tables.append(table[table["question"] == question.name].assign(at=at))
+    return pd.concat(tables) if tables else pd.DataFrame()
+
+
+def conclusion(at_chosen: pd.DataFrame, at_second: pd.DataFrame) -> str:
+    """Whether H1 to H3 may be read, and which answers depend on the rate."""
+    answers = dict(zip(at_chosen["question"], at_chosen["answer"]))
+    if answers["H0"] == HOLDS:
+        said = ["H0 holds: the adapters make use of distances that know what is relevant."]
+    else:
+        said = [
+            "**H0 fails**: there is no evidence that mass on distractors limits these adapters. There are no "
+            "conclusions from H1 to H3."
+        ]
+    for line in at_second.to_dict("records"):
+        question, answer, at = line["question"], line["answer"], line["at"]
+        if answer != answers[question]:
+            said.append(f"**{question} depends on the rate**: {answers[question]}; with {at} {answer}.")
+    return "\n\n".join(said) + "\n"
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -269,6 +373,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for line in table.to_dict("records"):
         title = f"{METHODS[line['row']].title} − {METHODS[line['baseline']].title}"
+        title += f" ({line['at']})" if line.get("at") else ""
         interval = f"{unit * line['low']:+.2f} to {unit * line['high']:+.2f}"
         by_checkpoint = " ".join(f"{unit * one:+.2f}" for one in line["by_checkpoint"])
         p_values = [f"{line[name]:.4f}" for name in ("p", "test_p", "test_p_holm")]
@@ -286,53 +391,65 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*head, "Answer", "By checkpoint"])
 
 
-def first_look(runs: Sequence[Run]) -> str:
+def first_look(runs: Sequence[Run], planned: Mapping[Key, float | None]) -> str:
     """H0 and H2 on captions of the first :data:`FIRST` checkpoints, and whether the study stops.
+
+    Args:
+        runs: runs of the unfinished table.
+        planned: result of :func:`planned_runs`.
 
     Raises:
         UserError: a run of them is missing.
     """
     questions = [question for question in QUESTIONS if question.name in ("H0", "H2")]
-    rows = {name for question in questions for name in (question.row, question.baseline)}
-    captions = [run for run in runs if run.task == "caption" and run.row in rows]
-    checkpoint = {run.seed: run.checkpoint for run in sorted(captions, key=lambda run: run.seed)}
-    first = list(dict.fromkeys(checkpoint.values()))[:FIRST]
-    chosen = [run for run in captions if run.checkpoint in first]
-    if len(first) < FIRST or len(chosen) != 2 * FIRST * len(rows):
-        raise UserError(f"the first look needs two seeds of {', '.join(sorted(rows))} on {FIRST} checkpoints")
-    table = compared(chosen, SCENE, questions)
+    rows = {row for question in questions for row in question.rows}
+    checkpoints = sum(row == FROZEN and task == "caption" for row, task, _ in planned)
+    asked = {
+        (row, task, seed): rate
+        for (row, task, seed), rate in planned.items()
+        if task == "caption" and row in rows and seed % checkpoints < FIRST
+    }
+    seen = [run for run in runs if (run.row, run.task, run.seed) in asked]
+    check_complete(seen, asked)
+    table = compared(seen, SCENE, questions)
     line = table.iloc[0]
     stops = line["difference"] < 0 and line["high"] < MARGINS[SCENE]
     said = "The study stops." if stops else "The study continues."
-    return f"{markdown_grid(shown(table), 'First look: Scene F1 on four checkpoints')}\n{said}\n"
+    seen_so_far = shown(table).drop(columns="Answer")
+    return f"{markdown_grid(seen_so_far, 'First look: Scene F1 on four checkpoints')}\n{said}\n"
 
 
 # ---- further tables ---------------------------------------------------------------------------------------
 
 
-def counts(runs: Sequence[Run]) -> str:
-    """Numbers of runs, and of runs below the frozen model with the same checkpoint."""
+def counts(runs: Sequence[Run], trials: pd.DataFrame, chosen: Settings) -> str:
+    """Numbers of runs, of runs below the frozen model with the same checkpoint, and of diverged runs."""
     frozen = {
         (run.task, run.checkpoint): run.result["scores"][COLUMNS[run.task]]
         for run in runs
-        if run.row == "frozen"
+        if run.row == FROZEN
     }
-    trained = [run for run in runs if run.row != "frozen" and (run.task, run.checkpoint) in frozen]
+    trained = [run for run in runs if run.row != FROZEN]
     below = [
         run for run in trained if run.result["scores"][COLUMNS[run.task]] < frozen[run.task, run.checkpoint]
     ]
     checkpoints = len({run.checkpoint for run in runs})
-    return (
+    diverged = (trials["score"] == DIVERGED).sum()
+    text = (
         f"{len(runs)} runs on {checkpoints} checkpoints; {len(below)} of {len(trained)} below the frozen "
-        "model.\n"
+        f"model. {diverged} of {len(trials)} runs of the search for rates diverged.\n"
     )
+    for row, task, rate in dict.fromkeys((run.row, run.task, _rate(run)) for run in trained):
+        if rate != (best := chosen.methods[row][task].learning_rate):
+            text += f"\n**{METHODS[row].title} on {task} diverged at {best:g}**, and is shown at {rate:g}.\n"
+    return text
 
 
 def arms(runs: Sequence[Run]) -> pd.DataFrame:
     """Every arm in every column."""
     scores = scores_of(runs)
     columns = {column.key: column.heading for column in scores.columns}
-    order = [name for name in (*(arm.name for arm in ARMS), "frozen") if name in set(scores.frame["row"])]
+    order = [name for name in (*(arm.name for arm in ARMS), FROZEN) if name in set(scores.frame["row"])]
     groups = scores.frame.groupby("row")[list(columns)]
     mean, spread = 100 * groups.mean().loc[order], 100 * groups.std().loc[order]
     text = mean.map("{:.2f}".format) + spread.map(lambda x: "" if np.isnan(x) else f" ± {x:.2f}")
@@ -344,7 +461,7 @@ def learned(runs: Sequence[Run]) -> pd.DataFrame:
     """The learned exponents of each arm and task, and the fraction of mass that its weights move."""
     lines = []
     for run in runs:
-        if run.row == "frozen":
+        if run.row == FROZEN:
             continue
         cross = {k: x for k, x in run.result.get("learned", {}).items() if "crossattention" in k}
         exponents = {
@@ -369,63 +486,21 @@ def learned(runs: Sequence[Run]) -> pd.DataFrame:
     return text
 
 
-# ---- tuning noise -----------------------------------------------------------------------------------------
-
-
-def wins(rates: Path) -> pd.DataFrame:
-    """Fraction of :data:`RESAMPLES` resamples of the checkpoints in which each rate has the best mean:
-    ``method``, ``task``, ``rate``, ``mean``, ``share``. A rate at which a run diverged never has it.
-    """
-    trials = pd.read_csv(rates / "search.csv")
-    weights = {}
-    for file in rates.glob(f"cells/*{AT_RATE}*/*/seed*/config.json"):
-        weights[int(file.parent.name.removeprefix("seed"))] = read_config(file.parent)["settings"]["weights"]
-    trials["checkpoint"] = trials["seed"].map(weights)
-    count = trials["checkpoint"].nunique()
-    draws = np.random.default_rng(0).integers(count, size=(RESAMPLES, count))
-    lines = []
-    for (method, task), part in trials.groupby(["method", "task"], sort=False):
-        means = part.pivot_table(index="checkpoint", columns="rate", values="score")
-        means[means.columns[means.eq(DIVERGED).any()]] = DIVERGED
-        winners = means.to_numpy()[draws].mean(axis=1).argmax(axis=1)
-        shares = np.bincount(winners, minlength=means.shape[1]) / RESAMPLES
-        for rate, mean, share in zip(means.columns, means.mean(), shares):
-            lines.append({"method": method, "task": task, "rate": rate, "mean": mean, "share": share})
-    return pd.DataFrame(lines)
-
-
-def tuning(rates: Path) -> pd.DataFrame:
-    """:func:`wins` as texts."""
-    lines = []
-    for (method, task), part in wins(rates).groupby(["method", "task"], sort=False):
-        best = float(part.loc[part["mean"].idxmax(), "rate"])
-        every = ", ".join(f"{line.rate:g}: {line.share:.2f}" for line in part.itertuples())
-        other = other_rate(part, best)
-        also = "" if other is None else f"{other:g}"
-        lines.append((METHODS[method].title, task, f"{best:g}", every, also))
-    return pd.DataFrame(lines, columns=["Arm", "Task", "Chosen", "Rate: share", "Also run at"])
-
-
-def other_rate(shares: pd.DataFrame, chosen: float) -> float | None:
-    """The rate that wins most often, apart from the chosen one; None if its share of the resamples is at most
-    :data:`OFTEN`.
-    """
-    others = shares[(shares["rate"] != chosen) & (shares["share"] > OFTEN)]
-    return float(others.loc[others["share"].idxmax(), "rate"]) if len(others) else None
-
-
-def at_other_rates(rates: Path) -> Settings:
-    """The chosen settings of arms and tasks for which another rate wins too often, with that rate instead."""
-    settings = chosen_settings(rates / "settings.yaml")
-    for (method, task), part in wins(rates).groupby(["method", "task"], sort=False):
-        chosen = settings.methods[method][task]
-        rate = other_rate(part, chosen.learning_rate)
-        if rate is not None:
-            settings.methods[method][task] = chosen.model_copy(update={"learning_rate": rate})
-    return settings
-
-
 # ---- the prediction ---------------------------------------------------------------------------------------
+
+
+def read_prediction(table: Path) -> pd.DataFrame:
+    """The prediction in a table's folder.
+
+    Raises:
+        UserError: it is missing.
+    """
+    if not (table / PREDICTION).is_file():
+        raise UserError(
+            f"{table} has no {PREDICTION}: write it with python -m "
+            f"attngraph.experiments.studies.distances_prediction {table}"
+        )
+    return pd.read_csv(table / PREDICTION)
 
 
 def gains(runs: Sequence[Run], prediction: pd.DataFrame) -> pd.DataFrame:
@@ -434,11 +509,8 @@ def gains(runs: Sequence[Run], prediction: pd.DataFrame) -> pd.DataFrame:
     as fractions.
 
     Raises:
-        UserError: a checkpoint of the runs has no prediction.
+        UserError: there is no prediction for a checkpoint or an arm.
     """
-    if lacking := {run.checkpoint for run in runs} - set(prediction["checkpoint"]):
-        digests = ", ".join(sorted(lacking))
-        raise UserError(f"{PREDICTION} lacks checkpoints with the digests {digests}: write it again")
     saved = prediction.groupby(["checkpoint", "arm"])["saved"].mean()
     scores = pd.Series(
         {
@@ -456,6 +528,11 @@ def gains(runs: Sequence[Run], prediction: pd.DataFrame) -> pd.DataFrame:
             if arm.name == nothing or not {arm.name, nothing} <= held:
                 continue
             for checkpoint in dict.fromkeys(run.checkpoint for run in runs):
+                if not {(checkpoint, arm.name), (checkpoint, nothing)} <= set(saved.index):
+                    raise UserError(
+                        f"{PREDICTION} lacks {arm.name} or {nothing} on the checkpoint with the digest "
+                        f"{checkpoint}: write it again"
+                    )
                 lines.append(
                     {
                         "arm": arm.name,
@@ -524,12 +601,9 @@ _CAPTION = (
 )
 
 
-def draw(runs: Sequence[Run], source: Path, closed_form: Path | None = None) -> Figure | None:
+def draw(runs: Sequence[Run], prediction: pd.DataFrame, closed_form: Path | None = None) -> Figure:
     """pGNN's weights and its closed form in the layers of models, if a file has them; the contrast of the
-    distances that each arm sees; and gains over saved masses. None without a prediction."""
-    if not (source / PREDICTION).is_file():
-        return None
-    prediction = pd.read_csv(source / PREDICTION)
+    distances that each arm sees; and gains over saved masses."""
     panels = 2 + (closed_form is not None)
     with styled():
         figure = new_figure(PAGE, 2.6)

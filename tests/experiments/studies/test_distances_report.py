@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 
 from attngraph.analysis.contrast import Region
 from attngraph.errors import UserError
+from attngraph.experiments.methods.settings import Choice, Settings, chosen_settings, write_settings
+from attngraph.experiments.studies import distances_rates
 from attngraph.experiments.studies.reweighting import SEES, Distances
 from attngraph.experiments.tables.compare import compare_pairs, holm
 from attngraph.experiments.tables.frame import scores_of
@@ -23,11 +26,15 @@ from tests.adapters.contract import random_graph
 from tests.experiments.tables.made import change, save_cells
 
 ROOT = Path(__file__).parents[3]
+HEAD = ["method", "task", "join", "arguments", "rate", "seed", "score"]  # of a search
 
 
 @pytest.fixture(scope="module")
 def reporting(study):
     return importlib.import_module("attngraph.experiments.studies.distances_report")
+
+
+CHANGES = ["seeds=10", "checkpoints=5"]  # of the preset
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,6 @@ def folder(study, tmp_path_factory):
         change(
             file, learned={f"{layer}.p": 1.25, "layer.1.attention.p": 9.0}, effects={layer: {"moved": 0.125}}
         )
-    (out / "results.json").write_text("{}")
     return out
 
 
@@ -49,6 +55,26 @@ def folder(study, tmp_path_factory):
 def runs(folder):
     with saved_runs(folder) as found:
         yield found
+
+
+@pytest.fixture
+def rates(study, tmp_path):
+    """Files of a search that chose 0.01 for all arms; natural on VQA could also have 0.03."""
+    folder, lines = tmp_path / "rates", []
+    folder.mkdir()
+    for arm, task, seed in itertools.product(study.ARMS, ("caption", "vqa"), range(8)):
+        for rate, score in (0.01, 0.5), (0.03, 0.4):
+            noisy = seed == 0 and (arm.name, task) == ("natural", "vqa")
+            lines.append((arm.name, task, "blend", "{}", rate, seed, score + 0.7 * (noisy and rate == 0.03)))
+    pd.DataFrame(lines, columns=HEAD).to_csv(folder / "search.csv", index=False)
+    choice = {task: Choice(learning_rate=0.01) for task in ("caption", "vqa")}
+    write_settings(folder / "settings.yaml", Settings(methods={arm.name: choice for arm in study.ARMS}))
+    return folder
+
+
+@pytest.fixture
+def planned(rates, reporting):
+    return reporting.planned_runs(chosen_settings(rates / "settings.yaml"), CHANGES)
 
 
 def test_the_four_comparisons_share_one_correction(runs, reporting):
@@ -73,7 +99,8 @@ def test_the_four_comparisons_share_one_correction(runs, reporting):
         ("H3", -0.02, True, True, "below 0"),
         ("H1", 0.001, True, False, "equivalent"),
         ("H1", 0.005, True, True, "equivalent, with a difference"),
-        ("H2", 0.03, False, True, "different"),
+        ("H2", 0.03, False, True, "different, above 0"),
+        ("H2", -0.03, False, True, "different, below 0"),
         ("H2", 0.008, False, False, "neither equivalent nor different"),
     ],
 )
@@ -87,6 +114,28 @@ def test_answers(name, difference, sure, differs, said, reporting):
     assert reporting.answer(question, line, 0.01) == said
 
 
+@pytest.mark.parametrize("gain, holds", [(0.02, True), (0.009, False)])
+def test_nothing_is_concluded_where_the_oracle_does_not_help(gain, holds, runs, reporting, monkeypatch):
+    """Answers of the table and of the file; lines of one second rate each."""
+    found = iter([gain, 0.0, 0.0, 0.0])
+
+    def compared_pair(scores, pairs, columns, margin):
+        line = {"column": columns[0], "difference": next(found), "p": 1e-6, "equivalent_p": 1e-6}
+        return [line | {f"new_{name}": None for name in ("low", "high", "p", "equivalent_p")}]
+
+    monkeypatch.setattr(reporting, "compare_pairs", compared_pair)
+    table = reporting.compared(runs, "caption.scene")
+    answers = list(table["answer"])
+    if holds:
+        assert answers == ["above 0", *2 * ["equivalent, with a difference"], "above 0"]
+    else:
+        assert answers == ["above 0, but by less than 1", *3 * ["no conclusion, since H0 fails"]]
+    changed = table.iloc[1:2].assign(answer="different", at="Natural at 0.03")
+    said = reporting.conclusion(table, changed)
+    assert ("H0 holds" in said) == holds
+    assert f"**H1 depends on the rate**: {answers[1]}; with Natural at 0.03 different." in said
+
+
 def test_the_summary_is_the_mean_of_standardised_differences(runs, reporting):
     table = reporting.compared(runs, reporting.SUMMARY)
     frame = scores_of(runs).frame.set_index("seed")
@@ -98,49 +147,81 @@ def test_the_summary_is_the_mean_of_standardised_differences(runs, reporting):
     assert line["difference"] == pytest.approx(want) and line["test_p"] == line["p"]
 
 
-def test_the_first_look_waits_for_four_checkpoints(runs, reporting):
+def test_the_first_look_waits_for_four_checkpoints(runs, planned, reporting):
     def without(row: str, seed: int):
         return [run for run in runs if (run.row, run.task, run.seed) != (row, "caption", seed)]
 
-    text = reporting.first_look(without("oracle_free", 4))  # on the fifth
+    text = reporting.first_look(without("oracle_free", 4), planned)  # on the fifth
     assert "H0" in text and "H2" in text and "H1" not in text and "The study" in text
-    with pytest.raises(UserError, match="needs two seeds"):
-        reporting.first_look(without("oracle_free", 8))
+    with pytest.raises(UserError, match="1 of 32 runs are missing, the first one oracle_free on caption"):
+        reporting.first_look(without("oracle_free", 8), planned)
 
 
-def test_nobody_looks_before_the_table_is_finished(folder, runs, reporting):
-    reporting.check_complete(folder, runs)
-    with pytest.raises(UserError, match="is not complete"):
-        reporting.check_complete(folder, runs[:-1] if runs[-1].row != "frozen" else runs[1:])
-    (folder / "results.json").rename(folder / "moved.json")
-    try:
-        with pytest.raises(UserError, match="is not complete"):
-            reporting.check_complete(folder, runs)
-    finally:
-        (folder / "moved.json").rename(folder / "results.json")
+def test_only_the_planned_table_is_reported(runs, planned, reporting):
+    """All its runs, each arm at one rate: the chosen one, or a lower one."""
+    reporting.check_complete(runs, planned)
+    with pytest.raises(UserError, match="1 of 230 runs are missing, the first one frozen on caption"):
+        reporting.check_complete(
+            [run for run in runs if str(run) != "frozen on caption with seed 2"], planned
+        )
+    with pytest.raises(UserError, match="is not a run of the preset"):
+        reporting.check_complete([*runs, replace(runs[0], seed=10)], planned)
+
+    def at(rate: float, rows, seeds):
+        return [at_rate(run, rate) if run.row in rows and run.seed in seeds else run for run in runs]
+
+    reporting.check_complete(at(0.003, ["oracle"], range(10)), planned)
+    with pytest.raises(UserError, match="oracle on .* at the learning rates 0.01 and 0.003"):
+        reporting.check_complete(at(0.003, ["oracle"], [9]), planned)
+    with pytest.raises(UserError, match="oracle on .* learning rate 0.03, and 0.01 was chosen"):
+        reporting.check_complete(at(0.03, ["oracle"], range(10)), planned)
 
 
-def test_rates_that_win_in_resamples(tmp_path, reporting):
+def at_rate(run, rate: float):
+    """A copy of a run at another learning rate."""
+    copy = replace(run)
+    recipe = {**run.settings["recipe"], "learning_rate": rate}
+    copy.__dict__["config"] = {**run.config, "settings": {**run.settings, "recipe": recipe}}
+    return copy
+
+
+def test_diverged_runs_are_counted(runs, rates, reporting):
+    """Those of the search, and arms that were repeated at a lower rate."""
+    trials = pd.read_csv(rates / "search.csv")
+    trials.loc[trials["rate"] == 0.03, "score"] = -np.inf
+    some = [at_rate(run, 0.003) if (run.row, run.task) == ("oracle", "vqa") else run for run in runs]
+    text = reporting.counts(some, trials, chosen_settings(rates / "settings.yaml"))
+    assert "176 of 352 runs of the search for rates diverged" in text
+    assert text.count("**") == 2 and "**Oracle on vqa diverged at 0.01**, and is shown at 0.003." in text
+
+
+def test_rates_that_win_in_resamples(reporting):
     """Compared with all 256 samples of four checkpoints. A run that diverged never wins."""
     scores = np.array([[0.5, 0.4, 0.9], [0.5, 0.6, 0.1], [0.5, 0.55, 0.2], [0.4, 0.43, -np.inf]])
     lines = []
     for checkpoint, k, seed in itertools.product(range(4), range(3), range(2)):
         rate, score = (1e-3, 3e-3, 1e-2)[k], scores[checkpoint, k]
         lines.append(("natural", "vqa", "blend", "{}", rate, checkpoint + 4 * seed, score))
-        cell = tmp_path / "cells" / f"natural@{rate:g}" / "vqa" / f"seed{checkpoint + 4 * seed}"
-        cell.mkdir(parents=True)
-        settings = {"weights": f"digest {checkpoint}"}
-        (cell / "config.json").write_text(json.dumps({"settings": settings}))
-    head = ["method", "task", "join", "arguments", "rate", "seed", "score"]
-    pd.DataFrame(lines, columns=head).to_csv(tmp_path / "search.csv", index=False)
+        lines.append(("oracle", "vqa", "blend", "{}", rate, checkpoint + 4 * seed, -np.inf))
+    trials = pd.DataFrame(lines, columns=HEAD)
     every = np.array(list(itertools.product(range(4), repeat=4)))
     scores[:, np.isinf(scores).any(0)] = -np.inf  # also in samples without this checkpoint
     winners = scores[every].mean(1).argmax(1)
     want = np.bincount(winners, minlength=3) / len(every)
-    assert list(reporting.wins(tmp_path)["share"]) == pytest.approx(want, abs=0.02)
-    (tmp_path / "settings.yaml").write_text("methods: {natural: {vqa: {learning_rate: 0.003}}}")
-    other = reporting.at_other_rates(tmp_path).methods["natural"]["vqa"].learning_rate
-    assert 0.2 < want[0] < want[1] and other == 1e-3
+    shares = distances_rates.wins(trials).groupby("method")["share"].apply(list)
+    assert shares["natural"] == pytest.approx(want, abs=0.02) and shares["oracle"] == [0, 0, 0]
+    chosen = Settings(methods={row: {"vqa": Choice(learning_rate=0.003)} for row in ("natural", "oracle")})
+    assert 0.2 < want[0] < want[1]
+    second = distances_rates.second_rates(trials, chosen, ["natural", "oracle"])
+    assert second == {("natural", "vqa"): 1e-3}
+    assert distances_rates.second_rates(trials, chosen, ["oracle"]) == {}
+    changed = distances_rates.with_rates(chosen, second)
+    assert changed.methods["natural"]["vqa"].learning_rate == 1e-3
+    assert changed.methods["oracle"] == chosen.methods["oracle"]
+    table = distances_rates.tuning(trials, chosen, second)
+    assert list(table["Chosen"]) == ["0.003", "0.003"] and list(table["Also run at"]) == ["0.001", ""]
+    assert table["Rate: share"][0].endswith("0.01: diverged")
+    assert table["Rate: share"][1] == "0.001: diverged, 0.003: diverged, 0.01: diverged"
 
 
 @pytest.mark.parametrize("factor", [0.3, 0.0])
@@ -157,7 +238,8 @@ def test_the_slope_of_gain_over_mass_saved(factor, reporting):
     assert low < factor < high and (p < 0.01) == (factor > 0)
 
 
-def test_the_whole_report(folder, runs, study, reporting, capsys):
+def test_the_whole_report(folder, runs, rates, study, reporting, tmp_path, capsys):
+    """With the second rate of natural on VQA, without which there is no report."""
     rng = np.random.default_rng(0)
     lines = [
         {"checkpoint": checkpoint, "arm": arm.name, "layer": layer, "saved": rng.random(), "contrast": 0.1}
@@ -165,9 +247,18 @@ def test_the_whole_report(folder, runs, study, reporting, capsys):
         for arm in (*study.COUPLED.values(), *study.FREE.values())
         for layer in range(2)
     ]
-    pd.DataFrame(lines).to_csv(folder / "prediction.csv", index=False)
     table = ROOT / "experiments" / "results" / "heterophily" / "closed-form.md"
-    reporting.main([str(folder), "--closed-form", str(table)])
+    words = [str(folder), "--rates", str(rates), "--closed-form", str(table)]
+    words += [word for change in CHANGES for word in ("--set", change)]
+    with pytest.raises(UserError, match="has no prediction.csv"):
+        reporting.main(words)
+    pd.DataFrame(lines).to_csv(folder / "prediction.csv", index=False)
+    with pytest.raises(
+        UserError, match="natural on vqa with seed 0 needs 0.03: .*--tasks vqa --rows natural"
+    ):
+        reporting.main(words)
+    assert chosen_settings(rates / "other-rates.yaml").methods["natural"]["vqa"].learning_rate == 0.03
+    reporting.main([*words, "--other", str(other_rates(tmp_path / "other"))])
     text = (folder / "report" / "report.md").read_text()
     assert capsys.readouterr().out.startswith(text)
     frozen = {(run.task, run.seed): run.result["scores"] for run in runs if run.row == "frozen"}
@@ -181,34 +272,63 @@ def test_the_whole_report(folder, runs, study, reporting, capsys):
     assert "| Natural − Another patch |" in text and "Slope: " in text and "7 arms × 5 checkpoints" in text
     assert "| Oracle, free | caption | 1.25 ± 0.00 |" in text, "p of cross-attention"
     csv = pd.read_csv(folder / "report" / "comparisons.csv")
-    assert list(csv["question"]) == 3 * ["H0", "H1", "H2", "H3"]
+    assert list(csv["question"][csv["at"].isna()]) == 3 * ["H0", "H1", "H2", "H3"]
+    assert list(csv["question"][csv["at"].notna()]) == 2 * ["H1", "H2", "H3"]  # on VQA, and of the summary
     for suffix in ("png", "svg"):
         assert (folder / "report" / f"distances.{suffix}").stat().st_size > 5000
 
 
-def test_an_arm_at_another_rate_replaces_its_runs_in_each_comparison_with_it(
-    folder, runs, reporting, tmp_path
-):
-    """On the tasks on which the rate differs."""
-    options = {"rows": ["natural", "closed_form"], "seeds": range(10), "checkpoints": 5, "images": 8}
-    save_cells(tmp_path, "vqa", "caption", **options)  # other numbers than in the table
-    save_cells(tmp_path, "vqa", "caption", **options | {"rows": ["frozen"], "seeds": range(5)})
-    for file in tmp_path.glob("cells/natural/vqa/*/config.json"):
+def other_rates(folder: Path, *rows: str) -> Path:
+    """Natural (or other rows) on VQA at 0.03; its captions have the rate of the table."""
+    options = {"seeds": range(10), "checkpoints": 5, "images": 8}
+    save_cells(
+        folder, "vqa", "caption", rows=rows or ["natural"], **options
+    )  # other numbers than the table's
+    save_cells(folder, "vqa", "caption", rows=["frozen"], **options | {"seeds": range(5)})
+    for file in folder.glob("cells/*/vqa/*/config.json"):
         settings = json.loads(file.read_text())["settings"]
-        change(file, "settings", recipe={**settings["recipe"], "learning_rate": 0.03})
-    with saved_runs(tmp_path) as others:
-        reporting.check_other(tmp_path, others, runs)
-        with pytest.raises(UserError, match="is not complete"):
-            reporting.check_other(tmp_path, [run for run in others if run.seed], runs)
-        text, table = reporting.report(runs, folder, None, others)
-        mixed = [run for run in runs if (run.row, run.task) != ("natural", "vqa")]
-        mixed += [run for run in others if (run.row, run.task) == ("natural", "vqa")]
-        want = reporting.compared(mixed, "vqa.accuracy")
-    again = table[table["other_rate"].notna()]
-    assert "Natural at 0.03: vqa.accuracy" in text
-    assert list(again["question"]) == 2 * ["H1", "H2", "H3"]
-    assert list(again["column"]) == 3 * ["vqa.accuracy"] + 3 * ["summary"]
-    assert list(again["difference"][:3]) == list(want["difference"][1:])
+        if settings["label"] != "frozen":
+            change(file, "settings", recipe={**settings["recipe"], "learning_rate": 0.03})
+    return folder
+
+
+def test_runs_at_a_second_rate_must_be_the_expected_ones(runs, rates, reporting, tmp_path):
+    second = {("natural", "vqa"): 0.03}
+    with saved_runs(other_rates(tmp_path / "a", "natural", "closed_form")) as others:
+        only = [run for run in others if run.row != "closed_form"]
+        again = reporting.at_second_rates(only, runs, second, rates)
+        assert {(run.row, run.task) for run in again} == {("natural", "vqa")} and len(again) == 10
+        with pytest.raises(UserError, match="closed_form on vqa with seed 0 has no second rate"):
+            reporting.at_second_rates(others, runs, second, rates)
+        with pytest.raises(UserError, match="natural on vqa with seed 3 needs 0.03"):
+            reporting.at_second_rates([run for run in only if run.seed != 3], runs, second, rates)
+        with pytest.raises(UserError, match="natural on vqa with seed 0 needs 0.003"):
+            reporting.at_second_rates(only, runs, {("natural", "vqa"): 0.003}, rates)
+        lower = [at_rate(run, 0.03) if run.row == "natural" else run for run in runs]  # after a divergence
+        assert reporting.at_second_rates([], lower, second, rates) == []
+
+
+def test_an_arm_at_another_rate_replaces_its_runs_in_each_comparison_with_it(runs, reporting, tmp_path):
+    """On the tasks on which the rate differs; where both arms have one, also in both."""
+    with saved_runs(other_rates(tmp_path, "natural", "closed_form")) as others:
+        again = [run for run in others if (run.row, run.task) != ("frozen", "vqa") and run.task == "vqa"]
+        table = reporting.with_second_rates(runs, again, "vqa.accuracy")
+        both = [run for run in runs if (run.row, run.task) not in {(r.row, r.task) for r in again}] + again
+        want = reporting.compared(both, "vqa.accuracy")
+        assert len(reporting.with_second_rates(runs, again, "caption.scene")) == 0
+        summary = reporting.with_second_rates(runs, again, "summary")["at"]
+        assert list(summary.str.replace(" on vqa", "")) == list(table["at"])
+    natural, closed = "Natural at 0.03", "Closed form at 0.03"
+    assert list(zip(table["question"], table["at"])) == [
+        ("H1", natural),
+        ("H1", closed),
+        ("H1", f"{closed}, {natural}"),
+        ("H2", natural),
+        ("H3", natural),
+    ]
+    assert table["difference"].iloc[2] == want["difference"][1]
+    assert table["difference"].iloc[3] == want["difference"][2]
+    assert len({*table["difference"][:3]}) == 3
 
 
 # ---- the prediction ---------------------------------------------------------------------------------------
@@ -262,7 +382,13 @@ def test_from_the_search_to_the_report(tmp_path):
     rates, table = tmp_path / "rates", tmp_path / "table"
     asked = ["nothing_free", "oracle_free", "natural", "natural_free", "closed_form", "other_patch"]
     run(*plugin, "search", *preset(1, "natural"), "--out", rates)
+    found = chosen_settings(rates / "settings.yaml")
+    found.methods |= dict.fromkeys(asked, found.methods["natural"])
+    write_settings(rates / "settings.yaml", found)
     run("attngraph.experiments.studies.distances_prediction", table, *preset(2, *asked), "--images", 6)
     run(*plugin, "ablation", *preset(2, *asked), "--settings", rates / "settings.yaml", "--out", table)
-    run("attngraph.experiments.studies.distances_report", table, "--rates", rates, "--out", tmp_path)
+    changes = [*preset(2, *asked)[4:], "--set", "checkpoints=1"]
+    run(
+        "attngraph.experiments.studies.distances_report", table, "--rates", rates, "--out", tmp_path, *changes
+    )
     assert "Tuning noise" in (tmp_path / "report.md").read_text()
