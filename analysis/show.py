@@ -57,9 +57,14 @@ def show(
             unknown; words that match no nodes; a model without graph adapters on these layers; weights that
             are not finite.
     """
-    layers = {"attention": graphs} if isinstance(graphs, AttentionGraph) else dict(graphs)
-    if not layers:
-        raise UserError("there are no graphs to show: pass what attngraph.capture returns")
+    layers = {"attention": graphs} if isinstance(graphs, AttentionGraph) else graphs
+    if not (layers and isinstance(layers, Mapping)) or any(
+        not isinstance(graph, AttentionGraph) for graph in layers.values()
+    ):
+        raise UserError(
+            "there are no graphs to show: pass one graph, or one for each layer as attngraph.capture returns "
+            "them; attngraph.record returns a list for each layer"
+        )
     for name, graph in layers.items():
         if not 0 <= example < graph.shape[0]:
             raise UserError(f"example must be 0 to {graph.shape[0] - 1} for {name}, got {example}")

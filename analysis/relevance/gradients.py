@@ -39,7 +39,7 @@ def capture_with_gradients(
         0 where the score does not depend on a layer.
 
     Raises:
-        ValueError: the score is not one number per example.
+        ValueError: the score is not one number per example, or has no gradient.
         UserError: as :func:`attngraph.capture`.
     """
     check_gradients(model)
@@ -57,6 +57,10 @@ def capture_with_gradients(
         if value.dim() != 1 or len(value) not in sizes:
             raise ValueError(
                 f"score must return one number per example, shape ({max(sizes)},), got {tuple(value.shape)}"
+            )
+        if not value.requires_grad:
+            raise ValueError(
+                "score has no gradient: call this outside torch.inference_mode(), and detach nothing in score"
             )
         reached = [name for name in graphs.items if weights.items[name].requires_grad]
         derivatives = torch.autograd.grad(

@@ -71,6 +71,8 @@ def test_a_frozen_model_stays_as_it_is(make_captioner, words):
         before = model(**batch).logits
     with pytest.raises(ValueError, match=r"shape \(2,\), got \(2, 5\)"):
         capture_with_gradients(model, batch, lambda output: output.logits[:, :, 0])
+    with pytest.raises(ValueError, match="score has no gradient"):
+        capture_with_gradients(model, batch, lambda output: score(output).detach())
     free = capture_with_gradients(model, batch, score)[1]
     model.requires_grad_(False)
     next(model.text_decoder.parameters()).requires_grad_(True)

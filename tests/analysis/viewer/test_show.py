@@ -106,6 +106,8 @@ def test_what_cannot_be_shown_is_refused(tmp_path):
     broken = graph(torch.full((1, 1, 2, 2), float("nan")))
     for wrong, message in (
         (dict(graphs={}), "there are no graphs to show"),
+        (dict(graphs={"layer": [one]}), "there are no graphs to show"),
+        (dict(graphs=[one]), "there are no graphs to show"),
         (dict(example=1), "example must be 0 to 0 for attention, got 1"),
         (dict(tokens=["a", "b"]), "tokens has 2 words, but the graphs have 3 or 7 text nodes a side"),
         (dict(tokens=[["a"], ["b"]]), "tokens has lists of one length"),

@@ -383,7 +383,7 @@ def test_from_the_search_to_the_report(tmp_path):
     asked = ["nothing_free", "oracle_free", "natural", "natural_free", "closed_form", "other_patch"]
     run(*plugin, "search", *preset(1, "natural"), "--out", rates)
     found = chosen_settings(rates / "settings.yaml")
-    found.methods |= dict.fromkeys(asked, found.methods["natural"])
+    found.methods.update(dict.fromkeys(asked, found.methods["natural"]))
     write_settings(rates / "settings.yaml", found)
     run("attngraph.experiments.studies.distances_prediction", table, *preset(2, *asked), "--images", 6)
     run(*plugin, "ablation", *preset(2, *asked), "--settings", rates / "settings.yaml", "--out", table)
