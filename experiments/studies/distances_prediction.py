@@ -79,8 +79,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def prediction(model: str | None, data: Path, images: int = IMAGES) -> list[dict[str, Any]]:
-    """The lines of one checkpoint: ``checkpoint`` (digest of its weights), ``model``, ``arm``, ``layer``, the
-    best ``a`` and ``b``, the ``mass`` on distractors of M, its reduction ``saved``, and ``contrast``.
+    """The lines of one checkpoint: ``checkpoint`` (digest of its weights), ``model`` (name of its folder),
+    ``arm``, ``layer``, the best ``a`` and ``b``, the ``mass`` on distractors of M, its reduction ``saved``,
+    and ``contrast``.
 
     Args:
         model: folder of the checkpoint; None for the shipped one.
@@ -88,7 +89,7 @@ def prediction(model: str | None, data: Path, images: int = IMAGES) -> list[dict
         images: number of validation images.
     """
     measured = layers_of(model, data, images)
-    about = {"checkpoint": weights_digest(model), "model": model}
+    about = {"checkpoint": weights_digest(model), "model": model and Path(model).name}
     lines = []
     for layer, seen in measured.items():
         for arms, exponents in ((COUPLED, LINE), (FREE, PLANE)):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from attngraph.errors import UserError
+from attngraph.experiments.base.messages import first_line
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.tables.tune import DIVERGED
@@ -28,11 +29,22 @@ def trials_of(folder: Path) -> pd.DataFrame:
     """All trials of ``attngraph search``.
 
     Raises:
-        UserError: the search is not finished.
+        UserError: the search is not finished, or its file is damaged.
     """
     if not (folder / TRIALS).is_file():
         raise UserError(f"{folder} has no {TRIALS}: run attngraph search to its end")
-    return pd.read_csv(folder / TRIALS)
+    try:
+        return pd.read_csv(folder / TRIALS)[["method", "task", "rate", "seed", "score"]]
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder / TRIALS} is damaged ({first_line(error)}): restore it") from None
+
+
+def check_searched(trials: pd.DataFrame, chosen: Settings, arms: Collection[tuple[str, str]]) -> None:
+    """Raise a UserError if the search did not try an arm on a task, or has no settings for it."""
+    searched = set(zip(trials["method"], trials["task"]))
+    for row, task in arms:
+        if (row, task) not in searched or chosen.choice(row, task) is None:
+            raise UserError(f"the search for rates lacks {row} on {task}: use the folder of the whole search")
 
 
 def wins(trials: pd.DataFrame) -> pd.DataFrame:
@@ -85,13 +97,4 @@ def tuning(trials: pd.DataFrame, chosen: Settings, second: Rates) -> pd.DataFram
         also = f"{second[method, task]:g}" if (method, task) in second else ""
         rate = chosen.methods[method][task].learning_rate
         lines.append((METHODS[method].title, task, f"{rate:g}", every, also))
-    return pd.DataFrame(lines, columns=["Arm", "Task", "Chosen", "Rate: share", "Also run at"])
-
-
-def commands(second: Rates, folder: Path) -> str:
-    """The arguments of the commands that run the second rates."""
-    by_task: dict[str, list[str]] = {}
-    for row, task in second:
-        by_task.setdefault(task, []).append(row)
-    asked = [f"--tasks {task} --rows {' '.join(rows)} --out FOLDER" for task, rows in by_task.items()]
-    return f"--settings {folder / OTHER_RATES} with {', and with '.join(asked)}"
+    return pd.DataFrame(lines, columns=["Arm", "Task", "Chosen", "Rate: share", "Second rate"])

@@ -8,7 +8,7 @@ report are in points; p-values and intervals are for new checkpoints, seeds and 
 
 With ``--first-look``, it can be called while the table is being made (captions come first, checkpoint by
 checkpoint). Where another learning rate wins often, ``other-rates.yaml`` in the folder of ``--rates`` has it;
-the arm is run there, too, by the command of the table with ``--settings`` of that file, ``--rows``,
+the arm is also run there, by the command of the table with ``--settings`` of that file, ``--rows``,
 ``--tasks`` and another ``--out``, whose folder is ``--other`` here.
 """
 
@@ -31,6 +31,7 @@ from attngraph.errors import UserError
 from attngraph.experiments.base.files import write_text
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.settings import Settings, chosen_settings, write_settings
+from attngraph.experiments.runs.experiment import Cell
 from attngraph.experiments.studies.distances import ARMS, COUPLED, FREE, NOTHING
 from attngraph.experiments.studies.distances_prediction import FILE as PREDICTION
 from attngraph.experiments.studies.distances_prediction import PRESET
@@ -38,7 +39,7 @@ from attngraph.experiments.studies.distances_rates import (
     OTHER_RATES,
     RESAMPLES,
     Rates,
-    commands,
+    check_searched,
     second_rates,
     trials_of,
     tuning,
@@ -50,7 +51,7 @@ from attngraph.experiments.tables.grid import load_preset
 from attngraph.experiments.tables.plan import plan_table
 from attngraph.experiments.tables.render import markdown_grid
 from attngraph.experiments.tables.runs import Run, saved_runs
-from attngraph.experiments.tables.tune import DIVERGED, SETTINGS
+from attngraph.experiments.tables.tune import DIVERGED, RATES, SETTINGS
 from attngraph.experiments.tasks.catalogue import SCENE
 
 ACCURACY = "vqa.accuracy"
@@ -61,11 +62,12 @@ LEVEL = 0.05
 FIRST = 4  # checkpoints of the first look
 
 Key = tuple[str, str, int]  # row, task and seed of a run
+Planned = Mapping[Key, Cell]
 
 
 @dataclass(frozen=True)
 class Question:
-    """One of the four comparisons: ``row`` minus ``baseline``, which are to be equivalent or not."""
+    """One of the four comparisons: ``row`` minus ``baseline``; whether their equivalence is tested."""
 
     name: str
     row: str
@@ -84,7 +86,7 @@ QUESTIONS = (
     Question("H2", "natural", "other_patch", equivalent=True),
     Question("H3", "natural_free", "natural"),
 )
-HOLDS, NO_CONCLUSION = "above 0", "no conclusion, since H0 fails"
+HOLDS, NO_ANSWER = "above 0", "none, since H0 fails"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -103,18 +105,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", dest="changes", action="append", default=[], help="Change of the preset.")
     args = parser.parse_args(argv)
     trials, chosen = trials_of(args.rates), chosen_settings(args.rates / SETTINGS)
-    second = second_rates(trials, chosen, [row for question in QUESTIONS for row in question.rows])
-    write_settings(args.rates / OTHER_RATES, with_rates(chosen, second))
     planned = planned_runs(chosen, args.changes)
+    check_searched(trials, chosen, {(row, task) for row, task, _ in planned if row != FROZEN})
     with saved_runs(args.source) as runs:
         if args.first_look:
             print(first_look(runs, planned))
             return
-        prediction = read_prediction(args.source)
         check_complete(runs, planned)
+        second = second_rates(trials, chosen, [row for question in QUESTIONS for row in question.rows])
+        if second:
+            write_settings(args.rates / OTHER_RATES, with_rates(chosen, second))
+        prediction = read_prediction(args.source)
         with saved_runs(*args.other) as others:
-            again = at_second_rates(others, runs, second, args.rates)
-            text, table = report(runs, again, trials, chosen, prediction)
+            again = at_second_rates(others, runs, planned, second)
+            text, table = report(runs, again, trials, chosen, second, prediction)
         figure = draw(runs, prediction, args.closed_form)
     out = args.out or args.source / "report"
     out.mkdir(parents=True, exist_ok=True)
@@ -127,8 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 # ---- the runs ---------------------------------------------------------------------------------------------
 
 
-def planned_runs(chosen: Settings, changes: Sequence[str] = ()) -> dict[Key, float | None]:
-    """Row, task and seed of each run of the table -> its learning rate; None without training.
+def planned_runs(chosen: Settings, changes: Sequence[str] = ()) -> Planned:
+    """Row, task and seed of each run of the table -> the run.
 
     Args:
         chosen: the chosen settings.
@@ -136,73 +140,100 @@ def planned_runs(chosen: Settings, changes: Sequence[str] = ()) -> dict[Key, flo
     """
     grid = load_preset(str(PRESET), changes)
     cells = plan_table(grid.model_copy(update={"settings": chosen})).cells
-    return {(c.label, c.task, c.seed): c.recipe and c.recipe.learning_rate for c in cells}
+    return {(cell.label, cell.task, cell.seed): cell for cell in cells}
 
 
-def rates_of(runs: Sequence[Run]) -> dict[Key, float | None]:
-    """Row, task and seed of each run -> its learning rate."""
-    return {(run.row, run.task, run.seed): _rate(run) for run in runs}
+def by_key(runs: Sequence[Run]) -> dict[Key, Run]:
+    """Row, task and seed of each run -> the run."""
+    return {(run.row, run.task, run.seed): run for run in runs}
 
 
-def _rate(run: Run) -> float | None:
+def _rate(run: Run) -> float:
+    """The learning rate; 0 without training."""
     recipe = run.settings.get("recipe")
-    return None if recipe is None else float(recipe["learning_rate"])
+    return 0.0 if recipe is None else float(recipe["learning_rate"])
 
 
-def check_complete(runs: Sequence[Run], planned: Mapping[Key, float | None]) -> None:
-    """Raise a UserError if the table lacks runs, has others, or has an arm with two rates or with a higher
-    rate than the chosen one. A lower one is that of an arm that diverged.
+def check_complete(runs: Sequence[Run], planned: Planned) -> None:
+    """Raise a UserError if the table lacks runs or has others, or if an arm has two rates, or one that is
+    neither the chosen rate nor half a power of ten lower.
     """
-    rates = rates_of(runs)
-    if lacking := sorted(planned.keys() - rates.keys()):
+    found = by_key(runs)
+    if lacking := sorted(planned.keys() - found.keys()):
         raise UserError(
             f"{len(lacking)} of {len(planned)} runs are missing, the first one {_named(*lacking[0])}: run "
             "attngraph ablation to its end"
         )
-    if foreign := sorted(rates.keys() - planned.keys()):
+    if foreign := sorted(found.keys() - planned.keys()):
         raise UserError(f"{_named(*foreign[0])} is not a run of the preset: remove it")
-    for (row, task, seed), rate in rates.items():
-        first, highest = rates[row, task, 0], planned[row, task, seed]
+    check_runs(runs, planned)
+    for (row, task, seed), run in found.items():
+        if row == FROZEN:
+            continue
+        rate, first, best = _rate(run), _rate(found[row, task, 0]), _chosen(planned[row, task, seed])
         if rate != first:
             raise UserError(
                 f"there are runs of {row} on {task} at the learning rates {first:g} and {rate:g}: repeat "
                 "those at the higher one"
             )
-        if rate is not None and highest is not None and rate > highest:
+        if rate != best and rate != max(lower for lower in (0.0, *RATES) if lower < best):
             raise UserError(
-                f"runs of {row} on {task} have the learning rate {rate:g}, and {highest:g} was chosen: "
+                f"runs of {row} on {task} have the learning rate {rate:g}, and {best:g} was chosen: "
                 f"repeat them with --settings {SETTINGS}"
             )
+
+
+def check_runs(runs: Sequence[Run], planned: Planned) -> None:
+    """Raise a UserError if runs were not trained and scored as planned, or not on as many checkpoints, each
+    with the same seeds in all arms.
+    """
+    digests: dict[str | None, str] = {}
+    for run in runs:
+        cell = planned[run.row, run.task, run.seed]
+        if run.settings["split"] != cell.split:
+            raise UserError(f"{run} is scored on {run.settings['split']} data, not on {cell.split} data")
+        for name in ("steps", "batch_size") if cell.recipe is not None else ():
+            found, wanted = run.settings["recipe"][name], getattr(cell.recipe, name)
+            if found != wanted:
+                raise UserError(f"{run} is trained with {name} {found}, not {wanted}: repeat it")
+        if digests.setdefault(cell.model, run.checkpoint) != run.checkpoint:
+            raise UserError(f"{run} starts from other weights than the other runs of its checkpoint")
+    if len({*digests.values()}) != len(digests):
+        raise UserError("several checkpoints are the same: make the table without --model")
+
+
+def _chosen(cell: Cell) -> float:
+    assert cell.recipe is not None  # of a trained arm
+    return cell.recipe.learning_rate
 
 
 def _named(row: str, task: str, seed: int) -> str:
     return f"{row} on {task} with seed {seed}"
 
 
-def at_second_rates(others: Sequence[Run], runs: Sequence[Run], second: Rates, folder: Path) -> list[Run]:
-    """The runs at second rates.
+def at_second_rates(others: Sequence[Run], runs: Sequence[Run], planned: Planned, second: Rates) -> list[Run]:
+    """The runs of arms that are complete at their second rate.
 
     Args:
         others: runs of arms with ``other-rates.yaml``; those at the rate of the table are skipped.
         runs: runs of the table.
+        planned: result of :func:`planned_runs`.
         second: the second rates.
-        folder: folder of the search.
 
     Raises:
-        UserError: a run is missing, or has another rate.
+        UserError: a run has no second rate, another one, or was not trained and scored as planned.
     """
-    table = rates_of(runs)
-    again = [run for run in others if _rate(run) != table.get((run.row, run.task, run.seed))]
-    found = rates_of(again)
-    wanted = {key: second[key[:2]] for key, rate in table.items() if second.get(key[:2], rate) != rate}
-    if unlike := sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key)):
-        row, task, seed = unlike[0]
-        expected = f"needs {wanted[unlike[0]]:g}" if unlike[0] in wanted else "has no second rate"
-        raise UserError(
-            f"{_named(row, task, seed)} {expected}: give the folders of attngraph ablation "
-            f"{commands(second, folder)} to --other"
-        )
-    return again
+    table, seeds = by_key(runs), {seed for row, _, seed in planned if row != FROZEN}
+    again = [run for run in others if (run.row, run.task, run.seed) in table]
+    again = [run for run in again if _rate(run) != _rate(table[run.row, run.task, run.seed])]
+    for run in again:
+        rate = second.get((run.row, run.task))
+        if rate != _rate(run):
+            wanted = "there is no second rate" if rate is None else f"the second rate is {rate:g}"
+            raise UserError(f"{run} has the rate {_rate(run):g}, and {wanted}: use --settings {OTHER_RATES}")
+    check_runs([*runs, *again], planned)
+    complete = {arm for arm in second if {run.seed for run in again if (run.row, run.task) == arm} == seeds}
+    return [run for run in again if (run.row, run.task) in complete]
 
 
 def report(
@@ -210,6 +241,7 @@ def report(
     again: Sequence[Run],
     trials: pd.DataFrame,
     chosen: Settings,
+    second: Rates,
     prediction: pd.DataFrame,
 ) -> tuple[str, pd.DataFrame]:
     """The report as Markdown, and all comparisons.
@@ -219,29 +251,30 @@ def report(
         again: runs of arms at second rates.
         trials: trials of the search for rates.
         chosen: the chosen settings.
+        second: second rates of arms and tasks.
         prediction: mass saved by each arm.
     """
-    titles = {
-        SCENE: "Captions, Scene F1 (primary)",
-        ACCURACY: "VQA, accuracy (secondary)",
-        SUMMARY: "Both tasks, in standard deviations between seeds of one checkpoint",
-    }
     parts = [
         "# Study of distances\n",
-        counts(runs, trials, chosen),
+        counts(runs, trials),
+        about_rates(runs, again, chosen, second),
         markdown_grid(arms(runs), "Arms: mean ± standard deviation over seeds, × 100"),
     ]
     tables = []
-    for key, title in titles.items():
-        at_chosen = compared(runs, key).assign(at="")
+    for key, title in ((SCENE, "Captions, Scene F1 (primary)"), (ACCURACY, "VQA, accuracy (secondary)")):
+        at_chosen = compared(runs, key)
+        holds = at_chosen.loc[at_chosen["question"] == "H0", "answer"].item() == HOLDS
         at_second = with_second_rates(runs, again, key)
-        tables += [at_chosen, at_second]
-        parts.append(markdown_grid(shown(at_chosen), title))
+        both = [gated(table, holds) for table in (at_chosen, at_second)]
+        tables += both
+        parts.append(markdown_grid(shown(both[0]), title))
         if len(at_second):
-            parts.append(markdown_grid(shown(at_second), f"{title}: at second rates"))
-        parts.append(conclusion(at_chosen, at_second))
-    second = {(run.row, run.task): float(_rate(run) or 0) for run in again}
+            parts.append(markdown_grid(shown(both[1]), f"{title}: at second rates"))
+        parts.append(conclusion(title, *both))
+    summary = comparisons(runs, SUMMARY)
+    title = "Both tasks, in standard deviations between seeds of one checkpoint"
     parts += [
+        markdown_grid(shown(summary), title),
         markdown_grid(
             learned(runs), "Exponents and mass moved in cross-attention: mean over layers ± over seeds"
         ),
@@ -250,47 +283,57 @@ def report(
         ),
         predicted(runs, prediction),
     ]
-    return "\n".join(parts), pd.concat(tables, ignore_index=True)
+    return "\n".join(parts), pd.concat([*tables, summary], ignore_index=True)
 
 
 # ---- the four comparisons ---------------------------------------------------------------------------------
 
 
-def compared(runs: Sequence[Run], key: str, questions: Sequence[Question] = QUESTIONS) -> pd.DataFrame:
-    """A line for each question: the fields of :func:`attngraph.experiments.tables.compare.compare_pairs`,
-    with names of rows; ``question``; ``test_p`` of the planned test, and ``test_p_holm``;
-    ``difference_p_holm``, corrected as if all four tests were of no difference; ``answer``. Where H0, the
-    first, fails, the others have no answer.
+def comparisons(runs: Sequence[Run], key: str, questions: Sequence[Question] = QUESTIONS) -> pd.DataFrame:
+    """A line for each question: the fields of :func:`attngraph.experiments.tables.compare.compare_pairs`, for
+    new checkpoints if there are several, with names of rows; ``question``; ``test_p`` of the planned test.
 
     Args:
         runs: runs of the table.
         key: key of a column, or :data:`SUMMARY`.
         questions: the questions.
     """
-    scores = scores_of(runs)
-    margin = MARGINS.get(key)
+    scores, pairs = scores_of(runs), [question.rows for question in questions]
+    if key == SUMMARY:
+        of_pairs = [replace(scores, weights={SUMMARY: standardised(scores, pair)}) for pair in pairs]
+        found = [line for of, pair in zip(of_pairs, pairs) for line in compare_pairs(of, [pair], [key])]
+    else:
+        found = compare_pairs(scores, pairs, [key], MARGINS[key])
     lines = []
-    for question in questions:
-        pair = (question.row, question.baseline)
-        of_pair = scores
-        if key == SUMMARY:
-            of_pair = replace(scores, weights={SUMMARY: standardised(scores, pair)})
-        (line,) = compare_pairs(of_pair, [pair], [key], margin)
+    for question, line in zip(questions, found, strict=True):
         line |= {"question": question.name, "row": question.row, "baseline": question.baseline}
-        for name in ("low", "high", "p", "equivalent_p"):  # with one checkpoint: for this one
-            if name in line:
-                line[name] = line[name] if line[f"new_{name}"] is None else line[f"new_{name}"]
-        tosts = question.equivalent and margin is not None
-        line["test_p"] = line["equivalent_p"] if tosts else line["p"]
-        lines.append({name: x for name, x in line.items() if not name.startswith("new_")})
-    table = pd.DataFrame(lines)
+        for name in ("low", "high", "p", "equivalent_p"):
+            if line.get(f"new_{name}") is not None:
+                line[name] = line[f"new_{name}"]
+        line["test_p"] = line["equivalent_p"] if question.equivalent and key != SUMMARY else line["p"]
+        unused = ("speaks_for", "p_holm", "equivalent_p_holm")
+        lines.append({name: x for name, x in line.items() if name not in unused and "new_" not in name})
+    return pd.DataFrame(lines)
+
+
+def compared(runs: Sequence[Run], key: str) -> pd.DataFrame:
+    """:func:`comparisons` of a column, with ``test_p_holm``; ``difference_p_holm``, corrected as if all tests
+    were of no difference; ``answer``.
+    """
+    table = comparisons(runs, key)
     table["test_p_holm"] = holm(table["test_p"].tolist())
     table["difference_p_holm"] = holm(table["p"].tolist())
-    answers = [answer(question, line, margin) for question, line in zip(questions, table.to_dict("records"))]
-    if answers[0] != HOLDS:
-        answers[1:] = [NO_CONCLUSION] * len(answers[1:])
-    table["answer"] = answers
-    return table.drop(columns=["p_holm", "equivalent_p_holm"], errors="ignore")
+    table["answer"] = [
+        answer(question, line, MARGINS[key]) for question, line in zip(QUESTIONS, table.to_dict("records"))
+    ]
+    return table
+
+
+def gated(table: pd.DataFrame, holds: bool) -> pd.DataFrame:
+    """The answers; there are none to H1 to H3 unless H0 holds at the chosen rates."""
+    if holds or not len(table):
+        return table
+    return table.assign(answer=table["answer"].where(table["question"] == "H0", NO_ANSWER))
 
 
 def standardised(scores: Scores, pair: tuple[str, str]) -> dict[str, float]:
@@ -308,20 +351,18 @@ def standardised(scores: Scores, pair: tuple[str, str]) -> dict[str, float]:
     return {key: float(1 / (len(columns) * spread[key])) if spread[key] else 0.0 for key in columns}
 
 
-def answer(question: Question, line: Mapping[str, Any], margin: float | None) -> str:
-    """The conclusion at :data:`LEVEL`."""
+def answer(question: Question, line: Mapping[str, Any], margin: float) -> str:
+    """The answer at :data:`LEVEL`."""
     sure, differs = line["test_p_holm"] < LEVEL, line["difference_p_holm"] < LEVEL
-    if question.equivalent and margin is not None:
+    side = "above 0" if line["difference"] > 0 else "below 0"
+    if question.equivalent:
         if sure:
             return "equivalent" + (", with a difference" if differs else "")
-        side = "above" if line["difference"] > 0 else "below"
-        return f"different, {side} 0" if differs else "neither equivalent nor different"
+        return f"different, {side}" if differs else "neither equivalent nor different"
     if not sure:
         return "no significant difference"
-    if line["difference"] < 0:
-        return "below 0"
-    small = question.name == "H0" and margin is not None and line["difference"] < margin
-    return HOLDS + (f", but by less than {100 * margin:g}" if small else "")
+    small = question.name == "H0" and 0 < line["difference"] < margin
+    return side + (f", but by less than {100 * margin:g}" if small else "")
 
 
 def with_second_rates(runs: Sequence[Run], again: Sequence[Run], key: str) -> pd.DataFrame:
@@ -331,39 +372,40 @@ def with_second_rates(runs: Sequence[Run], again: Sequence[Run], key: str) -> pd
     Args:
         runs: runs of the table.
         again: runs of arms at second rates.
-        key: key of a column, or :data:`SUMMARY`.
+        key: key of a column.
     """
     tables = []
     for question in QUESTIONS:
         for rows in [(question.row,), (question.baseline,), question.rows]:
-            new = [run for run in again if run.row in rows and (key == SUMMARY or COLUMNS[run.task] == key)]
-            if {run.row for run in new} != set(rows):
-                continue
-            replaced = rates_of(new).keys()
-            kept = [run for run in runs if (run.row, run.task, run.seed) not in replaced]
-            table = compared([*kept, *new], key)
-            at = ", ".join(
-                f"{METHODS[row].title} at {rate:g}" + (f" on {task}" if key == SUMMARY else "")
-                for row, task, rate in sorted({(run.row, run.task, _rate(run)) for run in new})
-            )
-            tables.append(table[table["question"] == question.name].assign(at=at))
+            new = [run for run in again if run.row in rows and COLUMNS[run.task] == key]
+            rates = {run.row: _rate(run) for run in new}
+            if rates.keys() == set(rows):
+                at = "; ".join(f"{METHODS[row].title} at {rates[row]:g}" for row in rows)
+                table = compared(list((by_key(runs) | by_key(new)).values()), key)
+                tables.append(table[table["question"] == question.name].assign(at=at))
     return pd.concat(tables) if tables else pd.DataFrame()
 
 
-def conclusion(at_chosen: pd.DataFrame, at_second: pd.DataFrame) -> str:
-    """Whether H1 to H3 may be read, and which answers depend on the rate."""
+def conclusion(title: str, at_chosen: pd.DataFrame, at_second: pd.DataFrame) -> str:
+    """Whether H1 to H3 may be read, and which answers depend on the rate.
+
+    Args:
+        title: of the column.
+        at_chosen: comparisons at the chosen rates.
+        at_second: comparisons at second rates.
+    """
     answers = dict(zip(at_chosen["question"], at_chosen["answer"]))
     if answers["H0"] == HOLDS:
-        said = ["H0 holds: the adapters make use of distances that know what is relevant."]
+        said = [f"{title}: H0 holds."]
     else:
-        said = [
-            "**H0 fails**: there is no evidence that mass on distractors limits these adapters. There are no "
-            "conclusions from H1 to H3."
-        ]
+        said = [f"**{title}: H0 fails** ({answers['H0']}), so there is no answer to H1, H2 and H3."]
     for line in at_second.to_dict("records"):
-        question, answer, at = line["question"], line["answer"], line["at"]
-        if answer != answers[question]:
-            said.append(f"**{question} depends on the rate**: {answers[question]}; with {at} {answer}.")
+        question, other, at = line["question"], line["answer"], line["at"]
+        if other != answers[question]:
+            said.append(
+                f"**{question} depends on the rate**: {answers[question]}, and with {at} {other}."
+                + (" So do the answers to H1, H2 and H3." if question == "H0" else "")
+            )
     return "\n\n".join(said) + "\n"
 
 
@@ -373,25 +415,26 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     lines = []
     for line in table.to_dict("records"):
         title = f"{METHODS[line['row']].title} − {METHODS[line['baseline']].title}"
-        title += f" ({line['at']})" if line.get("at") else ""
-        interval = f"{unit * line['low']:+.2f} to {unit * line['high']:+.2f}"
-        by_checkpoint = " ".join(f"{unit * one:+.2f}" for one in line["by_checkpoint"])
-        p_values = [f"{line[name]:.4f}" for name in ("p", "test_p", "test_p_holm")]
-        numbers = (f"{unit * line['difference']:+.2f}", interval, *p_values, line["answer"], by_checkpoint)
-        lines.append((line["question"], title, *numbers))
-    head = (
-        "",
-        "Comparison",
-        "Difference",
-        "95 % interval",
-        "p of no difference",
-        "p of the test",
-        "p (Holm)",
-    )
-    return pd.DataFrame(lines, columns=[*head, "Answer", "By checkpoint"])
+        text = {
+            "": line["question"],
+            "Comparison": f"{title} ({line['at']})" if "at" in line else title,
+            "Difference": f"{unit * line['difference']:+.2f}",
+            "95 % interval": f"{unit * line['low']:+.2f} to {unit * line['high']:+.2f}",
+            "p of no difference": _p(line["p"]),
+        }
+        if "answer" in line:
+            text |= {"p of the test": _p(line["test_p"]), "p (Holm)": _p(line["test_p_holm"])}
+            text["Answer"] = line["answer"]
+        text["By checkpoint"] = " ".join(f"{unit * one:+.2f}" for one in line["by_checkpoint"])
+        lines.append(text)
+    return pd.DataFrame(lines)
 
 
-def first_look(runs: Sequence[Run], planned: Mapping[Key, float | None]) -> str:
+def _p(p: float) -> str:
+    return f"{p:.4f}" if p >= 1e-4 else "< 0.0001"
+
+
+def first_look(runs: Sequence[Run], planned: Planned) -> str:
     """H0 and H2 on captions of the first :data:`FIRST` checkpoints, and whether the study stops.
 
     Args:
@@ -403,26 +446,25 @@ def first_look(runs: Sequence[Run], planned: Mapping[Key, float | None]) -> str:
     """
     questions = [question for question in QUESTIONS if question.name in ("H0", "H2")]
     rows = {row for question in questions for row in question.rows}
-    checkpoints = sum(row == FROZEN and task == "caption" for row, task, _ in planned)
+    checkpoints = len({cell.model for cell in planned.values()})
     asked = {
-        (row, task, seed): rate
-        for (row, task, seed), rate in planned.items()
+        (row, task, seed): cell
+        for (row, task, seed), cell in planned.items()
         if task == "caption" and row in rows and seed % checkpoints < FIRST
     }
     seen = [run for run in runs if (run.row, run.task, run.seed) in asked]
     check_complete(seen, asked)
-    table = compared(seen, SCENE, questions)
+    table = comparisons(seen, SCENE, questions)
     line = table.iloc[0]
     stops = line["difference"] < 0 and line["high"] < MARGINS[SCENE]
     said = "The study stops." if stops else "The study continues."
-    seen_so_far = shown(table).drop(columns="Answer")
-    return f"{markdown_grid(seen_so_far, 'First look: Scene F1 on four checkpoints')}\n{said}\n"
+    return f"{markdown_grid(shown(table), f'First look: Scene F1 on {FIRST} checkpoints')}\n{said}\n"
 
 
 # ---- further tables ---------------------------------------------------------------------------------------
 
 
-def counts(runs: Sequence[Run], trials: pd.DataFrame, chosen: Settings) -> str:
+def counts(runs: Sequence[Run], trials: pd.DataFrame) -> str:
     """Numbers of runs, of runs below the frozen model with the same checkpoint, and of diverged runs."""
     frozen = {
         (run.task, run.checkpoint): run.result["scores"][COLUMNS[run.task]]
@@ -435,14 +477,26 @@ def counts(runs: Sequence[Run], trials: pd.DataFrame, chosen: Settings) -> str:
     ]
     checkpoints = len({run.checkpoint for run in runs})
     diverged = (trials["score"] == DIVERGED).sum()
-    text = (
+    return (
         f"{len(runs)} runs on {checkpoints} checkpoints; {len(below)} of {len(trained)} below the frozen "
         f"model. {diverged} of {len(trials)} runs of the search for rates diverged.\n"
     )
-    for row, task, rate in dict.fromkeys((run.row, run.task, _rate(run)) for run in trained):
-        if rate != (best := chosen.methods[row][task].learning_rate):
-            text += f"\n**{METHODS[row].title} on {task} diverged at {best:g}**, and is shown at {rate:g}.\n"
-    return text
+
+
+def about_rates(runs: Sequence[Run], again: Sequence[Run], chosen: Settings, second: Rates) -> str:
+    """Arms that were run at a lower rate than the chosen one, or not at their second rate."""
+    used = {(run.row, run.task): _rate(run) for run in runs if run.row != FROZEN}
+    done = {(run.row, run.task) for run in again}
+    said = []
+    for (row, task), rate in used.items():
+        best, other = chosen.methods[row][task].learning_rate, second.get((row, task), rate)
+        if rate != best:
+            said.append(f"**{METHODS[row].title}, {task}: rate {rate:g}, not {best:g}, the chosen one.**\n")
+        if other != rate and (row, task) not in done:
+            said.append(
+                f"**{METHODS[row].title}, {task}: no complete runs at the second rate, {other:g}.**\n"
+            )
+    return "\n".join(said)
 
 
 def arms(runs: Sequence[Run]) -> pd.DataFrame:
@@ -493,14 +547,22 @@ def read_prediction(table: Path) -> pd.DataFrame:
     """The prediction in a table's folder.
 
     Raises:
-        UserError: it is missing.
+        UserError: it is missing, damaged, or lacks a layer of an arm.
     """
-    if not (table / PREDICTION).is_file():
-        raise UserError(
-            f"{table} has no {PREDICTION}: write it with python -m "
-            f"attngraph.experiments.studies.distances_prediction {table}"
-        )
-    return pd.read_csv(table / PREDICTION)
+    file = table / PREDICTION
+    remedy = f"write it with python -m attngraph.experiments.studies.distances_prediction {table}"
+    if not file.is_file():
+        raise UserError(f"{table} has no {PREDICTION}: {remedy}")
+    try:
+        prediction = pd.read_csv(file)
+        saved = prediction.pivot(index=["checkpoint", "layer"], columns="arm", values="saved")
+        whole = saved[[arm.name for arm in (*COUPLED.values(), *FREE.values())]].notna().all(axis=None)
+        whole &= "contrast" in prediction
+    except (KeyError, ValueError):
+        whole = False
+    if not whole:
+        raise UserError(f"{file} is damaged, or lacks a layer of an arm: {remedy}")
+    return prediction
 
 
 def gains(runs: Sequence[Run], prediction: pd.DataFrame) -> pd.DataFrame:
@@ -509,8 +571,12 @@ def gains(runs: Sequence[Run], prediction: pd.DataFrame) -> pd.DataFrame:
     as fractions.
 
     Raises:
-        UserError: there is no prediction for a checkpoint or an arm.
+        UserError: there is no prediction for a checkpoint.
     """
+    if lacking := {run.checkpoint for run in runs} - set(prediction["checkpoint"]):
+        raise UserError(
+            f"{PREDICTION} lacks checkpoints with the digests {', '.join(sorted(lacking))}: write it again"
+        )
     saved = prediction.groupby(["checkpoint", "arm"])["saved"].mean()
     scores = pd.Series(
         {
@@ -528,11 +594,6 @@ def gains(runs: Sequence[Run], prediction: pd.DataFrame) -> pd.DataFrame:
             if arm.name == nothing or not {arm.name, nothing} <= held:
                 continue
             for checkpoint in dict.fromkeys(run.checkpoint for run in runs):
-                if not {(checkpoint, arm.name), (checkpoint, nothing)} <= set(saved.index):
-                    raise UserError(
-                        f"{PREDICTION} lacks {arm.name} or {nothing} on the checkpoint with the digest "
-                        f"{checkpoint}: write it again"
-                    )
                 lines.append(
                     {
                         "arm": arm.name,
@@ -582,7 +643,7 @@ def predicted(runs: Sequence[Run], prediction: pd.DataFrame) -> str:
     size = f"{points['arm'].nunique()} arms × {points['checkpoint'].nunique()} checkpoints"
     said = (
         f"Slope: {value:.3f} points of Scene F1 for each point of mass saved (95 % interval {low:.3f} to "
-        f"{high:.3f}, p {p:.4f}; {size}).\n"
+        f"{high:.3f}, p {_p(p)}; {size}).\n"
     )
     return (
         f"{markdown_grid(table, 'Prediction: compared with seeing nothing, mean over checkpoints')}\n{said}"

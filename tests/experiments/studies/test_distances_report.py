@@ -34,7 +34,8 @@ def reporting(study):
     return importlib.import_module("attngraph.experiments.studies.distances_report")
 
 
-CHANGES = ["seeds=10", "checkpoints=5"]  # of the preset
+CHANGES = ["seeds=10", "checkpoints=5"]  # of the preset, to that of made-up runs
+CHANGES += ["runs.recipe.steps=40", "runs.recipe.batch_size=64", "by_task.caption.recipe.steps=40"]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,7 @@ def test_the_four_comparisons_share_one_correction(runs, reporting):
     [
         ("H0", 0.02, True, True, "above 0"),
         ("H0", 0.009, True, True, "above 0, but by less than 1"),
+        ("H0", -0.009, True, True, "below 0"),
         ("H0", 0.02, False, False, "no significant difference"),
         ("H3", -0.02, True, True, "below 0"),
         ("H1", 0.001, True, False, "equivalent"),
@@ -114,36 +116,55 @@ def test_answers(name, difference, sure, differs, said, reporting):
     assert reporting.answer(question, line, 0.01) == said
 
 
-@pytest.mark.parametrize("gain, holds", [(0.02, True), (0.009, False)])
-def test_nothing_is_concluded_where_the_oracle_does_not_help(gain, holds, runs, reporting, monkeypatch):
-    """Answers of the table and of the file; lines of one second rate each."""
-    found = iter([gain, 0.0, 0.0, 0.0])
+@pytest.fixture
+def stub(reporting, monkeypatch):
+    """Comparisons with given numbers, one after the other."""
 
-    def compared_pair(scores, pairs, columns, margin):
-        line = {"column": columns[0], "difference": next(found), "p": 1e-6, "equivalent_p": 1e-6}
-        return [line | {f"new_{name}": None for name in ("low", "high", "p", "equivalent_p")}]
+    def numbers(*lines):
+        found = iter(lines)
 
-    monkeypatch.setattr(reporting, "compare_pairs", compared_pair)
+        def of_pairs(scores, pairs, columns, margin):
+            line = {"column": columns[0], "low": 0.0, "high": 0.0, "p": 1e-6, "equivalent_p": 1e-6}
+            return [line | {"by_checkpoint": []} | next(found) for _ in pairs]
+
+        monkeypatch.setattr(reporting, "compare_pairs", of_pairs)
+
+    return numbers
+
+
+def test_both_corrections_are_for_four_tests(runs, reporting, stub):
+    p_values = [(0.02, 0.9), (0.013, 0.01), (0.04, 0.2), (0.5, 0.9)]
+    stub(*({"difference": 0.02, "p": p, "equivalent_p": tost} for p, tost in p_values))
     table = reporting.compared(runs, "caption.scene")
-    answers = list(table["answer"])
+    assert list(table["test_p_holm"]) == pytest.approx([0.06, 0.04, 0.4, 0.5])
+    assert list(table["difference_p_holm"]) == pytest.approx([0.06, 0.052, 0.08, 0.5])
+
+
+@pytest.mark.parametrize("gain, holds", [(0.02, True), (0.009, False)])
+def test_h1_to_h3_have_no_answer_unless_the_oracle_helps(gain, holds, runs, reporting, stub):
+    """At the chosen rates, and at second ones."""
+    stub(*({"difference": difference} for difference in (gain, 0.0, 0.0, 0.003)))
+    table = reporting.compared(runs, "caption.scene")
+    gated = reporting.gated(table, table["answer"][0] == reporting.HOLDS)
+    answers = list(gated["answer"])
     if holds:
         assert answers == ["above 0", *2 * ["equivalent, with a difference"], "above 0"]
     else:
-        assert answers == ["above 0, but by less than 1", *3 * ["no conclusion, since H0 fails"]]
-    changed = table.iloc[1:2].assign(answer="different", at="Natural at 0.03")
-    said = reporting.conclusion(table, changed)
-    assert ("H0 holds" in said) == holds
-    assert f"**H1 depends on the rate**: {answers[1]}; with Natural at 0.03 different." in said
+        assert answers == ["above 0, but by less than 1", *3 * ["none, since H0 fails"]]
+    changed = table.iloc[[0, 1]].assign(answer="different", at="Natural at 0.03")
+    said = reporting.conclusion("VQA", gated, reporting.gated(changed, holds))
+    assert ("VQA: H0 holds" in said) == holds and ("VQA: H0 fails" in said) != holds
+    assert "**H0 depends on the rate**" in said and "So do the answers to H1, H2 and H3" in said
+    assert ("**H1 depends on the rate**: equivalent, with a difference, and with Natural at" in said) == holds
 
 
 def test_the_summary_is_the_mean_of_standardised_differences(runs, reporting):
-    table = reporting.compared(runs, reporting.SUMMARY)
+    line = reporting.comparisons(runs, reporting.SUMMARY).iloc[2]
     frame = scores_of(runs).frame.set_index("seed")
     of = [frame[frame["row"] == row][["caption.scene", "vqa.accuracy"]] for row in ("natural", "other_patch")]
     differences = (of[0] - of[1]).to_numpy().reshape(2, 5, 2)  # seed, checkpoint, column
     spread = np.sqrt(((differences - differences.mean(0)) ** 2).sum((0, 1)) / 5)
     want = (differences / spread).mean()
-    line = table[table["question"] == "H2"].iloc[0]
     assert line["difference"] == pytest.approx(want) and line["test_p"] == line["p"]
 
 
@@ -152,9 +173,20 @@ def test_the_first_look_waits_for_four_checkpoints(runs, planned, reporting):
         return [run for run in runs if (run.row, run.task, run.seed) != (row, "caption", seed)]
 
     text = reporting.first_look(without("oracle_free", 4), planned)  # on the fifth
-    assert "H0" in text and "H2" in text and "H1" not in text and "The study" in text
+    assert "H0" in text and "H2" in text and "H1" not in text
     with pytest.raises(UserError, match="1 of 32 runs are missing, the first one oracle_free on caption"):
         reporting.first_look(without("oracle_free", 8), planned)
+
+
+@pytest.mark.parametrize(
+    "difference, high, stops",
+    [(-0.001, 0.009, True), (-0.001, 0.011, False), (0.001, 0.009, False), (0.02, 0.03, False)],
+)
+def test_the_study_stops_below_0_with_an_interval_that_excludes_1(
+    difference, high, stops, runs, planned, reporting, stub
+):
+    stub({"difference": difference, "high": high}, {"difference": 0.5, "high": 0.6})
+    assert ("The study stops" in reporting.first_look(runs, planned)) == stops
 
 
 def test_only_the_planned_table_is_reported(runs, planned, reporting):
@@ -173,26 +205,69 @@ def test_only_the_planned_table_is_reported(runs, planned, reporting):
     reporting.check_complete(at(0.003, ["oracle"], range(10)), planned)
     with pytest.raises(UserError, match="oracle on .* at the learning rates 0.01 and 0.003"):
         reporting.check_complete(at(0.003, ["oracle"], [9]), planned)
-    with pytest.raises(UserError, match="oracle on .* learning rate 0.03, and 0.01 was chosen"):
-        reporting.check_complete(at(0.03, ["oracle"], range(10)), planned)
+    for rate in (0.03, 0.001, 0.009):
+        with pytest.raises(UserError, match=f"oracle on .* learning rate {rate}, and 0.01 was chosen"):
+            reporting.check_complete(at(rate, ["oracle"], range(10)), planned)
+    for wrong, message in (
+        ({"split": "validation"}, "scored on validation data, not on test data"),
+        ({"recipe": {**runs[0].settings["recipe"], "steps": 7}}, "trained with steps 7, not 40"),
+        ({"weights": "others"}, "starts from other weights"),
+    ):
+        with pytest.raises(UserError, match=message):
+            reporting.check_complete([with_settings(runs[0], **wrong), *runs[1:]], planned)
+    with pytest.raises(UserError, match="several checkpoints are the same"):
+        reporting.check_complete([with_settings(run, weights="one") for run in runs], planned)
 
 
-def at_rate(run, rate: float):
-    """A copy of a run at another learning rate."""
+def with_settings(run, **values):
+    """A copy of a run with other settings."""
     copy = replace(run)
-    recipe = {**run.settings["recipe"], "learning_rate": rate}
-    copy.__dict__["config"] = {**run.config, "settings": {**run.settings, "recipe": recipe}}
+    copy.__dict__["config"] = {**run.config, "settings": {**run.settings, **values}}
     return copy
 
 
-def test_diverged_runs_are_counted(runs, rates, reporting):
-    """Those of the search, and arms that were repeated at a lower rate."""
+def at_rate(run, rate: float):
+    return with_settings(run, recipe={**run.settings["recipe"], "learning_rate": rate})
+
+
+def test_diverged_runs_of_the_search_are_counted(runs, rates, reporting):
     trials = pd.read_csv(rates / "search.csv")
     trials.loc[trials["rate"] == 0.03, "score"] = -np.inf
-    some = [at_rate(run, 0.003) if (run.row, run.task) == ("oracle", "vqa") else run for run in runs]
-    text = reporting.counts(some, trials, chosen_settings(rates / "settings.yaml"))
-    assert "176 of 352 runs of the search for rates diverged" in text
-    assert text.count("**") == 2 and "**Oracle on vqa diverged at 0.01**, and is shown at 0.003." in text
+    assert "176 of 352 runs of the search for rates diverged" in reporting.counts(runs, trials)
+
+
+def test_unplanned_rates_are_named(runs, rates, reporting):
+    """A lower rate than the chosen one, and a second rate without runs."""
+    chosen = chosen_settings(rates / "settings.yaml")
+    changed = Settings(
+        methods={**chosen.methods, "natural": dict.fromkeys(["caption", "vqa"], Choice(learning_rate=0.03))}
+    )
+    some = [at_rate(run, 0.03) if run.row == "natural" else run for run in runs]
+    some = [at_rate(run, 0.003) if (run.row, run.task) == ("oracle", "vqa") else run for run in some]
+    second = {("oracle", "vqa"): 0.003, ("natural", "vqa"): 0.01, ("natural", "caption"): 0.1}
+    again = [at_rate(run, 0.1) for run in runs if (run.row, run.task) == ("natural", "caption")]
+    assert reporting.about_rates(some, again, changed, second).split("\n\n") == [
+        "**Natural, vqa: no complete runs at the second rate, 0.01.**",
+        "**Oracle, vqa: rate 0.003, not 0.01, the chosen one.**\n",
+    ]
+
+
+def test_the_search_must_know_every_arm(rates):
+    trials, chosen = distances_rates.trials_of(rates), chosen_settings(rates / "settings.yaml")
+    arms = [("natural", "vqa"), ("oracle", "caption")]
+    distances_rates.check_searched(trials, chosen, arms)
+    with pytest.raises(UserError, match="lacks oracle on caption"):
+        distances_rates.check_searched(trials[trials["method"] == "natural"], chosen, arms)
+    with pytest.raises(UserError, match="lacks oracle on caption"):
+        only = Settings(methods={"natural": chosen.methods["natural"]})
+        distances_rates.check_searched(trials, only, arms)
+    for content in ("", "a,b\n1,2\n"):
+        (rates / "search.csv").write_text(content)
+        with pytest.raises(UserError, match="search.csv is damaged"):
+            distances_rates.trials_of(rates)
+    (rates / "search.csv").unlink()
+    with pytest.raises(UserError, match="has no search.csv"):
+        distances_rates.trials_of(rates)
 
 
 def test_rates_that_win_in_resamples(reporting):
@@ -219,27 +294,58 @@ def test_rates_that_win_in_resamples(reporting):
     assert changed.methods["natural"]["vqa"].learning_rate == 1e-3
     assert changed.methods["oracle"] == chosen.methods["oracle"]
     table = distances_rates.tuning(trials, chosen, second)
-    assert list(table["Chosen"]) == ["0.003", "0.003"] and list(table["Also run at"]) == ["0.001", ""]
+    assert list(table["Chosen"]) == ["0.003", "0.003"] and list(table["Second rate"]) == ["0.001", ""]
     assert table["Rate: share"][0].endswith("0.01: diverged")
     assert table["Rate: share"][1] == "0.001: diverged, 0.003: diverged, 0.01: diverged"
 
 
 @pytest.mark.parametrize("factor", [0.3, 0.0])
 def test_the_slope_of_gain_over_mass_saved(factor, reporting):
+    """Its interval is about as wide as that of resampled arms and checkpoints, computed point by point, and
+    wider than that of either alone."""
     rng = np.random.default_rng(1)
-    saved = rng.random((7, 1)) * 0.2 + 0.01 * rng.random((7, 12))
-    gain = factor * saved + 0.003 * rng.normal(size=(7, 12))
+    saved = rng.random((7, 1)) * 0.2 + 0.4 * rng.random((1, 12))
+    gain = factor * saved + 0.003 * (rng.normal(size=(7, 1)) + 2 * rng.normal(size=(1, 12)))
+    every = list(itertools.product(range(7), range(12)))
     points = pd.DataFrame(
-        [(a, c, saved[a, c], gain[a, c]) for a in range(7) for c in range(12)],
-        columns=["arm", "checkpoint", "saved", "gain"],
+        [(a, c, saved[a, c], gain[a, c]) for a, c in every], columns=["arm", "checkpoint", "saved", "gain"]
     )
-    value, low, high, p = reporting.slope(points, 500)
+    value, low, high, p = reporting.slope(points, 2000)
     assert value == pytest.approx(np.polyfit(saved.ravel(), gain.ravel(), 1)[0])
     assert low < factor < high and (p < 0.01) == (factor > 0)
 
+    def width(resample_arms, resample_checkpoints):
+        slopes = []
+        for _ in range(2000):
+            arms = rng.integers(7, size=7) if resample_arms else range(7)
+            columns = rng.integers(12, size=12) if resample_checkpoints else range(12)
+            drawn = [(saved[a, c], gain[a, c]) for a in arms for c in columns]
+            slopes.append(np.polyfit(*np.transpose(drawn), 1)[0])
+        return np.subtract(*np.quantile(slopes, [0.975, 0.025]))
+
+    assert high - low == pytest.approx(width(True, True), rel=0.1)
+    assert high - low > 1.2 * max(width(True, False), width(False, True))
+
+
+def test_gains_are_over_the_arm_without_distances_and_the_same_exponents(runs, study, reporting):
+    arms = [arm.name for arm in (*study.COUPLED.values(), *study.FREE.values())]
+    lines = [
+        {"checkpoint": f"weights {k}", "layer": layer, "arm": arm, "saved": 10 * k + place + layer}
+        for k, layer, (place, arm) in itertools.product(range(5), range(2), enumerate(arms))
+    ]
+    points = reporting.gains(runs, pd.DataFrame(lines)).set_index(["arm", "checkpoint"])
+    scores = scores_of(runs).frame.set_index(["row", "seed"])["caption.scene"]
+    for arm, nothing in (("oracle", "nothing"), ("natural_free", "nothing_free")):
+        got = points.loc[arm, "weights 3"]
+        assert got["saved"] == arms.index(arm) - arms.index(nothing)
+        want = [scores[arm, seed] - scores[nothing, seed] for seed in (3, 8)]
+        assert got["gain"] == pytest.approx(np.mean(want))
+    with pytest.raises(UserError, match="lacks checkpoints with the digests weights 4"):
+        reporting.gains(runs, pd.DataFrame(lines).query("checkpoint != 'weights 4'"))
+
 
 def test_the_whole_report(folder, runs, rates, study, reporting, tmp_path, capsys):
-    """With the second rate of natural on VQA, without which there is no report."""
+    """Without and with the second rate of natural on VQA."""
     rng = np.random.default_rng(0)
     lines = [
         {"checkpoint": checkpoint, "arm": arm.name, "layer": layer, "saved": rng.random(), "contrast": 0.1}
@@ -252,15 +358,19 @@ def test_the_whole_report(folder, runs, rates, study, reporting, tmp_path, capsy
     words += [word for change in CHANGES for word in ("--set", change)]
     with pytest.raises(UserError, match="has no prediction.csv"):
         reporting.main(words)
+    for broken in (lines[1:], [{"arm": "natural"}], [line | {"saved": np.nan} for line in lines]):
+        pd.DataFrame(broken).to_csv(folder / "prediction.csv", index=False)
+        with pytest.raises(UserError, match="is damaged, or lacks a layer of an arm"):
+            reporting.main(words)
     pd.DataFrame(lines).to_csv(folder / "prediction.csv", index=False)
-    with pytest.raises(
-        UserError, match="natural on vqa with seed 0 needs 0.03: .*--tasks vqa --rows natural"
-    ):
-        reporting.main(words)
+    with pytest.raises(UserError, match="runs are missing"):
+        reporting.main([*words, "--set", "seeds=15"])
+    reporting.main(words)
+    assert "**Natural, vqa: no complete runs at the second rate, 0.03.**" in capsys.readouterr().out
     assert chosen_settings(rates / "other-rates.yaml").methods["natural"]["vqa"].learning_rate == 0.03
     reporting.main([*words, "--other", str(other_rates(tmp_path / "other"))])
     text = (folder / "report" / "report.md").read_text()
-    assert capsys.readouterr().out.startswith(text)
+    assert capsys.readouterr().out.startswith(text) and "no complete runs" not in text
     frozen = {(run.task, run.seed): run.result["scores"] for run in runs if run.row == "frozen"}
     below = sum(
         run.result["scores"][key] < frozen[run.task, run.seed % 5][key]
@@ -273,7 +383,7 @@ def test_the_whole_report(folder, runs, rates, study, reporting, tmp_path, capsy
     assert "| Oracle, free | caption | 1.25 ± 0.00 |" in text, "p of cross-attention"
     csv = pd.read_csv(folder / "report" / "comparisons.csv")
     assert list(csv["question"][csv["at"].isna()]) == 3 * ["H0", "H1", "H2", "H3"]
-    assert list(csv["question"][csv["at"].notna()]) == 2 * ["H1", "H2", "H3"]  # on VQA, and of the summary
+    assert list(csv["question"][csv["at"].notna()]) == ["H1", "H2", "H3"]
     for suffix in ("png", "svg"):
         assert (folder / "report" / f"distances.{suffix}").stat().st_size > 5000
 
@@ -292,37 +402,40 @@ def other_rates(folder: Path, *rows: str) -> Path:
     return folder
 
 
-def test_runs_at_a_second_rate_must_be_the_expected_ones(runs, rates, reporting, tmp_path):
-    second = {("natural", "vqa"): 0.03}
-    with saved_runs(other_rates(tmp_path / "a", "natural", "closed_form")) as others:
+def test_runs_at_a_second_rate_are_complete_and_as_planned(runs, planned, reporting, tmp_path):
+    second = {("natural", "vqa"): 0.03, ("natural", "caption"): 0.003}
+    with saved_runs(other_rates(tmp_path, "natural", "closed_form")) as others:
         only = [run for run in others if run.row != "closed_form"]
-        again = reporting.at_second_rates(only, runs, second, rates)
-        assert {(run.row, run.task) for run in again} == {("natural", "vqa")} and len(again) == 10
-        with pytest.raises(UserError, match="closed_form on vqa with seed 0 has no second rate"):
-            reporting.at_second_rates(others, runs, second, rates)
-        with pytest.raises(UserError, match="natural on vqa with seed 3 needs 0.03"):
-            reporting.at_second_rates([run for run in only if run.seed != 3], runs, second, rates)
-        with pytest.raises(UserError, match="natural on vqa with seed 0 needs 0.003"):
-            reporting.at_second_rates(only, runs, {("natural", "vqa"): 0.003}, rates)
-        lower = [at_rate(run, 0.03) if run.row == "natural" else run for run in runs]  # after a divergence
-        assert reporting.at_second_rates([], lower, second, rates) == []
+
+        def arms(others, runs=runs, second=second):
+            again = reporting.at_second_rates(others, runs, planned, second)
+            return {(run.row, run.task) for run in again}
+
+        assert arms(only) == {("natural", "vqa")}
+        assert arms([run for run in only if run.seed != 3]) == set()
+        with pytest.raises(
+            UserError, match="closed_form on vqa .* the rate 0.03, and there is no second rate"
+        ):
+            arms(others)
+        with pytest.raises(UserError, match="natural on vqa .* the rate 0.03, and the second rate is 0.003"):
+            arms(only, second={("natural", "vqa"): 0.003})
+        with pytest.raises(UserError, match="natural on vqa .* scored on validation data"):
+            arms([with_settings(run, split="validation") for run in only])
 
 
 def test_an_arm_at_another_rate_replaces_its_runs_in_each_comparison_with_it(runs, reporting, tmp_path):
-    """On the tasks on which the rate differs; where both arms have one, also in both."""
+    """In its column; where both arms have a second rate, also in both."""
     with saved_runs(other_rates(tmp_path, "natural", "closed_form")) as others:
-        again = [run for run in others if (run.row, run.task) != ("frozen", "vqa") and run.task == "vqa"]
+        again = [run for run in others if run.row != "frozen" and run.task == "vqa"]
         table = reporting.with_second_rates(runs, again, "vqa.accuracy")
         both = [run for run in runs if (run.row, run.task) not in {(r.row, r.task) for r in again}] + again
         want = reporting.compared(both, "vqa.accuracy")
         assert len(reporting.with_second_rates(runs, again, "caption.scene")) == 0
-        summary = reporting.with_second_rates(runs, again, "summary")["at"]
-        assert list(summary.str.replace(" on vqa", "")) == list(table["at"])
     natural, closed = "Natural at 0.03", "Closed form at 0.03"
     assert list(zip(table["question"], table["at"])) == [
         ("H1", natural),
         ("H1", closed),
-        ("H1", f"{closed}, {natural}"),
+        ("H1", f"{natural}; {closed}"),
         ("H2", natural),
         ("H3", natural),
     ]
@@ -385,6 +498,9 @@ def test_from_the_search_to_the_report(tmp_path):
     found = chosen_settings(rates / "settings.yaml")
     found.methods.update(dict.fromkeys(asked, found.methods["natural"]))
     write_settings(rates / "settings.yaml", found)
+    trials = pd.read_csv(rates / "search.csv")
+    trials = pd.concat([trials.assign(method=arm) for arm in asked])
+    trials.to_csv(rates / "search.csv", index=False)
     run("attngraph.experiments.studies.distances_prediction", table, *preset(2, *asked), "--images", 6)
     run(*plugin, "ablation", *preset(2, *asked), "--settings", rates / "settings.yaml", "--out", table)
     changes = [*preset(2, *asked)[4:], "--set", "checkpoints=1"]
