@@ -14,6 +14,7 @@ from attngraph.errors import UserError
 from attngraph.experiments.base.messages import first_line
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.settings import Settings
+from attngraph.experiments.tables.runs import Run
 from attngraph.experiments.tables.tune import DIVERGED
 
 CHECKPOINTS = 4  # of the search; its seeds are assigned to them in turn
@@ -45,6 +46,12 @@ def check_searched(trials: pd.DataFrame, chosen: Settings, arms: Collection[tupl
     for row, task in arms:
         if (row, task) not in searched or chosen.choice(row, task) is None:
             raise UserError(f"the search for rates lacks {row} on {task}: use the folder of the whole search")
+
+
+def rate_of(run: Run) -> float:
+    """The learning rate of a run; 0 without training."""
+    recipe = run.settings.get("recipe")
+    return 0.0 if recipe is None else float(recipe["learning_rate"])
 
 
 def wins(trials: pd.DataFrame) -> pd.DataFrame:

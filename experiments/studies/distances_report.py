@@ -17,9 +17,7 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +31,21 @@ from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.settings import Settings, chosen_settings, write_settings
 from attngraph.experiments.runs.experiment import Cell
 from attngraph.experiments.studies.distances import ARMS, COUPLED, FREE, NOTHING
+from attngraph.experiments.studies.distances_comparisons import (
+    ACCURACY,
+    COLUMNS,
+    HOLDS,
+    MARGINS,
+    QUESTIONS,
+    SUMMARY,
+    compared,
+    comparisons,
+    conclusion,
+    gated,
+    p_text,
+    shown,
+    with_second_rates,
+)
 from attngraph.experiments.studies.distances_prediction import FILE as PREDICTION
 from attngraph.experiments.studies.distances_prediction import PRESET
 from attngraph.experiments.studies.distances_rates import (
@@ -40,13 +53,13 @@ from attngraph.experiments.studies.distances_rates import (
     RESAMPLES,
     Rates,
     check_searched,
+    rate_of,
     second_rates,
     trials_of,
     tuning,
     with_rates,
 )
-from attngraph.experiments.tables.compare import compare_pairs, holm
-from attngraph.experiments.tables.frame import FROZEN, Scores, scores_of
+from attngraph.experiments.tables.frame import FROZEN, scores_of
 from attngraph.experiments.tables.grid import load_preset
 from attngraph.experiments.tables.plan import plan_table
 from attngraph.experiments.tables.render import markdown_grid
@@ -54,39 +67,10 @@ from attngraph.experiments.tables.runs import Run, saved_runs
 from attngraph.experiments.tables.tune import DIVERGED, RATES, SETTINGS
 from attngraph.experiments.tasks.catalogue import SCENE
 
-ACCURACY = "vqa.accuracy"
-COLUMNS = {"caption": SCENE, "vqa": ACCURACY}  # of each task
-MARGINS = {SCENE: 0.01, ACCURACY: 0.005}  # of equivalence; also what H0 must reach
-SUMMARY = "summary"
-LEVEL = 0.05
 FIRST = 4  # checkpoints of the first look
 
 Key = tuple[str, str, int]  # row, task and seed of a run
 Planned = Mapping[Key, Cell]
-
-
-@dataclass(frozen=True)
-class Question:
-    """One of the four comparisons: ``row`` minus ``baseline``; whether their equivalence is tested."""
-
-    name: str
-    row: str
-    baseline: str
-    equivalent: bool = False
-
-    @property
-    def rows(self) -> tuple[str, str]:
-        """The two rows."""
-        return self.row, self.baseline
-
-
-QUESTIONS = (
-    Question("H0", "oracle_free", "nothing_free"),
-    Question("H1", "natural", "closed_form", equivalent=True),
-    Question("H2", "natural", "other_patch", equivalent=True),
-    Question("H3", "natural_free", "natural"),
-)
-HOLDS, NO_ANSWER = "above 0", "none, since H0 fails"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -148,12 +132,6 @@ def by_key(runs: Sequence[Run]) -> dict[Key, Run]:
     return {(run.row, run.task, run.seed): run for run in runs}
 
 
-def _rate(run: Run) -> float:
-    """The learning rate; 0 without training."""
-    recipe = run.settings.get("recipe")
-    return 0.0 if recipe is None else float(recipe["learning_rate"])
-
-
 def check_complete(runs: Sequence[Run], planned: Planned) -> None:
     """Raise a UserError if the table lacks runs or has others, or if an arm has two rates, or one that is
     neither the chosen rate nor half a power of ten lower.
@@ -170,7 +148,7 @@ def check_complete(runs: Sequence[Run], planned: Planned) -> None:
     for (row, task, seed), run in found.items():
         if row == FROZEN:
             continue
-        rate, first, best = _rate(run), _rate(found[row, task, 0]), _chosen(planned[row, task, seed])
+        rate, first, best = rate_of(run), rate_of(found[row, task, 0]), _chosen(planned[row, task, seed])
         if rate != first:
             raise UserError(
                 f"there are runs of {row} on {task} at the learning rates {first:g} and {rate:g}: repeat "
@@ -225,12 +203,14 @@ def at_second_rates(others: Sequence[Run], runs: Sequence[Run], planned: Planned
     """
     table, seeds = by_key(runs), {seed for row, _, seed in planned if row != FROZEN}
     again = [run for run in others if (run.row, run.task, run.seed) in table]
-    again = [run for run in again if _rate(run) != _rate(table[run.row, run.task, run.seed])]
+    again = [run for run in again if rate_of(run) != rate_of(table[run.row, run.task, run.seed])]
     for run in again:
         rate = second.get((run.row, run.task))
-        if rate != _rate(run):
+        if rate != rate_of(run):
             wanted = "there is no second rate" if rate is None else f"the second rate is {rate:g}"
-            raise UserError(f"{run} has the rate {_rate(run):g}, and {wanted}: use --settings {OTHER_RATES}")
+            raise UserError(
+                f"{run} has the rate {rate_of(run):g}, and {wanted}: use --settings {OTHER_RATES}"
+            )
     check_runs([*runs, *again], planned)
     complete = {arm for arm in second if {run.seed for run in again if (run.row, run.task) == arm} == seeds}
     return [run for run in again if (run.row, run.task) in complete]
@@ -286,152 +266,7 @@ def report(
     return "\n".join(parts), pd.concat([*tables, summary], ignore_index=True)
 
 
-# ---- the four comparisons ---------------------------------------------------------------------------------
-
-
-def comparisons(runs: Sequence[Run], key: str, questions: Sequence[Question] = QUESTIONS) -> pd.DataFrame:
-    """A line for each question: the fields of :func:`attngraph.experiments.tables.compare.compare_pairs`, for
-    new checkpoints if there are several, with names of rows; ``question``; ``test_p`` of the planned test.
-
-    Args:
-        runs: runs of the table.
-        key: key of a column, or :data:`SUMMARY`.
-        questions: the questions.
-    """
-    scores, pairs = scores_of(runs), [question.rows for question in questions]
-    if key == SUMMARY:
-        of_pairs = [replace(scores, weights={SUMMARY: standardised(scores, pair)}) for pair in pairs]
-        found = [line for of, pair in zip(of_pairs, pairs) for line in compare_pairs(of, [pair], [key])]
-    else:
-        found = compare_pairs(scores, pairs, [key], MARGINS[key])
-    lines = []
-    for question, line in zip(questions, found, strict=True):
-        line |= {"question": question.name, "row": question.row, "baseline": question.baseline}
-        for name in ("low", "high", "p", "equivalent_p"):
-            if line.get(f"new_{name}") is not None:
-                line[name] = line[f"new_{name}"]
-        line["test_p"] = line["equivalent_p"] if question.equivalent and key != SUMMARY else line["p"]
-        unused = ("speaks_for", "p_holm", "equivalent_p_holm")
-        lines.append({name: x for name, x in line.items() if name not in unused and "new_" not in name})
-    return pd.DataFrame(lines)
-
-
-def compared(runs: Sequence[Run], key: str) -> pd.DataFrame:
-    """:func:`comparisons` of a column, with ``test_p_holm``; ``difference_p_holm``, corrected as if all tests
-    were of no difference; ``answer``.
-    """
-    table = comparisons(runs, key)
-    table["test_p_holm"] = holm(table["test_p"].tolist())
-    table["difference_p_holm"] = holm(table["p"].tolist())
-    table["answer"] = [
-        answer(question, line, MARGINS[key]) for question, line in zip(QUESTIONS, table.to_dict("records"))
-    ]
-    return table
-
-
-def gated(table: pd.DataFrame, holds: bool) -> pd.DataFrame:
-    """The answers; there are none to H1 to H3 unless H0 holds at the chosen rates."""
-    if holds or not len(table):
-        return table
-    return table.assign(answer=table["answer"].where(table["question"] == "H0", NO_ANSWER))
-
-
-def standardised(scores: Scores, pair: tuple[str, str]) -> dict[str, float]:
-    """Weights for the mean over the two tasks of the difference of two rows, each divided by its standard
-    deviation between the seeds of one checkpoint; 0 if that is 0, as in runs of a few steps.
-    """
-    columns = [SCENE, ACCURACY]
-    frame = scores.frame.set_index("seed")
-    first, second = (frame.loc[frame["row"] == row, columns] for row in pair)
-    differences = (first - second).dropna()
-    checkpoint = {run.seed: run.checkpoint for run in scores.runs}
-    groups = [checkpoint[seed] for seed in differences.index]
-    centred = differences - differences.groupby(groups).transform("mean")
-    spread = ((centred**2).sum() / (len(differences) - len(set(groups)))) ** 0.5
-    return {key: float(1 / (len(columns) * spread[key])) if spread[key] else 0.0 for key in columns}
-
-
-def answer(question: Question, line: Mapping[str, Any], margin: float) -> str:
-    """The answer at :data:`LEVEL`."""
-    sure, differs = line["test_p_holm"] < LEVEL, line["difference_p_holm"] < LEVEL
-    side = "above 0" if line["difference"] > 0 else "below 0"
-    if question.equivalent:
-        if sure:
-            return "equivalent" + (", with a difference" if differs else "")
-        return f"different, {side}" if differs else "neither equivalent nor different"
-    if not sure:
-        return "no significant difference"
-    small = question.name == "H0" and 0 < line["difference"] < margin
-    return side + (f", but by less than {100 * margin:g}" if small else "")
-
-
-def with_second_rates(runs: Sequence[Run], again: Sequence[Run], key: str) -> pd.DataFrame:
-    """As :func:`compared`, for each question and each of its arms with a second rate, and for both of them:
-    the comparison with the runs at second rates instead. Column ``at`` names the arms and their rates.
-
-    Args:
-        runs: runs of the table.
-        again: runs of arms at second rates.
-        key: key of a column.
-    """
-    tables = []
-    for question in QUESTIONS:
-        for rows in [(question.row,), (question.baseline,), question.rows]:
-            new = [run for run in again if run.row in rows and COLUMNS[run.task] == key]
-            rates = {run.row: _rate(run) for run in new}
-            if rates.keys() == set(rows):
-                at = "; ".join(f"{METHODS[row].title} at {rates[row]:g}" for row in rows)
-                table = compared(list((by_key(runs) | by_key(new)).values()), key)
-                tables.append(table[table["question"] == question.name].assign(at=at))
-    return pd.concat(tables) if tables else pd.DataFrame()
-
-
-def conclusion(title: str, at_chosen: pd.DataFrame, at_second: pd.DataFrame) -> str:
-    """Whether H1 to H3 may be read, and which answers depend on the rate.
-
-    Args:
-        title: of the column.
-        at_chosen: comparisons at the chosen rates.
-        at_second: comparisons at second rates.
-    """
-    answers = dict(zip(at_chosen["question"], at_chosen["answer"]))
-    if answers["H0"] == HOLDS:
-        said = [f"{title}: H0 holds."]
-    else:
-        said = [f"**{title}: H0 fails** ({answers['H0']}), so there is no answer to H1, H2 and H3."]
-    for line in at_second.to_dict("records"):
-        question, other, at = line["question"], line["answer"], line["at"]
-        if other != answers[question]:
-            said.append(
-                f"**{question} depends on the rate**: {answers[question]}, and with {at} {other}."
-                + (" So do the answers to H1, H2 and H3." if question == "H0" else "")
-            )
-    return "\n\n".join(said) + "\n"
-
-
-def shown(table: pd.DataFrame) -> pd.DataFrame:
-    """Comparisons as texts."""
-    unit = 1 if (table["column"] == SUMMARY).all() else 100
-    lines = []
-    for line in table.to_dict("records"):
-        title = f"{METHODS[line['row']].title} − {METHODS[line['baseline']].title}"
-        text = {
-            "": line["question"],
-            "Comparison": f"{title} ({line['at']})" if "at" in line else title,
-            "Difference": f"{unit * line['difference']:+.2f}",
-            "95 % interval": f"{unit * line['low']:+.2f} to {unit * line['high']:+.2f}",
-            "p of no difference": _p(line["p"]),
-        }
-        if "answer" in line:
-            text |= {"p of the test": _p(line["test_p"]), "p (Holm)": _p(line["test_p_holm"])}
-            text["Answer"] = line["answer"]
-        text["By checkpoint"] = " ".join(f"{unit * one:+.2f}" for one in line["by_checkpoint"])
-        lines.append(text)
-    return pd.DataFrame(lines)
-
-
-def _p(p: float) -> str:
-    return f"{p:.4f}" if p >= 1e-4 else "< 0.0001"
+# ---- the first look ---------------------------------------------------------------------------------------
 
 
 def first_look(runs: Sequence[Run], planned: Planned) -> str:
@@ -485,7 +320,7 @@ def counts(runs: Sequence[Run], trials: pd.DataFrame) -> str:
 
 def about_rates(runs: Sequence[Run], again: Sequence[Run], chosen: Settings, second: Rates) -> str:
     """Arms that were run at a lower rate than the chosen one, or not at their second rate."""
-    used = {(run.row, run.task): _rate(run) for run in runs if run.row != FROZEN}
+    used = {(run.row, run.task): rate_of(run) for run in runs if run.row != FROZEN}
     done = {(run.row, run.task) for run in again}
     said = []
     for (row, task), rate in used.items():
@@ -643,7 +478,7 @@ def predicted(runs: Sequence[Run], prediction: pd.DataFrame) -> str:
     size = f"{points['arm'].nunique()} arms × {points['checkpoint'].nunique()} checkpoints"
     said = (
         f"Slope: {value:.3f} points of Scene F1 for each point of mass saved (95 % interval {low:.3f} to "
-        f"{high:.3f}, p {_p(p)}; {size}).\n"
+        f"{high:.3f}, p {p_text(p)}; {size}).\n"
     )
     return (
         f"{markdown_grid(table, 'Prediction: compared with seeing nothing, mean over checkpoints')}\n{said}"

@@ -17,6 +17,7 @@ import torch
 from attngraph.analysis.contrast import Region
 from attngraph.errors import UserError
 from attngraph.experiments.methods.settings import Choice, Settings, chosen_settings, write_settings
+from attngraph.experiments.studies import distances_comparisons as comparing
 from attngraph.experiments.studies import distances_rates
 from attngraph.experiments.studies.reweighting import SEES, Distances
 from attngraph.experiments.tables.compare import compare_pairs, holm
@@ -80,9 +81,9 @@ def planned(rates, reporting):
 
 def test_the_four_comparisons_share_one_correction(runs, reporting):
     """Differences are tested against 0 and equivalence against the margin, all for new checkpoints."""
-    table = reporting.compared(runs, "vqa.accuracy")
+    table = comparing.compared(runs, "vqa.accuracy")
     p_values = []
-    for question, line in zip(reporting.QUESTIONS, table.to_dict("records")):
+    for question, line in zip(comparing.QUESTIONS, table.to_dict("records")):
         pair = (question.row, question.baseline)
         (want,) = compare_pairs(scores_of(runs), [pair], ["vqa.accuracy"], 0.005)
         p_values.append(want["new_equivalent_p"] if question.name in ("H1", "H2") else want["new_p"])
@@ -107,13 +108,13 @@ def test_the_four_comparisons_share_one_correction(runs, reporting):
     ],
 )
 def test_answers(name, difference, sure, differs, said, reporting):
-    (question,) = (one for one in reporting.QUESTIONS if one.name == name)
+    (question,) = (one for one in comparing.QUESTIONS if one.name == name)
     line = {
         "difference": difference,
         "test_p_holm": 0.01 if sure else 0.2,
         "difference_p_holm": 0.01 if differs else 0.2,
     }
-    assert reporting.answer(question, line, 0.01) == said
+    assert comparing.answer(question, line, 0.01) == said
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def stub(reporting, monkeypatch):
             line = {"column": columns[0], "low": 0.0, "high": 0.0, "p": 1e-6, "equivalent_p": 1e-6}
             return [line | {"by_checkpoint": []} | next(found) for _ in pairs]
 
-        monkeypatch.setattr(reporting, "compare_pairs", of_pairs)
+        monkeypatch.setattr(comparing, "compare_pairs", of_pairs)
 
     return numbers
 
@@ -135,7 +136,7 @@ def stub(reporting, monkeypatch):
 def test_both_corrections_are_for_four_tests(runs, reporting, stub):
     p_values = [(0.02, 0.9), (0.013, 0.01), (0.04, 0.2), (0.5, 0.9)]
     stub(*({"difference": 0.02, "p": p, "equivalent_p": tost} for p, tost in p_values))
-    table = reporting.compared(runs, "caption.scene")
+    table = comparing.compared(runs, "caption.scene")
     assert list(table["test_p_holm"]) == pytest.approx([0.06, 0.04, 0.4, 0.5])
     assert list(table["difference_p_holm"]) == pytest.approx([0.06, 0.052, 0.08, 0.5])
 
@@ -144,22 +145,22 @@ def test_both_corrections_are_for_four_tests(runs, reporting, stub):
 def test_h1_to_h3_have_no_answer_unless_the_oracle_helps(gain, holds, runs, reporting, stub):
     """At the chosen rates, and at second ones."""
     stub(*({"difference": difference} for difference in (gain, 0.0, 0.0, 0.003)))
-    table = reporting.compared(runs, "caption.scene")
-    gated = reporting.gated(table, table["answer"][0] == reporting.HOLDS)
+    table = comparing.compared(runs, "caption.scene")
+    gated = comparing.gated(table, table["answer"][0] == comparing.HOLDS)
     answers = list(gated["answer"])
     if holds:
         assert answers == ["above 0", *2 * ["equivalent, with a difference"], "above 0"]
     else:
         assert answers == ["above 0, but by less than 1", *3 * ["none, since H0 fails"]]
     changed = table.iloc[[0, 1]].assign(answer="different", at="Natural at 0.03")
-    said = reporting.conclusion("VQA", gated, reporting.gated(changed, holds))
+    said = comparing.conclusion("VQA", gated, comparing.gated(changed, holds))
     assert ("VQA: H0 holds" in said) == holds and ("VQA: H0 fails" in said) != holds
     assert "**H0 depends on the rate**" in said and "So do the answers to H1, H2 and H3" in said
     assert ("**H1 depends on the rate**: equivalent, with a difference, and with Natural at" in said) == holds
 
 
 def test_the_summary_is_the_mean_of_standardised_differences(runs, reporting):
-    line = reporting.comparisons(runs, reporting.SUMMARY).iloc[2]
+    line = comparing.comparisons(runs, comparing.SUMMARY).iloc[2]
     frame = scores_of(runs).frame.set_index("seed")
     of = [frame[frame["row"] == row][["caption.scene", "vqa.accuracy"]] for row in ("natural", "other_patch")]
     differences = (of[0] - of[1]).to_numpy().reshape(2, 5, 2)  # seed, checkpoint, column
@@ -427,10 +428,10 @@ def test_an_arm_at_another_rate_replaces_its_runs_in_each_comparison_with_it(run
     """In its column; where both arms have a second rate, also in both."""
     with saved_runs(other_rates(tmp_path, "natural", "closed_form")) as others:
         again = [run for run in others if run.row != "frozen" and run.task == "vqa"]
-        table = reporting.with_second_rates(runs, again, "vqa.accuracy")
+        table = comparing.with_second_rates(runs, again, "vqa.accuracy")
         both = [run for run in runs if (run.row, run.task) not in {(r.row, r.task) for r in again}] + again
-        want = reporting.compared(both, "vqa.accuracy")
-        assert len(reporting.with_second_rates(runs, again, "caption.scene")) == 0
+        want = comparing.compared(both, "vqa.accuracy")
+        assert len(comparing.with_second_rates(runs, again, "caption.scene")) == 0
     natural, closed = "Natural at 0.03", "Closed form at 0.03"
     assert list(zip(table["question"], table["at"])) == [
         ("H1", natural),
