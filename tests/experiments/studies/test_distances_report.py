@@ -17,7 +17,6 @@ import torch
 from attngraph.analysis.contrast import Region
 from attngraph.errors import UserError
 from attngraph.experiments.methods.settings import Choice, Settings, chosen_settings, write_settings
-from attngraph.experiments.studies import distances_comparisons as comparing
 from attngraph.experiments.studies import distances_rates
 from attngraph.experiments.studies.reweighting import SEES, Distances
 from attngraph.experiments.tables.compare import compare_pairs, holm
@@ -33,6 +32,11 @@ HEAD = ["method", "task", "join", "arguments", "rate", "seed", "score"]  # of a 
 @pytest.fixture(scope="module")
 def reporting(study):
     return importlib.import_module("attngraph.experiments.studies.distances_report")
+
+
+@pytest.fixture(scope="module")
+def comparing(reporting):
+    return importlib.import_module("attngraph.experiments.studies.distances_comparisons")
 
 
 CHANGES = ["seeds=10", "checkpoints=5"]  # of the preset, to that of made-up runs
@@ -79,7 +83,7 @@ def planned(rates, reporting):
     return reporting.planned_runs(chosen_settings(rates / "settings.yaml"), CHANGES)
 
 
-def test_the_four_comparisons_share_one_correction(runs, reporting):
+def test_the_four_comparisons_share_one_correction(runs, comparing):
     """Differences are tested against 0 and equivalence against the margin, all for new checkpoints."""
     table = comparing.compared(runs, "vqa.accuracy")
     p_values = []
@@ -107,7 +111,7 @@ def test_the_four_comparisons_share_one_correction(runs, reporting):
         ("H2", 0.008, False, False, "neither equivalent nor different"),
     ],
 )
-def test_answers(name, difference, sure, differs, said, reporting):
+def test_answers(name, difference, sure, differs, said, comparing):
     (question,) = (one for one in comparing.QUESTIONS if one.name == name)
     line = {
         "difference": difference,
@@ -118,7 +122,7 @@ def test_answers(name, difference, sure, differs, said, reporting):
 
 
 @pytest.fixture
-def stub(reporting, monkeypatch):
+def stub(comparing, monkeypatch):
     """Comparisons with given numbers, one after the other."""
 
     def numbers(*lines):
@@ -133,7 +137,7 @@ def stub(reporting, monkeypatch):
     return numbers
 
 
-def test_both_corrections_are_for_four_tests(runs, reporting, stub):
+def test_both_corrections_are_for_four_tests(runs, comparing, stub):
     p_values = [(0.02, 0.9), (0.013, 0.01), (0.04, 0.2), (0.5, 0.9)]
     stub(*({"difference": 0.02, "p": p, "equivalent_p": tost} for p, tost in p_values))
     table = comparing.compared(runs, "caption.scene")
@@ -142,7 +146,7 @@ def test_both_corrections_are_for_four_tests(runs, reporting, stub):
 
 
 @pytest.mark.parametrize("gain, holds", [(0.02, True), (0.009, False)])
-def test_h1_to_h3_have_no_answer_unless_the_oracle_helps(gain, holds, runs, reporting, stub):
+def test_h1_to_h3_have_no_answer_unless_the_oracle_helps(gain, holds, runs, comparing, stub):
     """At the chosen rates, and at second ones."""
     stub(*({"difference": difference} for difference in (gain, 0.0, 0.0, 0.003)))
     table = comparing.compared(runs, "caption.scene")
@@ -159,7 +163,7 @@ def test_h1_to_h3_have_no_answer_unless_the_oracle_helps(gain, holds, runs, repo
     assert ("**H1 depends on the rate**: equivalent, with a difference, and with Natural at" in said) == holds
 
 
-def test_the_summary_is_the_mean_of_standardised_differences(runs, reporting):
+def test_the_summary_is_the_mean_of_standardised_differences(runs, comparing):
     line = comparing.comparisons(runs, comparing.SUMMARY).iloc[2]
     frame = scores_of(runs).frame.set_index("seed")
     of = [frame[frame["row"] == row][["caption.scene", "vqa.accuracy"]] for row in ("natural", "other_patch")]
@@ -424,7 +428,7 @@ def test_runs_at_a_second_rate_are_complete_and_as_planned(runs, planned, report
             arms([with_settings(run, split="validation") for run in only])
 
 
-def test_an_arm_at_another_rate_replaces_its_runs_in_each_comparison_with_it(runs, reporting, tmp_path):
+def test_an_arm_at_another_rate_replaces_its_runs_in_each_comparison_with_it(runs, comparing, tmp_path):
     """In its column; where both arms have a second rate, also in both."""
     with saved_runs(other_rates(tmp_path, "natural", "closed_form")) as others:
         again = [run for run in others if run.row != "frozen" and run.task == "vqa"]
