@@ -138,12 +138,13 @@ def check_complete(runs: Sequence[Run], planned: Planned) -> None:
     """
     found = by_key(runs)
     if lacking := sorted(planned.keys() - found.keys()):
+        row, task, seed = lacking[0]
         raise UserError(
-            f"{len(lacking)} of {len(planned)} runs are missing, the first one {_named(*lacking[0])}: run "
-            "attngraph ablation to its end"
+            f"{len(lacking)} of {len(planned)} runs are missing, the first one {row} on {task} with seed "
+            f"{seed}: run attngraph ablation to its end"
         )
     if foreign := sorted(found.keys() - planned.keys()):
-        raise UserError(f"{_named(*foreign[0])} is not a run of the preset: remove it")
+        raise UserError(f"{found[foreign[0]]} is not a run of the preset: remove it")
     check_runs(runs, planned)
     for (row, task, seed), run in found.items():
         if row == FROZEN:
@@ -162,8 +163,8 @@ def check_complete(runs: Sequence[Run], planned: Planned) -> None:
 
 
 def check_runs(runs: Sequence[Run], planned: Planned) -> None:
-    """Raise a UserError if runs were not trained and scored as planned, or not on as many checkpoints, each
-    with the same seeds in all arms.
+    """Raise a UserError if a run was not trained or scored as planned, or if the planned checkpoints were not
+    used: each by its seeds in all arms, and no two with the same weights.
     """
     digests: dict[str | None, str] = {}
     for run in runs:
@@ -183,10 +184,6 @@ def check_runs(runs: Sequence[Run], planned: Planned) -> None:
 def _chosen(cell: Cell) -> float:
     assert cell.recipe is not None  # of a trained arm
     return cell.recipe.learning_rate
-
-
-def _named(row: str, task: str, seed: int) -> str:
-    return f"{row} on {task} with seed {seed}"
 
 
 def at_second_rates(others: Sequence[Run], runs: Sequence[Run], planned: Planned, second: Rates) -> list[Run]:
@@ -211,7 +208,7 @@ def at_second_rates(others: Sequence[Run], runs: Sequence[Run], planned: Planned
             raise UserError(
                 f"{run} has the rate {rate_of(run):g}, and {wanted}: use --settings {OTHER_RATES}"
             )
-    check_runs([*runs, *again], planned)
+    check_runs(again, planned)
     complete = {arm for arm in second if {run.seed for run in again if (run.row, run.task) == arm} == seeds}
     return [run for run in again if (run.row, run.task) in complete]
 
