@@ -499,7 +499,7 @@ def draw(runs: Sequence[Run], prediction: pd.DataFrame, closed_form: Path | None
     distances that each arm sees; and gains over saved masses."""
     panels = 2 + (closed_form is not None)
     with styled():
-        figure = new_figure(PAGE, 2.6)
+        figure = new_figure(PAGE, 3.0)
         axes = list(np.ravel(figure.subplots(1, panels)))
         if closed_form is not None:
             _draw_closed_form(axes.pop(0), closed_form)
@@ -517,8 +517,8 @@ def _draw_closed_form(axes: Axes, file: Path) -> None:
     for kind, part in table.groupby("kind"):
         axes.scatter(part["r"], part["model"].str.strip().map(models.index), s=9, label=f"{kind}-attention")
     axes.set_yticks(range(len(models)), models)
-    axes.set(xlabel="correlation with the closed form", ylim=(len(models) - 0.5, -0.5))
-    axes.legend()
+    axes.set(xlabel="correlation with\nthe closed form", ylim=(len(models) - 0.5, -0.5))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
 
 
 def _draw_contrast(axes: Axes, prediction: pd.DataFrame) -> None:
@@ -531,7 +531,7 @@ def _draw_contrast(axes: Axes, prediction: pd.DataFrame) -> None:
     axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(names)), [METHODS[name].title for name in names])
     axes.invert_yaxis()
-    axes.set(xlabel="contrast of distances, frozen models")
+    axes.set(xlabel="contrast of distances,\nfrozen models")
 
 
 def _draw_gains(axes: Axes, points: pd.DataFrame) -> None:
@@ -542,8 +542,8 @@ def _draw_gains(axes: Axes, points: pd.DataFrame) -> None:
     ends = np.array([x.min(), x.max()])
     axes.plot(ends, y.mean() + _slope(x, y) * (ends - x.mean()), color="black", linewidth=0.9)
     axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
-    axes.set(xlabel="predicted: mass saved (points)", ylabel="gain in Scene F1 (points)")
-    axes.legend(fontsize=SMALL)
+    axes.set(xlabel="mass saved,\npredicted (points)", ylabel="gain in Scene F1 (points)")
+    axes.legend(fontsize=SMALL, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 if __name__ == "__main__":
