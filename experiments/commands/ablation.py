@@ -5,6 +5,7 @@ methods as a data frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from multiprocessing import current_process
 from operator import index
 from pathlib import Path
 from types import NoneType
@@ -82,8 +83,13 @@ def compare(
         ``note``. Under ``torchrun``, None in all processes but the first.
 
     Raises:
-        UserError: in the same cases as the command.
+        UserError: in the same cases as the command, and in a worker process that imports the script.
     """
+    if getattr(current_process(), "_inheriting", False):
+        raise UserError(
+            "a worker process imports this script, and would start the table again: call compare below "
+            '`if __name__ == "__main__":`'
+        )
     known = [
         name for name in AblationOptions.__dataclass_fields__ if name not in ("rows", "download", "dry_run")
     ]

@@ -175,10 +175,11 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
             with lock:
                 process.join()
                 running.discard(process)
-            return outcome or UserError(
-                f"worker died (exit code {process.exitcode}; out of memory?): run the same command again to "
-                "continue, perhaps with --on jobs=1"
-            )
+            if process.exitcode < 0:  # killed by a signal
+                remedy = "out of memory?): run the same command again to continue, perhaps with --on jobs=1"
+            else:
+                remedy = "its error is above): correct that, then run the same command again to continue"
+            return outcome or UserError(f"worker died (exit code {process.exitcode}; {remedy}")
         finally:
             slots.put(slot)
 

@@ -223,6 +223,21 @@ def test_what_is_refused_leaves_the_folder_as_it_is(small, preset, words, capsys
     assert times(out) == before
 
 
+@pytest.mark.slow
+def test_compare_does_not_start_again_in_workers_that_import_the_script(tmp_path):
+    """As they do if the script has no guard."""
+    script = tmp_path / "script.py"
+    call = f"attngraph.compare(['gcn'], 'vqa', out={str(tmp_path / 'out')!r})"
+    script.write_text(
+        "import attngraph, multiprocessing\n"
+        f"if __name__ != '__main__': {call}\n"
+        "else: multiprocessing.get_context('spawn').Process(target=print).start()\n"
+    )
+    said = subprocess.run([sys.executable, str(script)], capture_output=True, text=True).stderr
+    assert 'call compare below `if __name__ == "__main__":`' in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_cells_of_other_weights_are_not_taken_for_finished(preset, tmp_path, capsys):
     model, out = tmp_path / "model", tmp_path / "out"
     shutil.copytree(CHECKPOINT, model)
