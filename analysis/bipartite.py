@@ -127,10 +127,6 @@ class Bipartite:
         hidden = not self.visible.diagonal(dim1=-2, dim2=-1).any()
         return self if hidden else replace(self, visible=off_diagonal(self.visible))
 
-    def normalised_rows(self) -> Tensor:
-        r""":math:`A_{ij}/d_i`; 0 in rows without edges."""
-        return self.weight / positive(self.query_degree)[..., None]
-
     def symmetric(self) -> Tensor:
         r""":math:`S_{ij} = A_{ij}/\sqrt{d_i e_j}`, ``(b, h, n, m)``; 0 at nodes without edges."""
         return self.weight * rsqrt(self.query_degree)[..., None] * rsqrt(self.value_degree)[..., None, :]
