@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from attngraph.errors import UserError
 from attngraph.experiments.base.reading import read_text
+from attngraph.experiments.base.shipped import CONFIGS, names_of
 from attngraph.names import did_you_mean, nearest, spelled
 
 SUFFIXES = (".yaml", ".yml")
@@ -121,19 +122,18 @@ def checked(content: Any, kind: type[Read], where: Callable[[str], str], remedy:
         raise UserError(f"{where('')} cannot be read (it contains itself); {remedy}") from None
 
 
-def file_named(name: str, folder: Path, known: Sequence[str], what: str) -> Path:
+def file_named(name: str, what: str) -> Path:
     """A shipped file by its name, or a user's file by its path.
 
     Args:
         name: name or path, as given by the user.
-        folder: folder of the shipped files.
-        known: names of the shipped files.
-        what: word for what the file describes, such as "table".
+        what: "experiment", "preset", "table" or "size".
 
     Raises:
         UserError: there is no such file.
     """
-    file = Path(name) if name.endswith(SUFFIXES) else folder / f"{spelled(name, known)}.yaml"
+    known = names_of(what)
+    file = Path(name) if name.endswith(SUFFIXES) else CONFIGS / f"{what}s" / f"{spelled(name, known)}.yaml"
     if not file.exists():
         choices = f"choose from {', '.join(known)}" if known else "install attngraph again"
         near = did_you_mean(name, known)

@@ -23,6 +23,7 @@ from attngraph.experiments.commands.options import EvaluateOptions
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.data.records import record_examples
 from attngraph.experiments.methods.method import Tuned
+from attngraph.experiments.metrics.statistics import per_image
 from attngraph.experiments.models import ModelFamily, load_family
 from attngraph.experiments.runs.answering import (
     changed_way,
@@ -32,7 +33,6 @@ from attngraph.experiments.runs.answering import (
     predict,
     way_of,
 )
-from attngraph.experiments.runs.cells import per_image
 from attngraph.experiments.runs.changes import with_changes
 from attngraph.experiments.runs.data import TaskData, subset
 from attngraph.experiments.runs.device import check_device, cpu_threads
@@ -78,7 +78,8 @@ def run(options: EvaluateOptions) -> int:
     print(f"{said}\n{in_words(found.answering)}\n{scored.text()}", end="")
 
     def write(folder: Path) -> None:
-        sums = {key: per_image(values, examples) for key, values in found.scores.statistics.items()}
+        images = [example.image for example in examples]
+        sums = {key: per_image(values, images) for key, values in found.scores.statistics.items()}
         statistics = {key: values.sum(axis=0).tolist() for key, values in sums.items()}
         more = {"source": source, "answering": found.answering, "statistics": statistics}
         scored.frame().to_csv(folder / TABLE, index=False)
@@ -144,7 +145,8 @@ def evaluate(
     place = own_data or (Path() if cell is None else cell.folder)
     most = asked.eval_examples
     if data is None or isinstance(data, (str, Path)):
-        folder = own_data if data is None else Path(data)
+        own = None if task.packaged else own_data
+        folder = own if data is None else Path(data)
         _check(task, asked, folder)
         place = folder or place
         split = split or (cell.result["split"] if cell else SPLIT)

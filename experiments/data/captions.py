@@ -183,6 +183,4 @@ class VizWizCaptions(Reader):
                 yield Example(str(identity), path, "", captions.get(identity, ()), "caption")
 
 
-VIZWIZ_CAPS = register(
-    DataSet("vizwiz_caps", "VizWiz-Captions", "captions", (VizWizCaptions(), Records(with_text=False)))
-)
+register(DataSet("vizwiz_caps", "VizWiz-Captions", "captions", (VizWizCaptions(), Records(with_text=False))))

@@ -79,6 +79,8 @@ class Report:
             return f"no faults, but counts differ from the published ones: {', '.join(self.differing)}"
         if self.drawn:
             return "complete: no faults; these are synthetic scenes, without published counts"
+        if not any(split.published for split in self.splits):
+            return "complete: no faults; there are no published counts to compare with"
         return "complete: no faults, and all counts equal the published ones"
 
     def text(self) -> str:

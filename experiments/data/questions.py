@@ -187,7 +187,7 @@ class VizWiz(Reader):
         yield from reading.each(file, records(file), example, "image")
 
 
-VIZWIZ_VQA = register(
+register(
     DataSet(
         "vizwiz_vqa",
         "VizWiz-VQA",

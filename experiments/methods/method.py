@@ -98,7 +98,7 @@ class Method(ABC):
 
     def further_settings(self) -> list[str]:
         """Names of optional settings, which have defaults."""
-        return []
+        return self.argument_names()
 
     def rate(self, chosen: Settings, task: str) -> float:
         """Peak learning rate on a task."""

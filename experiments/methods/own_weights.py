@@ -97,9 +97,6 @@ class FullFineTuning(OwnParameters):
     def argument_names(self) -> list[str]:
         return [VISION_RATE]
 
-    def further_settings(self) -> list[str]:
-        return [VISION_RATE]
-
     def apply(self, family: ModelFamily, settings: dict[str, Any]) -> TunedModel:
         own = checked(settings, _Rate, lambda _: f"settings of {self.name}", REMEDY)
         if own.vision_learning_rate is not None and not family.caches_features:

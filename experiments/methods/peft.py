@@ -415,9 +415,6 @@ class ConfigMethod(PeftMethod):
         unset = (*OF_PEFT, *SET_BY_TRAINING.get(self.peft_type, ()))
         return [one.name for one in fields(self.kind) if one.name not in unset]
 
-    def further_settings(self) -> list[str]:
-        return self.argument_names()
-
     def config(self, family: ModelFamily, settings: dict[str, Any]) -> PeftConfig:
         own = {name: value for name, value in settings.items() if name != "peft_type"}
         if self.peft_type in UNFIT:
@@ -484,13 +481,12 @@ class ConfigMethod(PeftMethod):
             raise UserError(f"settings of {self.name}: {first_line(error)}; {REMEDY}") from error
 
 
-def method_of_config(name: str, config: PeftConfig, title: str = "") -> ConfigMethod:
+def method_of_config(name: str, config: PeftConfig) -> ConfigMethod:
     """The row of a PEFT configuration.
 
     Args:
         name: of the row.
         config: whose fields that differ from its type's defaults set the row apart.
-        title: as printed; the name where empty.
 
     Raises:
         UserError: a field holds what JSON cannot, such as a tensor.
@@ -502,7 +498,7 @@ def method_of_config(name: str, config: PeftConfig, title: str = "") -> ConfigMe
     except (TypeError, ValueError):  # some have none
         default = {}
     options = {key: value for key, value in _plain(name, config).items() if default.get(key) != value}
-    method = ConfigMethod(name=name, title=title or name, peft_type=kind, options=options)
+    method = ConfigMethod(name=name, title=name, peft_type=kind, options=options)
     like = METHODS.get(kind.lower())  # the row of this type, if there is one
     return method if like is None else replace(method, rates=like.rates, default_rate=like.default_rate)
 

@@ -39,6 +39,7 @@ from attngraph.extras import optional
 
 ptbtokenizer = optional("pycocoevalcap.tokenizer.ptbtokenizer")
 
+_WITHOUT = "remove it from the PATH: captions are then tokenised in Python"
 _QUOTES = dict(zip("“”«»\x93\x94‘‛‹\x91’›\x92`", "`` '' `` '' `` '' ` ` ` ` ' ' ' `".split(), strict=True))
 _BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
 _SYMBOLS = (
@@ -94,12 +95,12 @@ def tokenize_java(captions: Sequence[str]) -> list[str]:
     except OSError as error:
         raise UserError(
             f"the PTB tokenizer needs Java, which does not start ({error}); "
-            "install a Java runtime or score with use_java=False"
+            f"install a Java runtime, or {_WITHOUT}"
         ) from None
     found = done.stdout.decode().split("\n")
     if found[len(asked) - 1 : len(asked)] != [_LAST]:
         message = done.stderr.decode(errors="replace").strip().splitlines() or ["wrong number of lines"]
-        raise UserError(f"the PTB tokenizer failed ({message[0]}); repair Java or score with use_java=False")
+        raise UserError(f"the PTB tokenizer failed ({message[0]}); repair Java, or {_WITHOUT}")
     result = [""] * len(lines)
     for place, line in zip(wanted, found[::2]):
         tokens = line.rstrip().split(" ")

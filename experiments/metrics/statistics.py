@@ -5,7 +5,7 @@ scores as functions of sums over examples, so that a bootstrap resamples example
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -35,6 +35,16 @@ def aligned(predictions: Mapping[str, T], references: Mapping[str, object]) -> l
             "annotations of the same split"
         )
     return [(id, predictions[id]) for id in references]
+
+
+def per_image(statistics: np.ndarray, images: Sequence[Hashable]) -> np.ndarray:
+    """Per-example statistics ``(N, K)`` summed over the examples of each image, ``(images, K)``: the units of
+    a bootstrap, since errors on questions about the same image are correlated.
+    """
+    places = {image: k for k, image in enumerate(dict.fromkeys(images))}
+    sums = np.zeros((len(places), statistics.shape[1]))
+    np.add.at(sums, [places[image] for image in images], statistics)
+    return sums
 
 
 def scores_by_kind(scores: Sequence[float], kinds: Iterable[str]) -> dict[str, tuple[float, int]]:

@@ -24,7 +24,7 @@ from attngraph.experiments.runs.data import TaskData
 from attngraph.experiments.runs.device import is_out_of_memory
 from attngraph.experiments.tasks.task import Task
 
-GENERATE, RANK = WAYS = ("generate", "rank")
+GENERATE, RANK = "generate", "rank"
 EVAL_BATCH = 200  # examples that are answered at a time
 
 

@@ -17,6 +17,7 @@ from attngraph.experiments.base.files import whole, write_json, write_text
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.methods import method_named
 from attngraph.experiments.methods.parameters import count_parameters
+from attngraph.experiments.metrics.statistics import per_image
 from attngraph.experiments.models import load_family
 from attngraph.experiments.runs.answering import described, predict
 from attngraph.experiments.runs.data import FeatureCache, TaskData, subset
@@ -170,8 +171,9 @@ def _train_and_score(cell: Cell, run: Execution, on_step: Callable[[int], None])
         return
     scores = task.score(predictions, examples)
     write_json(folder / PREDICTIONS, predictions)
+    images = [example.image for example in examples]
     with whole(folder / STATISTICS) as part:
-        sums = {key: per_image(values, examples) for key, values in scores.statistics.items()}
+        sums = {key: per_image(values, images) for key, values in scores.statistics.items()}
         np.savez_compressed(part, **sums)
     result = {
         "row": cell.label,
@@ -215,13 +217,3 @@ def _begin(cell: Cell, run: Execution) -> None:
     write_json(folder / CONFIG, config)
     write_text(folder / EXPERIMENT, cell.yaml())
     (folder / DIVERGED).unlink(missing_ok=True)  # this call may end otherwise
-
-
-def per_image(statistics: np.ndarray, examples: Sequence[Example]) -> np.ndarray:
-    """Per-example statistics ``(N, K)`` summed over the questions about each image, ``(images, K)``: the
-    units of a bootstrap, since errors on questions about the same image are correlated.
-    """
-    place = {image: k for k, image in enumerate(dict.fromkeys(example.image for example in examples))}
-    sums = np.zeros((len(place), statistics.shape[1]))
-    np.add.at(sums, [place[example.image] for example in examples], statistics)
-    return sums

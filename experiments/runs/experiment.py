@@ -31,7 +31,6 @@ from attngraph.experiments.tasks.task import MANIFEST, Task, holds_scenes
 
 AT_RATE = "@"  # between row and rate in the names of the runs of `attngraph sweep`, which are no table's
 EXPERIMENT = "experiment.yaml"  # in a run's folder
-FOLDER = Path(__file__).parents[1] / "configs" / "experiments"
 REMEDY = 'see the page "Experiment file" of the docs, or experiments/configs/experiments, for the format'
 VALIDATED = "validation"  # the split by which the best state of a run is chosen
 
@@ -364,11 +363,6 @@ class Cell(Experiment):
         return yaml.safe_dump(content, sort_keys=False)
 
 
-def experiment_names() -> list[str]:
-    """The experiments that ship with the package."""
-    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
-
-
 def load_experiment(name: str | None, words: list[str]) -> Experiment:
     """An experiment by its name or by the path of a YAML file, with changes.
 
@@ -382,5 +376,5 @@ def load_experiment(name: str | None, words: list[str]) -> Experiment:
     if name is None:
         remedy = "change it with --set NAME=VALUE, or use a file"
         return with_changes(None, words, Experiment, "an experiment without a file", remedy)
-    file = file_named(name, FOLDER, experiment_names(), "experiment")
+    file = file_named(name, "experiment")
     return with_changes(read_yaml(file, REMEDY), words, Experiment, f"{file}", REMEDY)

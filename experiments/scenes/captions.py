@@ -36,12 +36,12 @@ _WORDINGS = {
 }
 
 
-def caption_scenes(split: str, count: int, seed: int, start: int = 0):
+def caption_scenes(split: str, count: int, seed: int):
     """Yield ``count`` downstream scenes with one to four things of different colour or shape.
 
     Their number is small enough for one sentence.
     """
-    for number in range(start, start + count):
+    for number in range(count):
         rng = generator(seed, DOMAINS.index("downstream"), SPLITS.index(split), number, _STREAM)
         while True:
             scene = sample_scene(rng, "downstream", number, amount=rng.choice((1, 2, 2, 3, 3, 4)))

@@ -193,10 +193,10 @@ def _mean(values: Tensor, chosen: Tensor) -> Tensor:
     return (values * chosen).sum(-1) / chosen.sum(-1)
 
 
-def spectrum(graphs: Graphs, count: int = EIGENVALUES) -> Tensor:
-    """Eigenvalues of self-attention and singular values of cross-attention, ``(b, 2 c count)``, of each
-    channel in descending order, padded with 0."""
-    parts = (laplacian_eigenvalues(graphs, count), singular_values(graphs, count))
+def spectrum(graphs: Graphs) -> Tensor:
+    """:data:`EIGENVALUES` eigenvalues of self-attention and singular values of cross-attention of each
+    channel in descending order, padded with 0: ``(b, 2 c EIGENVALUES)``."""
+    parts = (laplacian_eigenvalues(graphs, EIGENVALUES), singular_values(graphs, EIGENVALUES))
     return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 

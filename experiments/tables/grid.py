@@ -16,7 +16,6 @@ from pydantic import Field, FiniteFloat, PlainValidator, model_validator
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import Config, file_named, read_config, read_yaml
 from attngraph.experiments.base.messages import check_known
-from attngraph.experiments.base.shipped import CONFIGS, names_of
 from attngraph.experiments.methods import GraphAdapter, Method
 from attngraph.experiments.methods.method import known_methods
 from attngraph.experiments.methods.peft import ConfigMethod
@@ -212,7 +211,7 @@ def _loaded(named: dict[str, str], words: Sequence[str]) -> Grid:
     content: dict[str, Any] = {}
     origin: dict[str, Path] = {}
     for what, name in named.items():
-        file = file_named(name, CONFIGS / f"{what}s", names_of(what), what)
+        file = file_named(name, what)
         remedy = f"see experiments/configs/{what}s for examples"
         said = read_yaml(file, remedy)
         if not isinstance(said, dict):

@@ -78,6 +78,8 @@ def make(
     if grid.forgetting and len(plan.tasks) != 1:
         raise UserError("forgetting is for a table of one task: name one with --tasks")
     other = grid.forgetting and tasks_named([grid.forgetting])[grid.forgetting]
+    if other and options.data is not None:
+        other.check(options.data)
     published_in(grid)  # an error before anything runs
     check_out(out)
     check_table(plan, folder, stem)

@@ -9,7 +9,6 @@ Source: https://github.com/huggingface/peft/tree/main/method_comparison.
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import shutil
@@ -23,6 +22,7 @@ import torch
 from scipy.stats import t
 
 from attngraph.experiments.base.files import write_json, write_text
+from attngraph.experiments.base.reading import read_json
 from attngraph.experiments.base.shipped import DEFAULT
 from attngraph.experiments.runs.forgetting import Forgetting
 from attngraph.experiments.runs.saved import SCORES, Finished, finished
@@ -62,7 +62,7 @@ def write_comparison(runs: Sequence[Run], forgetting: Forgetting, folder: Path) 
         name = f"{_model(done)}-seed{run.seed}"
         file = folder / FOLDER / "results" / f"{run.row}--{name}.json"
         created = datetime.fromtimestamp((run.folder / SCORES).stat().st_mtime, UTC).isoformat()
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        content = read_json(file) if file.is_file() else None
         info = {"train_config": {}} if content is None else content["run_info"]
         made = (info.get("created_at"), info["train_config"].get("forgetting"))
         if content is None or made != (created, forgetting.task.name):
@@ -94,7 +94,7 @@ def result_of(run: Run, done: Finished, created: str, forgetting: Forgetting) ->
     memory = {key: int(value * MB) for key, value in result.get("memory_mb", {}).items()}
     config: Any = {"peft_type": run.row.upper(), **(run.settings["settings"] or {})}
     if (run.folder / CONFIG).is_file():
-        config = json.loads((run.folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_json(run.folder / CONFIG)
     share, trained = result["parameter_shares"]["model"], result["parameters"]
     own = round(trained / share) if share else 0
     versions = run.config.get("versions") or {}
@@ -147,7 +147,11 @@ def result_of(run: Run, done: Finished, created: str, forgetting: Forgetting) ->
             "dataset_info": {run.task: {"sha": None, "created_at": None}},
             "package_info": {f"{name}-version": version for name, version in versions.items()}
             | {"datasets-version": None, "bitsandbytes-version": None},
-            "system_info": {"system": platform.system(), "machine": platform.machine(), "accelerator": "cpu"},
+            "system_info": {
+                "system": platform.system(),
+                "machine": platform.machine(),
+                "accelerator": run.config.get("device", "cpu"),
+            },
             "pytorch_info": torch.__config__.show(),
         },
     }

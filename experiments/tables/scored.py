@@ -11,7 +11,7 @@ import numpy as np
 from scipy.stats import norm, t
 
 from attngraph.experiments.data.example import Example
-from attngraph.experiments.metrics.statistics import Score
+from attngraph.experiments.metrics.statistics import Score, per_image
 from attngraph.experiments.tables.render import MISSING, aligned
 from attngraph.experiments.tasks.task import Column, Task, TaskScores, kinds_of
 
@@ -137,7 +137,7 @@ def bootstrap_interval(
 ) -> tuple[float, float] | tuple[None, None]:
     r"""The ends of a score's interval over new images.
 
-    Images are resampled, not examples, since errors on questions about the same image are correlated.
+    Images are resampled, not examples (:func:`attngraph.experiments.metrics.statistics.per_image`).
     Percentiles of resampled scores use the sample's spread instead of the true one, so with n images they are
     moved away from the score by the factor :math:`\sqrt{n/(n-1)}\; t_{n-1} / z`, Student's quantile of the
     level over the normal one (Hesterberg 2015).
@@ -155,12 +155,10 @@ def bootstrap_interval(
     Returns:
         Low and high; both None with fewer than two images.
     """
-    codes = {image: number for number, image in enumerate(dict.fromkeys(images))}
-    n = len(codes)
+    sums = per_image(statistics, images)
+    n = len(sums)
     if n < 2:
         return None, None
-    sums = np.zeros((n, statistics.shape[1]))
-    np.add.at(sums, [codes[image] for image in images], statistics)
     rng, totals, block = np.random.default_rng(seed), [], max(1, 4_000_000 // n)  # bounds memory
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)

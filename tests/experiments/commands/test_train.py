@@ -269,6 +269,7 @@ def test_evaluate_on_another_task_and_in_another_way(cell):
     frame = attngraph.evaluate(cell, "caption", data, split="validation", eval_examples=3)
     assert set(frame["column"].dropna()) == {"caption.bleu4", "caption.cider", "caption.scene"}
     assert frame["number"].iloc[0] == 3
+    assert attngraph.evaluate(cell, "easy_vqa", eval_examples=2)["number"].iloc[0] == 2
     labels = [{"image": "none.png", "text": "a ball .", "answer": "yes"}]
     for words, options, told in (
         ((cell, "vqa", data), {"decoding": {"beams": 3}}, "did you mean num_beams?"),

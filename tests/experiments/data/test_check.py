@@ -25,6 +25,8 @@ def test_a_whole_set(root, monkeypatch):
     assert report.verdict().endswith(
         "counts differ from the published ones: train (official), val (official), test (official)"
     )
+    monkeypatch.setattr(type(VIZWIZ.readers[0]), "published", {})
+    assert check(VIZWIZ, root).verdict().endswith("there are no published counts to compare with")
     monkeypatch.setattr(type(VIZWIZ.readers[0]), "published", {"val": Counts(2, 2), "test": Counts(2)})
     report = check(VIZWIZ, root)
     assert report.verdict() == "complete: no faults, and all counts equal the published ones"

@@ -49,7 +49,7 @@ def test_the_program_is_called_as_pycocoevalcap_calls_it():
 @pytest.mark.skipif(shutil.which("sh") is None, reason="needs a shell")
 def test_java_that_does_not_start_or_fails_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="needs Java, which does not start .*use_java=False"):
+    with pytest.raises(UserError, match="needs Java, which does not start .*remove it from the PATH"):
         tokenize_java(["a dog"])
     java = tmp_path / "java"
     java.write_text("#!/bin/sh\necho 'no class here' >&2\nexit 1\n")

@@ -8,11 +8,12 @@ import yaml
 
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import parsed
+from attngraph.experiments.base.shipped import names_of
 from attngraph.experiments.data.drawn import Sizes, make_scenes, write_scenes
 from attngraph.experiments.methods import METHODS, method_named
 from attngraph.experiments.methods.settings import Settings, chosen_settings
 from attngraph.experiments.runs.answering import described
-from attngraph.experiments.runs.experiment import Experiment, Recipe, experiment_names, load_experiment
+from attngraph.experiments.runs.experiment import Experiment, Recipe, load_experiment
 from attngraph.experiments.runs.plan import decided, settings_of
 from attngraph.experiments.tables.grid import Grid, load_table
 from attngraph.experiments.tables.plan import plan_table
@@ -116,7 +117,7 @@ def test_damaged_files(text, words, told, tmp_path):
 
 def test_names_of_experiments():
     assert "unknown experiment 'paper-vqa' (did you mean paper-vqa2?)" in refusal([], "paper-vqa")
-    assert {f"paper-{name}" for name, task in TASKS.items() if task.data_set} < set(experiment_names())
+    assert {f"paper-{name}" for name, task in TASKS.items() if task.data_set} < set(names_of("experiment"))
 
 
 # ---- what an experiment is ---------------------------------------------------------------------------------

@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from attngraph.errors import UserError
-from attngraph.experiments.base import shipped
+from attngraph.experiments.base import config, shipped
+from attngraph.experiments.base.shipped import names_of
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.settings import chosen_settings
 from attngraph.experiments.runs.experiment import Part, Recipe, Scenes, laid_over
-from attngraph.experiments.tables import grid as grids
-from attngraph.experiments.tables.grid import Grid, load_preset, load_table, names_of
+from attngraph.experiments.tables import grid as grid_module
+from attngraph.experiments.tables.grid import Grid, load_preset, load_table
 from attngraph.experiments.tables.plan import Plan, plan_table
 from attngraph.experiments.tasks import TASKS
 
@@ -115,7 +116,7 @@ def test_what_a_file_leaves_open_is_what_the_row_would_have_had(tmp_path):
 
 
 def test_checkpoints_are_taken_from_the_first_folder_that_has_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(grids, "CHECKPOINTS", (tmp_path / "a", tmp_path / "b"))
+    monkeypatch.setattr(grid_module, "CHECKPOINTS", (tmp_path / "a", tmp_path / "b"))
     (tmp_path / "b" / "seed105").mkdir(parents=True)
     grid = Grid(about="", seeds={"gcn": 1}, checkpoints=[104, 105, 0])
     assert [grid.model_of(seed) for seed in range(4)] == [
@@ -199,7 +200,7 @@ def test_tables_and_sizes_that_are_wrong_are_named(table, size, said, tmp_path):
 
 
 def test_a_preset_that_is_gone_and_the_lines_of_the_others(tmp_path, monkeypatch):
-    for module in (grids, shipped):
+    for module in (config, shipped):
         monkeypatch.setattr(module, "CONFIGS", tmp_path)
     with pytest.raises(UserError, match="unknown preset 'quick': install attngraph again, or use a YAML"):
         load_preset("quick")
