@@ -27,7 +27,7 @@ def run(options: SearchOptions) -> int:
         data=options.data,
     )
     execution = execution_of(options, options.out)
-    tuner = Tuner(grid, plan, execution, options.download, VALIDATION_EXAMPLES)
+    tuner = Tuner(grid, plan, execution, VALIDATION_EXAMPLES)
     check_out(options.out)
     check_tuned(options.out, STEM, tuner.cells)
     with execution.alone():

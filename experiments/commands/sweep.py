@@ -36,7 +36,7 @@ def run(options: SweepOptions) -> int:
         data=options.data,
     )
     execution = execution_of(options, out)
-    tuner = Tuner(grid, plan, execution, options.download)
+    tuner = Tuner(grid, plan, execution)
     rates = {method: grid.rates_of(method_named(method)) for method, _ in tuner.cells}
     if not options.dry_run:
         check_named(options, grid)

@@ -46,14 +46,14 @@ def run(options: TrainOptions) -> int:
             print(cell.yaml(), end="")
         return 0
     with execution.alone():
-        result = run_cells([cell], execution, options.download)[cell]
-        frozen = {} if cell.method == FROZEN else _frozen(experiment, execution, options.download)
+        result = run_cells([cell], execution)[cell]
+        frozen = {} if cell.method == FROZEN else _frozen(experiment, execution)
     if is_main:
         _print(cell, result, frozen, cell.folder(out))
     return 0
 
 
-def _frozen(experiment: Experiment, execution: Execution, download: bool) -> dict[str, float]:
+def _frozen(experiment: Experiment, execution: Execution) -> dict[str, float]:
     """Scores of the frozen model on the same examples, from a run in the same folder; empty if the folder
     contains a run of the frozen model with other settings.
     """
@@ -64,7 +64,7 @@ def _frozen(experiment: Experiment, execution: Execution, download: bool) -> dic
     except UserError as error:
         note(f"frozen model not scored: {error}")
         return {}
-    return run_cells([cell], replace(execution, trackers=()), download)[cell]["scores"]
+    return run_cells([cell], replace(execution, trackers=()))[cell]["scores"]
 
 
 def _print(cell: Cell, result: dict[str, Any], frozen: dict[str, float], folder: Path) -> None:

@@ -64,6 +64,7 @@ class Execution:
         cluster: for Slurm: options of ``sbatch``; for Ray: ``address`` of the cluster, ``cpus`` and ``gpus``
             of each run.
         trackers: trackers of the training curves, see :mod:`attngraph.experiments.runs.trackers`.
+        download: whether missing models may be downloaded, before any run starts.
     """
 
     out: Path
@@ -74,6 +75,7 @@ class Execution:
     launcher: Literal["local", "slurm", "ray"] = "local"
     cluster: dict[str, Any] = field(default_factory=dict)
     trackers: tuple[str, ...] = ()
+    download: bool = False
 
     @property
     def is_local(self) -> bool:
@@ -117,7 +119,14 @@ def execution_of(options: RunOptions, out: Path) -> Execution:
         _check_launcher(launcher, options.device)
     cluster = asked.model_dump(exclude=set(_Local.model_fields), exclude_none=True)
     return Execution(
-        out, options.device, jobs or CLUSTER_JOBS, asked.cache_gb, asked.threads, launcher, cluster
+        out,
+        options.device,
+        jobs or CLUSTER_JOBS,
+        asked.cache_gb,
+        asked.threads,
+        launcher,
+        cluster,
+        download=options.download,
     )
 
 

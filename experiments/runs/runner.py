@@ -43,9 +43,7 @@ EVAL_STEPS = 60  # scoring a cell takes about as long as this many training step
 LATE = 60.0  # seconds after which a file system shows what another machine has written
 
 
-def run_cells(
-    cells: Sequence[Cell], run: Execution, download: bool = False, may_diverge: bool = False
-) -> dict[Cell, dict[str, Any]]:
+def run_cells(cells: Sequence[Cell], run: Execution, may_diverge: bool = False) -> dict[Cell, dict[str, Any]]:
     """Execute all runs and return their scores: finished runs are skipped, interrupted runs continue.
 
     The engine of ``run`` distributes them to worker processes. Under ``torchrun`` or ``accelerate launch``
@@ -54,7 +52,6 @@ def run_cells(
     Args:
         cells: the runs.
         run: where and how they are executed.
-        download: whether missing models may be downloaded.
         may_diverge: skip runs whose loss is not finite, instead of failing; runs that diverged in an earlier
             call are not repeated.
 
@@ -65,7 +62,7 @@ def run_cells(
             next time.
     """
     state = processes(run.device)
-    outcomes: dict[Cell, Outcome] = agreed(lambda: _found(cells, run, download, may_diverge))
+    outcomes: dict[Cell, Outcome] = agreed(lambda: _found(cells, run, may_diverge))
     todo = [cell for cell in cells if cell not in outcomes]
     if state.is_main_process:
         there = f", {len(outcomes)} of them finished already" * bool(outcomes)
@@ -87,7 +84,7 @@ def run_cells(
     return {cell: outcomes[cell] for cell in cells if cell.name not in failed}
 
 
-def _found(cells: Sequence[Cell], run: Execution, download: bool, may_diverge: bool) -> dict[Cell, Outcome]:
+def _found(cells: Sequence[Cell], run: Execution, may_diverge: bool) -> dict[Cell, Outcome]:
     """The outcomes of finished runs, after a check that everything needed by the other runs exists."""
     transformers.utils.logging.disable_progress_bar()
     todo = [cell for cell in cells if not has_scores(cell, run.out)]
@@ -96,7 +93,7 @@ def _found(cells: Sequence[Cell], run: Execution, download: bool, may_diverge: b
         if run.is_local:
             half_precision(run.device, recipe.precision)
         recipe.per_process(count, recipe.batch_size)
-    check_models(todo, download)
+    check_models(todo, run.download)
     for folder in (cell.folder(run.out) for cell in cells):
         if folder.is_dir() and any(folder.iterdir()):
             read_config(folder)  # an error where it is damaged, before anything is written

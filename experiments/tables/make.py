@@ -90,7 +90,7 @@ def make(
     check_named(options, grid)
     with execution.alone():
         check_checkpoints([cell for cell in plan.cells if not has_scores(cell, out)])
-        results = run_cells(plan.cells, execution, options.download)
+        results = run_cells(plan.cells, execution)
         if not is_main:
             return None
         runs = [

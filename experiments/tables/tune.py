@@ -238,7 +238,6 @@ class Tuner:
     Args:
         grid, plan: a table of one seed, whose runs are modified by the trials.
         execution: where and how trials are executed.
-        download: whether a missing model may be downloaded.
         examples: number of validation examples to score; None for the plan's.
 
     Attributes:
@@ -254,10 +253,9 @@ class Tuner:
         grid: Grid,
         plan: Plan,
         execution: Execution,
-        download: bool = False,
         examples: int | None = None,
     ):
-        self.grid, self.execution, self.download, self.examples = grid, execution, download, examples
+        self.grid, self.execution, self.examples = grid, execution, examples
         self.cells: dict[Key, Cell] = {(c.method, c.task): c for c in plan.cells if c.recipe is not None}
         self.reduction = grid.own_settings.reduction
         self.races: dict[Key, Race] = {}
@@ -298,7 +296,7 @@ class Tuner:
     def score(self, trials: Sequence[Trial]) -> None:
         """Run trials and record their scores; diverged runs get the lowest score."""
         cells = {self.cell(trial): trial for trial in trials}
-        results = run_cells(list(cells), self.execution, self.download, may_diverge=True)
+        results = run_cells(list(cells), self.execution, may_diverge=True)
         for cell, trial in cells.items():
             result = results.get(cell)
             score = DIVERGED if result is None else result["scores"][TASKS[trial.task].selects]

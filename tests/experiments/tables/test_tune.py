@@ -54,7 +54,7 @@ class World:
         patch.setattr(tune, "run_cells", self.run_cells)
         patch.setattr(tune, "check_checkpoints", lambda *a: None)
 
-    def run_cells(self, cells, execution, download, may_diverge):
+    def run_cells(self, cells, execution, may_diverge):
         assert may_diverge and execution.out == self.out
         self.seen.extend(cells)
         return {cell: self.result(cell) for cell in cells if not self.diverges(cell)}
