@@ -91,6 +91,11 @@ def _drawn_once(folder: Path, manifest: dict, parts: Mapping[str, tuple[Layout, 
     return folder
 
 
+def holds_scenes(folder: Path) -> bool:
+    """Whether a folder was written by ``attngraph scenes``."""
+    return (folder / MANIFEST).is_file() and (folder / "vqa_v2").is_dir()
+
+
 def _is_finished(folder: Path, manifest: dict) -> bool:
     """Whether the folder already contains these data; a :class:`UserError` if it contains others."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):

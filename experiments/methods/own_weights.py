@@ -71,7 +71,7 @@ class LanguageSide(OwnParameters):
     """The parameters of the modules that read and write text."""
 
     def trained(self, family: ModelFamily, parameter: str) -> bool:
-        return any(not side or parameter.startswith(f"{side}.") for side in family.language_side())
+        return bool(family.on_language_side([parameter]))
 
 
 class _Rate(Config):

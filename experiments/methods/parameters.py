@@ -65,7 +65,6 @@ class ParameterCount:
 
 def count_parameters(tuned: Tuned) -> ParameterCount:
     """Count what a method trains in a model, which may be on PyTorch's ``meta`` device."""
-    sides = tuned.family.language_side()
     own = {
         name.replace(".base_layer", ""): p.numel()
         for name, p in tuned.family.model.named_parameters()
@@ -73,9 +72,7 @@ def count_parameters(tuned: Tuned) -> ParameterCount:
     }
 
     def there(counts: dict[str, int]) -> int:
-        return sum(
-            n for name, n in counts.items() if any(not side or name.startswith(f"{side}.") for side in sides)
-        )
+        return sum(counts[name] for name in tuned.family.on_language_side(counts))
 
     trained = {name: p.numel() for name, p in tuned.parameters().items()}
     places, sums = Counter[str](), Counter[str]()

@@ -427,7 +427,7 @@ class ConfigMethod(PeftMethod):
         if isinstance(config, AdaLoraConfig):
             self._check_adalora(config)
         if getattr(config, "target_modules", ()) is None:
-            config.target_modules = set(self._targets(family.model, family.language_side()))
+            config.target_modules = set(self._targets(family))
         if getattr(config, "feedforward_modules", ()) is None:
             config.feedforward_modules = set()
         first = next(iter(config.target_modules or ())) if hasattr(config, "fan_in_fan_out") else None
@@ -460,16 +460,13 @@ class ConfigMethod(PeftMethod):
                     "between 0 and 1"
                 )
 
-    def _targets(self, model: nn.Module, sides: Sequence[str]) -> list[str]:
+    def _targets(self, family: ModelFamily) -> list[str]:
         if self.peft_type != "LN_TUNING":
             roles = ("key", "value") if self.peft_type == "IA3" else ("query", "value")
-            return attention_projections(model, roles)
-        return [
-            name
-            for name, module in model.named_modules()
-            if type(module).__name__.endswith("Norm")
-            and any(not side or name.startswith(f"{side}.") for side in sides)
-        ]
+            return attention_projections(family.model, roles)
+        modules = family.model.named_modules()
+        norms = [name for name, module in modules if type(module).__name__.endswith("Norm")]
+        return family.on_language_side(norms)
 
     def _or_error(self, make: Callable[[], Any]) -> Any:
         """The result of ``make``, or PEFT's error as a UserError."""

@@ -9,7 +9,7 @@ with :func:`register`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,6 +277,11 @@ class ModelFamily(ABC):
         """Names of the modules that read and write text; the others are the image encoder. ``[""]`` is the
         whole model.
         """
+
+    def on_language_side(self, names: Iterable[str]) -> list[str]:
+        """Those of the names of modules or parameters that are on the language side."""
+        sides = [f"{side}." if side else "" for side in self.language_side()]
+        return [name for name in names if name.startswith(tuple(sides))]
 
     def word_embeddings(self) -> list[nn.Module]:
         """The embeddings of the texts that begin with :attr:`learned` tokens."""

@@ -183,8 +183,7 @@ class ProcessorFamily(ModelFamily):
     @property
     def writes_apart(self) -> bool:
         """Whether a decoder generates a separate text, after an encoder that reads one."""
-        config = self.model.config
-        return any(getattr(part, "is_encoder_decoder", False) for part in (config, config.get_text_config()))
+        return _writes_apart(self.model.config)
 
     @property
     def longest(self) -> int | None:
@@ -281,9 +280,7 @@ class ImageTextFamily(ProcessorFamily):
     def accepts(cls, config: PretrainedConfig) -> bool:
         architecture = (config.architectures or [""])[0]
         known = MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(config.model_type)
-        parts = (config, config.get_text_config())
-        apart = any(getattr(part, "is_encoder_decoder", False) for part in parts)
-        return architecture == known and not apart and config.model_type not in READ_ONLY
+        return architecture == known and not _writes_apart(config) and config.model_type not in READ_ONLY
 
     # ---- training ----------------------------------------------------------------------------------------
 
@@ -421,3 +418,8 @@ class VisionEncoderDecoderFamily(ProcessorFamily):
         written = [f"{sample.prompt} {sample.answer}".strip() for sample in samples]
         text = self.decoder_text(inputs, written, [sample.prompt for sample in samples])
         return Batch(samples, inputs, None, text, self.seen(inputs, images))
+
+
+def _writes_apart(config: PretrainedConfig) -> bool:
+    parts = (config, config.get_text_config())
+    return any(getattr(part, "is_encoder_decoder", False) for part in parts)

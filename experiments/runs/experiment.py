@@ -20,14 +20,23 @@ from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import Config, file_named, read_yaml
 from attngraph.experiments.base.shipped import shipped_folder
-from attngraph.experiments.data.drawn import LEAST, MOST, VERSION, Sizes, make_scenes, write_scenes
+from attngraph.experiments.data.drawn import (
+    LEAST,
+    MANIFEST,
+    MOST,
+    VERSION,
+    Sizes,
+    holds_scenes,
+    make_scenes,
+    write_scenes,
+)
 from attngraph.experiments.data.layouts import Amounts
 from attngraph.experiments.models.family import Answering
 from attngraph.experiments.models.weights import weights_digest
 from attngraph.experiments.runs.answering import described, way_of
 from attngraph.experiments.runs.changes import with_changes
 from attngraph.experiments.tasks import TASKS
-from attngraph.experiments.tasks.task import MANIFEST, Task, holds_scenes
+from attngraph.experiments.tasks.task import Task
 
 AT_RATE = "@"  # between row and rate in the names of the runs of `attngraph sweep`, which are no table's
 EXPERIMENT = "experiment.yaml"  # in a run's folder

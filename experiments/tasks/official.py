@@ -23,9 +23,10 @@ import pyarrow.compute as pc
 
 from attngraph.errors import UserError
 from attngraph.experiments.data.dataset import DATA_SETS, OFFICIAL, DataSet, Reader
+from attngraph.experiments.data.drawn import holds_scenes
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.data.tables import Examples, table
-from attngraph.experiments.tasks.task import SPLITS, Task, holds_scenes
+from attngraph.experiments.tasks.task import SPLITS, Task
 
 HELD_OUT = 20
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from attngraph.errors import UserError
 from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.data.drawn import MANIFEST, holds_scenes
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.metrics.statistics import Score, mean_score, mean_statistics, scores_by_kind
 from attngraph.experiments.models.batch import Sample
@@ -29,7 +30,6 @@ from attngraph.names import spelled
 
 SPLITS = ("train", "validation", "test")
 DEFAULT = "default"  # names the prompt of every family without one of its own
-MANIFEST = "manifest.json"  # of drawn data
 
 TASKS: dict[str, Task] = {}
 
@@ -263,11 +263,6 @@ def digest(examples: Sequence[Example]) -> str:
     """A digest of examples, with the names of images but not their content."""
     content = [[e.id, e.image.name, e.prompt, e.references, e.kind] for e in examples]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def holds_scenes(data: Path) -> bool:
-    """Whether a folder was written by ``attngraph scenes``."""
-    return (data / MANIFEST).is_file() and (data / "vqa_v2").is_dir()
 
 
 def majority(answers: Iterable[str]) -> str:
