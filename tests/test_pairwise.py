@@ -46,8 +46,3 @@ def test_params_carry_ids_that_name_each_value():
         "edge-causal=False-size=3",
     }
     assert pairwise_params(name_of=repr, kind=["a"])[0].id == "'a'"
-
-
-@pytest.mark.parametrize("kind, causal", pairwise_params(kind=["self"], causal=[True, False]))
-def test_params_fit_parametrize(kind, causal):
-    assert kind == "self" and isinstance(causal, bool)

@@ -8,7 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from attngraph.adapters import APPNP, GCN, PGNN
+from attngraph.adapters import GCN, PGNN
 from attngraph.backends import chunks
 from tests.adapters.cases import TYPICAL
 from tests.attngraph.scores_cases import on_leaves, random_scores
@@ -117,11 +117,3 @@ def test_the_dense_path_compiles_without_breaks(compiler):
     leaves += scheme.parameters()
     for g, w in zip(*(torch.autograd.grad(x.square().sum(), leaves) for x in (got, want))):
         torch.testing.assert_close(g, w, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("steps", [1, 2])
-def test_a_triangle_in_a_graph_without_order(steps):
-    """Chunks of it see other values each, so that their sums at values are not of one shape."""
-    scores = replace(random_scores(n=150, m=150), causal=False, triangular=True)
-    scheme = APPNP(steps=steps)
-    torch.testing.assert_close(scheme(scores, "tiled"), scheme(scores))

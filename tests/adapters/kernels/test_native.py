@@ -13,7 +13,6 @@ from attngraph import AttentionScores, UserError
 from attngraph.adapters import GCN, PGNN, GraphAdapterConfig
 from attngraph.adapters.kernels import fused_step, native, native_step, step_of, strip_step
 from attngraph.native import library
-from attngraph.norms import KeptNorms
 from tests.adapters.kernels.test_step import ALL, single
 from tests.attngraph.scores_cases import on_leaves, random_scores
 from tests.pairwise import pairwise_params
@@ -233,16 +232,6 @@ def test_a_mask_that_is_no_number_hides():
         native_step(replace(scores, mask=mask), 1.5, 0.2)[0],
         native_step(replace(scores, mask=~mask.isnan()), 1.5, 0.2)[0],
     )
-
-
-@needs_library
-def test_norms_of_other_values_are_not_taken():
-    scores = single(random_scores(3, n=1, m=11, d=4, causal=True))
-    kept = replace(scores, kept_norms=KeptNorms(scores.value))
-    with torch.no_grad():
-        native_step(kept, 1.5, 0.2)
-        got, want = (native_step(replace(x, value=2 * x.value), 1.5, 0.2)[0] for x in (kept, scores))
-    assert torch.equal(got, want)
 
 
 def used() -> int:

@@ -10,10 +10,7 @@ from transformers import DynamicCache, EncoderDecoderCache, StaticCache
 from attngraph import UserError
 from tests.adapters.peft.blip_decoder import JOINS, VARIANTS, left_padded, logits, put, step
 from tests.adapters.peft.helpers import close
-from tests.adapters.peft_models import FAMILIES
 from tests.pairwise import pairwise_params
-
-IDS = FAMILIES["llama"].batch()["input_ids"]
 
 
 @pytest.mark.parametrize(

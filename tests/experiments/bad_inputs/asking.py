@@ -53,6 +53,7 @@ ASKED = (
     ("heterophily", "--heads", "1.5"),
     ("tsne", "--points", "2"),
     ("pretrain", "--seed", "4294967296"),
+    ("pretrain", "--check"),
     ("heterophily", "--p", "nan"),
     ("score", "--split", "tset"),
     ("train", "--track", "tensorbord"),

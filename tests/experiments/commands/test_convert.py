@@ -37,15 +37,6 @@ def test_what_is_printed_and_written_and_not_replaced(checkpoint, tmp_path, caps
     assert (out / "model.safetensors").read_bytes() == before
 
 
-def test_a_failure_leaves_nothing(checkpoint, tmp_path, capsys, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("attngraph.experiments.commands.convert.save_converted", full)
-    assert "No space left" in refusal(capsys, checkpoint, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
 def test_wrong_options_are_one_line(checkpoint, tmp_path, capsys):
     questions = save_checkpoint(tmp_path / "questions", "vqa")
     captions = save_checkpoint(tmp_path / "captions", "caption")

@@ -169,16 +169,3 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(tmp_path, capsys, monkeypat
         assert len(lines) == len(table.tasks) * len(table.counts)
         assert sum(int(line.split()[-1]) for line in lines) == count
     assert not any(tmp_path.iterdir())
-
-
-def test_what_is_refused_leaves_nothing(tmp_path, capsys, monkeypatch):
-    """The large size without data or a model."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "official").mkdir()
-    for words, said in (
-        (["gnn", "--size", "paper"], "--data is missing: add the folder"),
-        (["gnn", "--size", "paper", "--data", "official"], "official/vqa2: no such folder"),
-    ):
-        assert main(["table", *words]) == 2
-        assert said in one_line(capsys)
-    assert [path.name for path in tmp_path.iterdir()] == ["official"]
