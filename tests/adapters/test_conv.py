@@ -17,6 +17,7 @@ from attngraph.adapters.conv import PGNNConv, SchemeConv
 from attngraph.backends import edges_of
 from tests.adapters.cases import thorough
 from tests.adapters.contract import GRAPHS, leaves, random_graph
+from tests.pairwise import pairwise_params
 
 CASES = [one["case"] for one in thorough() if "mean" not in one["case"].args.values()]
 EDGES, BACK = ("value", "to", "query"), ("query", "to", "value")
@@ -36,9 +37,12 @@ def in_edges(conv, graph, view):
     return conv(x, data[EDGES].edge_index, data[EDGES].edge_weight).view_as(graph.query)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("view", ["to_hetero", "to_data"])
-@pytest.mark.parametrize("kind", ["encoder", "decoder cross", "decoder self"])
+@pytest.mark.parametrize(
+    "case, view, kind",
+    pairwise_params(
+        case=CASES, view=["to_hetero", "to_data"], kind=["encoder", "decoder cross", "decoder self"]
+    ),
+)
 def test_it_is_the_dense_scheme(case, view, kind):
     """Values and gradients: of the two kinds of nodes, and of the square graph, whose nodes are all of one
     kind. A wrong row of ``edge_index``, a degree of the wrong side or wrong numbers in a batch would show."""

@@ -129,7 +129,7 @@ def test_energies(in_c, options, p):
             assert_near(getattr(one, name), getattr(other, name), name)
 
 
-@pytest.mark.parametrize("p, degree", [(1.5, "sum"), (1.5, "mean"), (2.7, "mean")])
+@pytest.mark.parametrize("p, degree", [(1.5, "sum"), (2.7, "mean")])
 @pytest.mark.parametrize("options", GRAPHS.values(), ids=GRAPHS)
 def test_closed_form(in_c, options, p, degree):
     found, expected = (closed_form(graph, p, degree) for graph in both(options))
