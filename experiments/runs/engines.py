@@ -178,7 +178,7 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
             if process.exitcode < 0:  # killed by a signal
                 remedy = "out of memory?): run the same command again to continue, perhaps with --on jobs=1"
             else:
-                remedy = "its error is above): correct that, then run the same command again to continue"
+                remedy = "the error is above): correct that, then run the same command again to continue"
             return outcome or UserError(f"worker died (exit code {process.exitcode}; {remedy}")
         finally:
             slots.put(slot)
