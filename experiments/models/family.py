@@ -280,8 +280,8 @@ class ModelFamily(ABC):
 
     def on_language_side(self, names: Iterable[str]) -> list[str]:
         """Those of the names of modules or parameters that are on the language side."""
-        sides = [f"{side}." if side else "" for side in self.language_side()]
-        return [name for name in names if name.startswith(tuple(sides))]
+        sides = tuple(f"{side}." if side else "" for side in self.language_side())
+        return [name for name in names if name.startswith(sides)]
 
     def word_embeddings(self) -> list[nn.Module]:
         """The embeddings of the texts that begin with :attr:`learned` tokens."""

@@ -175,11 +175,14 @@ def local(jobs: Sequence[Job], run: Execution) -> Iterator[list[Future[Outcome]]
             with lock:
                 process.join()
                 running.discard(process)
+            if outcome is not None:
+                return outcome
+            again = "run the same command again to continue"
             if process.exitcode < 0:  # killed by a signal
-                remedy = "out of memory?): run the same command again to continue, perhaps with --on jobs=1"
+                why, remedy = "out of memory?", f"{again}, perhaps with --on jobs=1"
             else:
-                remedy = "the error is above): correct that, then run the same command again to continue"
-            return outcome or UserError(f"worker died (exit code {process.exitcode}; {remedy}")
+                why, remedy = "the error is above", f"correct that, then {again}"
+            return UserError(f"worker died (exit code {process.exitcode}; {why}): {remedy}")
         finally:
             slots.put(slot)
 

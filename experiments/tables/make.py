@@ -20,7 +20,7 @@ from attngraph.experiments.runs.runner import run_cells
 from attngraph.experiments.tables.details import details_markdown
 from attngraph.experiments.tables.grid import Grid
 from attngraph.experiments.tables.method_comparison import write_comparison
-from attngraph.experiments.tables.plan import Plan, check_checkpoints, plan_table
+from attngraph.experiments.tables.plan import Plan, check_checkpoints, plan_table, tasks_of
 from attngraph.experiments.tables.render import (
     aligned,
     render_latex,
@@ -30,7 +30,7 @@ from attngraph.experiments.tables.render import (
 )
 from attngraph.experiments.tables.runs import RESULTS, Run, distinct, runs_of, versions_of
 from attngraph.experiments.tables.table import Table, make_table, published_in
-from attngraph.experiments.tasks.task import Task, tasks_named
+from attngraph.experiments.tasks.task import Task
 
 SIGNIFICANCE, DETAILS = "significance.json", "details.md"
 STEM = "ablation"  # of the names of a table's files
@@ -77,9 +77,7 @@ def make(
     is_main = processes(options.device).is_main_process
     if grid.forgetting and len(plan.tasks) != 1:
         raise UserError("forgetting is for a table of one task: name one with --tasks")
-    other = grid.forgetting and tasks_named([grid.forgetting])[grid.forgetting]
-    if other and options.data is not None:
-        other.check(options.data)
+    other = grid.forgetting and tasks_of(grid, [grid.forgetting], options.data)[grid.forgetting]
     published_in(grid)  # an error before anything runs
     check_out(out)
     check_table(plan, folder, stem)

@@ -102,6 +102,20 @@ def test_damaged_records_are_an_error_or_listed_and_left_out(vizwiz, tmp_path, c
     assert "2 damaged records skipped" in capsys.readouterr().out
 
 
+def test_answers_may_be_ranked_or_generated(vizwiz, tmp_path, capsys):
+    (vizwiz / "vizwiz_vqa" / "answer_list.json").write_text('["red", "a ball", "unanswerable"]')
+    assert ablation("frozen", vizwiz, tmp_path, "--set", "runs.answering=rank") == 0
+    assert "the best of 3 answers by likelihood (k 3, list" in " ".join(capsys.readouterr().out.split())
+    cell = tmp_path / "out" / "cells" / "frozen" / "vizwiz_vqa" / "seed0"
+    given = set(json.loads((cell / "predictions.json").read_text()).values())
+    assert given <= {"red", "a ball", "unanswerable"}
+    assert ablation("frozen", vizwiz, tmp_path) == 2
+    assert "other answering" in one_line(capsys)
+    (vizwiz / "vizwiz_vqa" / "answer_list.json").write_text('["red", "a ball"]')
+    assert ablation("frozen", vizwiz, tmp_path, "--set", "runs.answering=rank") == 2
+    assert "other answering" in one_line(capsys), "another list gives other answers"
+
+
 def test_files_are_read_before_any_picture(vizwiz, tmp_path, capsys):
     (vizwiz / "vizwiz_vqa" / "answer_list.json").write_text("[]")
     assert ablation("frozen", vizwiz, tmp_path, "--set", "runs.answering=rank") == 2

@@ -64,6 +64,33 @@ def test_the_same_seed_gives_the_same_weights(made, tmp_path):
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
 
 
+@pytest.mark.parametrize(
+    ("content", "message"), [('{"scores": {"a": null}}', "field scores.a"), (None, "no such file")]
+)
+def test_damaged_scores_of_a_checkpoint_are_named(content, message, tmp_path, capsys):
+    if content is not None:
+        (tmp_path / "scores.json").write_text(content)
+    assert main(["pretrain", "--check", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and "finished `attngraph pretrain`" in error
+
+
+def test_what_is_refused(made, tmp_path, capsys):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "config.json").write_text("something")
+    for words, message in (
+        (["--out", mine], "config.json already exists"),
+        (["--out", made["mini-blip"], "--seed", 1], "other seed"),
+        (["--device", "meta"], "--device meta"),
+        (["--check"], "has no effect with --check"),
+    ):
+        assert pretrained(tmp_path / "out", *words) == 2, words
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, words
+    assert (mine / "config.json").read_text() == "something" and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", MINIS)
 def test_the_shipped_card_tells_the_shipped_scores(name):
     shipped = MINIS[name].checkpoint

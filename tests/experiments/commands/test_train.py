@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from PIL import Image
 from transformers import BlipForConditionalGeneration
@@ -122,6 +123,19 @@ def test_a_finished_run_stays_as_it_is(file, out, cell, tmp_path, capsys):
     assert run("train", file, "--dry-run", "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
     assert shown == (cell / "experiment.yaml").read_text() and list(tmp_path.iterdir()) == []
+
+
+def test_changes_and_no_file(tmp_path, capsys):
+    words = ["method=majority", "task=easy_vqa", "eval_examples=9", "train_examples=8"]
+    sets = [part for word in words for part in ("--set", word)]
+    assert run("train", *sets, "--out", tmp_path / "out", "-q") == 0
+    cell = tmp_path / "out" / "cells" / "majority" / "easy_vqa" / "seed0"
+    assert scores(cell)["examples"] == 9
+    saved = yaml.safe_load((cell / "experiment.yaml").read_text())
+    assert (saved["method"], saved["eval_examples"], saved["data"]) == ("majority", 9, None)
+    again = ["train", cell / "experiment.yaml", "--out", tmp_path / "out", "-q"]
+    assert run(*again) == 0, "the resolved file is the same experiment"
+    assert "easy_vqa.accuracy" in capsys.readouterr().out
 
 
 def test_refusals_leave_nothing(tmp_path, capsys):

@@ -105,6 +105,24 @@ def test_what_was_observed_is_what_the_program_shows():
     assert {name: " ".join(lines).split() for name, lines in kept["words"].items()} == found
 
 
+def test_tokens():
+    given = {
+        "A man's dog doesn't like 3.5 t-shirts; really!": "a man 's dog does n't like 3.5 t-shirts really",
+        "U.S. and Mr. Smith, etc. in the street.": "u.s. and mr. smith etc. in the street",
+        "(left) [right] {x} wow!!!": "-lrb- left -rrb- -lsb- right -rsb- -lcb- x -rcb- wow !!!",
+        "½ £5 €3 “quoted” – cannot… 😀": "1/2 # 5 $ 3 quoted can not",
+        "No. 5 is no. ": "no. 5 is no",
+        "Figs. 2 and no figs.": "figs. 2 and no figs",
+        "O'O! J. Additionally J.\x85The end": "o'o j additionally j the end",
+        "1cafe\u0301.jpg treas.a": "1cafe\u0301.jpg treas.a",
+        "ΟΔΟΣ ΟΔΟΣ-Α": "οδος οδοσ-α",
+        "": "",
+        " \u00a0 ": "",
+        "!": "",
+    }
+    assert dict(zip(given, tokenize(list(given)), strict=True)) == given
+
+
 @needs_java
 def test_in_java_too_a_caption_does_not_depend_on_the_next():
     given = ["see no.", "5 dogs", 'a <b c="x', 'y"> z', "J.", "The end", "", "\u2028", "dog\ud83d x"]
