@@ -72,7 +72,8 @@ def power_weight(edges: Edges, p: Tensor | float, log_factor: PerEdge | float = 
     absent = weight <= smallest_weight(weight.dtype)  # a weight that is NaN is there
     log_weight = torch.where(absent, torch.ones_like(weight), weight).log()
     power = 0.5 * p * log_weight + log_factor
-    return torch.where(absent, torch.zeros_like(power), power.exp())
+    zero = torch.zeros_like(power)  # selected before exp, whose gradient may be infinite where no edge is
+    return torch.where(absent, zero, torch.where(absent, zero, power).exp())
 
 
 def p_steps(

@@ -1,10 +1,11 @@
 """Every scheme keeps the contract. A new scheme adds its arguments to ``cases.py``."""
 
 import pytest
+import torch
 
 from attngraph.adapters import SCHEMES
 from tests.adapters import contract, contract_on_scores
-from tests.adapters.cases import ARGUMENTS, ONE_STEP, TYPICAL, thorough
+from tests.adapters.cases import ARGUMENTS, ONE_STEP, TYPICAL, case_of, thorough
 from tests.pairwise import pairwise
 
 
@@ -19,6 +20,12 @@ def tiny_chunks(monkeypatch):
 def test_every_scheme_has_its_arguments_here():
     ours = {name for name, scheme in SCHEMES.items() if scheme.__module__.startswith("attngraph.adapters.")}
     assert ours == set(ARGUMENTS) == {case.name for case in TYPICAL}
+
+
+@pytest.mark.parametrize("backend", ["dense", "sparse"])
+def test_gradients_of_a_large_p_are_finite_where_there_is_no_edge(backend):
+    """:math:`R^{p-2}` exceeds float32 there."""
+    contract.check_finite(case_of("pgnn", p=8.0, learn_p=False), (torch.float32, backend))
 
 
 def table() -> list:
