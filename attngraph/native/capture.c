@@ -127,16 +127,17 @@ static float join_pieces(Capture *job, size_t row, Piece *pieces, int count) {
 }
 
 /* The `top` heaviest edges of a row. Those of as many blocks are at least the smallest of these blocks' maxima, so
- * that nothing below it need be looked at. `normaliser` is what the row's scores are to be lowered by. */
+ * that nothing below it need be looked at. One more block counts where the loop, which may be its block's maximum,
+ * was left out. `normaliser` is what the row's scores are to be lowered by. */
 static void keep_heaviest(Capture *job, size_t row, const float *s, const Piece *pieces, const float *maxima,
                           int width, float normaliser, Edge *edges) {
-    int top = job->top, blocks = (width + BLOCK - 1) / BLOCK, size = 0;
+    int top = job->top, blocks = (width + BLOCK - 1) / BLOCK, size = 0, counted = top + (job->without_loops != 0);
     float least = HIDDEN, least_weight = 0.f;
-    if (blocks > top) {
+    if (blocks > counted) {
         for (int b = 0; b < blocks; b++) edges[b] = (Edge){maxima[b], b};
-        select_edges(edges, blocks, top);
+        select_edges(edges, blocks, counted);
         least = edges[0].weight;
-        for (int k = 1; k < top; k++) least = edges[k].weight < least ? edges[k].weight : least;
+        for (int k = 1; k < counted; k++) least = edges[k].weight < least ? edges[k].weight : least;
         least_weight = exp2_of(least - normaliser) * (1.f - 1e-4f); /* less its rounding */
     }
     for (int b = 0; b < blocks && normaliser > HIDDEN; b++) {
