@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -56,6 +57,7 @@ class _LayerRecord:
     def __init__(self, kind: str, keys: list[Key], heads: int, settings: Settings):
         self.kind, self.keys, self.heads = kind, keys, heads
         self.means = Means((len(keys), heads + 1, 4), settings.replicates, settings.seed)
+        self.graphs = 0
         self.left_out = np.zeros((len(keys), heads + 1, len(homophily.REASONS)), int)
 
     def summary(self, level: float) -> _Summary:
@@ -114,6 +116,7 @@ class Heterophily:
         labels: Mapping[str, Labels] | None = None,
         weights: str = "M",
         regions: Mapping[str, Region] | None = None,
+        examples: int | None = None,
     ) -> None:
         """Measure a batch of graphs of a layer.
 
@@ -126,10 +129,12 @@ class Heterophily:
             weights: what the edge weights are, for the column of that name.
             regions: ``{name: relevant values}`` in an attention graph; names go into the column ``labels``,
                 and are the same in every batch of a layer.
+            examples: number of examples that the graphs belong to, the same number of successive graphs each
+                (attention in windows of an image); their mean is the example's. Default: one graph each.
 
         Raises:
-            ValueError: labels or regions that do not fit, regions in a plain graph, or other labels, regions
-                or heads than in the layer's earlier batches.
+            ValueError: labels, regions or a number of examples that do not fit, regions in a plain graph, or
+                other labels, regions or heads than in the layer's earlier batches.
         """
         graph = restored(graph)
         if regions and not isinstance(graph, AttentionGraph):
@@ -142,8 +147,13 @@ class Heterophily:
             raise ValueError(
                 f"{name}: spectra need all weights at once, and the graph is streamed: set bins=0"
             )
+        graphs = len(view.weight)
+        if graphs % (examples or graphs):
+            raise ValueError(
+                f"{name}: {graphs} graphs cannot be the same number of each of {examples} examples"
+            )
         record = self._layers.get((name, weights))
-        first = 0 if record is None else record.means.examples
+        first = 0 if record is None else record.graphs
 
         def new_draws(purpose: str) -> Draws:  # all kinds of weights of a layer see the same permutations
             return Draws(self.settings.seed, f"{name}/{purpose}", first)
@@ -161,16 +171,21 @@ class Heterophily:
                 f"{name}: a layer must have the same labels, regions, features and heads in every batch"
             )
         values, left_out = to_arrays(measured, view)
-        record.means.add(values)
+        parts = values.reshape(examples or graphs, -1, *values.shape[1:])
+        with warnings.catch_warnings():  # NaN where a statistic is undefined in all graphs of an example
+            warnings.simplefilter("ignore", RuntimeWarning)
+            record.means.add(np.nanmean(parts, axis=1))
+        record.graphs += graphs
         record.left_out += left_out
 
     def table(self, differences: Differences | None = None) -> pd.DataFrame:
         """One row for each layer, kind of weights, head, statistic and labels.
 
         The columns are those of :data:`~attngraph.analysis.heterophily.collector.COLUMNS`. ``head`` is a
-        number, or "all" for the mean over heads. ``value`` is the mean over ``examples`` graphs, ``low`` and
-        ``high`` the ends of its interval. ``excess`` is the mean difference to the permuted null, or to the
-        uniform one where a permutation changes nothing. ``note`` says which graphs were excluded and why.
+        number, or "all" for the mean over heads. ``value`` is the mean over examples, ``examples`` their
+        number, ``low`` and ``high`` the ends of its interval. ``excess`` is the mean difference to the
+        permuted null, or to the uniform one where a permutation changes nothing. ``note`` says which graphs
+        were excluded and why.
 
         Args:
             differences: ``{name: (minuend, subtrahend)}``, two kinds of weights each. For every layer that
@@ -236,7 +251,8 @@ def heterophily(
     Args:
         graphs: a graph, ``{layer: graph}`` as :func:`attngraph.capture` returns it, ``{layer: [graphs]}`` of
             :func:`attngraph.record`, or an iterable of these. Graphs without a name are those of the layer
-            "graph".
+            "graph". Each graph counts as an example, also windows of an image (but see
+            :meth:`Heterophily.add`).
         labels: ``{name: classes}`` for all graphs, or a function that gives them for a layer's name and a
             graph.
         settings: how to measure.

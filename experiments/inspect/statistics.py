@@ -50,10 +50,10 @@ def measure(
         for name, graph in graphs.items():
             labels = labeller(batch, name, graph)
             relevant = {} if source.stream else regions(batch, name, graph)
-            statistics.add(name, graph, labels, f"M{suffix}", relevant)
+            statistics.add(name, graph, labels, f"M{suffix}", relevant, len(batch.samples))
             reweighted = source.reweighted(name, graph)
             if reweighted is not None:
-                statistics.add(name, reweighted, labels, f"M̄{suffix}", relevant)
+                statistics.add(name, reweighted, labels, f"M̄{suffix}", relevant, len(batch.samples))
 
 
 def differences(states: Iterable[str]) -> dict[str, tuple[str, str]]:

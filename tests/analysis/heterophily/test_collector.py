@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -103,6 +104,29 @@ def test_intervals_cover_with_few_examples():
     ]
     share = ((table.excess_low > 0) | (table.excess_high < 0)).groupby(table.statistic).mean()
     assert share.max() < 0.12 and share.mean() == pytest.approx(0.05, abs=0.02)
+
+
+def test_windows_of_an_image_are_one_example():
+    """Six graphs of three examples have the interval of their three means, in one batch or in two."""
+    graph = Bipartite.of(random_graph(b=6, n=9, m=9, padding=False))
+
+    def part(k: slice) -> Bipartite:
+        return replace(graph, **{x: getattr(graph, x)[k] for x in ("weight", "visible", "query", "value")})
+
+    whole, split = Heterophily(), Heterophily()
+    whole.add("layer", graph, examples=3)
+    split.add("layer", part(slice(0, 4)), examples=2)
+    split.add("layer", part(slice(4, 6)), examples=1)
+    table = whole.table()
+    pd.testing.assert_frame_equal(split.table(), table, rtol=1e-6, atol=1e-8)
+    assert set(table.examples) == {3}
+    alone = [line(heterophily(part(slice(k, k + 1))), "entropy").value for k in range(6)]
+    means = Means(())
+    means.add(np.reshape(alone, (3, 2)).mean(1))
+    found = line(table, "entropy")[["value", "low", "high"]].to_numpy(float)
+    np.testing.assert_allclose(found, [means.mean(), *means.interval()], rtol=1e-6)
+    with pytest.raises(ValueError, match="layer: 6 graphs cannot be the same number of each of 4 examples"):
+        Heterophily().add("layer", graph, examples=4)
 
 
 def test_spectrum():
