@@ -273,7 +273,10 @@ def _call(
     query, keys, value = projected
     b, _, n, _ = query.shape
     m = keys.shape[2]
-    cross = _is_cross(state, module, n, m) if known.cross is None else known.cross
+    source = given.source
+    if source is None and given.origins is not None:
+        source = given.origins.source(query, key)
+    cross = source is not None or _is_cross(state, module, n, m) if known.cross is None else known.cross
     if cross and given.cache is None:
         given.cache = state.notes.take("cache")
     layer_idx = getattr(module, "layer_idx", getattr(module, "layer_id", None))
@@ -300,7 +303,7 @@ def _call(
         value=value,
         visible=mask.visible,
         query_mask=before.queries if known.query_mask is None else known.query_mask,
-        source=given.source,
+        source=source,
         cache=given.cache,
         layer_idx=layer_idx,
         sides=known.sides,
@@ -313,12 +316,11 @@ def _call(
 
 
 def _is_cross(state: LayerState, module: nn.Module, n: int, m: int) -> bool:
-    """Whether the values are other nodes than the queries. Where there are fewer than the module was given
-    states, and as many queries, they are the queries' own, pooled (SegFormer)."""
+    """Whether the values are other nodes than the queries, where the module's arguments do not say so. Where
+    there are fewer than the module was given states, and as many queries, they are the queries' own, pooled
+    (SegFormer)."""
     given = state.given
-    if given.source is not None or "Cross" in type(module).__name__:
-        return True
-    return n != m and given.cache is None and given.states != n
+    return "Cross" in type(module).__name__ or (n != m and given.cache is None and given.states != n)
 
 
 def _before_cross(state: LayerState, module: nn.Module, b: int, n: int) -> SelfAttention | None:

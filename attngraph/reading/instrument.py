@@ -32,6 +32,7 @@ from attngraph.errors import UserError
 from attngraph.reading.attend import fused_attention, graph_attention, watch
 from attngraph.reading.calls import Site
 from attngraph.reading.families import OF_IMAGES, hook_of, is_stand_in, refusal_of, stand_in
+from attngraph.reading.origins import Origins
 from attngraph.reading.outputs import find_output
 from attngraph.reading.state import ATTRIBUTE, LayerState, ModelState, arguments, find_state, state_of
 from attngraph.reading.watch import Watch
@@ -498,8 +499,11 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         own = next((x for x in given.values() if isinstance(x, Tensor)), None)
     sources = (given[name] for name in names.sources)
     now = state.given
-    now.source = next((x for x in sources if isinstance(x, Tensor) and x is not own), None)
-    now.states = _count_states([given[name] for name in names.states])
+    named = [x for x in sources if isinstance(x, Tensor)]
+    states = [x for x in (given[name] for name in names.states) if _holds_states(x)]
+    now.source = next((x for x in named if x is not own), None)
+    now.states = states[0].shape[1] if len(states) == 1 else None
+    distinct = list({id(x): x for x in states}.values())
     now.unordered = False
     now.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
     state.projections.begin(module, given)
@@ -507,6 +511,9 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     if wanted is None:
         wanted = getattr(getattr(module, "config", None), "output_attentions", False)
     now.output_attentions = bool(wanted)
+    if not named and len(distinct) > 1 and not type(module).__module__.startswith("transformers."):
+        now.origins = Origins(distinct)
+        now.origins.__enter__()
     if state.watched:
         now.watch = watch(module, given)
         now.watch.__enter__()
@@ -527,13 +534,12 @@ def _clean(module: nn.Module) -> Callable[..., Any]:
 
 
 def _end_watch(state: LayerState) -> Watch | None:
-    """End the watch on a module and return it, if there is one."""
-    if not state.watched:
-        return None
+    """End what follows a module while it runs. Returns the watch on it, if there is one."""
     given = state.given
-    watched, given.watch = given.watch, None
-    if watched is not None:
-        watched.__exit__(None, None, None)
+    watched, origins, given.watch, given.origins = given.watch, given.origins, None, None
+    for mode in (watched, origins):
+        if mode is not None:
+            mode.__exit__(None, None, None)
     return watched
 
 
@@ -552,10 +558,9 @@ def _roles(names: tuple[str, ...]) -> _Roles:
     return _Roles(tuple(name for name in SOURCES if name in names), states)
 
 
-def _count_states(given: list[Any]) -> int | None:
-    """Number of states in some arguments of a module, if exactly one of them is a tensor of states."""
-    states = [x for x in given if isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point()]
-    return states[0].shape[1] if len(states) == 1 else None
+def _holds_states(x: object) -> bool:
+    """Whether an argument of a module is a tensor of states, ``(b, n, width)``."""
+    return isinstance(x, Tensor) and x.dim() == 3 and x.is_floating_point()
 
 
 def _after(module: nn.Module, args: tuple, output: object) -> None:

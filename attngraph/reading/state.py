@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attngraph.reading.calls import Call, Site
 from attngraph.reading.masks import Mask, read_mask
+from attngraph.reading.origins import Origins
 from attngraph.reading.per_thread import PerThread
 from attngraph.reading.projection import Projections
 
@@ -129,6 +130,7 @@ class CurrentPass:
         cache: the key/value cache among its arguments, if any.
         output_attentions: whether it was asked for its weights.
         watch: the watch on it, if its attention is read that way.
+        origins: follows its states, if their names do not say which of them it attends to.
         unordered: whether it left no information for cross-attention after it: its attention cannot be read,
             or its mask has an order that a graph cannot represent.
     """
@@ -139,6 +141,7 @@ class CurrentPass:
         self.cache: Any = None
         self.output_attentions = False
         self.watch: Any = None
+        self.origins: Origins | None = None
         self.unordered = False
 
 

@@ -364,10 +364,11 @@ class Watch(TorchFunctionMode):
     ) -> Tensor:
         """PyTorch's fused attention."""
         layout = self._layout((*query.shape[:-1], key.shape[-2]), value.shape, (query, key, value))
-        if layout is None or (attn_mask is not None and query.dim() != 4):
-            raise UserError("a call of scaled_dot_product_attention of this shape can't be read as a graph")
         unsplit, given = key, (query, key, value, attn_mask, dropout_p, is_causal)
         own = partial(scaled_dot_product_attention, *given, scale=scale, enable_gqa=enable_gqa)
+        if layout is None or (attn_mask is not None and query.dim() != 4):
+            self.trouble = "the layout of scaled_dot_product_attention by examples and heads is unknown"
+            return own()
         if not enable_gqa:
             key, value = layout.split(key), layout.split(value)
         self.calls += 1

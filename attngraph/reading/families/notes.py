@@ -8,6 +8,7 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 
@@ -90,6 +91,21 @@ def _refuse_landmarks(module: Any, args: tuple, kwargs: dict) -> None:
         )
 
 
+def _refuse_reordered(module: Any, args: tuple, kwargs: dict) -> None:
+    """GPT-2's eager attention may be another function than the one that all models share.
+
+    Raises:
+        UserError: the layer has listeners, and it is.
+    """
+    state = state_of(module)
+    eager = module.config._attn_implementation == "eager"
+    if eager and module.reorder_and_upcast_attn and state.listeners:
+        raise UserError(
+            f"{state.site.name} has an eager attention of its own (reorder_and_upcast_attn): load the model "
+            "with reorder_and_upcast_attn=False, which gives the same weights in float32"
+        )
+
+
 def _note_directions(layer: Any, args: tuple, kwargs: dict) -> None:
     """A cross-modality layer of LXMERT runs one module for both directions: words that attend to regions,
     then regions that attend to words. The queries' own padding is not among its arguments."""
@@ -126,16 +142,34 @@ def _note_streams(module: Any, args: tuple, kwargs: dict) -> None:
     notes["turns"] = [Known(cross=False, query_mask=notes["valid"]), Known(cross=True)]
 
 
+def _hide_pairs(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Shifted windows hide pairs by -100, which could be a position bias. With the minimum of the dtype
+    instead, their weights, of the order of e^-100, become 0, and the pairs are known to be hidden."""
+    given = arguments(module, args, kwargs)
+    mask = given.get("attention_mask")
+    if mask is not None:
+        given["attention_mask"] = mask.masked_fill(mask <= -100, torch.finfo(mask.dtype).min)
+    return (), given
+
+
 HOOKS: dict[str, Callable] = {
+    "ClapAudioSelfAttention": _hide_pairs,
     "DeepseekV4Attention": _refuse_compressed,
+    "DecisionTransformerGPT2Attention": _refuse_reordered,
+    "DonutSwinSelfAttention": _hide_pairs,
+    "GPT2Attention": _refuse_reordered,
     "Gemma4TextModel": _keep_all,
     "Gemma4UnifiedTextModel": _keep_all,
     "IdeficsGatedCrossAttentionLayer": _note_mask,
     "IdeficsModel": _note_cache,
     "LxmertXLayer": _note_directions,
+    "MaskFormerSwinSelfAttention": _hide_pairs,
     "MllamaCrossAttentionDecoderLayer": _note_mask,
     "NystromformerSelfAttention": _refuse_landmarks,
     "PaliGemmaModel": _note_order,
+    "Swin2SRSelfAttention": _hide_pairs,
+    "SwinAttention": _hide_pairs,
+    "Swinv2SelfAttention": _hide_pairs,
     "XLNetModel": _note_valid,
     "XLNetRelativeAttention": _note_streams,
 }

@@ -8,14 +8,14 @@ import torch
 import transformers as hf
 
 import attngraph.reading.families as families
-from attngraph import capture, record
+from attngraph import UserError, capture, record
 from attngraph.reading.families.blip import CLASSES
 from attngraph.reading.families.notes import HOOKS
 from attngraph.reading.families.vilt_order import in_order
 from attngraph.reading.instrument import uses_interface
 from attngraph.reading.modality import KNOWN, MIXED
 from tests.attngraph.reading.running import run
-from tests.attngraph.reading.zoo import BLIP_TEXT, FAMILIES, TEXT, VISION, far_from_zero, normal, text
+from tests.attngraph.reading.zoo import BLIP_TEXT, FAMILIES, SWIN, TEXT, VISION, far_from_zero, normal, text
 from tests.attngraph.reading.zoo import words as texts
 
 
@@ -69,6 +69,33 @@ def test_blip_does_not_look_at_padding_on_the_other_side():
     assert (cross[2].weight[..., 5:] == 0).all() and (cross[2].weight[..., :5] > 0).all()
     assert cross[2].query_modality == cross[2].value_modality == "text"  # the question, not the image
     assert graphs["text_encoder.encoder.layer.1.crossattention.self"][2].value_modality == "image"
+
+
+@pytest.mark.parametrize("kind", ["Swin", "Swinv2", "DonutSwin"])  # through the interface, and watched
+def test_pairs_across_a_shifted_windows_parts_are_hidden(kind):
+    """They have -100 in the mask, and counted as visible pairs that nobody attends to."""
+    config = getattr(hf, f"{kind}Config")(**SWIN)
+    model = far_from_zero(getattr(hf, f"{kind}Model")(config), 0)
+    pixels = normal(2, 3, 16, 16)
+    with torch.no_grad():
+        want = model(pixels).last_hidden_state
+        with record(model) as graphs:
+            torch.testing.assert_close(model(pixels).last_hidden_state, want, rtol=0, atol=1e-5)
+    (still,), (shifted,) = list(graphs.values())[:2]
+    assert still.visible is None or still.visible.all()
+    row = torch.arange(8) // 2 * 2 // 6 + (torch.arange(8) >= 6)  # 8 patches, windows of 4, shifted by 2
+    parts = (3 * row[:, None] + row).view(2, 4, 2, 4).transpose(1, 2).reshape(4, 16)
+    same = parts[:, :, None] == parts[:, None]
+    assert torch.equal(shifted.visible, same.repeat(2, 1, 1))
+    assert not shifted.causal and not shifted.weight[:, 0][~shifted.visible].any()
+
+
+def test_gpt2s_own_function_of_attention_is_refused():
+    config = dict(n_layer=1, n_head=2, n_embd=8, vocab_size=50, bos_token_id=0, eos_token_id=0)
+    model = hf.GPT2Model(hf.GPT2Config(**config, reorder_and_upcast_attn=True)).eval()
+    with pytest.raises(UserError, match=r"h.0.attn has .* its own .* reorder_and_upcast_attn=False"):
+        capture(model, {"input_ids": texts(5)})
+    assert capture(model, {"input_ids": texts(5)}, stream=True)["h.0.attn"].causal
 
 
 def test_lxmert_knows_whose_padding_it_is():

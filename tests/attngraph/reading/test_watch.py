@@ -6,6 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.overrides import _get_current_function_mode_stack
+from transformers import PretrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.bert.modeling_bert import eager_attention_forward
 
 from attngraph import UserError, capture, record
 from attngraph.reading.instrument import instrument
@@ -241,6 +244,57 @@ def test_queries_in_chunks_are_refused(kind):
     handle.remove()
 
 
+class GivenAttention(OwnAttention):
+    """Attends to whatever it is given, under any name."""
+
+    def forward(self, x: Tensor, pictures: Tensor, late: bool = False) -> Tensor:
+        b, n, m = *x.shape[:2], pictures.shape[1]
+        q = self.q_proj(x).view(b, n, H, D)
+        k, v = (y(pictures).view(b, m, H, D) for y in (self.k_proj, self.v_proj))
+        return self.out_proj(self.attend(*(y.transpose(1, 2) for y in (q, k, v)), late))
+
+    def attend(self, q, k, v, late):
+        scores = q @ k.transpose(-1, -2)
+        scores = scores.masked_fill(LATER, float("-inf")) if late else scores
+        return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+
+
+class FusedGivenAttention(GivenAttention):
+    def attend(self, q, k, v, late):
+        return nn.functional.scaled_dot_product_attention(q, k, v, is_causal=late).transpose(1, 2).flatten(2)
+
+
+class SharedGivenAttention(GivenAttention):
+    """Through transformers' interface."""
+
+    def __init__(self, way: str):
+        super().__init__(way)
+        self.config = PretrainedConfig(attn_implementation="eager")
+
+    def attend(self, q, k, v, late):
+        mask = torch.zeros(N, N).masked_fill(LATER, torch.finfo(q.dtype).min)[None, None] if late else None
+        run = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        return run(self, q, k, v, mask, dropout=0.0, scaling=1.0)[0].flatten(2)
+
+
+@pytest.mark.parametrize("kind", [GivenAttention, FusedGivenAttention, SharedGivenAttention])
+@pytest.mark.parametrize("m", [N, N + 2])
+def test_states_of_any_name_may_be_attended_to(kind, m):
+    """Also as many as there are queries: they would be these, in no order, and adapters would leak later ones
+    to earlier ones."""
+
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.own, self.cross = kind(""), kind("")
+
+        def forward(self, x, pictures):
+            return self.cross(self.own(x, x, late=True), pictures)
+
+    graphs = capture(far_from_zero(Model(), 0), {"x": normal(B, N, H * D), "pictures": normal(B, m, H * D)})
+    assert [(graph.kind, graph.causal) for graph in graphs.values()] == [("self", True), ("cross", True)]
+
+
 class CastAttention(OwnAttention):
     """Scores are computed in float32, whatever type the module has (GPT-Neo)."""
 
@@ -380,6 +434,13 @@ class DroppedAttention(OtherAttention):
         return OwnDropout.apply((q @ k.transpose(-1, -2)).softmax(-1)) @ v
 
 
+class FlatAttention(OtherAttention):
+    def strange(self, q, k, v):
+        q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+        context = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=~LATER)
+        return context.unflatten(0, (-1, H))
+
+
 class LonelyAttention(OtherAttention):
     def strange(self, q, k, v):
         return (q @ k.transpose(-1, -2)).softmax(-1).max(-1, keepdim=True).values * v
@@ -399,6 +460,7 @@ def test_a_routers_softmax_is_no_attention():
         (BackwardAttention, r"the weights of its softmax are mixed or turned \(transpose\)"),
         (MixedAttention, "the layout of its weights by examples and heads is unknown"),
         (DroppedAttention, "the weights of its softmax are multiplied by more than 1 .* as custom dropout"),
+        (FlatAttention, "the layout of scaled_dot_product_attention by examples and heads is unknown"),
         (LonelyAttention, "the weights of its softmax are not multiplied with values"),
     ],
 )
