@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from attngraph.adapters.config import GraphAdapterConfig
 from attngraph.adapters.joins import JOINS
 from attngraph.adapters.query_rows import with_query_rows
-from attngraph.adapters.saved import upgraded
 from attngraph.adapters.scheme import Scheme
 from attngraph.graph import AttentionGraph
 from attngraph.reading.calls import Call, Graph
@@ -50,7 +49,6 @@ class GraphAdapter(nn.Module):
         self._decodes = (
             self.top_k is None and self.query_rows == "query" and self.backend in ("dense", "native")
         )
-        self.register_load_state_dict_pre_hook(_upgrade)
 
     @torch.no_grad()
     def reweighted(self, graph: AttentionGraph) -> AttentionGraph:
@@ -130,11 +128,3 @@ def _remembered(call: Call, graph: Graph, owner: str, seen: dict[str, Any]) -> G
         seen[owner] = call.remember(graph, owner)
         return seen[owner]
     return graph.following(seen[owner].past_degree, seen[owner].kept_norms)
-
-
-def _upgrade(adapter: GraphAdapter, saved: dict[str, Tensor], prefix: str, *args: object) -> None:
-    """Bring weights that were saved by an earlier version into the form of now."""
-    names = [prefix + name for name in adapter.state_dict()]
-    new = upgraded(saved, names)
-    saved.clear()
-    saved.update(new)

@@ -9,10 +9,8 @@ and raises ``KeyError`` with it when it does not know it. So the name that we wr
 from __future__ import annotations
 
 import inspect
-import logging
 import re
-import warnings
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +20,16 @@ from peft.utils import PeftType
 from attngraph.adapters.card import add_code
 from attngraph.adapters.joins import JOINS
 from attngraph.adapters.query_rows import QUERY_ROWS
-from attngraph.adapters.scheme import RENAMED, SCHEMES, Scheme
+from attngraph.adapters.scheme import PAPER_NAMES, SCHEMES, Scheme
 from attngraph.backends import BACKENDS, DENSE_WAYS
 from attngraph.errors import UserError
 from attngraph.names import did_you_mean, spelled
 
 NAME = "graph_adapter"
-_SAID = "GRAPH_ADAPTER (of the Python package attngraph: install it and `import {}` before loading)"
-SAVED_NAME = _SAID.format("attngraph.adapters")
-EARLIER_SAVED_NAME = _SAID.format("adapters")
+SAVED_NAME = (
+    "GRAPH_ADAPTER (of the Python package attngraph: install it and `import attngraph.adapters` before "
+    "loading)"
+)
 POSITIONS = ("self", "cross", "ffn")
 ALL_LINEAR = "all-linear"
 SCHEME_ARGS = ("p", "mu", "steps", "alpha", "theta", "degree", "learn_p", "learn_mu", "normalize", "seed")
@@ -38,10 +37,7 @@ SWITCHES = ("shared", "rescale", "init_weights", "inference_mode")
 CHOICES = ("target_modules", "ffn_modules")  # an empty list would leave nothing
 MODULE_LISTS = (*CHOICES, "exclude_modules", "layers_pattern", "modules_to_save")
 FORMAT = 2
-"""Version of the file format in which adapters are saved. Version 1 had ``exclude`` instead of
-``exclude_modules``, which also excluded the feed-forward block of an excluded attention layer; adapters that
-use it keep version 1. Files of version 1, and older ones without a version, can be read."""
-logger = logging.getLogger(__name__)
+"""Version of the file format in which adapters are saved."""
 
 
 def add_member(kind: Any, name: str) -> Any:
@@ -116,7 +112,6 @@ class GraphAdapterConfig(PeftConfig):
         modules_to_save: other modules to train and save, a classification head for instance.
         init_weights: ``False`` samples random weights where a new adapter would start at zero (for tests).
         format_version: version of the saved adapter; see :data:`FORMAT`.
-        exclude: the old name of ``exclude_modules``.
 
     Raises:
         UserError: an unknown name or a value out of range; the message lists the allowed values.
@@ -150,25 +145,11 @@ class GraphAdapterConfig(PeftConfig):
     modules_to_save: list[str] | None = None
     init_weights: bool = True
     format_version: int = FORMAT
-    exclude: InitVar[list[str] | str | None] = None
 
-    def __post_init__(self, exclude: list[str] | str | None):
+    def __post_init__(self):
         super().__post_init__()
         self.peft_type: Any = PEFT_TYPE
         self._check_format()
-        if exclude is not None:
-            if self.exclude_modules is not None:
-                raise UserError("exclude is the old name of exclude_modules: use only exclude_modules")
-            if self.format_version == FORMAT:  # not of a file that has it
-                warnings.warn("exclude is called exclude_modules now", FutureWarning, stacklevel=3)
-            self.exclude_modules = exclude
-        by_rule_of_1 = exclude is not None or (self.format_version == 1 and self.exclude_modules)
-        self.format_version = 1 if by_rule_of_1 else FORMAT
-        if by_rule_of_1:
-            logger.info(
-                "format 1: exclude_modules=%r also excludes the feed-forward blocks of these layers",
-                self.exclude_modules,
-            )
         self._check_parts()
         self._check_numbers()
         self._check_modules()
@@ -177,17 +158,17 @@ class GraphAdapterConfig(PeftConfig):
     def _check_format(self) -> None:
         if type(self.format_version) is not int:
             raise UserError(f"format_version must be an integer, got {self.format_version!r}")
-        if self.format_version not in range(1, FORMAT + 1):
+        if self.format_version != FORMAT:
             raise UserError(
                 f"the adapter was saved in format {self.format_version!r}, and this version of attngraph "
-                f"reads formats up to {FORMAT}: update attngraph"
+                f"reads format {FORMAT}: update attngraph"
             )
 
     def _check_parts(self) -> None:
         """Check the parts that are chosen by name."""
         if isinstance(self.gnn, str) and self.gnn not in SCHEMES:
-            name = spelled(self.gnn, [*SCHEMES, *RENAMED])
-            self.gnn = RENAMED.get(name, name)
+            name = spelled(self.gnn, [*SCHEMES, *PAPER_NAMES])
+            self.gnn = PAPER_NAMES.get(name, name)
         for name, known in (
             ("gnn", SCHEMES),
             ("join", JOINS),
@@ -328,14 +309,3 @@ def _names(field_name: str, value: Any) -> list[str] | str | None:
     if not all(names) or (not names and field_name in CHOICES):
         raise UserError(f"{field_name}={value!r} names no module: remove it to use the default")
     return value
-
-
-def __getattr__(name: str) -> Any:
-    if name == "AdapterConfig":  # until the version after 0.1
-        warnings.warn(
-            "attngraph.adapters.config.AdapterConfig is attngraph.adapters.GraphAdapterConfig now",
-            FutureWarning,
-            2,
-        )
-        return GraphAdapterConfig
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +21,8 @@ from attngraph.reading.calls import Call
 from attngraph.scores import AttentionScores
 
 SCHEMES: dict[str, type[Scheme]] = {}
-#: What papers call a scheme, and its name in adapters and runs of earlier versions.
-RENAMED = {"adapter": "gcn", "p_adapter": "pgnn", "placebo": "rotated"}
+#: What papers call a scheme.
+PAPER_NAMES = {"adapter": "gcn", "p_adapter": "pgnn"}
 
 
 def register(name: str) -> Callable[[type[Scheme]], type[Scheme]]:
@@ -129,20 +127,6 @@ class Scheme(nn.Module):
             Aggregated query features with merged heads, ``(b, 1, h·d)``; None where there is no such way.
         """
         return None
-
-    def __init_subclass__(cls, **options: Any):
-        super().__init_subclass__(**options)
-        if "attend" in vars(cls):
-            warnings.warn(
-                f"{cls.__name__}.attend is never called: name it aggregate_and_context", FutureWarning, 2
-            )
-
-    def attend(
-        self, scores: AttentionScores, backend: str = "dense", context: bool = True
-    ) -> tuple[Tensor, Tensor | None]:
-        """Deprecated name of :meth:`aggregate_and_context`."""
-        warnings.warn("Scheme.attend is now aggregate_and_context", DeprecationWarning, stacklevel=2)
-        return self.aggregate_and_context(scores, backend, context)
 
     def reweight(self, graph: AttentionGraph, backend: str = "dense") -> Tensor:
         """The edge weights that the scheme uses in place of the attention weights, ``(b, h, n, m)``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -223,11 +222,6 @@ class AttentionScores:
         """The same scores with padded queries as valid ones: they see all values that the mask does not hide,
         as in the model."""
         return self if self.query_mask is None else unchecked(self, query_mask=None)
-
-    def unpadded(self) -> AttentionScores:
-        """Deprecated name of :meth:`without_query_mask`."""
-        warnings.warn("AttentionScores.unpadded is now without_query_mask", DeprecationWarning, stacklevel=2)
-        return self.without_query_mask()
 
     def without_padded(self, x: Tensor) -> Tensor:
         """``x``, ``(b, h, n, .)``, with 0 in the rows of padded queries."""

@@ -7,7 +7,7 @@ from typing import Any
 from peft import PeftModel, mapping
 from peft.utils import register_peft_method
 
-from attngraph.adapters.config import EARLIER_SAVED_NAME, NAME, PEFT_TYPE, SAVED_NAME, GraphAdapterConfig
+from attngraph.adapters.config import NAME, PEFT_TYPE, SAVED_NAME, GraphAdapterConfig
 from attngraph.adapters.peft.effects import adapter_effects, learned_scalars, watch_effects
 from attngraph.adapters.peft.hub import upload_with_code
 from attngraph.adapters.peft.loading import load_adapter
@@ -38,7 +38,7 @@ def _register() -> None:
     register_peft_method(
         name=NAME, config_cls=GraphAdapterConfig, model_cls=GraphAdapterModel, prefix=GraphAdapterModel.prefix
     )
-    known[0][SAVED_NAME] = known[0][EARLIER_SAVED_NAME] = GraphAdapterConfig
+    known[0][SAVED_NAME] = GraphAdapterConfig
     PeftModel._upload_modified_files = upload_with_code  # type: ignore[assignment]
 
 

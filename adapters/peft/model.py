@@ -30,7 +30,6 @@ from attngraph.adapters.peft.layer import (
 from attngraph.adapters.peft.loading import check_saved_weights
 from attngraph.adapters.peft.other_methods import find_base, method_of, switches
 from attngraph.adapters.peft.places import Place, by_name, find_places
-from attngraph.adapters.saved import upgraded
 from attngraph.adapters.scheme import Scheme
 from attngraph.errors import UserError
 from attngraph.reading.families import is_stand_in
@@ -459,8 +458,6 @@ class GraphAdapterModel(BaseTuner):
         Raises:
             UserError: they do not fit; see :func:`attngraph.adapters.peft.loading.check_saved_weights`.
         """
-        saved_names = [cls._remove_adapter_name_from_key(key, adapter_name) for key in model.state_dict()]
-        state_dict = upgraded(state_dict, [*saved_names, *(PREFIX + name for name in saved_names)])
         state = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         check_saved_weights(model, adapter_name, state)
         if any(type(module).__module__.startswith(NO_GRADIENT) for module in model.modules()):

@@ -122,8 +122,7 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     position = {site.name: position_of(site.name) for site in sites}
     named = _attention(model, sites, config)
     chosen = [x for x in named if not _matches(config.exclude_modules, x.name, x.output_name)]
-    beside = named if config.format_version > 1 else chosen  # whose feed-forward blocks count
-    blocks = _feed_forward(sites, beside, linear, config)
+    blocks = _feed_forward(sites, named, linear, config)
     kept = [name for name in blocks if not _matches(config.exclude_modules, name)]
     outputs = [name for name in kept if by_name(config, name, config.ffn_modules)]
     followed = [site for site in chosen if position[site.name] in config.positions]

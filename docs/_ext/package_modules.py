@@ -128,7 +128,7 @@ def resolve(
 
 
 def described_name(place: str) -> str | None:
-    """The name under which the object at a place, such as ``attngraph.adapters.scheme.Scheme.attend``, is
+    """The name under which the object at a place, such as ``attngraph.adapters.scheme.Scheme.decode``, is
     described.
 
     None if there is no such object.

@@ -18,7 +18,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import Tensor, nn
 
 from attngraph.adapters import GraphAdapterConfig
-from attngraph.adapters.scheme import SCHEMES
+from attngraph.adapters.scheme import PAPER_NAMES, SCHEMES
 from attngraph.errors import UserError
 from attngraph.experiments.base.messages import check_known
 from attngraph.experiments.methods.settings import Choice, Settings
@@ -29,7 +29,7 @@ from attngraph.names import spelled
 ADAPTERS, ATTRIBUTION, REFERENCE = "GNN adapters", "Attribution", "Reference"  # blocks of the table
 OTHERS = "Other small additions"  # LoRA and prefix tuning
 VARIANTS = "Variants"  # rows of the small tables: GCN and pGNN with one thing set otherwise
-ALIASES = {"adapter": "gcn", "p_adapter": "pgnn", "rotated": "placebo"}  # what papers, or schemes, call them
+ALIASES = {**PAPER_NAMES, "rotated": "placebo"}  # what papers, or schemes, call them
 REMEDY = "change it, or remove it"  # for a setting that is out of range
 Vision = Literal["frozen", "trained", "zero"]
 

@@ -36,7 +36,7 @@ from attngraph.adapters.config import POSITIONS
 from attngraph.adapters.joins import JOINS
 from attngraph.adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
 from attngraph.adapters.peft.places import language_sites
-from attngraph.adapters.saved import read_tensors, upgraded
+from attngraph.adapters.saved import read_tensors
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import Config, checked
 from attngraph.experiments.base.files import published
@@ -98,9 +98,8 @@ class PeftTuned(Tuned):
 
     def load(self, folder: Path) -> None:
         file = folder / WEIGHTS
-        due = get_peft_model_state_dict(self.model)
-        weights = upgraded(read_tensors(file), due)
-        check_fit(file, weights, due)
+        weights = read_tensors(file)
+        check_fit(file, weights, get_peft_model_state_dict(self.model))
         set_peft_model_state_dict(self.model, weights)
 
     @torch.no_grad()

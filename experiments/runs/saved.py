@@ -21,7 +21,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, NonNegativeInt, PositiveInt, ValidationError
 
 import attngraph
-from attngraph.adapters.scheme import RENAMED
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import read_config as read_yaml
 from attngraph.experiments.base.messages import check_known, first_line
@@ -97,8 +96,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
             raise ValueError("no settings")
         of_method = config["settings"].get("settings")
-        if isinstance(of_method, dict) and of_method.get("gnn") in list(RENAMED):
-            of_method["gnn"] = RENAMED[of_method["gnn"]]
+        if isinstance(of_method, dict) and of_method.get("gnn") == "placebo":  # its name in earlier runs
+            of_method["gnn"] = "rotated"
         return config
 
 

@@ -1,15 +1,12 @@
 """Settings: bad ones end in one clear line before any layer is made; good ones come back after saving."""
 
-import dataclasses
 import inspect
 import json
-import warnings
 
 import numpy as np
 import pytest
 from peft import PeftConfig
 
-import attngraph.adapters.config
 from attngraph.adapters import PGNN, SCHEMES, GraphAdapterConfig
 from attngraph.adapters.config import SCHEME_ARGS
 from attngraph.errors import UserError
@@ -52,11 +49,11 @@ BAD = [
     (dict(ffn_modules=[3]), "ffn_modules must be a list of names of modules"),
     (dict(modules_to_save="head"), "modules_to_save must be a list of names of modules, got 'head'"),
     (dict(format_version=True), "format_version must be an integer, got True"),
+    (dict(format_version=1), "saved in format 1, and this version of attngraph reads format 2: update"),
     (dict(inference_mode="x"), "inference_mode must be True or False, got 'x'"),
     (dict(ffn_modules=[]), r"ffn_modules=\[\] names no module"),
     (dict(exclude_modules=["a", ""]), "exclude_modules=.'', 'a'. names no module"),
     (dict(exclude_modules="(a"), r"exclude_modules='\(a' is not a valid regular expression"),
-    (dict(exclude_modules="a", exclude="a"), "exclude is the old name of exclude_modules: use only "),
     (dict(layers_pattern="h"), "layers_pattern says how layers are counted: pass layers_to_transform too"),
     (dict(layers_to_transform=[-1]), r"layers_to_transform must be the number of a layer, .* got \[-1\]"),
     (dict(layers_to_transform=[]), "layers_to_transform must be the number of a layer, or a list of them"),
@@ -80,26 +77,6 @@ def test_numbers_of_numpy_survive_json():
     assert GraphAdapterConfig(positions="self").positions == ("self",)
 
 
-def test_old_names(tmp_path, caplog):
-    """Each warns where it is written in a program, and not in a file."""
-    with pytest.warns(FutureWarning, match="exclude is called exclude_modules now"):
-        config = GraphAdapterConfig(exclude=["b", "a"])
-    assert config.exclude_modules == ["a", "b"]
-    assert dataclasses.replace(config, gnn="gcn").exclude_modules == ["a", "b"]
-    with pytest.warns(FutureWarning, match="is attngraph.adapters.GraphAdapterConfig now"):
-        assert attngraph.adapters.config.AdapterConfig is GraphAdapterConfig
-    config.save_pretrained(tmp_path)
-    path = tmp_path / "adapter_config.json"
-    saved = json.loads(path.read_text())
-    earlier = {name: value for name, value in saved.items() if "layers_" not in name}
-    earlier |= {"exclude": earlier.pop("exclude_modules"), "format_version": 1}
-    path.write_text(json.dumps(earlier))
-    with warnings.catch_warnings(), caplog.at_level("INFO", "attngraph"):
-        warnings.simplefilter("error")
-        assert PeftConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
-    assert "also excludes the feed-forward blocks" in caplog.text  # no adapter there, without a word
-
-
 def test_names_lead_to_classes_and_their_defaults():
     exponent = {"p": 1.5, "mu": 0.1, "learn_p": True, "learn_mu": False}
     one_step = {"steps": 1, "degree": "sum"}
@@ -115,7 +92,6 @@ def test_names_lead_to_classes_and_their_defaults():
         scheme = GraphAdapterConfig(gnn=name).scheme()
         assert type(scheme) is SCHEMES[name] and scheme.name == name
         assert GraphAdapterConfig(gnn=name).scheme_args() == arguments
-    assert GraphAdapterConfig(gnn="placebo").gnn == "rotated"  # as adapters of earlier versions were saved
 
 
 def test_p_starts_where_it_should_and_stays_in_range():
@@ -169,5 +145,5 @@ def test_a_later_default_changes_no_saved_adapter(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="flavour"):
         assert PeftConfig.from_pretrained(tmp_path).p == 1.25
     path.write_text(json.dumps(saved | {"format_version": 3}))
-    with pytest.raises(UserError, match="saved in format 3, and .* reads formats up to 2: update attngraph"):
+    with pytest.raises(UserError, match="saved in format 3, and .* reads format 2: update attngraph"):
         PeftConfig.from_pretrained(tmp_path)

@@ -105,10 +105,3 @@ def test_the_summary_is_of_examples_and_paired_with_the_uniform_map():
     assert raw["excess"] == pytest.approx(0.2, abs=4 * paired)
     assert raw["excess_high"] - raw["excess_low"] == pytest.approx(3.92 * paired, rel=0.1)
     assert mass_summary(table).equals(mass_summary(table))
-
-
-def test_the_former_name_leads_here_and_warns():
-    """Else what docs showed until now breaks without a word."""
-    with pytest.warns(DeprecationWarning, match="attngraph.analysis.maps is now attngraph.analysis.patches"):
-        from attngraph.analysis.maps import shares as former
-    assert former is shares

@@ -35,12 +35,12 @@ def test_options_are_shown_as_the_help_prints_them(extension):
 
 def test_names_of_the_api(extension):
     for place, name in (
-        ("attngraph.adapters.scheme.Scheme.attend", "attngraph.adapters.Scheme.attend"),
+        ("attngraph.adapters.scheme.Scheme.decode", "attngraph.adapters.Scheme.decode"),
         ("attngraph.adapters.config.GraphAdapterConfig", "attngraph.adapters.GraphAdapterConfig"),
         ("attngraph.reading.reader.capture", "attngraph.capture"),
         ("attngraph.analysis.energy.energies", "attngraph.analysis.energy.energies"),
         ("attngraph.adapters.scheme.Scheme.name", "attngraph.adapters.Scheme.name"),  # only annotated
-        ("attngraph.adapters.scheme.Scheme.attends", None),
+        ("attngraph.adapters.scheme.Scheme.decodes", None),
         ("attngraph.adapters.schemes", None),
     ):
         assert extension("package_modules").described_name(place) == name

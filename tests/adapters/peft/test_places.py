@@ -103,14 +103,6 @@ def test_layers_are_counted_as_by_lora(family, ends, settings):
     assert set(by_name) == {name for name, position in chosen.items() if position == "ffn"}
 
 
-def test_the_old_name_keeps_its_old_rule():
-    """It left out the feed-forward block beside an attention layer, and adapters are saved that way."""
-    new = places("llama", exclude_modules=["layers.0.self_attn"])
-    with pytest.warns(FutureWarning, match="exclude is called exclude_modules now"):
-        old = places("llama", exclude=["layers.0.self_attn"])
-    assert set(new) - set(old) == {"model.layers.0.mlp.down_proj"} and set(old) < set(new)
-
-
 def test_all_linear_is_every_side_of_the_model(tmp_path):
     """And stays in the configuration, which PEFT rewrites; what no adapter can follow is left out."""
     model = get_peft_model(FAMILIES["llava"].make(), config(target_modules="all-linear"))

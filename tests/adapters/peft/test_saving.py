@@ -10,8 +10,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from attngraph import UserError
-from attngraph.adapters.peft import learned_scalars, load_adapter
-from tests.adapters.peft.helpers import close, config, put, run
+from attngraph.adapters.peft import load_adapter
+from tests.adapters.peft.helpers import config, put, run
 from tests.adapters.peft_models import FAMILIES
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -50,29 +50,6 @@ def test_saving_in_half_precision(upcast, low_memory, tmp_path):
     assert torch.equal(run(loaded, FAMILIES["llama"].batch()), run(model, FAMILIES["llama"].batch()))
     again = load_adapter(base(), tmp_path)
     assert {p.dtype for name, p in again.named_parameters() if ".gnn_adapter." in name} == {torch.float32}
-
-
-@pytest.mark.parametrize("settings", [{"learn_mu": True}, {"shared": True}], ids=str)
-def test_files_from_before_single_numbers_were_scaled(settings, tmp_path):
-    """They hold the values themselves, without dimensions."""
-    model, batch = put("llama", p=1.3, **settings), FAMILIES["llama"].batch()
-    model.save_pretrained(tmp_path)
-    state, values = load_file(tmp_path / WEIGHTS), learned_scalars(model)
-
-    def earlier(state):
-        return {
-            name.removesuffix(".stored"): 10 * x.reshape(()) if name.endswith(".stored") else x
-            for name, x in state.items()
-        }
-
-    assert sum(name.endswith(".stored") for name in state) == len(model.base_model.layers()) * len(values) / 2
-    save_file(earlier(state), tmp_path / WEIGHTS)
-    loaded = PeftModel.from_pretrained(FAMILIES["llama"].make(), tmp_path, low_cpu_mem_usage=True)
-    assert learned_scalars(loaded) == pytest.approx(values, rel=1e-6)
-    close(run(loaded.eval(), batch), run(model, batch), 1e-6)
-    again = put("llama", p=1.5, **settings)
-    again.load_state_dict(earlier(model.state_dict()))
-    close(run(again, batch), run(model, batch), 1e-6)
 
 
 def test_over_older_ones_under_other_names_and_to_be_trained_further(saved):

@@ -41,13 +41,6 @@ def test_the_saved_type_says_what_to_import(saved):
     assert type(PeftConfig.from_pretrained(saved)) is GraphAdapterConfig
 
 
-def test_an_earlier_saved_type_is_read(saved, tmp_path):
-    text = (saved / "adapter_config.json").read_text()
-    earlier = text.replace("attngraph.adapters` before", "adapters` before")
-    (tmp_path / "adapter_config.json").write_text(earlier)
-    assert earlier != text and PeftConfig.from_pretrained(tmp_path) == PeftConfig.from_pretrained(saved)
-
-
 def test_the_model_card_says_how_to_load(saved, tmp_path):
     """Once, also where PEFT saves into a folder again, and in no other README."""
     card = (saved / "README.md").read_text()
