@@ -1,13 +1,10 @@
 """Schemes as layers of PyG."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch_geometric.typing import OptPairTensor, OptTensor
 
 from attngraph import checks
-from attngraph.adapters.pgnn import PGNN
 from attngraph.adapters.scheme import Scheme, check_switch
 from attngraph.backends.message_passing import WeightedSum
 from attngraph.backends.sparse import EdgeList
@@ -121,17 +118,3 @@ class SchemeConv(WeightedSum):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.scheme}{', causal=True' if self.causal else ''})"
-
-
-class PGNNConv(SchemeConv):
-    """p-Laplacian message passing as a layer: :class:`SchemeConv` of :class:`attngraph.adapters.pgnn.PGNN`.
-
-    >>> PGNNConv(p=1.25, mu=0.1)((x_value, x_query), edge_index, edge_weight)
-
-    Args:
-        causal: as for :class:`SchemeConv`.
-        options: the arguments of :class:`attngraph.adapters.pgnn.PGNN`.
-    """
-
-    def __init__(self, causal: bool = False, **options: Any):
-        super().__init__(PGNN(**options), causal)

@@ -139,22 +139,6 @@ class EffectTally:
         return x if self.output is None else x @ widen(self.output).to(x)
 
 
-def effect(
-    scheme: Scheme,
-    graph: AttentionGraph,
-    output: Tensor | None = None,
-    top_k: int | None = None,
-    rescale: bool = False,
-) -> Effect:
-    """Effect of a scheme on one graph; the arguments are those of :class:`EffectTally`.
-
-    >>> effect(PGNN(p=1.25), capture(model, inputs)["encoder.layer.0.attention.self"], layer.weight.T)
-    """
-    tally = EffectTally(scheme, output, top_k, rescale)
-    tally.add(graph)
-    return tally.effect()
-
-
 def _moved(weight: Tensor, attention: Tensor) -> Tensor:
     """Total variation of two edge weights ``(b, h, n, m)``, each as a share of its row: ``(b, h, n)``."""
     least = smallest_weight(attention.dtype)

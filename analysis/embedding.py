@@ -11,10 +11,7 @@ from attngraph.extras import optional
 from attngraph.extras import pandas as pd
 
 METHODS = ("tsne", "umap", "pca")
-INITS = ("pca", "random")
 EXAGGERATED, PLAIN = 250, 500  # iterations of t-SNE
-ITERATIONS = EXAGGERATED + PLAIN
-_EVERY = 25  # iterations between two reports of progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +46,7 @@ def maps(
     method: str = "tsne",
     perplexities: Sequence[float] = (30,),
     seeds: Sequence[int] = (0,),
-    init: str = "pca",
     jobs: int = 1,
-    progress: Callable[[int], None] | None = None,
 ) -> Iterator[Map]:
     r"""A map for each perplexity and seed.
 
@@ -62,8 +57,9 @@ def maps(
               Q_{ij} \propto \frac{1}{1 + \lVert y_i - y_j \rVert^2},
 
     where the perplexity sets how many neighbours :math:`P` has. It is openTSNE's (Policar et al. 2024): exact
-    neighbours, found once for all maps, 250 iterations with exaggeration 12 and 500 without. New points are
-    placed against the points of the map only, not against each other.
+    neighbours, found once for all maps, 250 iterations with exaggeration 12 and 500 without. It starts from
+    PCA, which keeps some of the large-scale arrangement. New points are placed against the points of the map
+    only, not against each other.
 
     Args:
         points: ``(n, features)``; distances are Euclidean.
@@ -71,40 +67,34 @@ def maps(
             perplexity; or ``"pca"``, the two directions of largest variance: one map, without perplexities
             and seeds.
         perplexities: one map or more for each.
-        seeds: one map for each. From ``init="pca"`` t-SNE maps of different seeds are nearly the same.
-        init: ``"pca"``, which keeps some of the large-scale arrangement, or ``"random"``.
+        seeds: one map for each. t-SNE maps of different seeds are nearly the same.
         jobs: threads of t-SNE.
-        progress: called with the number of t-SNE's iterations done since the last call, ``ITERATIONS`` a map
-            in all.
 
     Raises:
-        ValueError: another method or init, points that are not finite, a perplexity below 1 (2 for UMAP), or
+        ValueError: another method, points that are not finite, a perplexity below 1 (2 for UMAP), or
             too few points for it.
         UserError: the package of a method is not installed.
     """
     points = np.ascontiguousarray(points)
-    _check(points, method, perplexities, seeds, init)
+    _check(points, method, perplexities, seeds)
     if method == "pca":
         yield _pca(points)
         return
     if method == "umap":
         for perplexity in perplexities:
             for seed in seeds:
-                yield _umap(points, perplexity, seed, init)
+                yield _umap(points, perplexity, seed)
         return
-    tsne = _TSNE(points, max(perplexities), init, jobs, progress)
+    tsne = _TSNE(points, max(perplexities), jobs)
     for perplexity in perplexities:
         tsne.set_perplexity(perplexity)
         for seed in seeds:
             yield tsne.map(seed)
 
 
-def _check(
-    points: np.ndarray, method: str, perplexities: Sequence[float], seeds: Sequence[int], init: str
-) -> None:
-    for name, given, known in (("method", method, METHODS), ("init", init, INITS)):
-        if given not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {given!r}")
+def _check(points: np.ndarray, method: str, perplexities: Sequence[float], seeds: Sequence[int]) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     if points.ndim != 2 or not np.isfinite(points).all():
         raise ValueError(
             f"points must be finite numbers of shape (points, features), got shape {points.shape}"
@@ -133,20 +123,15 @@ class _TSNE:
     Args:
         points: ``(n, features)``.
         most: the largest perplexity of all maps.
-        init, jobs, progress: see :func:`maps`.
+        jobs: threads.
     """
 
-    def __init__(
-        self, points: np.ndarray, most: float, init: str, jobs: int, progress: Callable[[int], None] | None
-    ):
-        self.points, self.perplexity, self.init, self.jobs = points, most, init, jobs
+    def __init__(self, points: np.ndarray, most: float, jobs: int):
+        self.points, self.perplexity, self.jobs = points, most, jobs
         self.affinities = optional("openTSNE.affinity").PerplexityBasedNN(
             points, perplexity=most, method="exact", n_jobs=jobs
         )
         self.weights = self.affinities.P
-        self.callbacks: dict = {}
-        if progress is not None:
-            self.callbacks = {"callbacks": [_report_to(progress)], "callbacks_every_iters": _EVERY}
 
     def set_perplexity(self, perplexity: float) -> None:
         self.perplexity = perplexity
@@ -156,14 +141,11 @@ class _TSNE:
     def map(self, seed: int) -> Map:
         from openTSNE import TSNEEmbedding, initialization
 
-        if self.init == "pca":
-            start = initialization.pca(self.points, random_state=seed)
-        else:
-            start = initialization.random(len(self.points), random_state=seed)
+        start = initialization.pca(self.points, random_state=seed)
         self.affinities.P = self.weights.copy()  # exaggeration rounds them, and small differences grow
         embedding = TSNEEmbedding(start, self.affinities, random_state=seed, n_jobs=self.jobs)
-        embedding = embedding.optimize(EXAGGERATED, exaggeration=12, momentum=0.5, **self.callbacks)
-        embedding = embedding.optimize(PLAIN, momentum=0.8, **self.callbacks)
+        embedding = embedding.optimize(EXAGGERATED, exaggeration=12, momentum=0.5)
+        embedding = embedding.optimize(PLAIN, momentum=0.8)
         # centred as placing new points would centre it, so that placing moves nothing
         embedding -= (embedding.max(0) + embedding.min(0)) / 2
 
@@ -173,18 +155,9 @@ class _TSNE:
         return Map(np.array(embedding), place, "tsne", self.perplexity, seed)
 
 
-def _report_to(progress: Callable[[int], None]) -> Callable[..., None]:
-    """A callback of openTSNE, which must return nothing: something true would stop t-SNE."""
-
-    def report(*_) -> None:
-        progress(_EVERY)
-
-    return report
-
-
-def _umap(points: np.ndarray, perplexity: float, seed: int, init: str) -> Map:
+def _umap(points: np.ndarray, perplexity: float, seed: int) -> Map:
     # with a seed UMAP uses one thread, and warns unless that is asked for
-    umap = optional("umap").UMAP(n_neighbors=round(perplexity), random_state=seed, init=init, n_jobs=1)
+    umap = optional("umap").UMAP(n_neighbors=round(perplexity), random_state=seed, init="pca", n_jobs=1)
     umap.fit(points)
     return Map(np.array(umap.embedding_), umap.transform, "umap", perplexity, seed)
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from attngraph.analysis.along import SHORTEST, Along, along_edges
 from attngraph.analysis.bipartite import Bipartite, divide, joined
-from attngraph.analysis.sums import EdgeSums
 
 
 class Energies(NamedTuple):
@@ -49,19 +48,17 @@ class Energies(NamedTuple):
     p_dirichlet_normalised: Tensor
 
 
-def energies(graph: Bipartite, p: float = 1.5, sums: EdgeSums | None = None) -> Energies:
+def energies(graph: Bipartite, p: float = 1.5) -> Energies:
     """The energies of a graph, NaN where there is nothing to divide by.
 
     Args:
         graph: the graph.
         p: exponent of the p-Dirichlet energy, at least 1.
-        sums: the graph's, where they are known: they hold its degrees.
 
     Raises:
         ValueError: p below 1.
     """
-    found = along_edges(graph, p, graph if sums is None else sums)
-    return energies_of_graphs(graph, p, found)[0]
+    return energies_of_graphs(graph, p, along_edges(graph, p, graph))[0]
 
 
 def energies_of_graphs(graph: Bipartite, p: float, along: Along) -> list[Energies]:

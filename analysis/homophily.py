@@ -6,8 +6,8 @@ sides, and raise a ``ValueError`` for labels whose sides have different alphabet
 
 >>> graph = Bipartite.of(Data(edge_index=torch.tensor([[0, 1, 2, 3], [1, 2, 0, 4]]), num_nodes=5))
 >>> mixing = Mixing.of(graph, Labels.same([0, 0, 0, 0, 1]))
->>> edge(mixing).item(), node_query(mixing, isolated=True).item()
-(0.75, 0.6)
+>>> edge(mixing).item(), node_query(mixing).item()
+(0.75, 0.75)
 
 The two headline statistics also take PyG's ``edge_index``, ``y`` and ``edge_weight``, of graphs of any size.
 
@@ -118,22 +118,19 @@ def edge(mixing: Mixing) -> Tensor:
     return _trace(mixing.matrix)
 
 
-def node_query(mixing: Mixing, isolated: bool = False) -> Tensor:
+def node_query(mixing: Mixing) -> Tensor:
     r"""Node homophily of the queries, in [0, 1]:
-    :math:`\operatorname{mean}_i \sum_j A_{ij} 1[y_i = z_j] / d_i`. Pei et al. 2020.
-
-    Args:
-        isolated: count labelled queries without edges as 0, as PyG does, instead of excluding them.
-    """
+    :math:`\operatorname{mean}_i \sum_j A_{ij} 1[y_i = z_j] / d_i`, over the labelled queries that have edges.
+    Pei et al. 2020."""
     _shared(mixing)
-    return _node(mixing.at_queries, mixing.labels.query, isolated)
+    return _node(mixing.at_queries, mixing.labels.query)
 
 
-def node_value(mixing: Mixing, isolated: bool = False) -> Tensor:
+def node_value(mixing: Mixing) -> Tensor:
     r"""Node homophily of the values: :math:`\operatorname{mean}_j \sum_i A_{ij} 1[y_i = z_j] / e_j`; see
     :func:`node_query`."""
     _shared(mixing)
-    return _node(mixing.at_values, mixing.labels.value, isolated)
+    return _node(mixing.at_values, mixing.labels.value)
 
 
 def class_insensitive(mixing: Mixing) -> Tensor:
@@ -351,12 +348,12 @@ def _trace(matrix: Tensor) -> Tensor:
     return matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
-def _node(sums: Tensor, labels: Tensor, isolated: bool) -> Tensor:
+def _node(sums: Tensor, labels: Tensor) -> Tensor:
     places = labels.clamp(min=0).expand(-1, sums.shape[1], -1)
     own = sums.gather(-2, places[:, :, None])[:, :, 0].double()
     total = sums.sum(-2, dtype=torch.float64)
-    counted = (labels >= 0) & (isolated | (total > 0))
-    share = torch.where(counted, divide(own, total).nan_to_num(0), 0)
+    counted = (labels >= 0) & (total > 0)
+    share = torch.where(counted, divide(own, total), 0)
     return divide(share.sum(-1), counted.sum(-1).to(share.dtype))
 
 

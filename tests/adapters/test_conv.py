@@ -13,7 +13,7 @@ from torch_geometric.utils import erdos_renyi_graph, k_hop_subgraph, to_torch_co
 
 from attngraph import AttentionGraph
 from attngraph.adapters import APPNP, GCN, PGNN, Residual, RotatedQueries
-from attngraph.adapters.conv import PGNNConv, SchemeConv
+from attngraph.adapters.conv import SchemeConv
 from attngraph.backends import edges_of
 from tests.adapters.cases import thorough
 from tests.adapters.contract import GRAPHS, leaves, random_graph
@@ -67,7 +67,7 @@ def test_precision_and_a_metric():
     root = torch.linalg.cholesky(graph.metric)
     mapped = replace(graph, query=graph.query @ root, value=graph.value @ root, metric=None)
     scheme = PGNN(p=1.25)
-    got = in_edges(PGNNConv(p=1.25), mapped, "to_hetero")
+    got = in_edges(SchemeConv(scheme), mapped, "to_hetero")
     torch.testing.assert_close(got, scheme(graph) @ root, rtol=1e-5, atol=1e-6)
     turned = SchemeConv(RotatedQueries(p=1.25))  # has a matrix product, which autocast would round
     want = in_edges(turned, mapped, "to_hetero")
@@ -212,4 +212,4 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="degree='mean' needs the numbers of visible values"):
         SchemeConv(PGNN(degree="mean"))(x, index)
     assert repr(SchemeConv(GCN(), causal=True)) == "SchemeConv(GCN(normalize=False), causal=True)"
-    assert repr(PGNNConv(p=1.25)) == "PGNNConv(PGNN(p=1.25, mu=0.1, steps=1, degree='sum'))"
+    assert repr(SchemeConv(PGNN(p=1.25))) == "SchemeConv(PGNN(p=1.25, mu=0.1, steps=1, degree='sum'))"

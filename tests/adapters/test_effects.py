@@ -8,7 +8,7 @@ import torch
 
 from attngraph import AttentionGraph
 from attngraph.adapters import APPNP, GCN, GCNII, PGNN, Residual, RotatedQueries, Tempering
-from attngraph.adapters.effects import Effect, effect
+from attngraph.adapters.effects import Effect, EffectTally
 from attngraph.adapters.p_scheme import PScheme
 from tests.adapters import brute_force
 from tests.adapters.contract import GRAPHS, random_graph
@@ -24,6 +24,13 @@ SCHEMES = {
     "gcn": (GCN(), brute_force.gcn),
     "gcn, normalised": (GCN(normalize=True), brute_force.gcn),
 }
+
+
+def effect(scheme, graph: AttentionGraph, output, **options) -> Effect:
+    """Of one graph."""
+    tally = EffectTally(scheme, output, **options)
+    tally.add(graph)
+    return tally.effect()
 
 
 def share_of_residual(scheme, weight: list[float], degree: float) -> float:

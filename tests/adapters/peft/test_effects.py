@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from attngraph import UserError, capture
-from attngraph.adapters.effects import effect
+from attngraph.adapters.effects import EffectTally
 from attngraph.adapters.peft import adapter_effects, learned_scalars, watch_effects
 from attngraph.adapters.peft.effects import short_names
 from tests.adapters.peft.helpers import config, put, run
@@ -38,7 +38,9 @@ def test_equals_the_captured_graphs(family, settings):
     for name, adapter in layers.items():
         layer = next(m for m in sites if m.gnn_adapter["default"] is adapter)
         weight = layer.projection.weight if family == "gpt2" else layer.projection.weight.T
-        want = effect(adapter.scheme, graphs[name], weight.detach(), adapter.top_k, adapter.rescale)
+        tally = EffectTally(adapter.scheme, weight.detach(), adapter.top_k, adapter.rescale)
+        tally.add(graphs[name])
+        want = tally.effect()
         assert got[name].queries == want.queries > 0
         for field in ("kappa", "moved", "length", "cosine", "whole_length", "whole_cosine", "p"):
             assert getattr(got[name], field) == pytest.approx(getattr(want, field), rel=1e-5), field
