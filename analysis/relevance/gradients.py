@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +12,7 @@ from torch import Tensor, nn
 from attngraph import AttentionGraph, record
 from attngraph.reading.calls import Call
 from attngraph.reading.instrument import instrument
-from attngraph.reading.reader import check_gradients
-
-Item = TypeVar("Item")
+from attngraph.reading.reader import PerCall, check_gradients
 
 
 def capture_with_gradients(
@@ -43,8 +39,8 @@ def capture_with_gradients(
         UserError: as :func:`attngraph.capture`.
     """
     check_gradients(model)
-    graphs: _PerCall[AttentionGraph] = _PerCall()
-    weights: _PerCall[Tensor] = _PerCall()
+    graphs: PerCall[AttentionGraph] = PerCall()
+    weights: PerCall[Tensor] = PerCall()
     with (
         _listening(model, weights),
         _all_parameters_tracked(model),
@@ -70,20 +66,8 @@ def capture_with_gradients(
     return graphs.items, gradients | dict(zip(reached, derivatives))
 
 
-class _PerCall(Generic[Item]):
-    """Items by layer and call: ``name`` for the first call of a module, then ``name#2``, ``name#3``..."""
-
-    def __init__(self) -> None:
-        self.items: dict[str, Item] = {}
-        self._calls: Counter[str] = Counter()
-
-    def add(self, name: str, item: Item) -> None:
-        self._calls[name] += 1
-        self.items[name if self._calls[name] == 1 else f"{name}#{self._calls[name]}"] = item
-
-
 @contextmanager
-def _listening(model: nn.Module, weights: _PerCall[Tensor]) -> Iterator[None]:
+def _listening(model: nn.Module, weights: PerCall[Tensor]) -> Iterator[None]:
     """Collect the weights that the model continues with; those of a graph are masked copies. This comes
     before graph adapters, which would compute the layer's output without them."""
 

@@ -20,7 +20,7 @@ from inspect import signature
 from itertools import count
 from operator import index
 from threading import get_ident
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from attngraph.streaming import heaviest
 
 Layers = str | Iterable[str] | None
 OnGraph = Callable[[str, AttentionGraph], None]
+Item = TypeVar("Item")
 logger = logging.getLogger(__name__)
 
 
@@ -98,17 +99,23 @@ def capture(
             of different widths; weights with NaN or Inf, or that are not a distribution.
     """
     positional, named = _inputs(model, inputs, keywords)
-    graphs: dict[str, AttentionGraph] = {}
-    calls: Counter[str] = Counter()
-
-    def collect(name: str, graph: AttentionGraph) -> None:
-        calls[name] += 1
-        graphs[name if calls[name] == 1 else f"{name}#{calls[name]}"] = graph
-
-    with record(model, layers, heads, top_k, threshold, mass, detach, collect, stream):
+    graphs: PerCall[AttentionGraph] = PerCall()
+    with record(model, layers, heads, top_k, threshold, mass, detach, graphs.add, stream):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not detach):
             model(*positional, **named)
-    return graphs
+    return graphs.items
+
+
+class PerCall(Generic[Item]):
+    """Items by layer and call: ``name`` for the first call of a module, then ``name#2``, ``name#3``..."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, Item] = {}
+        self._calls: Counter[str] = Counter()
+
+    def add(self, name: str, item: Item) -> None:
+        self._calls[name] += 1
+        self.items[name if self._calls[name] == 1 else f"{name}#{self._calls[name]}"] = item
 
 
 @contextmanager
