@@ -9,11 +9,11 @@ from numbers import Real
 import torch
 from torch import Tensor, nn
 
-from attngraph import degrees
 from attngraph.adapters.scalar import learned_values
 from attngraph.backends import edges_of
 from attngraph.backends.chunks import in_chunks
 from attngraph.checks import unchecked
+from attngraph.degrees import check_degree as check_degree  # custom schemes import it from here
 from attngraph.edges import Edges
 from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
@@ -216,13 +216,3 @@ def check_switch(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{name} must be True or False, got {value!r}")
     return value
-
-
-def check_degree(degree: str) -> str:
-    """``degree`` if it names a kind of value degree.
-
-    Raises:
-        ValueError: it does not.
-    """
-    degrees.check_degree(degree)
-    return degree

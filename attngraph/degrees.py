@@ -22,10 +22,15 @@ class PastDegree(NamedTuple):
     queries: Tensor
 
 
-def check_degree(degree: str) -> None:
-    """Raise :class:`ValueError` unless ``degree`` is one of :data:`DEGREES`."""
+def check_degree(degree: str) -> str:
+    """``degree`` if it is one of :data:`DEGREES`.
+
+    Raises:
+        ValueError: it is not.
+    """
     if degree not in DEGREES:
         raise ValueError(f"degree must be one of {', '.join(DEGREES)}, got {degree!r}")
+    return degree
 
 
 def queries_counted(
