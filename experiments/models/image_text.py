@@ -36,8 +36,8 @@ from attngraph.experiments.models.batch import BYTES, IGNORED, Batch, Sample, Te
 from attngraph.experiments.models.family import Checkpoint, Decoding, ModelFamily, register
 from attngraph.experiments.models.images import Pictures, open_image, seen
 from attngraph.experiments.models.ranking import Opening
+from attngraph.experiments.models.vilt_order import in_order
 from attngraph.experiments.models.weights import load_weights
-from attngraph.reading.families.vilt_order import in_order
 
 UNLIMITED = 1_000_000  # tokenizers without a limit name a number above
 #: Types for analysis only: their answers need token types, or a row of tiles for each token.

@@ -11,7 +11,6 @@ import attngraph.reading.families as families
 from attngraph import UserError, capture, record
 from attngraph.reading.families.blip import CLASSES
 from attngraph.reading.families.notes import HOOKS
-from attngraph.reading.families.vilt_order import in_order
 from attngraph.reading.instrument import uses_interface
 from attngraph.reading.modality import KNOWN, MIXED
 from tests.attngraph.reading.running import run
@@ -107,25 +106,6 @@ def test_lxmert_knows_whose_padding_it_is():
     for name, graph in capture(family.model(), inputs).items():
         assert torch.equal(graph.query_mask, masks[graph.query_modality]), name
         assert torch.equal(graph.visible.any(1), masks[graph.value_modality]), name
-
-
-def test_vilts_patches_come_in_order():
-    """Row by row and padding last, in every call; the model computes the same."""
-    model, inputs = FAMILIES["vilt"].model(), FAMILIES["vilt"].inputs()
-    inputs["pixel_mask"] = torch.ones(2, 8, 8, dtype=torch.long)
-    inputs["pixel_mask"][1, :, 4:] = 0  # its right half is padding
-    want = run(model, inputs).last_hidden_state[:, :7]
-    assert in_order(model) is model
-    for seed in range(3):
-        torch.manual_seed(seed)
-        _, mask, (places, _) = model.embeddings.visual_embed(inputs["pixel_values"], inputs["pixel_mask"])
-        assert places[0].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]] and places[1, :2].tolist() == [
-            [0, 0],
-            [1, 0],
-        ]
-        assert mask.tolist() == [[1] * 5, [1] * 3 + [0] * 2]
-        with torch.no_grad():
-            torch.testing.assert_close(model(**inputs).last_hidden_state[:, :7], want)
 
 
 @pytest.mark.parametrize(

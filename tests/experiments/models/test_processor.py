@@ -10,6 +10,9 @@ from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipImageProce
 
 from attngraph.experiments.models import Decoding, Sample, load_family
 from attngraph.experiments.models.image_text import ProcessorFamily
+from attngraph.experiments.models.vilt_order import in_order
+from tests.attngraph.reading.running import run
+from tests.attngraph.reading.zoo import FAMILIES as ZOO
 from tests.experiments.models.writers import CHAT, end_of, load
 from tests.experiments.models.writers import SAMPLES as WRITTEN
 from tests.experiments.tiny import PROCESSORS, save, tokenizer
@@ -85,6 +88,25 @@ def test_the_language_side_of_models_that_are_only_read(tmp_path):
         assert load_family(save(name, tmp_path / name)).language_side() == [""]
     parts = load_family(save("clip", tmp_path / "clip")).language_side()
     assert "text_model" in parts and not any(part.startswith("vision_model") for part in parts)
+
+
+def test_vilts_patches_come_in_order():
+    """Row by row and padding last, in every call; the model computes the same."""
+    model, inputs = ZOO["vilt"].model(), ZOO["vilt"].inputs()
+    inputs["pixel_mask"] = torch.ones(2, 8, 8, dtype=torch.long)
+    inputs["pixel_mask"][1, :, 4:] = 0  # its right half is padding
+    want = run(model, inputs).last_hidden_state[:, :7]
+    assert in_order(model) is model
+    for seed in range(3):
+        torch.manual_seed(seed)
+        _, mask, (places, _) = model.embeddings.visual_embed(inputs["pixel_values"], inputs["pixel_mask"])
+        assert places[0].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]] and places[1, :2].tolist() == [
+            [0, 0],
+            [1, 0],
+        ]
+        assert mask.tolist() == [[1] * 5, [1] * 3 + [0] * 2]
+        with torch.no_grad():
+            torch.testing.assert_close(model(**inputs).last_hidden_state[:, :7], want)
 
 
 def bytes_tokenizer() -> PreTrainedTokenizerFast:
