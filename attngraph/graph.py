@@ -311,17 +311,14 @@ class AttentionGraph:
     def compact(self) -> AttentionGraph:
         """The same graph, keeping only the edges in memory (8 to 16 bytes each) in place of all ``n m``
         weights. ``weight`` is made dense whenever it is read; no gradient flows back from it."""
-        return self.keeping(self._non_zeros())
+        kept = self.stored
+        return self.keeping(kept.non_zeros() if isinstance(kept, KeptWeight) else NonZeros.of(kept))
 
     def keeping(self, weight: KeptWeight) -> AttentionGraph:
         """The same graph with weights in another form, or with fewer of them."""
         graph = copy(self)
         object.__setattr__(graph, "weight", weight)
         return graph
-
-    def _non_zeros(self) -> NonZeros:
-        kept = self.stored
-        return kept.non_zeros() if isinstance(kept, KeptWeight) else NonZeros.of(kept)
 
     def __getitem__(self, index: Any) -> AttentionGraph:
         """The graph of some examples, or of some examples and heads: ``graph[0]``, ``graph[:2]``,

@@ -150,7 +150,7 @@ class NonZeros(KeptWeight):
         """Places take 4 bytes each where they fit, else 8."""
         flat = weight.detach().flatten()
         index = flat.nonzero()[:, 0]
-        return cls(_narrow(index, weight.shape), flat[index], weight.shape)
+        return cls(narrow(index, weight.shape), flat[index], weight.shape)
 
     @property
     def shape(self) -> torch.Size:
@@ -220,10 +220,10 @@ class NonZeros(KeptWeight):
             values.append(self.values[own])
         sizes = torch.Size((*numbers.shape, n, m))
         totals = None if self.totals is None else Totals(*(x[examples][:, heads] for x in self.totals))
-        return NonZeros(_narrow(torch.cat(index), sizes), torch.cat(values), sizes, totals)
+        return NonZeros(narrow(torch.cat(index), sizes), torch.cat(values), sizes, totals)
 
 
-def _narrow(index: Tensor, sizes: torch.Size) -> Tensor:
+def narrow(index: Tensor, sizes: torch.Size) -> Tensor:
     """Places in an array of these sizes, in 4 bytes each where they fit."""
     return index.int() if sizes.numel() < 2**31 else index
 

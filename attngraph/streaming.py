@@ -21,7 +21,7 @@ from attngraph.graph import AttentionGraph
 from attngraph.native.library import call, library, pointer
 from attngraph.precision import widen
 from attngraph.scores import AttentionScores
-from attngraph.sparsify import KeptWeight, NonZeros, Totals, keep
+from attngraph.sparsify import KeptWeight, NonZeros, Totals, keep, narrow
 
 EDGES = 2**22  # of a strip in torch's operations, over all examples and heads
 ROWS = (32, 64)  # the least and the most queries of a strip in C
@@ -269,12 +269,11 @@ def _non_zeros(weights: Tensor, places: Tensor, m: int, totals: Totals) -> NonZe
     """The edges that are kept of each query, ``(b, h, n, k)``; a weight of 0 means no edge."""
     b, h, n, _ = weights.shape
     size = torch.Size((b, h, n, m))
-    dtype = torch.int32 if size.numel() < 2**31 else torch.int64
     first = torch.arange(n, device=places.device)[:, None] * m
     index, kept = [], []
     for item, (weight, place) in enumerate(zip(weights.flatten(0, 1), places.flatten(0, 1))):
         there = ~(weight <= 0)
-        index.append((place + first)[there].add_(item * n * m).to(dtype))
+        index.append(narrow((place + first)[there].add_(item * n * m), size))
         kept.append(weight[there])
     return NonZeros(torch.cat(index), torch.cat(kept), size, totals)
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from attngraph.precision import widen
 from attngraph.reading.per_thread import PerThread
 
 PARTS = re.compile(r"rotary|rotate|(^|_)rope")
@@ -205,8 +206,7 @@ def _layouts(output: Tensor, start: int, shape: tuple[int, ...]) -> Iterator[Ten
 
 @torch.no_grad()
 def _norms(x: Tensor) -> Tensor:
-    wide = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    return torch.linalg.vector_norm(x, dim=-1, dtype=wide)
+    return torch.linalg.vector_norm(widen(x), dim=-1)
 
 
 @torch.no_grad()
