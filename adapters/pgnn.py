@@ -70,7 +70,7 @@ class PGNN(PScheme):
         return step(scores, p, 2 * mu / p, self.degree, context)
 
     def decode(self, call: Call, metric: Tensor | None, owner: str) -> Tensor | None:
-        """See :meth:`adapters.scheme.Scheme.decode`: a single step has one in C."""
+        """See :meth:`attngraph.adapters.scheme.Scheme.decode`: a single step has one in C."""
         if not self.fused:
             return None
         p, mu = self.numbers()

@@ -21,20 +21,12 @@ class RotatedQueries(PScheme):
 
     For each head, the rows of :math:`E` are an orthonormal basis of the :math:`d_h` directions that
     :math:`W_o` spans, and :math:`Q` is a fixed random orthogonal matrix. So each query keeps its length, and
-    in expectation over :math:`Q` the product :math:`\hat V_i^{*} \cdot \hat V_j` is 0. Messages and residual
-    keep the true features; degrees, lengths, p and μ act as in :class:`attngraph.adapters.pgnn.PGNN`, which
-    it equals at p = 2. The difference between pGNN and this control is what the scalar product between a
-    query and its values contributes to :math:`R`, its mean over all pairs included.
+    in expectation over :math:`Q` the product :math:`\hat V_i^{*} \cdot \hat V_j` is 0. The rest is as in
+    :class:`attngraph.adapters.pgnn.PGNN`; ``docs/concepts.md`` says what comparing the two isolates.
 
     Permuting the features among the queries would have the same effect, but a query would then see features
     of later tokens, or of other texts of the batch, and cached decoding would permute them differently. A
     rotation acts on each query separately, so causality, padding and caches are those of pGNN.
-
-    This control is not a placebo: norms and degrees remain in :math:`R`, and in cross-attention they are
-    nearly all of it. There a few queries divide their weight among many values, so :math:`e_j \ll 1`,
-    :math:`|\hat V_j|^2/e_j` outweighs the product, and pGNN and this control give nearly the same weights
-    (:mod:`attngraph.analysis.closed_form`). Similar scores are then expected, and do not say whether norms
-    and degrees matter.
 
     With the metric :math:`G = W_o W_o^\top = L L^\top` (Cholesky) and features :math:`q, v` before
     :math:`W_o`, :math:`E = L^{-1} W_o` and the product is :math:`q\, (L Q L^\top)\, v^\top`: nothing is
@@ -42,12 +34,7 @@ class RotatedQueries(PScheme):
     :math:`L` differ). It follows from ``seed`` and :math:`d_h` alone, and is neither trained nor saved.
 
     Args:
-        p: exponent. The starting value in (1, 3) if it is learned, else any value in [1, 8]. Default: 1.5.
-        mu: weight of the residual; at least 0. Default: 0.1.
-        steps: number of steps. Default: 1.
-        learn_p: learn p within (1, 3). Default: ``True``.
-        learn_mu: learn μ > 0. Default: ``False``.
-        degree: value degree, ``"sum"`` or ``"mean"``. Default: ``"sum"``.
+        p, mu, steps, learn_p, learn_mu, degree: as for :class:`attngraph.adapters.pgnn.PGNN`.
         seed: of :math:`Q`, an integer from 0 to 2³² − 1. Default: 0.
 
     Raises:

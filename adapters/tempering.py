@@ -20,12 +20,7 @@ class Tempering(PScheme):
     and tempering is what the distances :math:`R` do, their scale against the residual included.
 
     Args:
-        p: exponent. The starting value in (1, 3) if it is learned, else any value in [1, 8]. Default: 1.5.
-        mu: weight of the residual; at least 0. Default: 0.1.
-        steps: number of steps. Default: 1.
-        learn_p: learn p within (1, 3). Default: ``True``.
-        learn_mu: learn μ > 0. Default: ``False``.
-        degree: value degree, ``"sum"`` or ``"mean"``. Default: ``"sum"``.
+        p, mu, steps, learn_p, learn_mu, degree: as for :class:`attngraph.adapters.pgnn.PGNN`.
 
     Raises:
         ValueError: an argument out of range.

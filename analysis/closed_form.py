@@ -16,27 +16,9 @@ which depends on a power of M, the value's degree and the value's norm, but not 
 limit fails where :math:`|\hat V_i|^2/d_i` is not small compared with :math:`|\hat V_j|^2/e_{ij}`: in
 self-attention, where :math:`e_{ij}` is about 1, and at sinks, values of large degree and small norm.
 
-**Error.** Let :math:`s_{ij} = \sqrt{e_{ij}/d_i}\, |\hat V_i|/|\hat V_j|`, and :math:`c_{ij}` the cosine of
-query and value. Then
-
-.. math::
-    R_{ij}^2 = \frac{|\hat V_j|^2}{e_{ij}} \big( 1 - 2 c_{ij} s_{ij} + s_{ij}^2 \big)
-    \quad\text{and}\quad
-    (1 - s_{ij})^2 \le \frac{e_{ij} R_{ij}^2}{|\hat V_j|^2} \le (1 + s_{ij})^2 .
-
-The mean over the values of :math:`|e_{ij} R_{ij}^2/|\hat V_j|^2 - 1|` is at most
-:math:`\sigma_i (2 + \sigma_i)`, where :math:`\sigma_i` is the root of the mean of :math:`s_{ij}^2`. Where
-rows sum to 1, the mean of :math:`e_{ij}` is :math:`N_1/N_2` (in causal graphs less, for all but the last
-query). So :math:`\sigma_i \le \lambda_i \sqrt{N_1/N_2}` with
-:math:`\lambda_i = |\hat V_i|/\min_j |\hat V_j|`, and the error vanishes as :math:`N_1/N_2 \to 0`.
-
-If the logarithms of the ratios of two sets of positive weights are in an interval of length :math:`h`, the
-total variation between the two, each scaled to sum to 1, is at most :math:`\tanh(h/4)`. So a query's
-:attr:`ClosedForm.variation` is at most :math:`\tanh(\tfrac12 |p - 2| \operatorname{artanh} \max_j s_{ij})` if
-all :math:`s_{ij} < 1`. Since :math:`R_{ij}^2` is :math:`1 - c_{ij} t_{ij}` times that without the product,
-with :math:`t_{ij} = 2 s_{ij}/(1 + s_{ij}^2) \le 1`, its :attr:`ClosedForm.without_product` is at most
-:math:`\tanh(\tfrac14 |p - 2| \operatorname{artanh} \max_j |c_{ij}| t_{ij})` for any :math:`s_{ij}`. All
-bounds are reached, with queries and values on one line.
+``docs/concepts.md`` bounds the error of the limit and the change of the weights. The bounds of weights follow
+from one lemma: if the logarithms of the ratios of two sets of positive weights are in an interval of length
+:math:`h`, the total variation between the two, each scaled to sum to 1, is at most :math:`\tanh(h/4)`.
 """
 
 from __future__ import annotations

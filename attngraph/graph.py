@@ -175,8 +175,8 @@ class AttentionGraph:
 
         ``"sum"`` is :math:`e_j = \sum_i M_{ij}`; in a causal graph :math:`e_{ij} = \sum_{i' \le i} M_{i'j}`,
         or the sum over the queries of ``span``. ``"mean"`` divides by the number of valid queries (so far)
-        and multiplies by the number of visible values, so that uniform attention has degree 1 everywhere and
-        :math:`M_{ij}/\sqrt{d_i e_{ij}} = M_{ij}`.
+        and multiplies by the number of visible values. If all queries see the same values, uniform attention
+        then has degree 1 at each of them, and :math:`M_{ij}/\sqrt{d_i e_{ij}} = M_{ij}`.
 
         Raises:
             ValueError: another name for ``degree``.

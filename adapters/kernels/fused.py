@@ -160,7 +160,7 @@ def _flat(
 
 
 def _room(like: Tensor, m: int, heads: int, dropout_mask: Tensor | None, value_g: Tensor | None) -> Kept:
-    """Room for the results of all heads of ``like``, ``(g, n, d)``; for edges, of ``heads`` heads. What
+    """Allocate the results of all heads of ``like``, ``(g, n, d)``; for edges, of ``heads`` heads. What
     dropout keeps is there already."""
     g, n, _ = like.shape
     sums, square = (like.new_empty(heads, n, m) for _ in range(2))

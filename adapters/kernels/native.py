@@ -186,7 +186,7 @@ def _known_weights(call: StepCall) -> Tensor | None:
 
 
 def _single(x: Tensor | None) -> Tensor | None:
-    """In single precision."""
+    """``x`` in single precision; None stays None."""
     return None if x is None else x.float()
 
 
@@ -214,7 +214,7 @@ _BACKWARD = struct.Struct("16q2q")
 def _outputs(
     query: Tensor, value: Tensor, norm_v: Tensor | None, causal: bool, context: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Room for what ``p_step`` returns: out, and the context or nothing, ``(b, h, n, d)`` in the order of
+    """Allocate the outputs of ``p_step``: out, and the context or nothing, ``(b, h, n, d)`` in the order of
     memory ``(b, n, h, d)``; the logarithms of the scores' and the messages' sums, ``(2, b, h, n)``; the value
     degrees, unless they depend on the query, and |v|², unless it is known of all values, ``(b, h, m)``."""
     b, h, n, d = query.shape
@@ -242,7 +242,7 @@ def _p_step(query, key, value, feature, p, residual, *attention):
 def _gradients(
     query: Tensor, key: Tensor, value: Tensor, feature: Tensor | None, of_key: bool, of_value: bool
 ):
-    """Room for what ``p_step_backward`` returns; nothing for gradients that are not wanted."""
+    """Allocate the outputs of ``p_step_backward``; nothing for gradients that are not wanted."""
     none = query.new_empty(0)
     b, h, n, d = query.shape
     like = [query.new_empty(b, n, h, d).transpose(1, 2)]

@@ -216,7 +216,7 @@ def _strides(x: Tensor) -> list[int]:
 
 
 def _results(query: Tensor, value: Tensor, context: bool) -> tuple[Tensor, ...]:
-    """Room for what the forward pass returns."""
+    """Allocate the outputs of the forward pass."""
     b, h, n, d = query.shape
     return (
         query.new_empty(b, h, n, 1),
@@ -230,7 +230,7 @@ def _results(query: Tensor, value: Tensor, context: bool) -> tuple[Tensor, ...]:
 def _gradients(
     query: Tensor, value: Tensor, feature: Tensor | None, needed: list[bool]
 ) -> tuple[Tensor, ...]:
-    """Room for what the backward pass returns: the gradients of queries, keys, values and features, where
+    """Allocate the outputs of the backward pass: the gradients of queries, keys, values and features, where
     they are needed, and p's parts."""
     b, h, n, d = query.shape
     return (

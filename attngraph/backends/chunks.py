@@ -79,7 +79,7 @@ def in_chunks(
 
 
 class _Result(NamedTuple):
-    """Of a chunk.
+    """Result for a chunk of queries.
 
     Attributes:
         sums: query features; if the chunk is not done, its part of the first sum at values that it lacks.

@@ -490,7 +490,7 @@ class Call:
         return self._degrees(owner, self.layer_idx)
 
     def _degrees(self, owner: str, layer: int) -> tuple[DegreeCache, int | None]:
-        """As :meth:`decoding_step` gives them."""
+        """The cache of degrees, and how many values have left a sliding window; see :meth:`decoding_step`."""
         name = f"{owner} {self.kind} {self.site.name}"
         degrees = degree_cache_of(self.cache, layer, name, self.query.shape[2] if self.stored else 0)
         return degrees, self.tokens - self.value.shape[2] if self.kind == "self" else None

@@ -564,7 +564,7 @@ def _holds_states(x: object) -> bool:
 
 
 def _after(module: nn.Module, args: tuple, output: object) -> None:
-    """After it ran: let go of that."""
+    """After an attention module ran: release what :func:`_before` noted."""
     state = find_state(module)
     if state is None:
         return
