@@ -1,4 +1,4 @@
-"""How to load a saved adapter, in the model card next to it.
+"""How to load a saved or uploaded adapter, in its model card.
 
 PEFT has neither entry points nor another hook by which it could find a method that an installed package adds
 (version 0.21): the package must be imported before a checkpoint of its method is loaded.
@@ -9,11 +9,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
+from huggingface_hub import ModelCard
 from huggingface_hub.utils import HFValidationError, validate_repo_id
+from peft import PeftModel
 from peft.auto import MODEL_TYPE_TO_PEFT_MODEL_MAPPING
 from peft.utils import CONFIG_NAME
+from transformers.utils import PushToHubMixin
 
+NAME = "graph_adapter"  # of the method in PEFT
 CARD = "README.md"
 EMPTY = "Use the code below to get started with the model.\n\n[More Information Needed]\n"  # in the template
 CODE = """Graph adapters are a method of the Python package attngraph, which is imported before loading:
@@ -46,7 +51,31 @@ def add_code(folder: Path, source: str = "this folder or repository") -> None:
             card.write_text(text, encoding="utf-8")
 
 
-def is_on_hub(base: str | None) -> bool:
+def upload_with_code(model: PeftModel, working_dir: str, repo_id: str, *args: Any, **options: Any) -> Any:
+    """Upload the folder that ``push_to_hub`` saved a model in.
+
+    In place of the card that PEFT saved, transformers writes that of the repository or, in a new one, an
+    empty card for a model of transformers. The empty one becomes an adapter's, with the code that loads it.
+
+    Args:
+        model: with or without graph adapters.
+        working_dir, repo_id, args, options: as in ``PushToHubMixin._upload_modified_files``.
+    """
+    folder = Path(working_dir)
+    ours = {name: x for name, x in model.peft_config.items() if x.peft_type == NAME.upper()}
+    card = ModelCard.load(folder / CARD)
+    if ours and EMPTY in card.content:
+        card.data["library_name"] = "peft"
+        base = next(iter(ours.values())).base_model_name_or_path
+        if _is_on_hub(base):  # the hub rejects a card with a path there
+            card.data["base_model"] = base
+        card.save(folder / CARD)
+        for name in ours:
+            add_code(folder if name == "default" else folder / name, repo_id)
+    return PushToHubMixin._upload_modified_files(model, working_dir, repo_id, *args, **options)
+
+
+def _is_on_hub(base: str | None) -> bool:
     """Whether the saved name of a base model is not a local path, which is valid on one machine only."""
     try:
         validate_repo_id(str(base))
@@ -60,7 +89,7 @@ def _code(folder: Path, source: str, subfolder: str) -> str:
     saved = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     base, task = saved.get("base_model_name_or_path"), saved.get("task_type")
     library = (saved.get("auto_mapping") or {}).get("parent_library", "")
-    if subfolder or not is_on_hub(base) or not (task or library.startswith("transformers.")):
+    if subfolder or not _is_on_hub(base) or not (task or library.startswith("transformers.")):
         at = f'"{source}", subfolder="{subfolder}"' if subfolder else f'"{source}"'
         return WITHOUT_BASE.format(source=at, base=base or "the base model, loaded as for training")
     kind = f"Auto{MODEL_TYPE_TO_PEFT_MODEL_MAPPING[task].__name__}" if task else "AutoPeftModel"

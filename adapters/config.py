@@ -17,7 +17,7 @@ from typing import Any
 from peft import PeftConfig
 from peft.utils import PeftType
 
-from attngraph.adapters.card import add_code
+from attngraph.adapters.card import NAME, add_code
 from attngraph.adapters.joins import JOINS
 from attngraph.adapters.query_rows import QUERY_ROWS
 from attngraph.adapters.scheme import PAPER_NAMES, SCHEMES, Scheme
@@ -25,7 +25,6 @@ from attngraph.backends import BACKENDS, DENSE_WAYS
 from attngraph.errors import UserError
 from attngraph.names import did_you_mean, spelled
 
-NAME = "graph_adapter"
 SAVED_NAME = (
     "GRAPH_ADAPTER (of the Python package attngraph: install it and `import attngraph.adapters` before "
     "loading)"

@@ -7,9 +7,9 @@ from typing import Any
 from peft import PeftModel, mapping
 from peft.utils import register_peft_method
 
-from attngraph.adapters.config import NAME, PEFT_TYPE, SAVED_NAME, GraphAdapterConfig
+from attngraph.adapters.card import NAME, upload_with_code
+from attngraph.adapters.config import PEFT_TYPE, SAVED_NAME, GraphAdapterConfig
 from attngraph.adapters.peft.effects import adapter_effects, learned_scalars, watch_effects
-from attngraph.adapters.peft.hub import upload_with_code
 from attngraph.adapters.peft.loading import load_adapter
 from attngraph.adapters.peft.model import GraphAdapterModel
 from attngraph.adapters.peft.optimizer import optimizer_groups, trainer_optimizer

@@ -8,15 +8,17 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attngraph.adapters.config import GraphAdapterConfig
 from attngraph.adapters.peft.layer import ADAPTERS
 from attngraph.adapters.peft.other_methods import switches
-from attngraph.adapters.saved import read_tensors
 from attngraph.errors import UserError
 
 REMEDY = "pass the folder that save_pretrained or a run of a graph adapter wrote"
+RESTORE = "restore it, or train again"
 
 
 def read_config(folder: str | Path) -> GraphAdapterConfig:
@@ -49,6 +51,22 @@ def read_config(folder: str | Path) -> GraphAdapterConfig:
             "peft.PeftModel.from_pretrained"
         )
     return config
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds numbers that are not finite.
+    """
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({error}): {RESTORE}") from None
+    for name, tensor in tensors.items():
+        if not tensor.float().isfinite().all():
+            raise UserError(f"{file} holds numbers that are not finite ({name}): {RESTORE}")
+    return tensors
 
 
 def check_saved_weights(model: nn.Module, adapter_name: str, state: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, FiniteFloat
 from safetensors.torch import save_file
 from torch import nn
 
-from attngraph.adapters.saved import read_tensors
+from attngraph.adapters.peft.loading import read_tensors
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import Config, checked
 from attngraph.experiments.base.files import whole

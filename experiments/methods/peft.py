@@ -35,8 +35,8 @@ from attngraph.adapters import SCHEMES, GraphAdapterConfig
 from attngraph.adapters.config import POSITIONS
 from attngraph.adapters.joins import JOINS
 from attngraph.adapters.peft import GraphAdapterModel, learned_scalars, watch_effects
+from attngraph.adapters.peft.loading import read_tensors
 from attngraph.adapters.peft.places import language_sites
-from attngraph.adapters.saved import read_tensors
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import Config, checked
 from attngraph.experiments.base.files import published
