@@ -378,6 +378,10 @@ class AttentionGraph:
             return self._with(lambda x: x.to(target))
         return self._with(lambda x: x.to(target) if x.is_floating_point() else x)
 
+    def cpu(self) -> AttentionGraph:
+        """The graph in the processor's memory."""
+        return self.to("cpu")
+
     def detach(self) -> AttentionGraph:
         """The graph without a gradient back to what it was computed from."""
         return self._with(Tensor.detach)

@@ -141,7 +141,7 @@ def test_to_another_dtype_and_device():
         assert torch.equal(single.span, graph.span) and torch.equal(single.visible, graph.visible)
         there = whole.to("meta")
         assert {x.device.type for x in (there.value, there.value_mask, *there.past_degree)} == {"meta"}
-    assert graph.to("cpu").value_degree().equal(graph.value_degree())
+    assert graph.cpu().value_degree().equal(graph.value_degree())
 
 
 def test_detached():
