@@ -46,9 +46,7 @@ class GraphAdapter(nn.Module):
         self.rescale = config.rescale
         self.query_rows = config.query_rows
         self._warned = False
-        self._decodes = (
-            self.top_k is None and self.query_rows == "query" and self.backend in ("dense", "native")
-        )
+        self._decodes = self.top_k is None and self.query_rows == "query" and self.backend == "dense"
 
     @torch.no_grad()
     def reweighted(self, graph: AttentionGraph) -> AttentionGraph:

@@ -21,7 +21,7 @@ from attngraph.adapters.card import NAME, add_code
 from attngraph.adapters.joins import JOINS
 from attngraph.adapters.query_rows import QUERY_ROWS
 from attngraph.adapters.scheme import PAPER_NAMES, SCHEMES, Scheme
-from attngraph.backends import BACKENDS, DENSE_WAYS
+from attngraph.backends import BACKENDS
 from attngraph.errors import UserError
 from attngraph.names import did_you_mean, spelled
 
@@ -171,7 +171,7 @@ class GraphAdapterConfig(PeftConfig):
         for name, known in (
             ("gnn", SCHEMES),
             ("join", JOINS),
-            ("backend", (*BACKENDS, *DENSE_WAYS)),
+            ("backend", BACKENDS),
             ("query_rows", QUERY_ROWS),
         ):
             value = getattr(self, name)

@@ -15,7 +15,6 @@ from attngraph.backends.chunks import in_chunks
 from attngraph.checks import unchecked
 from attngraph.degrees import check_degree as check_degree  # custom schemes import it from here
 from attngraph.edges import Edges
-from attngraph.errors import UserError
 from attngraph.graph import AttentionGraph
 from attngraph.reading.calls import Call
 from attngraph.scores import AttentionScores
@@ -90,18 +89,12 @@ class Scheme(nn.Module):
 
         Args:
             scores: the attention scores.
-            backend: as for :meth:`forward`; or ``"eager"``, dense without kernels in C, or ``"native"``,
-                with them.
+            backend: as for :meth:`forward`.
             context: whether the attention output is wanted.
 
         Returns:
             Aggregated query features and the attention output (or None), both ``(b, h, n, d)``.
-
-        Raises:
-            UserError: ``"native"`` where there is no kernel in C.
         """
-        if backend == "native":
-            raise UserError(f"{self!r} has no kernel in C: use backend='dense' in place of 'native'")
         if backend == "tiled":
             with torch.autocast(scores.query.device.type, enabled=False):
                 aggregated, output = in_chunks(self.propagate, scores, context)

@@ -8,8 +8,7 @@ weights themselves, so that they need less memory and time:
 - :func:`attngraph.adapters.kernels.native.native_step`: all edges of a head at a time, in C, on a processor
   and in single or half precision. Training takes it where it can, and so does evaluation without gradients.
 - :func:`attngraph.adapters.kernels.fused.fused_step`: all edges of a few heads at a time, in PyTorch
-  operations; keeps two numbers per edge. It replaces the one in C where that cannot run, and always with
-  ``backend="eager"``.
+  operations; keeps two numbers per edge. It replaces the one in C where that cannot run.
 - :func:`attngraph.adapters.kernels.decoding.decoding_step`: in PyTorch operations, from weights that are
   known, without gradients. It replaces the one in C while a model decodes with a key/value cache.
 - :func:`attngraph.adapters.kernels.gpu.triton_step`: in Triton, for NVIDIA GPUs, where
@@ -34,18 +33,16 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from attngraph.adapters.kernels.decoding import decoding_step, decoding_step_takes
+from attngraph.adapters.kernels import decoding, gpu, native
+from attngraph.adapters.kernels.decoding import decoding_step
 from attngraph.adapters.kernels.fused import fused_step
-from attngraph.adapters.kernels.gpu import covers, triton_step
-from attngraph.adapters.kernels.native import native_step, refusal
-from attngraph.adapters.kernels.strips import covered, strip_step
-from attngraph.errors import UserError
+from attngraph.adapters.kernels.gpu import triton_step
+from attngraph.adapters.kernels.native import native_step
+from attngraph.adapters.kernels.strips import strip_step
 from attngraph.scores import AttentionScores
 
 __all__ = [
-    "covered",
     "decoding_step",
-    "decoding_step_takes",
     "fused_step",
     "native_step",
     "step_of",
@@ -63,23 +60,16 @@ def step_of(
         backend: see :meth:`attngraph.adapters.scheme.Scheme.forward`.
         scores: the attention.
         context: whether the attention output is wanted.
-
-    Raises:
-        UserError: ``"native"`` where the kernel in C cannot be used.
     """
     if backend == "sparse":
         return None
-    if backend == "eager":
-        return fused_step
-    if backend == "tiled" and covered(scores):
-        return strip_step
-    reason = refusal(scores)
-    if backend in ("dense", "native") and reason is None:
+    tiled, in_c = backend == "tiled", native.covers(scores)
+    if in_c and not tiled:
         return native_step
-    if backend == "native":
-        raise UserError(f"backend='native' cannot be used, since {reason}: use 'dense', which does without")
-    if covers(scores):
+    if in_c and scores.kept is None:
+        return strip_step
+    if gpu.covers(scores):
         return triton_step
-    if backend == "tiled":
+    if tiled:
         return None
-    return decoding_step if decoding_step_takes(scores) and not context else fused_step
+    return decoding_step if decoding.covers(scores) and not context else fused_step

@@ -96,7 +96,7 @@ def _rows(norms: Tensor | None) -> tuple[int, ...]:
     return norms.data_ptr(), *norms.stride(), norms.shape[2]
 
 
-def decoding_step_takes(scores: AttentionScores) -> bool:
+def covers(scores: AttentionScores) -> bool:
     """Whether the weights are known and sum to 1, in a causal graph, and no gradient is wanted."""
     known = scores.known_weight is not None and scores.kept is None and scores.causal
     return known and not (torch.is_grad_enabled() or transformed())
@@ -108,7 +108,7 @@ def decoding_step(
     r"""One step of :class:`attngraph.adapters.pgnn.PGNN`.
 
     Args:
-        scores: those that :func:`decoding_step_takes`.
+        scores: those that :func:`covers`.
         p: exponent.
         residual: :math:`2\mu/p`.
         degree: value degree, ``"sum"`` or ``"mean"``.

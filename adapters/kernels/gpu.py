@@ -33,16 +33,12 @@ MOST_HEADS = 2**16 - 1  # of all examples: blocks in the second dimension of a l
 LEAST_CAPABILITY = (8, 0)  # of a GPU: Ampere, the first with TF32 and bfloat16
 
 
-def covers(scores: AttentionScores, degree: str = "sum", context: bool = False) -> bool:
+def covers(scores: AttentionScores) -> bool:
     """Whether :func:`triton_step` takes this attention.
 
     It does where Triton is installed, for float32, bfloat16 and float16 on an NVIDIA GPU of Ampere or later,
     without dropout, up to 128 features per head; for all degrees, masks and contexts. Under Triton's
     interpreter (``TRITON_INTERPRET=1``) it takes the same in the processor's memory, slowly: for tests.
-
-    Args:
-        scores: the attention.
-        degree, context: as for :func:`triton_step`.
     """
     query = scores.query
     return (

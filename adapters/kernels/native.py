@@ -37,22 +37,17 @@ def native_step(
     degree: str = "sum",
     context: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """The same as :func:`attngraph.adapters.kernels.fused.fused_step`, for scores that :func:`refusal`
+    """The same as :func:`attngraph.adapters.kernels.fused.fused_step`, for scores that :func:`covers`
     accepts."""
     return apply_step(_NativeStep, scores, p, residual, degree, context)
 
 
-def refusal(scores: AttentionScores) -> str | None:
-    """Why the step of these scores cannot be computed in C; None if it can."""
-    if transformed():
-        return "a transform of torch.func, forward-mode differentiation or torch.export is active"
-    for x in (scores.query, scores.key, scores.value, scores.node):
-        if not x.is_cpu:
-            return f"the scores are on {x.device}, not on the processor"
-        if x.dtype not in PRECISIONS:
-            return f"the scores are in {x.dtype}"
-    there = _there_is_library()
-    return None if there else "the library of C kernels cannot be used (`attngraph doctor` says why)"
+def covers(scores: AttentionScores) -> bool:
+    """Whether the step of these scores can be computed in C: on a processor, in single or half precision,
+    outside transforms of torch.func, forward-mode differentiation and torch.export."""
+    tensors = (scores.query, scores.key, scores.value, scores.node)
+    in_reach = not transformed() and all(x.is_cpu and x.dtype in PRECISIONS for x in tensors)
+    return in_reach and _there_is_library()
 
 
 @torch.compiler.assume_constant_result

@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attngraph.adapters.kernels.native import refusal
 from attngraph.adapters.kernels.step import PLaplacianStep, StepCall, apply_step, dot
 from attngraph.native.library import call, pointer
 from attngraph.precision import widen
@@ -40,18 +39,12 @@ def strip_step(
     context: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """The same as :func:`attngraph.adapters.kernels.fused.fused_step`, in memory that is linear in the number
-    of nodes, of scores that :func:`covered` is true of.
+    of nodes, of scores without dropout that :func:`attngraph.adapters.kernels.native.covers` accepts.
 
     Raises:
         ValueError: the metric requires gradients.
     """
     return apply_step(_StripStep, scores, p, residual, degree, context)
-
-
-def covered(scores: AttentionScores) -> bool:
-    """Whether :func:`strip_step` takes these scores: what
-    :func:`attngraph.adapters.kernels.native.native_step` takes, without dropout."""
-    return scores.kept is None and refusal(scores) is None
 
 
 class _StripStep(torch.autograd.Function):

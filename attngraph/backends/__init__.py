@@ -7,7 +7,7 @@
 
 All give the same numbers. A scheme that starts from scores
 (:meth:`attngraph.adapters.scheme.Scheme.aggregate_and_context`) may have kernels for ``"dense"``, which it
-uses where they cover the call; ``"eager"`` is dense without those in C, ``"native"`` with them or an error.
+uses where they cover the call.
 Second derivatives through ``"tiled"`` hold all edges; the transforms of ``torch.func``, forward-mode
 differentiation and ``torch.export`` use ``"dense"`` instead.
 """
@@ -23,15 +23,12 @@ from attngraph.graph import AttentionGraph
 from attngraph.scores import AttentionScores
 
 BACKENDS = ("dense", "sparse", "tiled")
-DENSE_WAYS = ("eager", "native")
-"""The dense backend without kernels in C, and with them."""
 
 
 def check_backend(backend: str) -> None:
-    """Raise :class:`ValueError` unless ``backend`` is one of :data:`BACKENDS` or :data:`DENSE_WAYS`."""
-    known = (*BACKENDS, *DENSE_WAYS)
-    if backend not in known:
-        raise ValueError(f"backend must be one of {', '.join(known)}, got {backend!r}")
+    """Raise :class:`ValueError` unless ``backend`` is one of :data:`BACKENDS`."""
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
 
 
 def edges_of(graph: AttentionGraph | AttentionScores, backend: str = "dense") -> Edges:

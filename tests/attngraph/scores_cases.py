@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attngraph import AttentionScores, PastDegree
 from attngraph.adapters import PGNN
-from attngraph.adapters.kernels import covered, strip_step
+from attngraph.adapters.kernels import step_of, strip_step
 from attngraph.adapters.p_scheme import p_steps
 from attngraph.backends.chunks import in_chunks
 from attngraph.native.library import library
@@ -120,7 +120,7 @@ def tiled(
 ) -> tuple[Tensor, Tensor | None]:
     """A step of pGNN as the tiled backend takes it: in strips where there are kernels for these scores, else
     in chunks."""
-    if covered(scores):
+    if step_of("tiled", scores) is strip_step:
         return strip_step(scores, p, residual, degree, context)
     with torch.autocast("cpu", enabled=False):
         return in_chunks(lambda edges: p_steps(edges, p, residual, degree).query, scores, context)

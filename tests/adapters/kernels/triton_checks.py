@@ -66,7 +66,7 @@ def test_equals_the_dense_scheme_in_float64(kind, degree, context, numbers):
     p, residual = number(numbers[0]), number(2 * numbers[1] / numbers[0])
     want, want_context = dense(scores, p, residual * p / 2, degree)
     narrow, narrow_leaves = single(scores)
-    assert gpu.covers(narrow, degree, context)
+    assert gpu.covers(narrow)
     narrow_p, narrow_residual = (x.detach().float().requires_grad_() for x in (p, residual))
     got, got_context = STEP(narrow, narrow_p, narrow_residual, degree, context)
     assert_near(got, want)
