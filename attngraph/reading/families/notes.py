@@ -101,7 +101,7 @@ def _refuse_reordered(module: Any, args: tuple, kwargs: dict) -> None:
     eager = module.config._attn_implementation == "eager"
     if eager and module.reorder_and_upcast_attn and state.listeners:
         raise UserError(
-            f"{state.site.name} has an eager attention of its own (reorder_and_upcast_attn): load the model "
+            f"{state.site.name} has a separate eager attention (reorder_and_upcast_attn): load the model "
             "with reorder_and_upcast_attn=False, which gives the same weights in float32"
         )
 
