@@ -158,9 +158,10 @@ class GraphAdapterConfig(PeftConfig):
         if type(self.format_version) is not int:
             raise UserError(f"format_version must be an integer, got {self.format_version!r}")
         if self.format_version != FORMAT:
+            remedy = "update attngraph" if self.format_version > FORMAT else "train the adapter again"
             raise UserError(
                 f"the adapter was saved in format {self.format_version!r}, and this version of attngraph "
-                f"reads format {FORMAT}: update attngraph"
+                f"reads format {FORMAT}: {remedy}"
             )
 
     def _check_parts(self) -> None:

@@ -57,7 +57,7 @@ class _LayerRecord:
     def __init__(self, kind: str, keys: list[Key], heads: int, settings: Settings):
         self.kind, self.keys, self.heads = kind, keys, heads
         self.means = Means((len(keys), heads + 1, 4), settings.replicates, settings.seed)
-        self.graphs = 0
+        self.graphs, self.defined = 0, np.zeros((len(keys), heads + 1), int)
         self.left_out = np.zeros((len(keys), heads + 1, len(homophily.REASONS)), int)
 
     def summary(self, level: float) -> _Summary:
@@ -176,6 +176,7 @@ class Heterophily:
             warnings.simplefilter("ignore", RuntimeWarning)
             record.means.add(np.nanmean(parts, axis=1))
         record.graphs += graphs
+        record.defined += (~np.isnan(values[..., 0])).sum(0)
         record.left_out += left_out
 
     def table(self, differences: Differences | None = None) -> pd.DataFrame:
@@ -190,7 +191,7 @@ class Heterophily:
         Args:
             differences: ``{name: (minuend, subtrahend)}``, two kinds of weights each. For every layer that
                 has both, rows with this name in the column ``weights`` hold the difference of every number,
-                with the interval of the paired difference. ``examples`` is then the smaller number of graphs.
+                with the interval of the paired difference. ``examples`` is then the smaller number.
 
         Raises:
             ValueError: the two kinds were not measured on the same examples and labels.
@@ -231,12 +232,12 @@ class Heterophily:
             summary = _Summary(*(np.where(abs(x) <= TOLERANCE * scale, 0, x) for x in numbers))
             counts, other_counts = record.means.counts, other.means.counts
             for place, line in record.lines(summary):
-                examples, other_examples = int(counts[*place, 0]), int(other_counts[*place, 0])
-                fewest = min(examples, other_examples)
+                fewest = int(min(counts[*place, 0], other_counts[*place, 0]))
+                graphs, other_graphs = record.defined[place], other.defined[place]
                 note = (
                     _note(np.zeros(0, int), fewest)
-                    if examples == other_examples
-                    else f"not the same graphs: {examples} of {minuend}, {other_examples} of {subtrahend}"
+                    if graphs == other_graphs
+                    else f"not the same graphs: {graphs} of {minuend}, {other_graphs} of {subtrahend}"
                 )
                 yield {"layer": name, "weights": difference, "examples": fewest, "note": note} | line
 

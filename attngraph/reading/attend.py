@@ -274,9 +274,10 @@ def _call(
     b, _, n, _ = query.shape
     m = keys.shape[2]
     source = given.source
-    if source is None and given.origins is not None:
-        source = given.origins.source(query, key)
-    cross = source is not None or _is_cross(state, module, n, m) if known.cross is None else known.cross
+    apart = False
+    if given.origins is not None and not (n == m and mask.order in ("causal", "blocks")):
+        apart, source = given.origins.compare(query, key, projected.value)
+    cross = apart or _is_cross(state, module, n, m) if known.cross is None else known.cross
     if cross and given.cache is None:
         given.cache = state.notes.take("cache")
     layer_idx = getattr(module, "layer_idx", getattr(module, "layer_id", None))
@@ -316,11 +317,12 @@ def _call(
 
 
 def _is_cross(state: LayerState, module: nn.Module, n: int, m: int) -> bool:
-    """Whether the values are other nodes than the queries, where the module's arguments do not say so. Where
-    there are fewer than the module was given states, and as many queries, they are the queries' own, pooled
-    (SegFormer)."""
+    """Whether the values are other nodes than the queries. Where there are fewer than the module was given
+    states, and as many queries, they are the queries' own, pooled (SegFormer)."""
     given = state.given
-    return "Cross" in type(module).__name__ or (n != m and given.cache is None and given.states != n)
+    if given.source is not None or "Cross" in type(module).__name__:
+        return True
+    return n != m and given.cache is None and given.states != n
 
 
 def _before_cross(state: LayerState, module: nn.Module, b: int, n: int) -> SelfAttention | None:

@@ -503,7 +503,6 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     states = [x for x in (given[name] for name in names.states) if _holds_states(x)]
     now.source = next((x for x in named if x is not own), None)
     now.states = states[0].shape[1] if len(states) == 1 else None
-    distinct = list({id(x): x for x in states}.values())
     now.unordered = False
     now.cache = next((value for value in given.values() if isinstance(value, Cache)), None)
     state.projections.begin(module, given)
@@ -511,8 +510,8 @@ def _before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
     if wanted is None:
         wanted = getattr(getattr(module, "config", None), "output_attentions", False)
     now.output_attentions = bool(wanted)
-    if not named and len(distinct) > 1 and not type(module).__module__.startswith("transformers."):
-        now.origins = Origins(distinct)
+    if not named and len(states) > 1 and not type(module).__module__.startswith("transformers."):
+        now.origins = Origins(states)
         now.origins.__enter__()
     if state.watched:
         now.watch = watch(module, given)
@@ -523,10 +522,10 @@ def _clean(module: nn.Module) -> Callable[..., Any]:
     """Call a module and end its watch in any case: after an interrupt (Ctrl-C) no hook runs."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
+        state = find_state(module)  # a listener may remove the handle
         try:
             return module._call_impl(*args, **kwargs)
         finally:
-            state = find_state(module)
             if state is not None:
                 _end_watch(state)
 
@@ -571,7 +570,7 @@ def _after(module: nn.Module, args: tuple, output: object) -> None:
     given, watched = state.given, _end_watch(state)
     given.source = given.cache = None
     state.projections.end()
-    missed = None if watched is None or watched.calls else watched.trouble
+    missed = None if watched is None else watched.unread or (None if watched.calls else watched.trouble)
     given.unordered = given.unordered or missed is not None
     if missed is not None and state.listeners and output is not None:
         raise UserError(

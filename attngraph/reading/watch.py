@@ -180,6 +180,7 @@ class Watch(TorchFunctionMode):
         self.heads = next((x for x in (getattr(module, k, None) for k in HEADS) if isinstance(x, int)), None)
         self.calls = 0
         self.trouble: str | None = None  # why a softmax was taken for none of attention
+        self.unread: str | None = None  # why a call of attention was not read
         self._scores = WeakTensorKeyDictionary()
         self._weights = WeakTensorKeyDictionary()
         self._unscaled = WeakTensorKeyDictionary()
@@ -367,7 +368,7 @@ class Watch(TorchFunctionMode):
         unsplit, given = key, (query, key, value, attn_mask, dropout_p, is_causal)
         own = partial(scaled_dot_product_attention, *given, scale=scale, enable_gqa=enable_gqa)
         if layout is None or (attn_mask is not None and query.dim() != 4):
-            self.trouble = "the layout of scaled_dot_product_attention by examples and heads is unknown"
+            self.unread = "the layout of scaled_dot_product_attention by examples and heads is unknown"
             return own()
         if not enable_gqa:
             key, value = layout.split(key), layout.split(value)

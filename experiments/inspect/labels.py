@@ -86,6 +86,14 @@ class ClassesFile(RootModel):
     root: Annotated[dict[str, Annotated[str, Field(pattern=r"\S")]], Field(min_length=1)]
 
 
+def examples_of(batch: Batch, graph: AttentionGraph) -> int | None:
+    """Number of examples that a batch's graphs belong to, the same number of graphs each. None if the graphs
+    are parts of images that may have different numbers of them."""
+    examples, graphs, pixels = len(batch.samples), graph.shape[0], batch.inputs.get("pixel_values")
+    one_size = pixels is not None and pixels.dim() == 4 and len(pixels) == examples
+    return examples if graphs == examples or (one_size and graphs % examples == 0) else None
+
+
 class Labeller:
     """Labels of a batch's nodes.
 
@@ -138,7 +146,7 @@ class Labeller:
             word, the shape in a patch), and each class of tokens against patch; cluster.
         """
         device = graph.query.device
-        if graph.shape[0] != len(batch.samples):
+        if examples_of(batch, graph) is None:
             self._notes[f"{stack(name)}: {IN_PARTS}"] = None
         if graph.rotated:
             self._notes[f"{stack(name)}: {ROTATED}"] = None

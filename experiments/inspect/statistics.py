@@ -19,7 +19,7 @@ from attngraph.analysis.plots.heterophily import (
     spectra,
     stacks,
 )
-from attngraph.experiments.inspect.labels import Labeller
+from attngraph.experiments.inspect.labels import Labeller, examples_of
 from attngraph.experiments.inspect.regions import Regions
 from attngraph.experiments.inspect.source import Source
 
@@ -48,12 +48,12 @@ def measure(
     suffix = f" {state}" if state else ""
     for batch, graphs in source.graphs(f"measuring{suffix}"):
         for name, graph in graphs.items():
-            labels = labeller(batch, name, graph)
+            labels, examples = labeller(batch, name, graph), examples_of(batch, graph)
             relevant = {} if source.stream else regions(batch, name, graph)
-            statistics.add(name, graph, labels, f"M{suffix}", relevant, len(batch.samples))
+            statistics.add(name, graph, labels, f"M{suffix}", relevant, examples)
             reweighted = source.reweighted(name, graph)
             if reweighted is not None:
-                statistics.add(name, reweighted, labels, f"M̄{suffix}", relevant, len(batch.samples))
+                statistics.add(name, reweighted, labels, f"M̄{suffix}", relevant, examples)
 
 
 def differences(states: Iterable[str]) -> dict[str, tuple[str, str]]:

@@ -49,7 +49,7 @@ BAD = [
     (dict(ffn_modules=[3]), "ffn_modules must be a list of names of modules"),
     (dict(modules_to_save="head"), "modules_to_save must be a list of names of modules, got 'head'"),
     (dict(format_version=True), "format_version must be an integer, got True"),
-    (dict(format_version=1), "saved in format 1, and this version of attngraph reads format 2: update"),
+    (dict(format_version=1), "saved in format 1, and this version of attngraph reads format 2: train"),
     (dict(inference_mode="x"), "inference_mode must be True or False, got 'x'"),
     (dict(ffn_modules=[]), r"ffn_modules=\[\] names no module"),
     (dict(exclude_modules=["a", ""]), "exclude_modules=.'', 'a'. names no module"),

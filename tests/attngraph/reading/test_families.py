@@ -92,7 +92,9 @@ def test_pairs_across_a_shifted_windows_parts_are_hidden(kind):
 def test_gpt2s_own_function_of_attention_is_refused():
     config = dict(n_layer=1, n_head=2, n_embd=8, vocab_size=50, bos_token_id=0, eos_token_id=0)
     model = hf.GPT2Model(hf.GPT2Config(**config, reorder_and_upcast_attn=True)).eval()
-    with pytest.raises(UserError, match=r"h.0.attn has a separate eager attention .* reorder_and_upcast_attn=False"):
+    with pytest.raises(
+        UserError, match=r"h.0.attn has a separate eager attention .* reorder_and_upcast_attn=False"
+    ):
         capture(model, {"input_ids": texts(5)})
     assert capture(model, {"input_ids": texts(5)}, stream=True)["h.0.attn"].causal
 

@@ -295,6 +295,34 @@ def test_states_of_any_name_may_be_attended_to(kind, m):
     assert [(graph.kind, graph.causal) for graph in graphs.values()] == [("self", True), ("cross", True)]
 
 
+def test_a_causal_mask_says_that_keys_are_those_of_queries():
+    """Given twice, once with something added, they look like two kinds of states."""
+    module, x = far_from_zero(GivenAttention(""), 0), normal(B, N, H * D)
+    for given in (x, x[:], x + 1):
+        (graph,) = capture(module, {"x": given, "pictures": x, "late": True}).values()
+        assert graph.kind == "self" and graph.causal
+    (graph,) = capture(module, {"x": x[:], "pictures": x}).values()
+    assert graph.kind == "self"
+
+
+class MixedGivenAttention(GivenAttention):
+    """Keys of two kinds of states; and values that are not what keys are computed from."""
+
+    def forward(self, x: Tensor, pictures: Tensor, places: Tensor) -> Tensor:
+        q, k, v = self.q_proj(x), self.k_proj(pictures.to(x) + places), self.v_proj(x)
+        if self.way == "cross":
+            v = torch.empty_like(x)
+            v[:] = self.v_proj(pictures)
+        return self.attend(*(y.unflatten(-1, (H, D)).transpose(1, 2) for y in (q, k, v)), late=False)
+
+
+@pytest.mark.parametrize("kind", ["self", "cross"])
+def test_what_is_attended_to_follows_from_keys_and_values(kind):
+    inputs = {name: normal(B, N, H * D) + k for k, name in enumerate(("x", "pictures", "places"))}
+    (graph,) = capture(far_from_zero(MixedGivenAttention(kind), 0), inputs).values()
+    assert graph.kind == kind
+
+
 class CastAttention(OwnAttention):
     """Scores are computed in float32, whatever type the module has (GPT-Neo)."""
 
@@ -446,6 +474,16 @@ class LonelyAttention(OtherAttention):
         return (q @ k.transpose(-1, -2)).softmax(-1).max(-1, keepdim=True).values * v
 
 
+class HalfReadAttention(FlatAttention):
+    def strange(self, q, k, v):
+        return super().strange(q, k, (q @ k.transpose(-1, -2)).softmax(-1) @ v)
+
+
+def test_fused_attention_beside_a_readable_call_is_not_left_out():
+    with pytest.raises(UserError, match="the layout of scaled_dot_product_attention"):
+        capture(far_from_zero(HalfReadAttention("other"), 0), normal(B, N, H * D))
+
+
 def test_a_routers_softmax_is_no_attention():
     module = far_from_zero(RoutedAttention("four"), 0)
     graphs = capture(module, normal(B, N, H * D))
@@ -483,6 +521,15 @@ class FailingAttention(OwnAttention):
     def four(self, q, k, v, b, n):
         super().four(q, k, v, b, n)
         raise self.error
+
+
+def test_nothing_is_watched_after_the_handle_is_gone():
+    module, x = far_from_zero(GivenAttention(""), 0), normal(B, N, H * D)
+    handle = instrument(module)
+    (site,) = handle.sites.values()
+    site.listeners.append(lambda call: handle.remove())
+    module(x, x + 1)
+    assert not _get_current_function_mode_stack()
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])  # after this one no hook runs

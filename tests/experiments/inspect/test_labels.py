@@ -17,6 +17,19 @@ from attngraph.experiments.scenes.scene import scenes
 from tests.experiments.inspect.looking import source
 
 
+def test_windows_are_those_of_images_of_one_size_only():
+    """Packed patches of several sizes have windows in different numbers, and so have tiles."""
+    windows = SimpleNamespace(shape=(8, 1, 4, 4, 2))
+    for pixels, examples in (
+        (torch.ones(2, 3, 8, 8), 2),
+        (torch.ones(2, 4, 3, 8, 8), None),
+        (torch.ones(80, 9), None),
+    ):
+        batch = SimpleNamespace(samples=[0, 1], inputs={"pixel_values": pixels})
+        assert labels.examples_of(batch, windows) == examples
+        assert labels.examples_of(batch, SimpleNamespace(shape=(2, 1, 4, 4, 2))) == 2
+
+
 def test_a_decoder_has_its_own_words(saved, given):
     ((batch, graphs),) = source("--model", saved("t5"), *given["texts"]).graphs()
     encoder, decoder = ["[CLS]", "a", "red", "ball", "[SEP]"], ["[PAD]", "[CLS]", "a", "red", "ball"]
