@@ -273,8 +273,7 @@ def _call(
     query, keys, value = projected
     b, _, n, _ = query.shape
     m = keys.shape[2]
-    source = given.source
-    apart = False
+    apart, source = False, given.source
     if given.origins is not None and not (n == m and mask.order in ("causal", "blocks")):
         apart, source = given.origins.compare(query, key, projected.value)
     cross = apart or _is_cross(state, module, n, m) if known.cross is None else known.cross

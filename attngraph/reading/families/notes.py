@@ -154,8 +154,8 @@ def _hide_pairs(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, di
 
 HOOKS: dict[str, Callable] = {
     "ClapAudioSelfAttention": _hide_pairs,
-    "DeepseekV4Attention": _refuse_compressed,
     "DecisionTransformerGPT2Attention": _refuse_reordered,
+    "DeepseekV4Attention": _refuse_compressed,
     "DonutSwinSelfAttention": _hide_pairs,
     "GPT2Attention": _refuse_reordered,
     "Gemma4TextModel": _keep_all,
