@@ -39,7 +39,7 @@ COMMANDS = {
 }
 
 DOCTOR = "doctor"  # the command that runs whatever is missing
-SILENCE = 5  # seconds that processes beside the first wait before they speak of an error
+SILENCE = 5  # seconds that processes beside the first wait before they print an error
 #: Errors of unbuffered output; errors of files have the file's name.
 NO_OUTPUT = (errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EBADF)
 NO_READER = 141  # the exit code, as shells give it for SIGPIPE

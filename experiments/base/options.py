@@ -102,6 +102,14 @@ class GridOptions(RunOptions):
         "generated in a folder of --out."
     )
 
+    def __post_init__(self):
+        super().__post_init__()
+        ignored = [change for change in self.changes if change.partition("=")[0].split(".")[0] == "scenes"]
+        if ignored and self.data is not None:
+            from attngraph.errors import UserError  # --help imports no package
+
+            raise UserError(f"--set {ignored[0]} has no effect with --data {self.data}: remove one of them")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RowsOptions(GridOptions):

@@ -42,7 +42,8 @@ def _table(options: AblationOptions, say: Callable[[str], None] = print) -> Tabl
     grid = load_preset(options.preset, options.changes).with_settings(options.settings)
     name = Path(options.preset).stem
     out = options.out or Path("runs") / f"ablation-{name}"
-    return make(options, options.seeds, grid, f"GNN ablation, preset {name}", out, out, say=say)
+    title = grid.title or f"GNN ablation, preset {name}"
+    return make(options, options.seeds, grid, title, out, out, say=say)
 
 
 def compare(
@@ -96,9 +97,9 @@ def compare(
     if wrong := [name for name in options if name not in known]:
         near = did_you_mean(wrong[0], known)
         raise UserError(f"compare has no option {wrong[0]!r}{near}: choose from {', '.join(known)}")
-    for name in ("on", "changes"):
+    for name, kind in (("preset", str), ("on", tuple), ("changes", tuple)):
         if name in options:
-            options[name] = tuple(options[name])
+            options[name] = kind(options[name])
     methods = (methods,) if isinstance(methods, str) else methods
     tasks = (tasks,) if isinstance(tasks, str) else tasks and tuple(tasks)
     check_out(Path(out))

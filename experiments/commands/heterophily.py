@@ -41,7 +41,11 @@ def run(options: HeterophilyOptions) -> int:
     with outputs.alone():
         pipelines = [name.removeprefix(SPACY) for name in options.labels if name.startswith(SPACY)]
         own = read_own_classes([Path(name) for name in options.labels if not name.startswith(SPACY)])
-        tagger = load_tagger(pipelines[-1]) if pipelines else None
+        if len(pipelines) > 1:
+            raise UserError(
+                f"--labels {' '.join(SPACY + name for name in pipelines)}: use one spaCy pipeline"
+            )
+        tagger = load_tagger(pipelines[0]) if pipelines else None
         labeller = Labeller(own, options.clusters, options.seed, tagger)
         statistics = Heterophily(settings)
         states = [BEFORE, AFTER] if options.adapter is not None else [""]

@@ -179,7 +179,7 @@ class PretrainOptions:
     steps: Annotated[int, Between(1, 10**9)] | None = option(
         "Number of optimiser steps. Default: that of the shipped checkpoint."
     )
-    seed: Seed = option("Seed of the weights and of the scenes.", 0)
+    seed: Seed | None = option("Seed of the weights and of the scenes. Default: 0.")
     device: str = option("Device: cpu or cuda.", "cpu")
     check: bool = option(
         "Do not train: score the checkpoint of --out, or the shipped one, and compare with its saved scores.",

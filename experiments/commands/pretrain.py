@@ -20,11 +20,12 @@ def run(options: PretrainOptions) -> int:
     torch.set_flush_denormal(True)
     mini = study.MINIS[options.model]
     if options.check:
-        if options.steps is not None:
-            raise UserError("--steps has no effect with --check, which does not train: remove it")
+        for option, given in (("--steps", options.steps), ("--seed", options.seed)):
+            if given is not None:
+                raise UserError(f"{option} has no effect with --check, which does not train: remove it")
         return check(options.out or mini.checkpoint, options.device)
     out = options.out or Path("runs", mini.name)
-    scores = study.pretrain(mini, out, options.steps, options.seed, options.device)
+    scores = study.pretrain(mini, out, options.steps, options.seed or 0, options.device)
     print("\n".join(f"{name:24} {value:.4f}" for name, value in scores.items()))
     return 0
 

@@ -41,6 +41,8 @@ class AttngraphModel(lmms):
     def __init__(self, pretrained: str = "mini-blip", device: str = "cpu", batch_size: int | str = 1):
         super().__init__()
         check_device(device)
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise UserError(f"batch_size={batch_size}: use the number of requests that are answered together")
         self.batch_size = int(batch_size)
         if (Path(pretrained) / EXPERIMENT).is_file():
             run = finished(Path(pretrained))

@@ -19,7 +19,7 @@ ACCURACY = "vqa.accuracy"
 COLUMNS = {"caption": SCENE, "vqa": ACCURACY}  # of each task
 MARGINS = {SCENE: 0.01, ACCURACY: 0.005}  # of equivalence; also what H0 must reach
 SUMMARY = "summary"
-LEVEL = 0.05
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ def standardised(scores: Scores, pair: tuple[str, str]) -> dict[str, float]:
 
 
 def answer(question: Question, line: Mapping[str, Any], margin: float) -> str:
-    """The answer at :data:`LEVEL`."""
-    sure, differs = line["test_p_holm"] < LEVEL, line["difference_p_holm"] < LEVEL
+    """The answer at :data:`ALPHA`."""
+    sure, differs = line["test_p_holm"] < ALPHA, line["difference_p_holm"] < ALPHA
     side = "above 0" if line["difference"] > 0 else "below 0"
     if question.equivalent:
         if sure:

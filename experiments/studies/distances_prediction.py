@@ -122,7 +122,7 @@ class Queries:
         log_m: logarithms of attention weights, ``(q, h, m)``; -inf for a weight of 0.
         log_r: logarithms of the distances of an arm, ``(q, h, m)``.
         relevant, distractor: bool ``(q, m)``.
-        contrast: contrast of the batch, ``(h,)``.
+        contrast: contrast of each example, ``(b, h)``.
     """
 
     log_m: Tensor
@@ -187,7 +187,7 @@ def _seen(graph: AttentionGraph, region: Region) -> Iterator[tuple[str, Queries]
         scheme: Any = Distances(sees)
         scheme.shown = _Known(region.relevant)
         square = scheme.log_square(edges, edges.query, edges.value, *degrees) + torch.zeros_like(weight)
-        contrast = Measured(square.exp()).contrast(graph, region).contrast.nanmean(0)
+        contrast = Measured(square.exp()).contrast(graph, region).contrast
         log_m_of, log_r = (x.transpose(1, 2)[known] for x in (log_m, square / 2))
         yield sees, Queries(log_m_of, log_r, relevant[known], distractor[known], contrast)
 

@@ -477,9 +477,7 @@ def predicted(runs: Sequence[Run], prediction: pd.DataFrame) -> str:
         f"Slope: {value:.3f} points of Scene F1 for each point of mass saved (95 % interval {low:.3f} to "
         f"{high:.3f}, p {p_text(p)}; {size}).\n"
     )
-    return (
-        f"{markdown_grid(table, 'Prediction: compared with seeing nothing, mean over checkpoints')}\n{said}"
-    )
+    return f"{markdown_grid(table, 'Prediction: compared with R = 1, mean over checkpoints')}\n{said}"
 
 
 # ---- the figure -------------------------------------------------------------------------------------------
@@ -488,7 +486,7 @@ def predicted(runs: Sequence[Run], prediction: pd.DataFrame) -> str:
 _CAPTION = (
     "Left, where the file is given: correlation of pGNN's weights with their closed form, a point for each "
     "layer of a model. Then the contrast of the distances that each arm sees in the frozen models, a point "
-    "for each checkpoint (mean over layers). Right: gain in Scene F1 over seeing nothing against the mass on "
+    "for each checkpoint (mean over layers). Right: gain in Scene F1 over R = 1 against the mass on "
     "distractors that the distances are predicted to save, a point for each arm and checkpoint, with the "
     "line of least squares."
 )

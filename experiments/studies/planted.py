@@ -234,8 +234,8 @@ ROWS = {
     "closed": Row("Closed form", Distances, {"sees": CLOSED_FORM}),
     "free": Row("Free exponents", Distances, {"free": True}),
 }
-#: Rows that know nothing of distances; the best of them is what pGNN is compared with. Rotated
-#: queries are none of them: they know lengths, degrees and distances of another space.
+#: Rows that do not use distances; pGNN is compared with the best of them. Rotated queries are not one of
+#: them: they use lengths, degrees and distances of another space.
 WITHOUT = ("gcn", "appnp", "gcnii", "residual", "p2", "tempering")
 
 

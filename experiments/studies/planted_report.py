@@ -15,15 +15,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.colors import CenteredNorm
 from matplotlib.lines import Line2D
-from scipy import stats
 
 from attngraph.analysis.plots.style import COLOURS, DIVERGING, GREY, PAGE, new_figure, save, styled
 from attngraph.experiments.studies.planted import EXPONENTS, ROWS, WITHOUT
 from attngraph.experiments.studies.planted_theory import Prediction, predict, predict_cue
+from attngraph.experiments.tables.method_comparison import interval
 
 #: Rows whose gain over the best row without distances is reported.
 COMPARED = ("pgnn", "pgnn_mu1", "placebo", "closed", "free")
-LEVEL = 0.95
 TITLES = {name: row.title for name, row in ROWS.items()}
 
 
@@ -52,15 +51,8 @@ def chosen(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.merge(best[[*keys, "rate"]], on=[*keys, "rate"])
 
 
-def interval(differences: np.ndarray) -> tuple[float, float, float]:
-    """Mean and Student's interval of paired differences."""
-    mean = float(np.mean(differences))
-    half = float(stats.sem(differences) * stats.t.ppf((1 + LEVEL) / 2, len(differences) - 1))
-    return mean, mean - half, mean + half
-
-
 def conditions(runs: pd.DataFrame) -> pd.DataFrame:
-    """A line for each condition: what was expected, and what came.
+    """A line for each condition: what was expected, and what was measured.
 
     Returns:
         The condition; ``measured``, the contrast of distances, and ``expected``;
@@ -102,9 +94,8 @@ def conditions(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _gain(name: str, differences: pd.Series) -> dict[str, float]:
-    return dict(
-        zip((f"{name}_gain", f"{name}_low", f"{name}_high"), interval(differences.to_numpy()), strict=True)
-    )
+    low, mean, high = interval(differences.tolist())
+    return {f"{name}_gain": mean, f"{name}_low": low, f"{name}_high": high}
 
 
 # ---- in words ----------------------------------------------------------------------------------------------

@@ -283,15 +283,22 @@ def _compared(
 
 def unlike(runs: Sequence[Run]) -> str:
     """The reason why runs cannot be compared in pairs: they were scored on different examples of a task, or
-    runs of the same seed started from different weights. Empty if they can be compared.
+    trained with different numbers of steps or examples, or runs of the same seed started from different
+    weights. Empty if they can be compared.
     """
     of_task: dict[str, Run] = {}
+    trained: dict[str, Run] = {}
     of_seed: dict[int, Run] = {}
     for run in runs:
         if run.examined != (other := of_task.setdefault(run.task, run)).examined:
             return (
                 f"{other} and {run} were scored on different examples, so they cannot be compared: use runs "
                 "of one table; if images were missing in one of them, remove its folder and run it again"
+            )
+        if run.budget and run.budget != (other := trained.setdefault(run.task, run)).budget:
+            return (
+                f"{other} and {run} were trained with different numbers of steps or examples, or batches of "
+                "different sizes, so they cannot be compared: use runs of one table"
             )
         if run.checkpoint != (other := of_seed.setdefault(run.seed, run)).checkpoint:
             return (

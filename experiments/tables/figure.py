@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from attngraph.analysis.plots.style import COLOURS, COLUMN, GREY, PAGE, new_figure, render, styled
 from attngraph.experiments.tables.render import scope
-from attngraph.experiments.tables.table import LEVEL, Table
+from attngraph.experiments.tables.table import ALPHA, Table
 
 _MOST = 4  # panels in a row
 _REACH = 3  # of a panel of lines, as a multiple of the largest difference
@@ -61,7 +61,7 @@ def draw_differences(comparisons: Sequence[Mapping[str, Any]], headings: Mapping
                 low, mean, high = (100 * line[end] for end in ("low", "difference", "high"))
                 if pd.notna(line["new_low"]):
                     axes.hlines(place, 100 * line["new_low"], 100 * line["new_high"], GREY, linewidth=0.9)
-                face = _COLOUR if line["p_holm"] < LEVEL else "white"
+                face = _COLOUR if line["p_holm"] < ALPHA else "white"
                 axes.errorbar(
                     mean, place, xerr=[[mean - low], [high - mean]], fmt="o", color=_COLOUR,
                     markerfacecolor=face, elinewidth=2,
@@ -80,7 +80,7 @@ def caption_of_differences(comparisons: Sequence[Mapping[str, Any]]) -> str:
     new = any(line["new_low"] is not None for line in comparisons)
     thin = "; thin: the interval for new checkpoints" if new else ""
     return (
-        f"Paired differences of rows in points of the score, with 95 % intervals{thin}. Filled: p < {LEVEL} "
+        f"Paired differences of rows in points of the score, with 95 % intervals{thin}. Filled: p < {ALPHA} "
         f"after Holm's correction over the {len(comparisons)} comparisons. {scope(comparisons)}"
     )
 
@@ -166,7 +166,7 @@ def _legend(new: bool) -> list[Line2D]:
     handles = [Line2D([], [], color=_COLOUR, linewidth=2, label=these)]
     if new:
         handles.append(Line2D([], [], color=GREY, linewidth=0.9, label="new checkpoints"))
-    handles.append(Line2D([], [], **dot, label=f"Holm-corrected p < {LEVEL}"))
+    handles.append(Line2D([], [], **dot, label=f"Holm-corrected p < {ALPHA}"))
     return [*handles, Line2D([], [], **dot, markerfacecolor="white", label="not significant")]
 
 

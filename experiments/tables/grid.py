@@ -16,12 +16,13 @@ from pydantic import Field, FiniteFloat, PlainValidator, model_validator
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import Config, file_named, read_config, read_yaml
 from attngraph.experiments.base.messages import check_known
+from attngraph.experiments.base.types import MOST_SEED
 from attngraph.experiments.methods import GraphAdapter, Method
 from attngraph.experiments.methods.method import known_methods
 from attngraph.experiments.methods.peft import ConfigMethod
 from attngraph.experiments.methods.settings import Settings, chosen_settings
 from attngraph.experiments.runs.changes import with_changes
-from attngraph.experiments.runs.experiment import Experiment, Part, Scenes, Seed, laid_over
+from attngraph.experiments.runs.experiment import Experiment, Part, Scenes, laid_over
 from attngraph.experiments.runs.plan import written_out
 from attngraph.experiments.tasks import TASKS, Task
 
@@ -45,6 +46,20 @@ def _seeds(value: Any) -> Any:
         type(count) is int and 0 <= count <= MOST_SEEDS for count in counts
     ):
         raise ValueError(f"use an integer from 1 to {MOST_SEEDS}, or one for each method")
+    return value
+
+
+def _checkpoints(value: Any) -> Any:
+    """Check a number of checkpoints, or a list of pre-training seeds."""
+    seeds = value if isinstance(value, list) else range(value) if type(value) is int else []
+    if (
+        not 1 <= len(seeds) <= MOST_SEEDS
+        or not all(type(seed) is int and 0 <= seed < MOST_SEED for seed in seeds)
+        or len({*seeds}) < len(seeds)
+    ):
+        raise ValueError(
+            f"use a number of checkpoints from 1 to {MOST_SEEDS}, or a list of distinct pre-training seeds"
+        )
     return value
 
 
@@ -89,7 +104,7 @@ class Grid(Config):
     runs: Part = Part()
     by_task: dict[str, Part | None] = Field(default_factory=dict)
     scenes: Scenes = Scenes()
-    checkpoints: Annotated[int, Field(ge=1, le=MOST_SEEDS)] | Annotated[list[Seed], Field(min_length=1)] = 1
+    checkpoints: Annotated[int | list[int], PlainValidator(_checkpoints)] = 1
     settings: Settings | None = None
     rates: dict[str, Annotated[list[Annotated[FiniteFloat, Field(gt=0)]], Field(min_length=2)]] = Field(
         default_factory=dict
@@ -108,9 +123,14 @@ class Grid(Config):
         if twice := [name for name in named if named.count(name) > 1]:
             raise ValueError(f"rows contain {twice[0]!r} twice: remove one of them")
         if not self.counts:
-            raise ValueError("rows and tasks need at least one name each: name rows, or seeds of methods")
+            raise ValueError(
+                "the table has no rows: name them in rows, or set the number of seeds of each method, such "
+                "as seeds: {gcn: 3} (--seeds is for all rows)"
+            )
+        if self.rows and (wrong := {*named} ^ {*self.counts}):
+            raise ValueError(f"{min(wrong)!r} is in only one of rows and seeds: add or remove it")
         if self.tasks == []:
-            raise ValueError("rows and tasks need at least one name each")
+            raise ValueError("tasks is empty: name a task, or remove tasks")
         if self.forgetting is not None and (self.tasks is None or len(self.tasks) != 1):
             raise ValueError("forgetting is for a table of one task: name it in tasks")
         for field, given in (("baseline", [self.baseline]), ("contenders", self.contenders or [])):

@@ -98,7 +98,7 @@ def make(
         ]
         table = make_table(runs, plan.tasks, title, grid)
         about = {
-            "model": Path(options.model or DEFAULT).name,
+            "model": ", ".join(dict.fromkeys(Path(cell.model or DEFAULT).name for cell in plan.cells)),
             "made_with": versions_of(runs),
         } | execution.conditions()
         paths = save_results(runs, plan.tasks, table, folder, about, stem)

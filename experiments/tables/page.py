@@ -66,6 +66,8 @@ def _part(title: str, runs: Sequence[Run], baseline: str | None) -> dict[str, An
         trained = [name for name, method in rows.items() if method.trains and method.group != REFERENCE]
         about |= {"baseline": baseline, "contenders": trained, "contest": "trained row"}
     said = unlike(runs)
+    if said:
+        about["contenders"] = []  # none is marked as the best
     table = make_table(runs, tasks, title, ABLATION.model_copy(update=about), compare=not said)
     figure = draw_differences(table.comparisons, table.headings)
     why = said or f"no other row shares a seed with {table.baseline}"

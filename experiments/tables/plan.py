@@ -104,7 +104,7 @@ def plan_table(
         drawn: folder of the synthetic datasets.
         rows: only these methods, for a preset in addition to its reference rows; None for those of the grid.
         tasks: only these tasks; None for all.
-        seeds: seeds of every trained row; None for the grid's number of seeds, from 0.
+        seeds: seeds of every row; None for the grid's number of seeds, from 0.
         model: checkpoint folder or hub name, for all seeds.
         data: folder of datasets given by the user; None for synthetic data.
 
@@ -130,8 +130,11 @@ def plan_table(
     for name, task in columns.items():
         if (part := grid.by_task.get(name)) is not None:
             check_answering(task, part.answering)
-    planner = _Planner(grid, drawn, seeds, model, data)
-    planned = {name: planner.row(method_named(name), count, columns) for name, count in counts.items()}
+    planner = _Planner(grid, drawn, model, data)
+    planned = {
+        name: planner.row(method_named(name), range(count) if seeds is None else seeds, columns)
+        for name, count in counts.items()
+    }
     planned = {name: cells for name, cells in planned.items() if cells}
     if not planned:
         raise UserError("no row has a seed: use more --seeds, or other rows")
@@ -141,23 +144,18 @@ def plan_table(
 class _Planner:
     """Constructs each run once, with the arguments of :func:`plan_table`."""
 
-    def __init__(
-        self, grid: Grid, drawn: Path, seeds: Sequence[int] | None, model: str | None, data: Path | None
-    ):
-        self.grid, self.drawn, self.seeds, self.model, self.data = grid, drawn, seeds, model, data
+    def __init__(self, grid: Grid, drawn: Path, model: str | None, data: Path | None):
+        self.grid, self.drawn, self.model, self.data = grid, drawn, model, data
         self.chosen = written_out(grid.own_settings)
         self.made: dict[tuple[str, str, int], Cell] = {}
         self.counted: dict[str, int] = {}
 
-    def row(self, method: Method, count: int, tasks: dict[str, Task]) -> list[Cell]:
-        """The runs of a row. Without training there is at most one run for each checkpoint."""
+    def row(self, method: Method, seeds: Sequence[int], tasks: dict[str, Task]) -> list[Cell]:
+        """The runs of a row; without training, one for each checkpoint of the seeds."""
         trained = method if method.repeats is None else method_named(method.repeats)
-        checkpoints = 1 if self.model is not None else len(self.grid.pretrained)
-        seeds: Sequence[int] = range(count)
         if not method.trains:
-            seeds = range(min(count, checkpoints))
-        elif self.seeds is not None:
-            seeds = self.seeds
+            checkpoints = 1 if self.model is not None else len(self.grid.pretrained)
+            seeds = sorted({seed % checkpoints for seed in seeds})
         return [
             self._cell(self._plain(trained, task), task, seed) for seed in seeds for task in tasks.values()
         ]
@@ -179,8 +177,8 @@ class _Planner:
         """A run of the grid. Its options of decoding or ranking are used if the answering mode matches."""
         key = (method.name, task.name, seed)
         if key not in self.made:
-            dealt = self.grid.model_of(seed)
-            more: dict[str, Any] = {"seed": seed, "model": self.model or dealt, "data": self.data}
+            assigned = self.grid.model_of(seed)
+            more: dict[str, Any] = {"seed": seed, "model": self.model or assigned, "data": self.data}
             if self.data is None:
                 more["scenes"] = self.grid.scenes
             experiment = self.grid.experiment(method.name, task, **more)
@@ -188,8 +186,8 @@ class _Planner:
                 {"decoding": TextDecoding()} if self._ranks(task, experiment) else {"ranking": ListRanking()}
             )
             cell = cell_of(experiment.model_copy(update=idle), self.drawn, self.chosen, self.counted)
-            is_dealt = self.model is None and dealt is not None
-            self.made[key] = cell.model_copy(update={"checkpoint": is_dealt})
+            is_assigned = self.model is None and assigned is not None
+            self.made[key] = cell.model_copy(update={"checkpoint": is_assigned})
         return self.made[key]
 
     def _ranks(self, task: Task, experiment: Experiment) -> bool:

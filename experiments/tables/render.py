@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from attngraph.experiments.tables.frame import AVERAGE, Row, Summary, averaged_keys
-from attngraph.experiments.tables.table import LEVEL, Table
+from attngraph.experiments.tables.table import ALPHA, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ def content_of(table: Table, best: str = "Bold") -> dict[str, Any]:
         best: format of the best contender of a column, for the legend.
     """
     winners = {key: table.best(key) for key in table.headings}
-    differs = [pair for pair, p in table.p_adjusted.items() if p < LEVEL]
+    differs = [pair for pair, p in table.p_adjusted.items() if p < ALPHA]
     blocks = {
         group: [
             [
@@ -111,7 +111,7 @@ def legend(table: Table, best: str) -> list[str]:
     if table.comparisons:
         compared = dict.fromkeys(str(line["row"]) for line in table.comparisons)
         lines.append(
-            f"† = differs from {table.baseline} (Holm-adjusted p < {LEVEL}); compared: "
+            f"† = differs from {table.baseline} (Holm-adjusted p < {ALPHA}); compared: "
             f"{'; '.join(compared)} (each on the seeds that both rows have). {scope(table.comparisons)}"
         )
     lines += [f"{row.name}: {row.note.rstrip('.')}." for row in table.rows if row.note]

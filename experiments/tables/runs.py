@@ -98,6 +98,15 @@ class Run:
         return (*decided, self.result.get("examples"))
 
     @property
+    def budget(self) -> tuple[Any, ...] | None:
+        """The number of training steps, the size of their batches, and the number of training examples. None
+        without training.
+        """
+        if (recipe := self.settings.get("recipe")) is None:
+            return None
+        return recipe["steps"], recipe["batch_size"], self.result["trained_on"]
+
+    @property
     def identity(self) -> Any:
         """Equal for runs that differ only in the names of their rows: one run in two rows, and graph adapters
         with equal settings, whose scores may differ between machines.

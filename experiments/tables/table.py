@@ -18,12 +18,12 @@ from attngraph.experiments.methods import GraphAdapter, method_named
 from attngraph.experiments.methods.method import ADAPTERS
 from attngraph.experiments.runs.answering import in_words
 from attngraph.experiments.tables.compare import compare_pairs, contenders
-from attngraph.experiments.tables.frame import AVERAGE, Row, averaged_keys, rows_from_frame, scores_of
+from attngraph.experiments.tables.frame import AVERAGE, FROZEN, Row, averaged_keys, rows_from_frame, scores_of
 from attngraph.experiments.tables.grid import Grid
 from attngraph.experiments.tables.runs import Run, distinct
 from attngraph.experiments.tasks.task import Column, Task
 
-LEVEL = 0.05  # of Holm-adjusted p values
+ALPHA = 0.05  # of Holm-adjusted p values
 FILE = Path(__file__).with_name("published.yaml")
 LABEL = "Published numbers, another scale: {about}; not comparable with the rows above"
 ABOUT_COSTS = (
@@ -186,13 +186,13 @@ def make_table(
 
 
 def axis_of(grid: Grid) -> dict[str, Any]:
-    """The fields ``axis`` and ``places`` of a grid's table."""
+    """The fields ``axis`` and ``places`` of a grid's table; none if its rows do not have the number."""
     if grid.axis is None:
         return {}
     axis = AXES[grid.axis]
     methods = [method for name in grid.blocks if isinstance(method := method_named(name), GraphAdapter)]
     places = {method.title: place for method in methods if (place := axis.of(method)) is not None}
-    return {"axis": axis, "places": places}
+    return {"axis": axis, "places": places} if places else {}
 
 
 def _counts(runs: Sequence[Run], task: Task) -> str:
@@ -217,7 +217,7 @@ def below_frozen(runs: Sequence[Run]) -> str:
     the same pre-trained weights; a large deficit may be due to an unsuitable learning rate. Runs without
     access to the image are skipped, since this is not a failure for them. Empty if no run can be compared.
     """
-    frozen = {(run.task, run.checkpoint): run.result["scores"] for run in runs if run.row == "frozen"}
+    frozen = {(run.task, run.checkpoint): run.result["scores"] for run in runs if run.row == FROZEN}
     below = [
         any(score < base.get(key, -math.inf) for key, score in run.result["scores"].items())
         for run in distinct(runs)

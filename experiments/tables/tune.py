@@ -238,7 +238,7 @@ class Tuner:
     Args:
         grid, plan: a table of one seed, whose runs are modified by the trials.
         execution: where and how trials are executed.
-        examples: number of validation examples to score; None for the plan's.
+        examples: number of validation examples to score, unless the plan sets it; None for all.
 
     Attributes:
         cells: method and task -> the planned run.
@@ -270,16 +270,16 @@ class Tuner:
             chosen = Settings(reduction=self.reduction, methods={trial.method: {trial.task: choice}})
             settings = method_named(trial.method).settings(chosen, trial.task)
         named = None if planned.checkpoint else planned.model  # by the user, for all seeds
-        dealt = None if named is not None else self.grid.model_of(trial.seed)
+        assigned = None if named is not None else self.grid.model_of(trial.seed)
         changes = {
             "label": trial.label,
             "settings": settings,
             "seed": trial.seed,
             "recipe": planned.recipe.model_copy(update={"learning_rate": choice.learning_rate}),
-            "model": named or dealt,
-            "checkpoint": dealt is not None,
+            "model": named or assigned,
+            "checkpoint": assigned is not None,
             "split": "validation",
-            "eval_examples": self.examples or planned.eval_examples,
+            "eval_examples": planned.eval_examples or self.examples,
         }
         return planned.model_copy(update=changes)
 
@@ -287,8 +287,8 @@ class Tuner:
         """Run races in parallel until all are over."""
         seeds = min(max(race.limits.seeds for race in races), len(self.grid.pretrained))
         first = Trial(races[0].method, races[0].task, races[0].screened[0])
-        dealt = [self.cell(replace(first, seed=seed)) for seed in range(seeds)]
-        check_checkpoints([cell for cell in dealt if not has_scores(cell, self.execution.out)])
+        assigned = [self.cell(replace(first, seed=seed)) for seed in range(seeds)]
+        check_checkpoints([cell for cell in assigned if not has_scores(cell, self.execution.out)])
         self.races |= {(race.method, race.task): race for race in races}
         while todo := [trial for race in races for trial in race.next(self.scores)]:
             self.score(todo)

@@ -44,7 +44,7 @@ class Column:
         averaged: whether it is part of the table's Avg.
         score: maps summed statistics to the score.
         optional: whether the task's data may lack what the score needs: such runs do not have the score, and
-            a table has the column only if each of the task's runs has it.
+            a table has the column if a run has it.
         most: maximum of the score; the minimum is 0.
     """
 

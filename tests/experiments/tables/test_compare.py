@@ -224,6 +224,10 @@ def test_only_runs_on_the_same_examples_and_weights_are_compared(tmp_path):
         change(runs[number].folder / "config.json", "settings", **{setting: 7})
         with pytest.raises(UserError, match=said):
             compared(runs)
+    runs = runs_on(tmp_path / "longer", ["vqa"])
+    change(runs[1].folder / "config.json", "settings", recipe={**runs[1].settings["recipe"], "steps": 7})
+    with pytest.raises(UserError, match="different numbers of steps"):
+        compared([replace(run) for run in runs])
     runs = runs_on(tmp_path / "lacking", ["vqa"])
     runs[3] = replace(runs[3], result={**runs[3].result, "examples": 59})
     with pytest.raises(UserError, match="different examples.*if images were missing"):

@@ -129,6 +129,8 @@ def test_seeds_are_dealt_over_checkpoints():
     assert models == {0: None, 1: one, 2: two, 3: None, 4: one, 5: two, 6: None}
     assert {cell.seed: cell.model for cell in table.rows["frozen"]} == {0: None, 1: one, 2: two}
     assert {cell.model for cell in table.rows["majority"]} == {None}
+    models = {(cell.seed, cell.model) for cell in plan(SEVERAL, seeds=[4, 5, 7]).rows["frozen"]}
+    assert models == {(1, one), (2, two)}, "the frozen model has the checkpoints of the others"
     table = plan(SEVERAL, model="mine")
     assert {cell.model for cell in table.cells} == {"mine"}
     assert {cell.seed for cell in table.rows["frozen"]} == {0}
