@@ -24,10 +24,9 @@ from attngraph.experiments.runs.plan import decided
 from attngraph.experiments.runs.plugins import plugin_files
 from attngraph.experiments.runs.runner import check_models, run_cells
 from attngraph.experiments.runs.trackers import trackers_of
+from attngraph.experiments.tables.frame import FROZEN
 from attngraph.experiments.tables.render import aligned
 from attngraph.experiments.tasks import TASKS
-
-FROZEN = "frozen"  # the method whose scores are shown next to any other's
 
 
 def run(options: TrainOptions) -> int:
