@@ -242,5 +242,5 @@ def _of_model(
     if device is not None:
         family.model.to(device)
     with undisturbed(family.model):
-        predictions = predict(tuned, TaskData(family, task, examples, "frozen", None), way)
+        predictions = predict(tuned, TaskData(family, task, examples), way)
     return _Found(predictions, task.score(predictions, examples), described(way, family))

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from torch import Tensor, nn
@@ -31,7 +31,6 @@ OTHERS = "Other small additions"  # LoRA and prefix tuning
 VARIANTS = "Variants"  # rows of the small tables: GCN and pGNN with one thing set otherwise
 ALIASES = {**PAPER_NAMES, "rotated": "placebo"}  # what papers, or schemes, call them
 REMEDY = "change it, or remove it"  # for a setting that is out of range
-Vision = Literal["frozen", "trained", "zero"]
 
 METHODS: dict[str, Method] = {}
 
@@ -53,8 +52,7 @@ class Method(ABC):
         control: whether it is pGNN without the information of distances; controls are compared with the
             baseline in one family with the GNN adapters.
         default_rate: peak learning rate if none was chosen on validation data.
-        vision: ``frozen``: image features can be computed once and cached; ``trained``: they change in every
-            step; ``zero``: the image is hidden.
+        hides_image: whether the model gets an empty image, see :meth:`ModelFamily.blank_image`.
     """
 
     name: str
@@ -67,7 +65,7 @@ class Method(ABC):
     rates: tuple[float, ...] = ()
     control: bool = False
     default_rate: float = 6e-3
-    vision: Vision = "frozen"
+    hides_image: bool = False
 
     @property
     def leader(self) -> str:

@@ -18,7 +18,7 @@ from attngraph.adapters.peft.loading import read_tensors
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import Config, checked
 from attngraph.experiments.base.files import whole
-from attngraph.experiments.methods.method import REMEDY, Method, Tuned, Vision, check_fit
+from attngraph.experiments.methods.method import REMEDY, Method, Tuned, check_fit
 from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models.batch import Sample
 from attngraph.experiments.models.family import Answering, ModelFamily
@@ -83,8 +83,6 @@ class FullFineTuning(OwnParameters):
     """All parameters are trained; the image encoder with a separate learning rate if ``vision_learning_rate``
     is set, as in the code of mPLUG.
     """
-
-    vision: Vision = "trained"
 
     def trained(self, family: ModelFamily, parameter: str) -> bool:
         return True

@@ -231,7 +231,7 @@ REFERENCES = (
         note="decoder fine-tuning with image features set to zero",
         follows="decoder",
         rates=(),
-        vision="zero",
+        hides_image=True,
     ),
     Majority(
         name="majority",

@@ -203,10 +203,9 @@ class BlipLike(ModelFamily):
         return states_of_examples(distinct, inputs["image_index"])
 
     def _encoded(self, pixels: Tensor) -> Tensor:
-        encoder = self.image_encoder()
-        if any(parameter.requires_grad for parameter in encoder.parameters()):
+        if self.trains_image_encoder():
             return encode_images(self.model, pixels)
-        encoder.eval()  # a frozen encoder has no dropout, whatever mode the model is in
+        self.image_encoder().eval()  # a frozen encoder has no dropout, whatever mode the model is in
         with torch.autocast(pixels.device.type, enabled=False):
             return frozen_image_states(self.model, pixels)
 

@@ -295,6 +295,10 @@ class ModelFamily(ABC):
         """The module whose weights determine :meth:`encode_images`."""
         raise NotImplementedError
 
+    def trains_image_encoder(self) -> bool:
+        """Whether a parameter of the image encoder is trained, so that :meth:`encode_images` changes."""
+        return self.caches_features and any(p.requires_grad for p in self.image_encoder().parameters())
+
     @property
     def image_settings(self) -> str:
         """Settings of image preprocessing for :meth:`encode_images`, which affect the features."""

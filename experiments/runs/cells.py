@@ -133,7 +133,7 @@ def _train_and_score(cell: Cell, run: Execution, on_step: Callable[[int], None])
     def seen(examples: Sequence[Example], augment: bool = False) -> TaskData:
         released = getattr(way, "as_released", None)
         with state.main_process_first():  # it fills the cache of image states
-            return TaskData(family, task, examples, method.vision, cache, augment, released)
+            return TaskData(family, task, examples, cache, method.hides_image, augment, released)
 
     # the model, and what it sees
     family = load_family(cell.model, side=cell.side)

@@ -35,7 +35,6 @@ from attngraph.experiments.base.messages import first_line
 from attngraph.experiments.base.progress import Progress, note
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.data.tables import Examples
-from attngraph.experiments.methods.method import Vision
 from attngraph.experiments.models.augment import TrainingTransform, names_sides
 from attngraph.experiments.models.batch import Sample
 from attngraph.experiments.models.family import ModelFamily
@@ -126,9 +125,9 @@ class TaskData(Dataset):
         family: the model, in place on its device.
         task: the task.
         examples: examples of the split.
-        vision: ``frozen`` uses cached image features if available, ``trained`` uses the images, ``zero``
-            hides them.
-        cache: cache of image features; without it, images are encoded in every step.
+        cache: cache of image features; without it, and if the image encoder is trained, images are encoded in
+            every step.
+        hide: whether the model gets an empty image.
         augment: whether images are augmented randomly; image features are not cached in this case.
         released: model whose released code's prompts are used, see
             :class:`attngraph.experiments.models.family.Decoding`; None for the family's prompts.
@@ -142,18 +141,18 @@ class TaskData(Dataset):
         family: ModelFamily,
         task: Task,
         examples: Sequence[Example],
-        vision: Vision,
-        cache: FeatureCache | None,
+        cache: FeatureCache | None = None,
+        hide: bool = False,
         augment: bool = False,
         released: str | None = None,
     ):
         self.family, self.task, self.examples = family, task, examples
         self.prompts = released or family.name  # whose
-        self.blank = family.blank_image() if vision == "zero" else None
-        changes = augment and vision != "zero"
+        self.blank = family.blank_image() if hide else None
+        changes = augment and not hide
         self.transform = TrainingTransform(family.image_side) if changes else None
         self.features = None
-        if vision == "frozen" and not changes and cache is not None:
+        if cache is not None and not (hide or changes or family.trains_image_encoder()):
             self.features = cache.features(family, pictures(examples))
 
     @property

@@ -56,7 +56,7 @@ class Forgetting:
     def loss(self, tuned: Tuned) -> float:
         """Mean cross-entropy of the answer tokens, in nats."""
         family = tuned.family
-        data = TaskData(family, self.task, self.examples, "frozen", None)
+        data = TaskData(family, self.task, self.examples)
         total, tokens = 0.0, 0
         for start in range(0, len(data), BATCH):
             part = [data.sample(k, draw=0.0) for k in range(start, min(len(data), start + BATCH))]

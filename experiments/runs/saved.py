@@ -256,10 +256,10 @@ class Finished:
         self, tuned: Tuned, examples: Sequence[Example], way: Answering, task: Task | None = None
     ) -> dict[str, str]:
         """A text per example id, of another task than the run's where one is given."""
-        vision = method_named(self.experiment.method).vision
+        hide = method_named(self.experiment.method).hides_image
         released = self.result["answering"].get("released")  # it was trained with this prompt
         return predict(
-            tuned, TaskData(tuned.family, task or self.task, examples, vision, None, released=released), way
+            tuned, TaskData(tuned.family, task or self.task, examples, None, hide, released=released), way
         )
 
 

@@ -115,7 +115,7 @@ class Run:
         if not issubclass(kind, GraphAdapter) or "gnn" not in (self.settings.get("settings") or {}):
             return self.folder
         settings = {name: what for name, what in self.settings.items() if name not in ("label", "method")}
-        return kind.apply, kind.config, self.method.vision, settings
+        return kind.apply, kind.config, self.method.hides_image, settings
 
     @cached_property
     def statistics(self) -> dict[str, np.ndarray]:

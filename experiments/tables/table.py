@@ -222,7 +222,7 @@ def below_frozen(runs: Sequence[Run]) -> str:
         any(score < base.get(key, -math.inf) for key, score in run.result["scores"].items())
         for run in distinct(runs)
         if run.method.trains
-        and run.method.vision != "zero"
+        and not run.method.hides_image
         and (base := frozen.get((run.task, run.checkpoint))) is not None
     ]
     if not below:

@@ -108,9 +108,7 @@ def small_run(
     chosen = method_named(method)
     tuned = chosen.apply(family, ADAPTER if method == "pgnn" else chosen.settings(Settings(), "vqa"))
     examples = small_examples(folder / "pictures")
-    return tuned, TaskData(
-        family, SmallTask(examples), examples, chosen.vision, FeatureCache(folder / "states")
-    )
+    return tuned, TaskData(family, SmallTask(examples), examples, FeatureCache(folder / "states"))
 
 
 def small_cell(folder: Path, monkeypatch: pytest.MonkeyPatch, recipe: Recipe | None = None) -> Cell:
@@ -144,7 +142,7 @@ def small_validation(folder: Path, tuned: Tuned, recipe: Recipe) -> Validation |
         return None
     examples = small_examples(folder / "pictures", 4)
     task, cache = SmallTask(examples), FeatureCache(folder / "states")
-    data = TaskData(tuned.family, task, examples, "frozen", cache)
+    data = TaskData(tuned.family, task, examples, cache)
     return Validation(tuned, data, task.decoding, recipe, folder / "run")
 
 

@@ -75,7 +75,7 @@ def test_each_example_has_its_own_answer(tmp_path, monkeypatch):
     monkeypatch.setattr(answering, "EVAL_BATCH", 3)
     examples, family = small_examples(tmp_path, 7), small_family()
     tuned, task = Named(family), SmallTask(examples)
-    answers = predict(tuned, TaskData(family, task, examples, "zero", None), task.decoding)
+    answers = predict(tuned, TaskData(family, task, examples, hide=True), task.decoding)
     assert list(answers.items()) == [(example.id, f"about {example.id}") for example in examples]
     prompts = [prompt for batch in tuned.batches for prompt in batch]
     assert [len(prompt) for prompt in prompts] == sorted(len(example.prompt) for example in examples)

@@ -39,13 +39,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-    folder, family = tmp_path_factory.mktemp("data"), small_family()
+    folder = tmp_path_factory.mktemp("data")
     examples = small_examples(folder / "pictures")
 
-    def made(vision, limit=1, augment=False):
-        return TaskData(
-            family, SmallTask(examples), examples, vision, FeatureCache(folder / "cache", limit), augment
-        )
+    def made(method="frozen", limit=1, augment=False, settings=None):
+        chosen, family = method_named(method), small_family()
+        chosen.apply(family, settings or {})
+        cache, task = FeatureCache(folder / "cache", limit), SmallTask(examples)
+        return TaskData(family, task, examples, cache, chosen.hides_image, augment)
 
     return made
 
@@ -125,28 +126,38 @@ def test_pictures_are_numbered_in_the_order_of_their_list(tmp_path):
 
 
 def test_a_draw_picks_the_target(make):
-    data = make("trained")
+    data = make("full")
     assert [data[2, draw].answer for draw in (0.0, 0.49, 0.5, 0.99)] == ["yes", "yes", "no", "no"]
     assert data.sample(2).answer is None and data.sample(2).prompt == data[2, 0.1].prompt == "is it green ?"
     assert len(data) == 8 and data[2, 0.0].name == "e2"
 
 
 def test_images_are_shown_as_the_method_says(make):
-    trained, frozen, hidden = make("trained"), make("frozen"), make("zero")
+    trained, frozen, hidden = make("full"), make("frozen"), make("text")
     assert isinstance(trained[2, 0.0].image, Path) and trained.features is None
     states = trained.family.encode_images([trained[2, 0.0].image])[0]
     assert torch.allclose(frozen[2, 0.0].image, states, atol=1e-6)
     assert torch.equal(hidden[2, 0.0].image, torch.zeros(65, 16))
-    assert isinstance(make("frozen", 0)[2, 0.0].image, Path), "encoded in place without a cache"
+    assert isinstance(make("frozen", limit=0)[2, 0.0].image, Path), "encoded in place without a cache"
     for data in (trained, frozen, hidden):
         inputs = data.family.training_inputs([data[place, 0.2] for place in range(3)])
         labels = inputs.pop("labels")
         assert data.family.logits(inputs).shape[:2] == labels.shape == (3, labels.shape[1])
 
 
+@pytest.mark.parametrize(
+    ("settings", "cached"), [({}, True), ({"target_modules": "all-linear"}, False), ({"bias": "all"}, False)]
+)
+def test_image_features_are_not_cached_if_the_method_trains_a_part_of_the_image_encoder(
+    settings, cached, make
+):
+    data = make("hra", settings=settings)
+    assert (data.features is not None) == cached
+
+
 def test_pictures_are_changed_only_in_training_and_never_cached(make):
-    frozen, trained = make("frozen", augment=True), make("trained", augment=True)
-    assert frozen.features is None and make("zero", augment=True).transform is None
+    frozen, trained = make("frozen", augment=True), make("full", augment=True)
+    assert frozen.features is None and make("text", augment=True).transform is None
     seen = [data[Place(2, 0.0, seed)].image for data in (frozen, trained) for seed in (1, 1, 2)]
     assert all(isinstance(image, Image.Image) and image.size == (64, 64) for image in seen)
     content = [image.tobytes() for image in seen]
@@ -162,7 +173,7 @@ def test_pictures_are_mirrored_where_the_task_allows_it_and_no_text_names_a_side
     noted = lambda self, picture, seed, mirrors: asked.append(mirrors)  # noqa: E731
     monkeypatch.setattr(TrainingTransform, "__call__", noted)
     for task.mirrors in (False, True):
-        data = TaskData(small_family(), task, examples, "trained", None, True)
+        data = TaskData(small_family(), task, examples, augment=True)
         for position in range(4):
             data[Place(position, 0.0, 0)]
     assert asked == [False] * 4 + [True, False, False, True]
@@ -202,7 +213,7 @@ def test_scores_do_not_depend_on_loaders_nor_on_an_interrupt(loaders, tmp_path):
     def run(name, stop=None):
         chosen = method_named("full")
         tuned = chosen.apply(small_family(0.3), {})
-        data = TaskData(tuned.family, SmallTask(examples), examples, chosen.vision, None, True)
+        data = TaskData(tuned.family, SmallTask(examples), examples, augment=True)
 
         def on_step(step):
             if step == stop:

@@ -54,7 +54,7 @@ def adapted(seed: int) -> Tuned:
 def test_gradients_of_questions_about_a_picture_are_hardly_correlated(tmp_path):
     """As the docs say: rho is about 0.01."""
     tuned, examples = adapted(0), questions("train", 60)
-    data = TaskData(tuned.family, TASK, examples, "frozen", FeatureCache(tmp_path))
+    data = TaskData(tuned.family, TASK, examples, FeatureCache(tmp_path))
     module, rows = LossModule(tuned, 0.1).train(), []
     for position in range(len(examples)):
         inputs = tuned.family.training_inputs([data[Place(position, 0.5)]])
@@ -77,10 +77,10 @@ def test_scores_differ_no_more_than_those_of_seeds(tmp_path):
     for seed in range(SEEDS):
         for together, found in scores.items():
             tuned, cache = adapted(seed), FeatureCache(tmp_path / "states")
-            data = TaskData(tuned.family, TASK, train_on, "frozen", cache)
+            data = TaskData(tuned.family, TASK, train_on, cache)
             recipe = Recipe(learning_rate=3e-3, steps=40, batch_size=16, group_pictures=together)
             train(tuned, data, recipe, seed, tmp_path / f"{together}-{seed}")
-            held_out = TaskData(tuned.family, TASK, validated, "frozen", cache)
+            held_out = TaskData(tuned.family, TASK, validated, cache)
             answers = predict(tuned, held_out, TASK.decoding)
             found.append(float(TASK.score(answers, validated).columns[TASK.selects]))
     differences = [grouped - plain for plain, grouped in zip(*scores.values())]

@@ -176,7 +176,7 @@ def test_training_does_not_depend_on_them(precision, tmp_path, monkeypatch):
         tuned, _ = small_run(tmp_path)
         examples = small_examples(tmp_path / "pictures")
         cache = FeatureCache(tmp_path / "cache", limit)
-        data = TaskData(tuned.family, SmallTask(examples), examples, "frozen", cache)
+        data = TaskData(tuned.family, SmallTask(examples), examples, cache)
         assert (data.features is None) == (limit == 0)
         train(tuned, data, recipe_of(precision=precision), 5, tmp_path / f"run{limit}")
     assert tables[0] == tables[1]
