@@ -52,7 +52,8 @@ class Method(ABC):
         control: whether it is pGNN without the information of distances; controls are compared with the
             baseline in one family with the GNN adapters.
         default_rate: peak learning rate if none was chosen on validation data.
-        hides_image: whether the model gets an empty image, see :meth:`ModelFamily.blank_image`.
+        hides_image: whether the model gets an empty image, see
+            :meth:`attngraph.experiments.models.family.ModelFamily.blank_image`.
     """
 
     name: str
