@@ -241,6 +241,7 @@ def _of_model(
     family.check_decoding(way)
     if device is not None:
         family.model.to(device)
+    examined = TaskData(family, task, examples, released=getattr(way, "as_released", None))
     with undisturbed(family.model):
-        predictions = predict(tuned, TaskData(family, task, examples), way)
+        predictions = predict(tuned, examined, way)
     return _Found(predictions, task.score(predictions, examples), described(way, family))

@@ -425,11 +425,17 @@ class ConfigMethod(PeftMethod):
             return config
         if isinstance(config, AdaLoraConfig):
             self._check_adalora(config)
+        self._check_saved_modules(config, family)
         if getattr(config, "target_modules", ()) is None:
+            if getattr(config, "layers_to_transform", None) is not None:
+                raise UserError(
+                    f"settings of {self.name}: layers_to_transform selects among modules with a given end of "
+                    "their names: set target_modules too, such as [query, value]"
+                )
             config.target_modules = set(self._targets(family))
         if getattr(config, "feedforward_modules", ()) is None:
             config.feedforward_modules = set()
-        first = next(iter(config.target_modules or ())) if hasattr(config, "fan_in_fan_out") else None
+        first = next(iter(config.target_modules or ()), None) if hasattr(config, "fan_in_fan_out") else None
         if first in dict(family.model.named_modules()):
             config.fan_in_fan_out = isinstance(family.model.get_submodule(first), Conv1D)
         return config
@@ -457,6 +463,17 @@ class ConfigMethod(PeftMethod):
                     f"settings of {self.name}: {name} is {getattr(config, name)}: choose target_r below "
                     f"init_r ({config.init_r}), tinit and tfinal from 0, deltaT from 1, and beta1 and beta2 "
                     "between 0 and 1"
+                )
+
+    def _check_saved_modules(self, config: PeftConfig, family: ModelFamily) -> None:
+        """Raise a UserError for a module of ``modules_to_save`` that the model lacks, which PEFT ignores."""
+        saved = getattr(config, "modules_to_save", None) or []
+        modules = [name for name, _ in family.model.named_modules()]
+        for name in saved:
+            if isinstance(saved, str) or not any(module.endswith(name) for module in modules):
+                raise UserError(
+                    f"settings of {self.name}: modules_to_save is {saved!r}: choose a list of names, or ends "
+                    "of names, of the model's modules"
                 )
 
     def _targets(self, family: ModelFamily) -> list[str]:

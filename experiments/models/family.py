@@ -90,15 +90,21 @@ class Decoding:
 
     def settings(self, end: int | list[int], padding: int, **more: Any) -> GenerationConfig:
         """The ``generation_config`` for transformers' ``generate``, with the ids of the end and padding
-        tokens and further settings.
+        tokens and further settings. Those that change the scores of tokens, or how a search ends, have their
+        neutral values here: transformers would use the checkpoint's if they were not set.
         """
         by_gnmt = self.length_penalty == GNMT and self.num_beams > 1
         return GenerationConfig(
             max_new_tokens=self.max_new_tokens,
-            min_new_tokens=self.min_new_tokens or None,
+            min_new_tokens=self.min_new_tokens,
             num_beams=self.num_beams,
             length_penalty=Gnmt(0.6) if by_gnmt else 1.0,
+            early_stopping=False,
             do_sample=False,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            encoder_repetition_penalty=1.0,
+            encoder_no_repeat_ngram_size=0,
             eos_token_id=end,
             pad_token_id=padding,
             **more,

@@ -76,7 +76,8 @@ def changed_way(task: Task, way: Answering, changes: Mapping[str, Any]) -> Answe
         if not hasattr(way, name):
             ranks = isinstance(way, Ranking)
             does, other = ("ranks a list of answers", GENERATE) if ranks else ("generates its answers", RANK)
-            raise UserError(f"{task.title} {does}: remove {name}, or use answering={other}")
+            remedy = f", or use answering={other}" if ranks or task.ranks else ""
+            raise UserError(f"{task.title} {does}: remove {name}{remedy}")
     return replace(way, **changes)
 
 

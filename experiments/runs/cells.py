@@ -144,6 +144,7 @@ def _train_and_score(cell: Cell, run: Execution, on_step: Callable[[int], None])
     training = examples_of("train", cell.train_examples)
     examples = examples_of(cell.split, cell.eval_examples)
     tuned.observe(task.target(example, 0.0) for example in training)
+    count = count_parameters(tuned)  # before training: AdaLoRA removes some at the end
     asked, validation, trained = seen(examples), None, None
     if recipe is not None:
         data = seen(training, recipe.augment)
@@ -184,8 +185,8 @@ def _train_and_score(cell: Cell, run: Execution, on_step: Callable[[int], None])
         "kinds": scores.kinds,
         "examples": len(examples),
         "trained_on": len(training),
-        "parameters": sum(p.numel() for p in tuned.parameters().values()),
-        "parameter_shares": count_parameters(tuned).shares,
+        "parameters": count.trained,
+        "parameter_shares": count.shares,
         "loss": trained and trained.loss,
         "started": started,
         "learned": tuned.scalars(),

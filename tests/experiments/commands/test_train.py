@@ -18,7 +18,8 @@ from attngraph.experiments.cli import main
 from attngraph.experiments.data.drawn import make_scenes
 from attngraph.experiments.data.snli_ve import LABELS
 from attngraph.experiments.methods.settings import Settings
-from attngraph.experiments.models.blip import CHECKPOINT
+from attngraph.experiments.models.blip import CHECKPOINT, DESCRIBE
+from attngraph.experiments.runs.answering import predict
 from attngraph.experiments.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("own_tables")
@@ -181,13 +182,13 @@ def test_refusals_of_evaluate(cell, six, tmp_path, capsys):
     for words, told in (
         ((tmp_path,), "does not contain a finished run"),
         ((cell, "--set", "decoding.beams=3"), "did you mean num_beams?"),
-        ((cell, "--set", "ranking.k=3"), "generates its answers: remove k"),
+        ((cell, "--set", "ranking.k=3"), "generates its answers: remove k\n"),
         ((cell, "--set", "answering=rank"), "vqa has no list of answers: remove answering"),
         ((cell, "--data", six), "no synthetic scenes"),
         ((cell, "--out", cell), "already exists"),
         ((cell, "--model", six), "started from other weights"),
     ):
-        assert told in refusal(capsys, "evaluate", *words, "-q")
+        assert told in refusal(capsys, "evaluate", *words, "-q") + "\n"
     assert content(cell) == before
 
 
@@ -220,6 +221,22 @@ def records_of(examples) -> list[dict]:
         {"image": Image.open(one.image).copy(), "text": one.prompt, "answer": list(one.references)}
         for one in examples
     ]
+
+
+def test_evaluate_as_released_uses_the_prompt_of_the_released_code(cell, monkeypatch):
+    """As a run does, which is trained with this prompt."""
+    asked = []
+
+    def first_prompt(tuned, data, way):
+        asked.append(data.sample(0).prompt)
+        return predict(tuned, data, way)
+
+    monkeypatch.setattr("attngraph.experiments.commands.evaluate.predict", first_prompt)
+    listed = records_of(TASKS["caption"].examples(cell.parents[3] / "data", "test"))[:2]
+    for released in (None, "blip", "p_adapter"):
+        decoding = {"as_released": released, "max_new_tokens": 20} if released else {}
+        attngraph.evaluate(None, "coco", listed, decoding=decoding)
+    assert asked == [DESCRIBE, "a picture of", DESCRIBE]
 
 
 def test_evaluate_returns_what_the_command_writes(cell, tmp_path):

@@ -47,6 +47,13 @@ def test_lora_and_prefix_have_as_many_parameters_by_default():
     assert counted("prefix", tokens=4, projection=8).trained == 24 * (4 * 8 + 8 * 8 + 8 + 8 * 1536 + 1536)
 
 
+def test_copies_of_modules_that_peft_trains_whole_are_not_counted_as_the_models():
+    plain, more = counted("ia3"), counted("ia3", modules_to_save=["text_decoder.cls.predictions.transform"])
+    assert more.model == plain.model and more.language_side == plain.language_side
+    assert more.trained - plain.trained == more.trained_there - plain.trained_there == 768 * 768 + 3 * 768
+    assert more.parts["text_decoder.cls.predictions.transform"] == (1, 768 * 768 + 3 * 768)
+
+
 def test_own_parameters():
     full, decoder = counted("full"), counted("decoder")
     assert full.trained == full.model and full.shares == {"model": 1.0, "language_side": 1.0}

@@ -92,6 +92,10 @@ def test_any_type_is_a_row_and_what_does_not_fit_is_an_error():
         ("adalora", {"deltaT": 0}, "deltaT is 0: .* deltaT from 1"),
         ("oft", {"r": 4, "oft_block_size": 4}, "settings of oft: "),
         ("ia3", {"target_modules": ["none_such"]}, "settings of ia3: "),
+        ("dora", {"layers_to_transform": [0]}, "layers_to_transform .* set target_modules too"),
+        ("ia3", {"modules_to_save": "head"}, "modules_to_save is 'head': choose a list"),
+        ("ia3", {"modules_to_save": ["none_such"]}, "modules_to_save is .*: choose a list"),
+        ("ia3", {"target_modules": []}, "settings of ia3: "),
     ):
         method = method_named(name)
         with pytest.raises(UserError, match=told):

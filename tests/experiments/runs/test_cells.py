@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from attngraph.errors import UserError
+from attngraph.experiments.methods import method_named
+from attngraph.experiments.methods.parameters import count_parameters
+from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models import Ranking
 from attngraph.experiments.models.weights import weights_digest
 from attngraph.experiments.runs import cells, saved
@@ -15,6 +19,7 @@ from attngraph.experiments.runs.cells import check_folder_of, read_scores, run_c
 from attngraph.experiments.runs.execution import Execution
 from attngraph.experiments.runs.experiment import Recipe, TextDecoding
 from attngraph.experiments.runs.saved import made_with
+from attngraph.experiments.runs.train import train
 from attngraph.experiments.tasks import TASKS
 from tests.experiments.runs import small
 from tests.experiments.runs.small import SmallTask, recipe_of, small_cell, small_examples
@@ -110,6 +115,37 @@ def test_what_the_model_cannot_do_is_refused_before_anything_is_written(change, 
     with pytest.raises(UserError, match=said):
         run_cell(changed(cell, **change), Execution(tmp_path))
     assert not (tmp_path / "cells").exists()
+
+
+def test_it_trains_selects_and_scores_on_three_splits(cell, tmp_path, monkeypatch):
+    """Would catch weights selected on test data."""
+    used: list[tuple[str, set[str]]] = []
+
+    class Noting(SmallTask):
+        def examples(self, data, split):
+            return [replace(example, id=f"{split} {example.id}") for example in self.given]
+
+        def score(self, predictions, examples):
+            used.append(("score", {id.split()[0] for id in predictions}))
+            return super().score(predictions, examples)
+
+    def noting(tuned, data, *more):
+        used.append(("train", {example.id.split()[0] for example in data.examples}))
+        return train(tuned, data, *more)
+
+    monkeypatch.setattr(cells, "train", noting)
+    monkeypatch.setitem(TASKS, "small", Noting(small_examples(tmp_path / "pictures")))
+    run_cell(changed(cell, recipe=recipe_of(steps=4, batch_size=4, validate_every=2)), Execution(tmp_path))
+    validated = ("score", {"validation"})
+    assert used == [("train", {"train"}), validated, validated, ("score", {"test"})]
+
+
+def test_adalora_counts_the_parameters_that_it_starts_with(cell, tmp_path):
+    """Saving removes those of zero singular values."""
+    method = method_named("adalora")
+    settings = method.settings(Settings(), "vqa")
+    result = run_cell(changed(cell, label="adalora", method="adalora", settings=settings), Execution(tmp_path))
+    assert result["parameters"] == count_parameters(method.apply(small.small_family(), settings)).trained
 
 
 def test_methods_without_training(cell, tmp_path):
