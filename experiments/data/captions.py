@@ -105,7 +105,7 @@ class TextCaps(Reader):
 
         (file,) = self.files(reading.root, split)
         paths: dict[str, Path] = {}
-        for name, path, found in reading.each(file, records(file, "data"), item, key):
+        for name, path, found in reading.each(file, records(file, "data"), item, key, "image_id"):
             captions[name] = captions.get(name, ()) + found
             paths[name] = path
         yield from (Example(name, paths[name], "", found, "caption") for name, found in captions.items())
@@ -163,7 +163,7 @@ class VizWizCaptions(Reader):
 
         def caption(record: Record) -> tuple[int, str] | None:
             identity = record.field("image_id", int)
-            if str(identity) in reading.lost:
+            if str(identity) in skipped:
                 return None
             if identity not in paths:
                 raise record.fault(
@@ -174,8 +174,10 @@ class VizWizCaptions(Reader):
             return None if any(dropped) else (identity, record.text("caption").strip())
 
         paths = dict(reading.each(file, records(file, "images"), image, "id"))
+        skipped = set(reading.lost)  # images
         if split not in self.unanswered:
-            for identity, text in reading.each(file, records(file, "annotations"), caption, "id"):
+            annotations = records(file, "annotations")
+            for identity, text in reading.each(file, annotations, caption, "id", "image_id"):
                 captions[identity] = captions.get(identity, ()) + (text,)
             reading.unscored |= {str(identity) for identity in paths if identity not in captions}
         for identity, path in paths.items():

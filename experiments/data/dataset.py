@@ -234,7 +234,7 @@ class Reading:
         pictures: the images of the folder.
         faults: damaged record or image -> error message.
         left_out: number of skipped records and examples.
-        lost: ids of these, if known.
+        lost: ids of examples that are skipped, or lack a skipped record, if known.
         unscored: ids of records excluded from the split by the official rules; files of predictions may have
             them.
     """
@@ -272,6 +272,7 @@ class Reading:
         found: Iterable[tuple[str, Any]],
         make: Callable[[Record], Made | None],
         key: str,
+        example: str | None = None,
     ) -> Iterator[Made]:
         """The results of ``make`` for each record that is not skipped.
 
@@ -279,6 +280,7 @@ class Reading:
             file, found: the file; positions and contents of its records.
             make: converts a record, or returns None to ignore it.
             key: the field whose values must be unique.
+            example: the field with the example's id; the same by default.
 
         Raises:
             Damaged: as raised by ``make``, if faults are not collected.
@@ -302,8 +304,8 @@ class Reading:
                         f"{self.root} --leave-out` lists all damaged records"
                     ) from None
                 self.faults[what] = str(error)
-            if isinstance(content, dict) and isinstance(content.get(key), (int, str)):
-                self.lost.add(str(content[key]))
+            if isinstance(content, dict) and isinstance(content.get(example or key), (int, str)):
+                self.lost.add(str(content[example or key]))
 
     def picture_fault(self, image: Path, fault: str) -> None:
         """Record a damaged image."""

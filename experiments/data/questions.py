@@ -50,8 +50,10 @@ class Official(Reader):
         names = names[:1] if split in self.unanswered else names
         return [root / name.format(part) for part in self.parts(split) for name in names]
 
-    def division(self, reading: Reading) -> dict[int, str] | None:
-        """COCO's image id -> the split of its questions; None if each part is one split."""
+    def division(self, reading: Reading) -> dict[int, str | None] | None:
+        """COCO's image id -> the split of its questions, None for a skipped record; None if each part is one
+        split.
+        """
         return None
 
     def examples(self, split: str, reading: Reading) -> Iterator[Example]:
@@ -60,7 +62,7 @@ class Official(Reader):
             yield from self._part(part, split, reading, division)
 
     def _part(
-        self, part: str, split: str, reading: Reading, division: dict[int, str] | None
+        self, part: str, split: str, reading: Reading, division: dict[int, str | None] | None
     ) -> Iterator[Example]:
         """The examples of a part that belong to a split, in the order of its question file."""
         asked, *answered = (file for file in self.files(reading.root, split) if f"_{part}_" in file.name)
@@ -75,11 +77,14 @@ class Official(Reader):
 
         def example(question: Record) -> Example | None:
             identity, image_id = question.field("question_id", int), question.field("image_id", int)
-            if {str(identity), str(image_id)} & reading.lost:
+            if str(identity) in reading.lost:
                 return None
             if division is not None and image_id not in division:
                 about = f"{question.where} is about the cocoid {image_id}"
                 raise question.fault(f"{about}, which is not in {KARPATHY_FILE}")
+            if division is not None and division[image_id] is None:
+                reading.lost.add(str(identity))
+                return None
             if not is_ours(image_id):
                 return None
             told = annotated.get((identity, image_id))
@@ -123,12 +128,15 @@ class Karpathy(Official):
     def files(self, root: Path, split: str) -> list[Path]:
         return [root / KARPATHY_FILE, *super().files(root, split)]
 
-    def division(self, reading: Reading) -> dict[int, str]:
+    def division(self, reading: Reading) -> dict[int, str | None]:
         def place(image: Record) -> tuple[int, str]:
             return image.field("cocoid", int), karpathy_split(image)
 
         file = reading.root / KARPATHY_FILE
-        return dict(reading.each(file, records(file, "images"), place, "cocoid"))
+        division: dict[int, str | None] = dict(reading.each(file, records(file, "images"), place, "cocoid"))
+        division |= {int(image): None for image in reading.lost if image.isdecimal()}
+        reading.lost.clear()  # these are not ids of questions
+        return division
 
 
 VQA2 = register(

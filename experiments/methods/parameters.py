@@ -13,8 +13,8 @@ from attngraph.experiments.methods.method import Tuned
 from attngraph.experiments.methods.prefix import ATTRIBUTE as PREFIX
 from attngraph.experiments.methods.prompt import ATTRIBUTE as PROMPT
 
-#: Parts of the names of parameters that methods add, besides the prefixes of PEFT's methods; the last ones are
-#: AdaLoRA's ranks, and PEFT's trained copies of modules of the model.
+#: Parts of the names of parameters that methods add, besides the prefixes of PEFT's methods; the last ones
+#: are AdaLoRA's ranks, and PEFT's trained copies of modules of the model.
 ADDED = (ADAPTERS, PREFIX, PROMPT, "ranknum", "modules_to_save")
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 

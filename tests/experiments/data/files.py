@@ -117,7 +117,9 @@ def textcaps(root: Path) -> None:
 
 
 def vizwiz_caps(root: Path) -> None:
-    """Ids run on over the splits. The last image of each has captions that are not used alone."""
+    """Images' ids run on over the splits, captions' ids are among them. The last image of each has captions
+    that are not used alone.
+    """
     for first, split in ((0, "train"), (3, "val"), (6, "test")):
         images, annotations = [], []
         for k in range(3):
@@ -126,7 +128,7 @@ def vizwiz_caps(root: Path) -> None:
             images.append({"id": first + k, "file_name": name})
             for n in range(2):
                 flags = {"is_precanned": k == 2, "is_rejected": k == 1 and n == 1}
-                number = 100 + 2 * (first + k) + n
+                number = first + 2 * k + n
                 annotations.append({"id": number, "image_id": first + k, "caption": f" Can {n}. ", **flags})
         told = {} if split == "test" else {"annotations": annotations}
         dump(root / "annotations" / f"{split}.json", {"images": images, **told})

@@ -111,7 +111,8 @@ def test_a_checkpoints_own_settings_of_generation_change_no_text(family, monkeyp
     """transformers applies those of ``generation_config.json`` that a call does not set."""
     ways = Decoding(LENGTH), Decoding(LENGTH, num_beams=3)
     plain = [family.generate(SAMPLES, way) for way in ways]
-    own = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_new_tokens": LENGTH, "early_stopping": True}
+    own = {"repetition_penalty": 9.0, "no_repeat_ngram_size": 1, "min_new_tokens": LENGTH}
+    own["early_stopping"] = True
     for name, value in own.items():
         monkeypatch.setattr(writer(family).generation_config, name, value)
     assert [family.generate(SAMPLES, way) for way in ways] == plain

@@ -144,7 +144,8 @@ def test_adalora_counts_the_parameters_that_it_starts_with(cell, tmp_path):
     """Saving removes those of zero singular values."""
     method = method_named("adalora")
     settings = method.settings(Settings(), "vqa")
-    result = run_cell(changed(cell, label="adalora", method="adalora", settings=settings), Execution(tmp_path))
+    asked = changed(cell, label="adalora", method="adalora", settings=settings)
+    result = run_cell(asked, Execution(tmp_path))
     assert result["parameters"] == count_parameters(method.apply(small.small_family(), settings)).trained
 
 
