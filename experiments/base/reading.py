@@ -207,8 +207,10 @@ class Unique:
         self.file, self.name, self._places = file, name, {}
 
     def add(self, value: str | int, where: str) -> None:
-        """Add the value of the record at ``where``; an error if an earlier record has it."""
-        first = self._places.setdefault(value, where)
+        """Add the value of the record at ``where``; an error if an earlier record has it, as a text or as a
+        number.
+        """
+        first = self._places.setdefault(str(value), where)
         if first != where:
             raise Damaged(
                 f"{self.file}: {where} has the {self.name} of {first}, {shown(value)}; remove one of them"

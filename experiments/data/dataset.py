@@ -341,6 +341,7 @@ def write_list(root: Path, damaged: Mapping[str, str]) -> None:
     file = root / LIST
     if damaged:
         write_json(file, damaged, ensure_ascii=False)
-    else:
-        file.unlink(missing_ok=True)
-    note(f"{file}: list of {len(damaged):,} damaged records, which are skipped from now on")
+        note(f"{file}: list of {len(damaged):,} damaged records, which are skipped from now on")
+    elif file.exists():
+        file.unlink()
+        note(f"{file}: removed, as nothing is damaged")

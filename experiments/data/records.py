@@ -20,6 +20,7 @@ from PIL import Image
 
 from attngraph.errors import UserError
 from attngraph.experiments.base.files import write_text
+from attngraph.experiments.base.messages import first_line
 from attngraph.experiments.base.reading import Record, Unique, shown
 from attngraph.experiments.base.reading import records as records_of
 from attngraph.experiments.data.dataset import OFFICIAL, DataSet, Reader, Reading
@@ -65,7 +66,7 @@ def record_examples(records: Iterable[Mapping[str, Any]], with_text: bool) -> li
 
 def _example(record: Record, with_text: bool) -> Example:
     answer = record.field(ANSWER, str, list)
-    references = (answer.strip(),) if isinstance(answer, str) else record.texts(ANSWER)
+    references = (record.text(ANSWER).strip(),) if isinstance(answer, str) else record.texts(ANSWER)
     kind = record.text(KIND) if KIND in record.content else "record"
     prompt = record.text(TEXT) if with_text else ""
     return Example(str(record.field(ID, str, int)), _image(record), prompt, references, kind)
@@ -150,7 +151,12 @@ def _image(record: Record) -> Path:
             raise record.fault(
                 f"field '{IMAGE}' of {record.where} has 32-bit values", "convert it to 8 bits per channel"
             )
-        return picture_file(_png(value))
+        try:
+            return picture_file(_png(value))
+        except OSError as error:  # its file is opened, but not read yet
+            raise record.fault(
+                f"field '{IMAGE}' of {record.where} cannot be decoded ({first_line(error)})"
+            ) from error
     if isinstance(value, Mapping) and value.get("bytes"):
         return picture_file(value["bytes"])
     path = value.get("path") if isinstance(value, Mapping) else value

@@ -183,7 +183,8 @@ def seen(
     cut = False
     if getattr(processor, "do_center_crop", False):
         shown, made = (set(dict(size).values()) - {None} for size in (processor.crop_size, processor.size))
-        cut = shown != made
+        keeps_shape = dict(processor.size).get("shortest_edge") is not None
+        cut = shown != made or (keeps_shape and any(image.width != image.height for image in images))
     return Pictures(_read_back(pixels, sizes, processor) or images, grids, whole=not cut)
 
 

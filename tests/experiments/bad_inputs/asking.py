@@ -4,6 +4,7 @@ judge, and options that contradict one another. Whatever an option's type is, on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +49,7 @@ def good_words(command: str, world: World, spot: Path) -> list[str]:
 
 
 #: Values of another type than the option's, values that only the command can judge, and options that do not
-#: go together: command, words after good ones, and what the message names beside the option.
+#: go together: command, and words after good ones, one of which the message names.
 ASKED = (
     ("heterophily", "--heads", "1.5"),
     ("tsne", "--points", "2"),
@@ -91,7 +92,6 @@ ASKED = (
     ("ablation", "--preset", "quik"),
     ("ablation", "--dry-run", "--rows", "pgn"),
     ("ablation", "--model", "{world.folder}/models/bert"),
-    ("table", "--size", "paper"),  # without --data and --model
     ("table", "--settings", "nowhere.yaml"),
     ("score", "--split", "validation"),
     ("score", "--task", "easy_vqa"),
@@ -103,19 +103,6 @@ ASKED = (
     ("data", "--leave-out", "--split", "val"),
     ("data", "--format", "xml"),
 )
-NAMED = (
-    "data",
-    "row",
-    "method",
-    "column",
-    "baseline",
-    "answers.json",
-    "adapter",
-    "--texts",
-    "task",
-    "bert",
-    "vit",
-)
 WORDS = (
     (["paint"], "COMMAND"),
     ([""], "COMMAND"),
@@ -126,6 +113,7 @@ WORDS = (
     (["list", "gnns"], "gnns"),
     (["scenes"], "--out"),
     (["table", "mian"], "mian"),
+    (["table", "main", "--size", "paper", "--out", "nothing"], "--data"),
     (["report", "nowhere", "--out", "nothing"], "nowhere"),
 )
 
@@ -138,5 +126,5 @@ def cases() -> Iterator[Case]:
         def asked(world, spot, command=command, words=words) -> list[str]:
             return [*good_words(command, world, spot), *(word.format(world=world) for word in words)]
 
-        said = [part for word in words[1:] for part in word.split(",") if len(part) > 2]
-        yield Case(f"{command} {' '.join(words)}", asked, (words[0].partition("=")[0], *said, *NAMED))
+        said = [part for word in words[1:] for part in re.split("[,=/]", word) if len(part) > 2]
+        yield Case(f"{command} {' '.join(words)}", asked, (words[0].partition("=")[0], *said))

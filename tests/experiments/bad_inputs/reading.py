@@ -136,7 +136,7 @@ def _original(name: str) -> Callable[[World, Path], Prepared]:
 
 def _checked(world: World, spot: Path) -> Prepared:
     folder = world.copy(world.model("blip"), spot)
-    (folder / "scores.json").write_text(json.dumps({"exact_average": 0.5}))
+    (folder / "scores.json").write_text(json.dumps({"scores": {"exact_average": 0.5}}))
     return ["pretrain", "--check", "--out", str(folder)], folder / "scores.json"
 
 
@@ -205,8 +205,8 @@ INPUTS = (
     }),
     Input("adapter weights", _model("tsne", "", "adapter_model.safetensors", "--adapter"), ("adapter",),
           BINARY_FILE | TENSORS),
-    Input("checked scores", _checked, ("blip", "--check"), JSON_FILE, contents={
-        "a score nan": written('{"exact_average": NaN}'), "a score a text": written('{"exact_average": "a"}'),
+    Input("checked scores", _checked, ("scores.json",), JSON_FILE, contents={
+        f"a score {value}": written(f'{{"scores": {{"exact_average": {value}}}}}') for value in ("NaN", '"a"')
     }),
     Input("original weights", _original("blip.pth"), ("blip.pth",), BINARY_FILE),
     Input("original vocabulary", _original("vocab.txt"), ("vocab.txt", "blip.pth"), BINARY_FILE),

@@ -105,9 +105,10 @@ def test_values_are_shown_on_one_short_line():
 def test_ids_that_occur_twice_are_refused():
     ids = Unique("q.json", "id")
     ids.add(1, "questions[0]")
-    ids.add("1", "questions[1]")
-    with pytest.raises(UserError, match=r"questions\[2\] has the id of questions\[0\], 1; remove"):
-        ids.add(1, "questions[2]")
+    ids.add("2", "questions[1]")
+    for value, message in ((1, "1"), ("1", "'1'")):  # files of predictions have both as texts
+        with pytest.raises(UserError, match=rf"questions\[2\] has the id of questions\[0\], {message}; remove"):
+            ids.add(value, "questions[2]")
 
 
 def test_image_folders_that_cannot_be_read_are_one_line(tmp_path):

@@ -280,7 +280,7 @@ def test_evaluate_reads_objects_of_the_library_datasets(cell, tmp_path):
     assert attngraph.evaluate("mini-blip", "ve", table).iloc[0]["score"] == due["score"]
 
 
-def test_evaluate_on_another_task_and_in_another_way(cell):
+def test_evaluate_on_another_task_and_in_another_way(cell, tmp_path):
     """A run answers captions with the captions' prompt and reports the captions' columns."""
     data = cell.parents[3] / "data"
     frame = attngraph.evaluate(cell, "caption", data, split="validation", eval_examples=3)
@@ -288,6 +288,9 @@ def test_evaluate_on_another_task_and_in_another_way(cell):
     assert frame["number"].iloc[0] == 3
     assert attngraph.evaluate(cell, "easy_vqa", eval_examples=2)["number"].iloc[0] == 2
     labels = [{"image": "none.png", "text": "a ball .", "answer": "yes"}]
+    Image.effect_noise((32, 32), 50).save(tmp_path / "x.png")
+    (tmp_path / "x.png").write_bytes((tmp_path / "x.png").read_bytes()[:200])
+    truncated = Image.open(tmp_path / "x.png")
     for words, options, told in (
         ((cell, "vqa", data), {"decoding": {"beams": 3}}, "did you mean num_beams?"),
         ((cell,), {"num_beams": 3}, "num_beams (did you mean decoding.num_beams?); use options such as"),
@@ -296,6 +299,8 @@ def test_evaluate_on_another_task_and_in_another_way(cell):
         ((torch.nn.Linear(2, 2), "vqa", labels), {}, "Linear is not a model with a tokenizer"),
         ((None, "vqa2"), {}, "--data is missing"),
         ((None, "vqa", []), {}, "there are no records"),
+        ((None, "vqa", [labels[0] | {"answer": " "}]), {}, "'answer' of record 0 is empty"),
+        ((None, "vqa", [labels[0] | {"image": truncated}]), {}, "'image' of record 0 cannot be decoded"),
         ((None, "vqa", [{"image": "x.png", "question": "what ?"}]), {}, "record 0 has no field 'answer'"),
         ((None, "vqa", labels), {"split": "test"}, "not given by split"),
         ((None, "vqa", labels), {}, "image none.png not found"),

@@ -138,7 +138,9 @@ def test_pictures_that_cannot_be_decoded_are_listed(whole, tmp_path, capsys):
     assert main(words) == 3 and (root / LIST).exists(), "which looked into no picture"
     assert ids("textcaps", root) == ["val00000000000"]
     save_image(picture)
+    capsys.readouterr()
     assert main([*words, "--deep"]) == 3 and not (root / LIST).exists(), "nothing is left out any more"
+    assert f"{LIST}: removed, as nothing is damaged" in capsys.readouterr().err
 
 
 def test_a_list_that_is_none(whole, tmp_path, capsys):

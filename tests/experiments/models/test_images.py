@@ -92,11 +92,11 @@ GIVEN = [Image.new("RGB", (12, 8), colour) for colour in ("red", "blue")]
 CROP = dict(do_center_crop=True, crop_size={"height": 8, "width": 8})
 
 
-def shown(inputs, vision=None, **processor):
-    """Pictures of GIVEN in a model's inputs, where they are 8 x 12 and normalised unless told otherwise."""
+def shown(inputs, vision=None, given=GIVEN, **processor):
+    """Pictures in a model's inputs, where they are 8 x 12 and normalised unless told otherwise."""
     scaled = dict(image_mean=[0.5] * 3, image_std=[0.25] * 3)
     config = SimpleNamespace(vision_config=SimpleNamespace(**vision or {"patch_size": 4}))
-    return seen(inputs, GIVEN, config, SimpleNamespace(**scaled | processor))
+    return seen(inputs, given, config, SimpleNamespace(**scaled | processor))
 
 
 def test_grids_of_pictures_that_keep_their_own_shape():
@@ -133,8 +133,14 @@ def test_pictures_are_read_back_from_pixels():
         assert shown(inputs, **more).images == GIVEN, "what cannot be read back"
     for vision, grid in (({"patch_size": (4, 6)}, (2, 2)), ({"patch_size": 4, "patch_stride": 2}, None)):
         assert shown({"pixel_values": pixels}, vision).grids == (grid and [grid] * 2)
-    for size, whole in (({"shortest_edge": 8}, True), ({"shortest_edge": 10, "longest_edge": None}, False)):
-        assert shown({"pixel_values": pixels[..., :8]}, **CROP, size=size).whole == whole
+    squares = [image.resize((8, 8)) for image in GIVEN]
+    for size, whole, given in (
+        ({"height": 8, "width": 8}, True, GIVEN),
+        ({"shortest_edge": 8}, False, GIVEN),
+        ({"shortest_edge": 8}, True, squares),
+        ({"shortest_edge": 10, "longest_edge": None}, False, squares),
+    ):
+        assert shown({"pixel_values": pixels[..., :8]}, given=given, **CROP, size=size).whole == whole
     for inputs, tiled in (
         ({"pixel_values": pixels[:, None].expand(-1, 2, -1, -1, -1)}, True),
         ({"pixel_values": torch.zeros(5, 3, 8, 12)}, True),
