@@ -22,7 +22,7 @@ from attngraph.experiments.base.outputs import Outputs
 from attngraph.experiments.commands.options import EvaluateOptions
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.data.records import record_examples
-from attngraph.experiments.methods.method import Tuned
+from attngraph.experiments.methods.method import PREDICTIONS, Tuned
 from attngraph.experiments.metrics.statistics import per_image
 from attngraph.experiments.models import ModelFamily, load_family
 from attngraph.experiments.runs.answering import (
@@ -38,7 +38,7 @@ from attngraph.experiments.runs.data import TaskData, subset
 from attngraph.experiments.runs.device import check_device, cpu_threads
 from attngraph.experiments.runs.experiment import EXPERIMENT, REMEDY, Answers
 from attngraph.experiments.runs.plan import check_task_data
-from attngraph.experiments.runs.saved import PREDICTIONS, SCORES, STATISTICS, Finished, finished
+from attngraph.experiments.runs.saved import SCORES, STATISTICS, Finished, finished
 from attngraph.experiments.runs.validation import undisturbed
 from attngraph.experiments.tables.scored import Scored, score_predictions
 from attngraph.experiments.tasks import Task, TaskScores, tasks_named
@@ -220,7 +220,7 @@ def _of_run(
         way = way_of(task, data, asked.answering, model)
     way = changed_way(task, way, asked.details())
     with cpu_threads(cell.threads):
-        tuned = cell.tuned(model, device, data, download)
+        tuned = cell.tuned(model, device, download)
         tuned.family.check_decoding(way)
         predictions = cell.answers(tuned, examples, way, task)
     return _Found(predictions, task.score(predictions, examples), described(way, tuned.family))

@@ -62,7 +62,7 @@ def _split(options: PredictOptions, cell: Finished) -> int:
     examples = task.asked(data, split, options.format)
     ids = [example.id for example in examples]
     with cpu_threads(cell.threads):
-        tuned = cell.tuned(options.model, options.device, data, options.download)
+        tuned = cell.tuned(options.model, options.device, options.download)
         predictions = cell.answers(tuned, examples, cell.way(data))
     outputs.save(lambda folder: write_predictions(folder / RESULTS, task.file_format, predictions, ids))
     empty = sum(not text.strip() for text in predictions.values())
@@ -90,7 +90,7 @@ def _asked(options: PredictOptions, cell: Finished) -> int:
     open_image(examples[0].image)  # before the model is loaded
     with cpu_threads(cell.threads):
         way = cell.way(data)
-        tuned = cell.tuned(options.model, options.device, data, options.download)
+        tuned = cell.tuned(options.model, options.device, options.download)
         samples = [cell.task.sample(example, tuned.family.name) for example in examples]
         tuned.family.check_prompts(
             [replace(sample, name=ask[IMAGE]) for sample, ask in zip(samples, asks, strict=True)]

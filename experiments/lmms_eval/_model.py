@@ -46,7 +46,7 @@ class AttngraphModel(lmms):
         self.batch_size = int(batch_size)
         if (Path(pretrained) / EXPERIMENT).is_file():
             run = finished(Path(pretrained))
-            self.tuned = run.tuned(None, device, run.data(None) or run.folder)
+            self.tuned = run.tuned(None, device)
         else:
             name, download = from_hub(pretrained)
             self.tuned = Tuned(load_family(name, download))

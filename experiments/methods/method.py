@@ -31,6 +31,7 @@ OTHERS = "Other small additions"  # LoRA and prefix tuning
 VARIANTS = "Variants"  # rows of the small tables: GCN and pGNN with one thing set otherwise
 ALIASES = {**PAPER_NAMES, "rotated": "placebo"}  # what papers, or schemes, call them
 REMEDY = "change it, or remove it"  # for a setting that is out of range
+PREDICTIONS = "predictions.json"  # the answers in a finished run's folder
 
 METHODS: dict[str, Method] = {}
 

@@ -18,7 +18,8 @@ from attngraph.adapters.peft.loading import read_tensors
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import Config, checked
 from attngraph.experiments.base.files import whole
-from attngraph.experiments.methods.method import REMEDY, Method, Tuned, check_fit
+from attngraph.experiments.base.reading import read_json
+from attngraph.experiments.methods.method import PREDICTIONS, REMEDY, Method, Tuned, check_fit
 from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models.batch import Sample
 from attngraph.experiments.models.family import Answering, ModelFamily
@@ -129,6 +130,10 @@ class Constant(Tuned):
 
     def observe(self, targets: Iterable[str]) -> None:
         self.text = Counter(targets).most_common(1)[0][0]
+
+    def load(self, folder: Path) -> None:
+        """Read the answer from the run's predictions."""
+        self.text = next(iter(read_json(folder / PREDICTIONS).values()))
 
     def answer(self, samples: Sequence[Sample], way: Answering) -> list[str]:
         return [self.text] * len(samples)

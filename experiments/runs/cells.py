@@ -16,6 +16,7 @@ from attngraph.errors import UserError
 from attngraph.experiments.base.files import whole, write_json, write_text
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.methods import method_named
+from attngraph.experiments.methods.method import PREDICTIONS
 from attngraph.experiments.methods.parameters import count_parameters
 from attngraph.experiments.metrics.statistics import per_image
 from attngraph.experiments.models import load_family
@@ -27,7 +28,6 @@ from attngraph.experiments.runs.experiment import EXPERIMENT, VALIDATED, Cell, D
 from attngraph.experiments.runs.saved import (
     CONFIG,
     DIVERGED,
-    PREDICTIONS,
     SCORES,
     STATISTICS,
     made_with,

@@ -39,7 +39,7 @@ class Forgetting:
 
     def __init__(self, task: Task, data: Path, device: str = "cpu"):
         self.task, self.device = task, device
-        self.data, self.examples = data, subset(task.examples(data, "test"), EXAMPLES)
+        self.examples = subset(task.examples(data, "test"), EXAMPLES)
         self.before: dict[tuple[str | None, int | None], float] = {}
 
     def of(self, run: Finished) -> float:
@@ -50,7 +50,7 @@ class Forgetting:
                 family = load_family(model, side=side)
                 family.model.to(self.device)
                 self.before[model, side] = self.loss(Tuned(family))
-            return self.loss(run.tuned(None, self.device, self.data)) - self.before[model, side]
+            return self.loss(run.tuned(None, self.device)) - self.before[model, side]
 
     @torch.no_grad()
     def loss(self, tuned: Tuned) -> float:

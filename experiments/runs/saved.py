@@ -26,17 +26,17 @@ from attngraph.experiments.base.config import read_config as read_yaml
 from attngraph.experiments.base.messages import check_known, first_line
 from attngraph.experiments.data.example import Example
 from attngraph.experiments.methods import method_named
-from attngraph.experiments.methods.method import Tuned, known_methods
+from attngraph.experiments.methods.method import PREDICTIONS, Tuned, known_methods
 from attngraph.experiments.models import load_family
 from attngraph.experiments.models.family import LENGTH, Answering, Decoding
 from attngraph.experiments.models.weights import weights_digest
 from attngraph.experiments.runs.answering import GENERATE, described, predict, way_of
-from attngraph.experiments.runs.data import TaskData, subset
+from attngraph.experiments.runs.data import TaskData
 from attngraph.experiments.runs.experiment import EXPERIMENT, REMEDY, Experiment, Scenes
 from attngraph.experiments.runs.plugins import load_plugins
 from attngraph.experiments.tasks import TASKS, Task
 
-CONFIG, SCORES, STATISTICS, PREDICTIONS = "config.json", "scores.json", "statistics.npz", "predictions.json"
+CONFIG, SCORES, STATISTICS = "config.json", "scores.json", "statistics.npz"
 DIVERGED = "diverged.json"  # of a run whose loss or weights were not finite, in the place of its scores
 TOLERANCE = 1e-6  # of a score against the one that its statistics give
 ROWS = "rows"  # PEFT configurations that are rows of a table
@@ -185,13 +185,12 @@ class Finished:
         is_same = self.task.drawn is not None and Scenes.found(drawn) == (experiment.scenes or Scenes())
         return drawn if is_same else None
 
-    def tuned(self, model: str | None, device: str, data: Path, download: bool = False) -> Tuned:
+    def tuned(self, model: str | None, device: str, download: bool = False) -> Tuned:
         """The trained model.
 
         Args:
             model: the checkpoint that it started from, instead of the one in its file.
             device: device of the model.
-            data: folder of the datasets; only needed by a method that counts training answers.
             download: whether a missing model may be downloaded.
 
         Raises:
@@ -214,15 +213,6 @@ class Finished:
                 f"({type(error).__name__}: {first_line(error)}): use the version that made the run, or "
                 "run again"
             ) from error
-        if type(tuned).observe is not Tuned.observe:
-            content = self.task.content(data, self.result["split"])
-            if content != self.settings.get("data", content):
-                raise UserError(
-                    f"{self.folder} counted the training answers of other data than those in {data}: use "
-                    "the data that it was trained on"
-                )
-            training = subset(self.task.examples(data, "train"), self.experiment.train_examples)
-            tuned.observe(self.task.target(example, 0.0) for example in training)
         tuned.load(self.folder)
         family.model.eval()
         return tuned
@@ -231,7 +221,7 @@ class Finished:
         """Answering mode of the run.
 
         Args:
-            data: folder of the datasets, if training answers are counted.
+            data: folder of the datasets, which may have the list of answers to rank.
 
         Raises:
             UserError: the run ranked another list of answers than that of these data.

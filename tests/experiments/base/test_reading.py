@@ -106,8 +106,8 @@ def test_ids_that_occur_twice_are_refused():
     ids = Unique("q.json", "id")
     ids.add(1, "questions[0]")
     ids.add("2", "questions[1]")
-    for value, message in ((1, "1"), ("1", "'1'")):  # files of predictions have both as texts
-        with pytest.raises(UserError, match=rf"questions\[2\] has the id of questions\[0\], {message}; remove"):
+    for value in (1, "1"):  # files of predictions have both as texts
+        with pytest.raises(UserError, match=rf"questions\[2\] has the id of questions\[0\], {value!r}; rem"):
             ids.add(value, "questions[2]")
 
 

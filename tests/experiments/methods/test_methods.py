@@ -128,6 +128,7 @@ def test_contract(name, settings, sizes, example, tmp_path):
 
     moved(tuned).save(tmp_path)
     assert bool(list(tmp_path.iterdir())) == bool(trained)
+    (tmp_path / "predictions.json").write_text('{"a": "yes"}')  # as a run does
     again = applied(name, settings)
     again.load(tmp_path)
     for key, p in tuned.parameters().items():
@@ -166,11 +167,14 @@ def test_other_peft_methods_are_read(tmp_path):
         assert torch.equal(parameter, other.parameters()[name])
 
 
-def test_majority_says_the_most_frequent_answer(settings):
+def test_majority_says_the_most_frequent_answer(settings, tmp_path):
     tuned = method_named("majority").apply(small_family(), {})
     tuned.observe(["yes", "no", "no", "blue", "yes"])
     samples = [Sample("a", None, "is it ?"), Sample("b", Path("no such picture"), "what ?")]
     assert tuned.answer(samples, Decoding()) == ["yes", "yes"], "the first of two that are equally frequent"
+    (tmp_path / "predictions.json").write_text('{"1": "no", "2": "no"}')  # of a finished run
+    tuned.load(tmp_path)
+    assert tuned.answer(samples, Decoding()) == ["no", "no"]
 
 
 def test_the_residual_is_the_share_of_the_p_adapter_at_its_start():

@@ -112,7 +112,7 @@ def test_forgetting_is_the_rise_of_the_loss(out):
 
     assert measured("frozen--mini-blip-seed0") == 0
     run = finished(out / "cells" / "ia3" / "vqa" / "seed1")
-    tuned = run.tuned(None, "cpu", out / "data")
+    tuned = run.tuned(None, "cpu")
     family, task = tuned.family, TASKS["caption"]
     losses = {True: [], False: []}
     for example in task.examples(out / "data", "test"):
