@@ -176,6 +176,17 @@ def test_another_experiment_in_the_folder_is_refused(change, conditions, named, 
         check_folder_of(changed(cell, **change), Execution(tmp_path))
 
 
+def test_a_run_on_a_checkpoint_of_a_grid_is_reused_without_the_checkpoint(cell, tmp_path):
+    """But not a run on a model of the user's, nor one with other settings."""
+    begin(changed(cell, model="elsewhere"), tmp_path)
+    file = cell.folder(tmp_path) / "config.json"
+    file.write_text(file.read_text().replace('"weights": "elsewhere"', '"weights": "0123"'))
+    check_folder_of(changed(cell, model="elsewhere", checkpoint=True), Execution(tmp_path))
+    for change, other in (({}, "weights"), ({"checkpoint": True, "train_examples": 4}, "train_examples")):
+        with pytest.raises(UserError, match=rf"\(other {other}\)"):
+            check_folder_of(changed(cell, model="elsewhere", **change), Execution(tmp_path))
+
+
 def test_other_data_are_not_mixed(cell, tmp_path, monkeypatch):
     begin(cell, tmp_path)
     check_folder_of(cell, Execution(tmp_path))

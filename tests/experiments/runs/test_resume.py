@@ -11,7 +11,7 @@ import torch
 from attngraph.errors import UserError
 from attngraph.experiments.runs import device
 from attngraph.experiments.runs import train as training
-from attngraph.experiments.runs.train import STATES, last_state
+from attngraph.experiments.runs.train import KEPT, STATES, last_state
 from attngraph.experiments.runs.validation import Validation
 from tests.experiments.runs.small import recipe_of, train_small
 
@@ -76,6 +76,7 @@ def test_after_an_interrupt(place, tmp_path):
     expected = train_small(tmp_path / "whole", method, recipe, dropout=0.3)
     stopped(tmp_path / "halves", step, method, recipe, dropout=0.3)
     assert not (tmp_path / "halves" / "run" / "metrics.csv").exists()
+    assert len(list((tmp_path / "whole" / "run" / STATES).iterdir())) == KEPT
     steps = []
     outcome = train_small(tmp_path / "halves", method, recipe, 0.3, on_step=steps.append)
     assert steps[0] == (step - 1) // 3 * 3 + 1, "it goes on from the last saved state"

@@ -10,7 +10,9 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from attngraph.errors import UserError
+from attngraph.experiments.methods import method_named
 from attngraph.experiments.methods.peft import AdaLoraTuned
+from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models.batch import IGNORED
 from attngraph.experiments.models.blip import BlipCaptioner
 from attngraph.experiments.runs import device
@@ -109,6 +111,36 @@ def test_it_equals_a_plain_loop(method, clip, lines, tmp_path, monkeypatch):
     assert list(table[0]) == ["step", "loss", "learning_rate", "gradient_norm"]
     assert [int(line["step"]) for line in table] == list(range(1, 9))
     assert trained.loss == pytest.approx(sum(losses(lines)) / 8)
+
+
+def test_adalora_reduces_ranks_between_two_steps(tmp_path):
+    """After step tinit, by the third power of what is left, until tfinal steps before the end."""
+    method = method_named("adalora")
+    settings = method.settings(Settings(), "vqa") | {"init_r": 6, "target_r": 2, "tinit": 3, "tfinal": 2}
+    tuned = method.apply(small_family(), settings)
+    torch.manual_seed(0)
+    values = [p for name, p in tuned.parameters().items() if "lora_E" in name]
+    ranks = []
+    for step in range(1, 9):
+        for p in tuned.parameters().values():
+            p.data, p.grad = torch.randn_like(p), torch.randn_like(p)
+        tuned.after_step(step, 8)
+        ranks.append(sum(int(p.count_nonzero()) for p in values) / len(values))
+    left = [1, 1, 1, 2 / 3, 1 / 3, 0, 0, 0]
+    assert ranks == [2 + int((6 - 2) * part**3) for part in left]
+    with pytest.raises(UserError, match="between step tinit = 3 and 5 - tfinal = 2: choose smaller ones"):
+        tuned.after_step(1, 5)
+
+
+def test_questions_about_an_image_are_in_one_batch_if_the_recipe_groups_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_inputs", lambda family, samples: [sample.name for sample in samples])
+    _, data = small_run(tmp_path)
+    for together in (1, 2):
+        recipe = recipe_of(batch_size=4, group_pictures=together)
+        batches = list(training._loader(data, recipe, 5, torch.device("cpu"), 0))
+        images = [{int(name.removeprefix("e")) // 2 for name in names} for names in batches]
+        assert len(images) == recipe.steps and all(len(names) == 4 for names in batches)
+        assert all(len(few) == 2 for few in images) == (together == 2)
 
 
 @pytest.mark.parametrize("method", ["pgnn", "adalora"])
