@@ -128,7 +128,7 @@ def test_adalora_reduces_ranks_between_two_steps(tmp_path):
         ranks.append(sum(int(p.count_nonzero()) for p in values) / len(values))
     left = [1, 1, 1, 2 / 3, 1 / 3, 0, 0, 0]
     assert ranks == [2 + int((6 - 2) * part**3) for part in left]
-    with pytest.raises(UserError, match="between step tinit = 3 and 5 - tfinal = 2: choose smaller ones"):
+    with pytest.raises(UserError, match="between step tinit = 3 and 5 - tfinal = 3: choose smaller ones"):
         tuned.after_step(1, 5)
 
 
