@@ -126,7 +126,7 @@ def scene_of(image: Path) -> Scene | None:
     if not file.exists():
         return None
     try:
-        described = _described(file)
+        described = _described(file, file.stat().st_mtime_ns)
         return Scene.from_dict(described[image.name]) if image.name in described else None
     except UserError:
         raise
@@ -137,5 +137,6 @@ def scene_of(image: Path) -> Scene | None:
 
 
 @cache
-def _described(file: Path) -> dict[str, dict]:
+def _described(file: Path, written: int) -> dict[str, dict]:
+    """The content of a file that was last written at a time."""
     return {**read_json(file)}

@@ -11,6 +11,7 @@ import json
 import random
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -122,7 +123,7 @@ def own_samples(images: Sequence[Path], texts: Path | None) -> list[Sample]:
         texts: a file with a text per line, one for each image or one for all.
 
     Raises:
-        UserError: a file is missing, or the numbers of images and texts do not match.
+        UserError: a file is missing or given twice, or the numbers of images and texts do not match.
     """
     files = [file for path in images for file in _image_files(path)]
     lines = [] if texts is None else _lines(texts)
@@ -142,6 +143,8 @@ def own_samples(images: Sequence[Path], texts: Path | None) -> list[Sample]:
     names = [file.name for file in files]
     if len({*names}) < len(names):
         names = [str(file) for file in files]
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise UserError(f"--images: {twice[0]} is given twice: remove it once, or copy it under another name")
     return [Sample(name, file, "", answer) for name, file, answer in zip(names, files, answers)]
 
 

@@ -6,6 +6,7 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import pytest
@@ -139,6 +140,17 @@ def test_every_picture_shows_its_scene_and_no_two_data_sets_share_one(folder):
         scenes = {repr(scene_of(file)) for file in (folder / name).rglob("*.jpg")} - {"None"}
         assert scenes and not scenes & seen
         seen |= scenes
+
+
+def test_a_folder_that_is_written_again_has_its_new_scenes(tmp_path):
+    """In one process, which remembers the files that it has read."""
+    scenes = []
+    for seed in (0, 1):
+        rmtree(tmp_path / "data", ignore_errors=True)
+        write_scenes(tmp_path / "data", seed, Sizes((4, 4, 4), (4, 4, 4), (4, 4, 4)))
+        image = min((tmp_path / "data").rglob("*.png"), key=lambda file: file.name)
+        scenes.append((image, scene_of(image)))
+    assert scenes[0][0] == scenes[1][0] and None not in scenes[0] and scenes[0][1] != scenes[1][1]
 
 
 def test_texts_come_back(folder):

@@ -85,6 +85,7 @@ def test_what_does_not_fit_is_refused(saved, three, tmp_path):
     for words, message in (
         (("--images", three, "--texts", texts), "3 images but 2 texts"),
         (("--texts", texts), "add --images"),
+        (("--images", three, three / "1.png"), "1.png is given twice"),
         (("--model", saved("bert"), "--images", three), "has no image input: remove --images"),
         (("--model", saved("vit"), "--texts", texts), "has no text input: remove --texts"),
         (("--images", three, "--data", tmp_path), "--data applies to a task's data"),
