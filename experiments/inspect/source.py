@@ -95,9 +95,9 @@ def open_source(options: LookOptions, trained: bool = True) -> Source:
     (task,) = tasks_named([task])
     check_device(options.device)
     family = load_family(options.model, options.download)
-    if options.images and not family.sees:
+    if options.images and not family.takes_images:
         raise UserError(f"{family.title} has no image input: remove --images")
-    if options.texts and not family.reads:
+    if options.texts and not family.takes_text:
         raise UserError(f"{family.title} has no text input: remove --texts")
     if brings_own(options):
         samples = own_samples(options.images, options.texts)[: options.examples]

@@ -63,7 +63,7 @@ class PromptTuned(TunedModel):
 
     def __init__(self, family: ModelFamily, config: PromptLearningConfig):
         super().__init__(family)
-        count, longest = config.num_virtual_tokens, family.longest
+        count, longest = config.num_virtual_tokens, family.max_tokens
         if family.learned is None:
             raise UserError(
                 f"{family.title} does not support learned tokens: choose another method, such as prefix"

@@ -97,7 +97,7 @@ class BlipLike(ModelFamily):
                 project_once(module)
 
     @property
-    def longest(self) -> int:
+    def max_tokens(self) -> int:
         """Maximum number of tokens of a text."""
         return self.tokenizer.model_max_length
 
@@ -220,7 +220,7 @@ class BlipLike(ModelFamily):
         written = sequence_batch(self.tokenizer, self.prefixes(read), [sample.answer for sample in read])
         ids, mask = written["input_ids"], written["attention_mask"]
         starts = prompt_ids(self.tokenizer, self.prefixes(read), [1] * len(read))
-        begins = torch.tensor([len(start) for start in starts]).clamp(max=self.longest)
+        begins = torch.tensor([len(start) for start in starts]).clamp(max=self.max_tokens)
         text = Text.of(self.tokenizer, ids, mask, begins)
         size = (self.image_side, self.image_side)
         images = [open_image(sample.image).resize(size, Image.Resampling.BICUBIC) for sample in read]
@@ -251,7 +251,7 @@ class BlipLike(ModelFamily):
         """``question_ids`` and ``question_mask`` ``(b, n)`` of a question encoder."""
         return {}
 
-    def looked_at(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    def encoder_states(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The states that the decoder attends to, ``(b, n, width)``, and their mask ``(b, n)``."""
         return self.image_states(inputs), None
 
@@ -261,7 +261,7 @@ class BlipLike(ModelFamily):
         return {**sequences, **self.question_inputs(samples, training=True), **self.image_inputs(samples)}
 
     def logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        states, mask = self.looked_at(inputs)
+        states, mask = self.encoder_states(inputs)
         return decoder_logits(self.model, states, inputs, mask)
 
     @torch.no_grad()
@@ -279,15 +279,16 @@ class BlipLike(ModelFamily):
         """``[DEC] prompt``, then ``answer [SEP]``. Unless ``masked``, the decoder also attends to padding."""
         states, mask = self._seen(samples)
         ends = answer_ids(self.tokenizer, answers, self.learned)
-        rooms = [max(map(len, ends))] * len(samples)
-        starts = prompt_ids(self.tokenizer, self.prefixes(samples), rooms, self.learned)
-        looked_at = {"encoder_hidden_states": states}
+        reserved = [max(map(len, ends))] * len(samples)
+        starts = prompt_ids(self.tokenizer, self.prefixes(samples), reserved, self.learned)
+        encoder_inputs = {"encoder_hidden_states": states}
         if masked and mask is not None:
-            looked_at["encoder_attention_mask"] = mask
-        return openings(self.model.text_decoder, starts, ends, looked_at, states.device)
+            encoder_inputs["encoder_attention_mask"] = mask
+        return openings(self.model.text_decoder, starts, ends, encoder_inputs, states.device)
 
     def _seen(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor | None]:
-        return self.looked_at(self.to_device({**self.question_inputs(samples), **self.image_inputs(samples)}))
+        inputs = {**self.question_inputs(samples), **self.image_inputs(samples)}
+        return self.encoder_states(self.to_device(inputs))
 
 
 @register
@@ -296,7 +297,7 @@ class BlipCaptioner(BlipLike):
 
     name = "blip"
     kind = BlipForConditionalGeneration
-    writes_as_released = True
+    generates_as_released = True
     shortlist = 32  # p-Adapter's k_test, whose VQA model is a captioner
     opening = ""
     decoder = ""
@@ -326,7 +327,7 @@ class BlipAnswerer(BlipLike):
     kind = BlipForQuestionAnswering
     title = "BLIP VQA"
     others = (ENCODER_START,)  # begins questions where the model has an embedding for it; else [CLS] does
-    writes_as_released = True
+    generates_as_released = True
 
     def __init__(self, model: nn.Module, tokenizer: PreTrainedTokenizerBase):
         super().__init__(model, tokenizer)
@@ -348,13 +349,14 @@ class BlipAnswerer(BlipLike):
     def question_inputs(self, samples: Sequence[Sample], training: bool = False) -> dict[str, Tensor]:
         """``[ENC] question [SEP]``, after :attr:`learned` tokens, padded on the right."""
         questions = [sample.prompt for sample in samples]
-        options = dict(add_special_tokens=False, truncation=True, max_length=self.room - 2, verbose=False)
+        limit = self.max_text_tokens - 2
+        options = dict(add_special_tokens=False, truncation=True, max_length=limit, verbose=False)
         rows = self.tokenizer(questions, **options)["input_ids"]
         begin, end = self.tokenizer.convert_tokens_to_ids(self._start), self.tokenizer.sep_token_id
         ids, mask = padded([[*self.learned, begin, *row, end] for row in rows], self.tokenizer.pad_token_id)
         return {"question_ids": ids, "question_mask": mask}
 
-    def looked_at(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    def encoder_states(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """The question's states after attention to the image."""
         states = self.model.text_encoder(
             input_ids=inputs["question_ids"],

@@ -143,7 +143,7 @@ class ModelFamily(ABC):
         name: name of the family; tasks may have a prompt for it.
         model: in evaluation mode, in float32. Adapters are added in place.
         title: name of the model, for figures and messages.
-        sees, reads: whether it has image input, and whether it has text input.
+        takes_images, takes_text: whether it has image input, and whether it has text input.
         unadapted: a context in which its adapters are switched off.
         learned: ids below 0, of learned tokens that begin each text; set by prompt tuning
             (:mod:`attngraph.experiments.methods.prompt`), and None if the family does not support them.
@@ -151,26 +151,26 @@ class ModelFamily(ABC):
             only once.
         shortlist: number of answers of a list that are scored in full, unless a ``Ranking`` sets it:
             ``k_test`` of the authors (128 in BLIP and mPLUG).
-        longest: maximum number of tokens of a text; None if it is unknown.
-        writes_as_released: whether :meth:`generate` supports ``Decoding.as_released``.
+        max_tokens: maximum number of tokens of a text; None if it is unknown.
+        generates_as_released: whether :meth:`generate` supports ``Decoding.as_released``.
     """
 
     name: str
     model: PreTrainedModel
     title: str = "mini-BLIP"
-    sees: bool = True
-    reads: bool = True
+    takes_images: bool = True
+    takes_text: bool = True
     caches_features: bool = False
     shortlist: int = 128
-    longest: int | None = None
-    writes_as_released: bool = False
+    max_tokens: int | None = None
+    generates_as_released: bool = False
     unadapted: Callable[[], AbstractContextManager] = nullcontext
     learned: tuple[int, ...] | None = None
 
     @property
-    def room(self) -> int | None:
+    def max_text_tokens(self) -> int | None:
         """Maximum number of tokens of a text besides :attr:`learned` ones; None if it is unknown."""
-        return None if self.longest is None else self.longest - len(self.learned or ())
+        return None if self.max_tokens is None else self.max_tokens - len(self.learned or ())
 
     # ---- loading -----------------------------------------------------------------------------------------
 
@@ -195,14 +195,14 @@ class ModelFamily(ABC):
         truncated.
         """
         tokenizer = getattr(self, "tokenizer", None)
-        if tokenizer is None or self.room is None:
+        if tokenizer is None or self.max_text_tokens is None:
             return
         for sample in samples:
             count = len(tokenizer(sample.prompt, verbose=False)["input_ids"])
-            if count > self.room:
+            if count > self.max_text_tokens:
                 raise UserError(
                     f"the text of {sample.name} has {count} tokens, and {self.title} reads at most "
-                    f"{self.room}: use a shorter text"
+                    f"{self.max_text_tokens}: use a shorter text"
                 )
 
     @abstractmethod
@@ -265,13 +265,13 @@ class ModelFamily(ABC):
         """
         if not isinstance(way, Decoding):
             return
-        if self.room is not None and way.max_new_tokens > self.room:
+        if self.max_text_tokens is not None and way.max_new_tokens > self.max_text_tokens:
             beside = f" besides {len(self.learned)} learned tokens" if self.learned else ""
             raise UserError(
-                f"max_new_tokens is {way.max_new_tokens}, and {self.title} has {self.room} positions"
-                f"{beside}: use at most this number"
+                f"max_new_tokens is {way.max_new_tokens}, and {self.title} has {self.max_text_tokens} "
+                f"positions{beside}: use at most this number"
             )
-        if way.as_released and not self.writes_as_released:
+        if way.as_released and not self.generates_as_released:
             raise UserError(
                 f"as_released {way.as_released} applies to BLIP's models, not to {self.title}: remove it"
             )

@@ -38,7 +38,7 @@ def frozen_image_states(model: nn.Module, pixels: Tensor, batch_size: int = 128)
 def prompt_ids(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
-    rooms: Sequence[int],
+    reserved: Sequence[int],
     learned: Sequence[int] = (),
 ) -> list[list[int]]:
     """``[DEC] prompt`` as ids, after those of ``learned`` tokens; a long prompt is truncated at the end to
@@ -46,8 +46,8 @@ def prompt_ids(
     """
     start, longest = [*learned, tokenizer.bos_token_id], tokenizer.model_max_length
     return [
-        [*start, *ids[: max(0, longest - room - len(start))]]
-        for ids, room in zip(_tokens(tokenizer, prompts), rooms, strict=True)
+        [*start, *ids[: max(0, longest - count - len(start))]]
+        for ids, count in zip(_tokens(tokenizer, prompts), reserved, strict=True)
     ]
 
 
@@ -150,8 +150,8 @@ def generate_text(
     # tokens.
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     end, padding, start = tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.bos_token_id
-    looked_at = DynamicCache()
-    looked_at.layer_class_to_replicate = _SameInAllBeams
+    cross_cache = DynamicCache()
+    cross_cache.layer_class_to_replicate = _SameInAllBeams
     output = model.text_decoder.generate(
         input_ids=ids,
         attention_mask=mask,
@@ -159,7 +159,7 @@ def generate_text(
         encoder_hidden_states=states,
         encoder_attention_mask=states_mask,
         generation_config=decoding.settings(end, padding, bos_token_id=start),
-        **{cache_argument(model.text_decoder): EncoderDecoderCache(DynamicCache(), looked_at)},
+        **{cache_argument(model.text_decoder): EncoderDecoderCache(DynamicCache(), cross_cache)},
     )
     return [
         text.strip() for text in tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)

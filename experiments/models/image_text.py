@@ -49,7 +49,7 @@ class ProcessorFamily(ModelFamily):
     """A model with a processor (or a tokenizer, or an image processor) in the same folder."""
 
     name = "processor"
-    writes = False  # whether it writes answers, for which all weights are needed
+    generates = False  # whether it generates answers, for which all weights are needed
 
     def __init__(self, model: nn.Module, processor):
         self.model, self.processor = model, processor
@@ -57,7 +57,7 @@ class ProcessorFamily(ModelFamily):
         self.tokenizer = processor if is_tokenizer else getattr(processor, "tokenizer", None)
         alone = None if is_tokenizer or self.tokenizer else processor
         self.image_processor = getattr(processor, "image_processor", alone)
-        self.sees, self.reads = self.image_processor is not None, self.tokenizer is not None
+        self.takes_images, self.takes_text = self.image_processor is not None, self.tokenizer is not None
         if self.tokenizer is not None:
             self.tokenizer.padding_side = "right"
             if self.tokenizer.pad_token is None:
@@ -73,7 +73,7 @@ class ProcessorFamily(ModelFamily):
     def load(cls, checkpoint: Checkpoint) -> ProcessorFamily:
         """The model of the class in its configuration."""
         kind = getattr(transformers, (checkpoint.config.architectures or [""])[0], AutoModel)
-        model = in_order(load_weights(kind, checkpoint, complete=cls.writes))
+        model = in_order(load_weights(kind, checkpoint, complete=cls.generates))
         return cls(model, cls.load_processor(checkpoint))
 
     @classmethod
@@ -136,10 +136,10 @@ class ProcessorFamily(ModelFamily):
         """
         # Models without a mask read padding, always as much of it (SigLIP).
         masked = "attention_mask" in self.tokenizer.model_input_names
-        padding = True if masked or self.longest is None else "max_length"
+        padding = True if masked or self.max_tokens is None else "max_length"
         options = {"return_tensors": "pt", "padding": padding, "padding_side": "right"}
         if not (with_image and self.places_in_text):
-            options |= {"truncation": True, "max_length": self.room}
+            options |= {"truncation": True, "max_length": self.max_text_tokens}
         start = self.tokenizer.bos_token
         if start and all(text.startswith(start) for text in texts):  # a chat template wrote it
             options["add_special_tokens"] = False
@@ -186,7 +186,7 @@ class ProcessorFamily(ModelFamily):
         return _writes_apart(self.model.config)
 
     @property
-    def longest(self) -> int | None:
+    def max_tokens(self) -> int | None:
         """Maximum number of tokens of a text; None if it is unknown."""
         config = self.model.config.get_text_config()
         limits = self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None)
@@ -210,11 +210,11 @@ class ProcessorFamily(ModelFamily):
     def check_length(self, samples: Sequence[Sample], inputs: dict[str, Tensor]) -> None:
         """Raise UserError if a text with an image placeholder is too long, since it cannot be truncated."""
         lengths = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])).sum(1)
-        if self.longest is not None and int(lengths.max()) > self.longest:
+        if self.max_tokens is not None and int(lengths.max()) > self.max_tokens:
             longest = samples[int(lengths.argmax())].name
             raise UserError(
                 f"the text of {longest} has {int(lengths.max())} tokens with its image, and "
-                f"{type(self.model).__name__} reads at most {self.longest}: use a shorter text"
+                f"{type(self.model).__name__} reads at most {self.max_tokens}: use a shorter text"
             )
 
     def answer_ids(self, answers: Sequence[str], before: str) -> list[list[int]]:
@@ -231,7 +231,7 @@ class ProcessorFamily(ModelFamily):
 
     def decoder_text(self, inputs: dict[str, Tensor], texts: list[str], prompts: list[str]) -> Text:
         """Add the decoder's texts to the inputs, beginning with a start token, and return them."""
-        options = dict(padding=True, padding_side="right", truncation=True, max_length=self.longest)
+        options = dict(padding=True, padding_side="right", truncation=True, max_length=self.max_tokens)
         encoded = self.tokenizer(texts, return_tensors="pt", return_attention_mask=True, **options)
         ids, mask = encoded["input_ids"], encoded["attention_mask"]
         shift = getattr(self.model, "prepare_decoder_input_ids_from_labels", None)
@@ -273,7 +273,7 @@ class ImageTextFamily(ProcessorFamily):
     """A decoder whose sequence contains the image's features and the text."""
 
     name = "image_text"
-    writes = True
+    generates = True
     learned = ()
 
     @classmethod

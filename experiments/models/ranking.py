@@ -96,7 +96,7 @@ class Opening:
         answers: the list as token ids, each with its end token.
         decoder: a causal module of transformers with ``input_ids`` and a key/value cache, whose length
             determines positions.
-        looked_at: inputs of each pass, with the prompts as first axis, such as the states of an encoder.
+        encoder_inputs: inputs of each pass, with the prompts as first axis, such as the states of an encoder.
         read_once: inputs for the prompts only, such as pixels.
     """
 
@@ -104,7 +104,7 @@ class Opening:
     ids: Tensor
     answers: list[list[int]]
     decoder: nn.Module
-    looked_at: dict[str, Tensor] = field(default_factory=dict)
+    encoder_inputs: dict[str, Tensor] = field(default_factory=dict)
     read_once: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -119,7 +119,7 @@ class Opening:
 
     def begin(self) -> tuple[Tensor, Cache]:
         """Logits ``(g, V)`` of the first token, and the prompts' cache."""
-        output = self._run(self.ids, None, self.looked_at | self.read_once)
+        output = self._run(self.ids, None, self.encoder_inputs | self.read_once)
         return output.logits[:, -1].float(), output[cache_argument(self.decoder)]
 
     def go_on(self, cache: Cache, rows: Tensor, ids: Tensor) -> Tensor:
@@ -129,8 +129,8 @@ class Opening:
 
     def step(self, cache: Cache, rows: Tensor, ids: Tensor) -> Tensor:
         """The same if the cache contains exactly these rows' texts; the tokens are added to the cache."""
-        looked_at = {name: tensor[rows] for name, tensor in self.looked_at.items()}
-        return self._run(ids, cache, looked_at).logits
+        encoder_inputs = {name: tensor[rows] for name, tensor in self.encoder_inputs.items()}
+        return self._run(ids, cache, encoder_inputs).logits
 
     def _run(self, ids: Tensor, cache: Cache | None, more: dict[str, Tensor]) -> Any:
         return self.decoder(input_ids=ids, use_cache=True, **{cache_argument(self.decoder): cache}, **more)
@@ -146,11 +146,11 @@ def openings(
     decoder: nn.Module,
     prompts: Sequence[list[int]],
     answers: list[list[int]],
-    looked_at: dict[str, Tensor],
+    encoder_inputs: dict[str, Tensor],
     device: torch.device,
 ) -> Iterator[Opening]:
-    """The samples' prompts, grouped by length: ids of each, and of the possible answers; ``looked_at`` has
-    the samples as first axis.
+    """The samples' prompts, grouped by length: ids of each, and of the possible answers; ``encoder_inputs``
+    has the samples as first axis.
     """
     groups: dict[int, list[int]] = {}
     for sample, prompt in enumerate(prompts):
@@ -159,7 +159,7 @@ def openings(
         for start in range(0, len(group), PROMPTS):
             part = group[start : start + PROMPTS]
             ids = torch.tensor([prompts[sample] for sample in part], device=device)
-            seen = {name: tensor[part] for name, tensor in looked_at.items()}
+            seen = {name: tensor[part] for name, tensor in encoder_inputs.items()}
             yield Opening(part, ids, answers, decoder, seen)
 
 

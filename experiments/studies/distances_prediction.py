@@ -149,14 +149,14 @@ def layers_of(model: str | None, data: Path, images: int) -> dict[str, dict[str,
     samples = [
         task.sample(example, family.name, draw=0.0) for example in task.examples(data, "validation")[:images]
     ]
-    looked_at = Source(
+    examined = Source(
         family,
         [replace(sample, image=open_image(sample.image)) for sample in samples],
         layers=["*crossattention*"],
     )
     regions = Regions(samples)
     found: dict[str, dict[str, list[Queries]]] = {}
-    for batch, graphs in looked_at.graphs():
+    for batch, graphs in examined.graphs():
         for name, graph in graphs.items():
             region = regions(batch, name, graph)[NAMED]
             for sees, queries in _seen(graph, region):

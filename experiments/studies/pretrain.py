@@ -192,7 +192,7 @@ def read_rows(model: PreTrainedModel, states: Tensor, batch: dict[str, Tensor]) 
         part = {key.removeprefix(name): value for key, value in batch.items() if key.startswith(name)}
         if part:
             own = states.index_select(0, part["image"])
-            seen = model.looked_at(own, part.get("question_ids"), part.get("question_mask"))
+            seen = model.encoder_states(own, part.get("question_ids"), part.get("question_mask"))
             logits = decoder_logits(model, seen.last_hidden_state, part, seen.attention_mask)
             read.append((logits, part))
     return read

@@ -82,10 +82,10 @@ class MPlug(BlipLike):
             )
         return question_batch(self.tokenizer, prompts, training, self.learned)
 
-    def looked_at(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    def encoder_states(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         """Image and question after fusion; for captions the image."""
         question = inputs.get("question_ids"), inputs.get("question_mask")
-        fused = self.model.looked_at(self.image_states(inputs), *question)
+        fused = self.model.encoder_states(self.image_states(inputs), *question)
         return fused.last_hidden_state, fused.attention_mask
 
 

@@ -296,7 +296,7 @@ class MPlugForConditionalGeneration(PreTrainedModel):
     def set_output_embeddings(self, new_embeddings: Any) -> None:
         self.text_decoder.set_output_embeddings(new_embeddings)
 
-    def looked_at(
+    def encoder_states(
         self,
         image_states: Tensor,
         input_ids: Tensor | None = None,
@@ -324,10 +324,10 @@ class MPlugForConditionalGeneration(PreTrainedModel):
         **kwargs: Any,
     ) -> CausalLMOutputWithCrossAttentions:
         """Logits ``(b, m, V)`` of the next tokens of answers or captions ``(b, m)``, given pixels
-        ``(b, 3, side, side)`` and questions, see :meth:`looked_at`.
+        ``(b, 3, side, side)`` and questions, see :meth:`encoder_states`.
         """
         image_states = self.vision_model(pixel_values).last_hidden_state
-        states = self.looked_at(image_states, input_ids, attention_mask)
+        states = self.encoder_states(image_states, input_ids, attention_mask)
         return self.text_decoder(
             input_ids=decoder_input_ids,
             attention_mask=decoder_attention_mask,

@@ -97,9 +97,9 @@ def test_an_encoder_decoder_of_another_kind(captioner, tmp_path):
     maps = pd.read_csv(tmp_path / "maps.csv")
     assert set(maps["query"]) == {"first", "answer"} and set(maps["method"]) == {"raw", "rollout", "gradient"}
     assert (maps["row"].max(), maps["column"].max()) == (1, 2)
-    looked_at = source(*captioner)
-    (batch,) = looked_at.batches()
-    last = [graph for graph in capture(looked_at.model, batch.inputs).values() if graph.kind == "cross"][-1]
+    examined = source(*captioner)
+    (batch,) = examined.batches()
+    last = [graph for graph in capture(examined.model, batch.inputs).values() if graph.kind == "cross"][-1]
     row = last.weight[1, :, 1, 1:].mean(0)  # of [CLS], after which "a" is written
     found = maps[(maps["example"] == "1.png") & (maps["method"] == "raw") & (maps["query"] == "answer")]
     assert found.sort_values(["row", "column"])["share"].tolist() == pytest.approx(

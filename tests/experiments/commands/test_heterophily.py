@@ -197,5 +197,5 @@ def test_labels_of_ones_own(tmp_path):
             ]
         )
     found = table[(table.labels == "mine") & (table.statistic == "edge")]
-    assert (found.examples == [4] * 4 + [16]).all() or found.examples.tolist() == [4] * 5
+    assert found.examples.tolist() == [4] * 5
     assert found.value.tolist() == pytest.approx([*np.mean(expected, 0), np.mean(expected)], rel=1e-4)

@@ -32,7 +32,7 @@ class Blind(ModelFamily):
     """A text is ``start prompt answer end``."""
 
     name = "blind"  # tasks may have a prompt for it
-    sees = False
+    takes_images = False
 
     def __init__(self, model, tokenizer):
         self.model, self.tokenizer = model, tokenizer

@@ -82,7 +82,7 @@ def test_questions(asker):
     """Long ones keep start and end; in an analysis one is needed, or a text."""
     inputs = asker.training_inputs([replace(SAMPLES[0], prompt="a red ball " * 50)])
     ids = inputs["question_ids"][0]
-    assert len(ids) == asker.longest and ids[-1] == asker.tokenizer.sep_token_id
+    assert len(ids) == asker.max_tokens and ids[-1] == asker.tokenizer.sep_token_id
     assert asker.tokenizer.convert_ids_to_tokens(int(ids[0])) == "[ENC]"
     with pytest.raises(UserError, match="needs questions: add --texts"):
         asker.check([Sample("one", SAMPLES[0].image)])

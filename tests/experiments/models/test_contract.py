@@ -62,7 +62,7 @@ def test_the_batch_changes_no_loss_but_prompt_and_image_do(family):
     together, alone = loss(family, SAMPLES), [loss(family, [sample]) for sample in SAMPLES]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
     changes = [{"prompt": "star a"}, {"image": SAMPLES[1].image}, {"image": family.blank_image()}]
-    for change in changes if family.sees else changes[:1]:
+    for change in changes if family.takes_images else changes[:1]:
         assert (loss(family, [replace(SAMPLES[0], **change)]) - alone[0]).abs() > 1e-3, change
 
 

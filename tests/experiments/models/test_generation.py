@@ -39,10 +39,10 @@ def test_batch_layout(tokenizer):
 
 def test_long_texts_are_cut_to_the_positions_of_the_model(tokenizer):
     family = load("blip")
-    with pytest.raises(UserError, match=f"has {family.longest} positions: use"):
-        family.answer(SAMPLES[:1], Decoding(family.longest + 1))
-    (text,) = family.generate(SAMPLES[:1], Decoding(family.longest, min_new_tokens=family.longest))
-    assert len(text.split()) > family.longest - 5, "as many as there are positions can be written"
+    with pytest.raises(UserError, match=f"has {family.max_tokens} positions: use"):
+        family.answer(SAMPLES[:1], Decoding(family.max_tokens + 1))
+    (text,) = family.generate(SAMPLES[:1], Decoding(family.max_tokens, min_new_tokens=family.max_tokens))
+    assert len(text.split()) > family.max_tokens - 5, "as many as there are positions can be written"
     long, longest = "circle " * 300, tokenizer.model_max_length
     ids = sequence_batch(tokenizer, [long, long], ["two", long])["input_ids"]
     assert ids.shape[1] == longest and (ids[:, -1] == tokenizer.sep_token_id).all()

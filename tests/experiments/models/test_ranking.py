@@ -121,11 +121,11 @@ def test_an_answer_that_ends_at_once_needs_no_pass():
     """What an empty tokenization would give: the end token alone is the first token."""
     family = load("blip")
     decoder, states = family.model.text_decoder, family.encode_images([SAMPLES[0].image])
-    looked_at = {"encoder_hidden_states": states}
-    parts = openings(decoder, [[11, 5]], [[3], [5, 3], [5, 6, 3]], looked_at, states.device)
+    encoder_inputs = {"encoder_hidden_states": states}
+    parts = openings(decoder, [[11, 5]], [[3], [5, 3], [5, 6, 3]], encoder_inputs, states.device)
     ranked = ranking.rank_from_cache(parts, 1, 3)
     with torch.no_grad():
-        first = decoder(input_ids=torch.tensor([[11, 5]]), **looked_at).logits[0, -1]
+        first = decoder(input_ids=torch.tensor([[11, 5]]), **encoder_inputs).logits[0, -1]
     torch.testing.assert_close(ranked.scores[ranked.places == 0], first.log_softmax(-1)[3:4])
 
 
@@ -139,7 +139,7 @@ def test_texts_longer_than_the_model_are_cut():
     """An answer to what fits beside the start token, the prompt then has no room; a prompt for the longest
     answer, for all answers alike, so that they are compared after one prompt."""
     family = load("blip")
-    longest, room = family.longest, family.longest - 1 - 6  # the longest answer with its end
+    longest, room = family.max_tokens, family.max_tokens - 1 - 6  # the longest answer with its end
     long = " ".join(["red ball"] * longest)
     got, want = (
         family.rank(SAMPLES, Ranking(("a", answer), 2))
@@ -157,8 +157,8 @@ def test_a_prompt_with_an_image_is_not_cut(monkeypatch):
     """Its image's place could be lost: a prompt that leaves no room for the longest answer is refused."""
     family = load("llava")
     length = family.training_inputs([replace(SAMPLES[1], answer="a star ball a red")])["input_ids"].shape[1]
-    monkeypatch.setattr(type(family), "longest", length)
+    monkeypatch.setattr(type(family), "max_tokens", length)
     family.rank(SAMPLES[1:2], Ranking(ANSWERS))
-    monkeypatch.setattr(type(family), "longest", length - 1)
+    monkeypatch.setattr(type(family), "max_tokens", length - 1)
     with pytest.raises(UserError, match=f"the text of long has {length} tokens with its image"):
         family.rank(SAMPLES[1:2], Ranking(ANSWERS))

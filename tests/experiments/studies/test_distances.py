@@ -146,9 +146,9 @@ def test_arms_differ_in_cross_attention_only(study):
 def test_the_oracle_knows_what_words_name_and_questions_ask_for(study):
     """As the heterophily command knows it."""
     for task in ("caption", "vqa"):
-        looked_at = source("--task", task, "--examples", 6, "--layers", "*3.cross*")
-        regions, shown = Regions(looked_at.samples), study.Shown(looked_at.family)
-        for batch, graphs in looked_at.graphs():
+        examined = source("--task", task, "--examples", 6, "--layers", "*3.cross*")
+        regions, shown = Regions(examined.samples), study.Shown(examined.family)
+        for batch, graphs in examined.graphs():
             (found,) = (regions(batch, name, graph) for name, graph in graphs.items())
             want = torch.stack([region.relevant for region in found.values()]).any(0)
             got = shown.inputs(batch.samples)["relevant"]
@@ -206,9 +206,9 @@ def test_answers_that_are_ranked_are_refused(study):
 def test_contrast_of_the_placebo_and_of_the_oracle(study):
     """In the layer of the shipped checkpoint whose own distances have next to none. Factor 2.2 alone makes
     (2.2² - 1) / (2.2² + 1) = 0.66."""
-    looked_at = source("--task", "caption", "--examples", 48, "--layers", "*2.cross*")
-    regions, found = Regions(looked_at.samples), {"other_patch": [], "oracle": []}
-    for batch, graphs in looked_at.graphs():
+    examined = source("--task", "caption", "--examples", 48, "--layers", "*2.cross*")
+    regions, found = Regions(examined.samples), {"other_patch": [], "oracle": []}
+    for batch, graphs in examined.graphs():
         for name, graph in graphs.items():
             region = regions(batch, name, graph)["named region"]
             edges = edges_of(graph)

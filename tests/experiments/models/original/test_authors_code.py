@@ -284,7 +284,7 @@ def test_mplug(task, seen, rows, mplug_code, tmp_path, monkeypatch):
         torch.testing.assert_close(reference[USED], expected[USED], atol=1e-4, rtol=1e-5)
     # What it writes greedily. Its beams that have ended go on, so that others' need not be the same.
     asked = dict(input_ids=mplug.QUESTIONS, attention_mask=mplug.ASKED) if task == "vqa" else {}
-    fused = family.model.looked_at(family.model.vision_model(pixels).last_hidden_state, **asked)
+    fused = family.model.encoder_states(family.model.vision_model(pixels).last_hidden_state, **asked)
     ids = family.model.text_decoder.generate(
         input_ids=torch.full((2, 1), mplug.CLS),
         encoder_hidden_states=fused.last_hidden_state,
