@@ -10,7 +10,6 @@ import yaml
 
 import attngraph
 from attngraph.experiments import lmms_eval
-from attngraph.experiments.data.drawn import make_scenes
 from attngraph.experiments.lmms_eval import save_dataset
 from attngraph.experiments.lmms_eval.tasks import utils
 from attngraph.experiments.models import load_family
@@ -34,11 +33,6 @@ class Loader(yaml.SafeLoader):
 Loader.add_constructor(
     "!function", lambda loader, node: getattr(utils, loader.construct_scalar(node).partition(".")[2])
 )
-
-
-@pytest.fixture(scope="module")
-def six(tmp_path_factory) -> Path:
-    return make_scenes(tmp_path_factory.mktemp("data") / "six", seed=0, size=40)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from attngraph.experiments.commands import data
 from attngraph.experiments.data.captions import COCO
 from attngraph.experiments.data.dataset import DATA_SETS, split_examples
 from attngraph.experiments.data.drawn import LAYOUTS, make_scenes
+from tests.experiments.conftest import one_line
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +29,8 @@ def run(*words) -> int:
 
 
 def refusal(capsys, *words) -> str:
-    """The one line that a command which is refused ends with."""
     assert run(*words) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("attngraph: ")
-    return line
+    return one_line(capsys)
 
 
 def test_fetch_downloads_into_a_folder(tmp_path, capsys, monkeypatch):

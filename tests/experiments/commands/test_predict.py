@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from attngraph.experiments.cli import main
 from attngraph.experiments.data.drawn import make_scenes
 from attngraph.experiments.tasks import TASKS
+from tests.experiments.conftest import one_line
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 
@@ -47,9 +48,7 @@ def records(folder: Path) -> list[dict]:
 
 def refusal(capsys, *words) -> str:
     assert predict(*words) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("attngraph: ") and error.count("\n") == 1
-    return error
+    return one_line(capsys)
 
 
 @pytest.mark.timeout(400)

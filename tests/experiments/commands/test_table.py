@@ -13,6 +13,7 @@ from attngraph.experiments.runs.runner import run_cells
 from attngraph.experiments.tables.grid import load_table
 from attngraph.experiments.tables.runs import saved_runs
 from tests.experiments.bad_inputs.world import SIZE
+from tests.experiments.conftest import one_line
 
 TABLE = """
 about: two adapters
@@ -77,12 +78,6 @@ def made(files, swept) -> Path:
     after = times(swept)
     assert all(after[path] == before[path] for path in before if path.name == "scores.json")
     return swept
-
-
-def one_line(capsys) -> str:
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("attngraph: ")
-    return line
 
 
 def times(folder: Path) -> dict[Path, int]:

@@ -15,12 +15,12 @@ from transformers import BlipForConditionalGeneration
 
 import attngraph
 from attngraph.experiments.cli import main
-from attngraph.experiments.data.drawn import make_scenes
 from attngraph.experiments.data.snli_ve import LABELS
 from attngraph.experiments.methods.settings import Settings
 from attngraph.experiments.models.blip import CHECKPOINT, DESCRIBE
 from attngraph.experiments.runs.answering import predict
 from attngraph.experiments.tasks import TASKS
+from tests.experiments.conftest import one_line
 
 pytestmark = pytest.mark.usefixtures("own_tables")
 
@@ -53,20 +53,13 @@ def cell(out) -> Path:
     return out / "cells" / "pgnn" / "vqa" / "seed3"
 
 
-@pytest.fixture(scope="module")
-def six(tmp_path_factory) -> Path:
-    return make_scenes(tmp_path_factory.mktemp("data") / "six", seed=0, size=40)
-
-
 def run(*words) -> int:
     return main([str(word) for word in words])
 
 
 def refusal(capsys, *words) -> str:
     assert run(*words) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("attngraph: ")
-    return line
+    return one_line(capsys)
 
 
 def content(folder: Path) -> dict[str, str]:

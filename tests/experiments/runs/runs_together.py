@@ -12,7 +12,7 @@ from accelerate import PartialState
 
 from attngraph.experiments.runs import device
 from attngraph.experiments.runs import train as training
-from tests.experiments.runs.small import recipe_of, small_mplug, train_small
+from tests.experiments.runs.small import Stopped, recipe_of, small_mplug, train_small
 
 IN_PASSES = recipe_of(batch_size=8, accumulation=2, validate_every=3)
 RUNS = {
@@ -25,10 +25,6 @@ RUNS = {
     "mPLUG's captions": ("full", recipe_of(batch_size=4)),
     "mPLUG's captions, computed again": ("decoder", recipe_of(batch_size=4, checkpointing=True)),
 }
-
-
-class Stopped(Exception):
-    """Raised from ``on_step``."""
 
 
 def stop(step: int) -> None:

@@ -33,6 +33,10 @@ RECIPE = Recipe(learning_rate=1e-2, steps=8, batch_size=3)
 ADAPTER = {"gnn": "pgnn", "gnn_args": {"p": 1.5, "mu": 0.1}, "join": "blend", "reduction": 4}
 
 
+class Stopped(Exception):
+    """Raised by a test to end what it calls."""
+
+
 def recipe_of(**changes) -> Recipe:
     """:data:`RECIPE`, changed."""
     return RECIPE.model_copy(update=changes)

@@ -32,7 +32,14 @@ from attngraph.experiments.runs.data import (
 )
 from attngraph.experiments.runs.execution import Execution
 from attngraph.experiments.runs.train import last_state, train
-from tests.experiments.runs.small import SmallTask, recipe_of, small_cell, small_examples, small_family
+from tests.experiments.runs.small import (
+    SmallTask,
+    Stopped,
+    recipe_of,
+    small_cell,
+    small_examples,
+    small_family,
+)
 
 CPU = torch.device("cpu")
 
@@ -189,10 +196,6 @@ def test_subsets_do_not_depend_on_method_or_seed():
 
 
 # ---- loaders -----------------------------------------------------------------------------------------------
-
-
-class Stopped(Exception):
-    """Raised from ``on_step``."""
 
 
 @pytest.fixture

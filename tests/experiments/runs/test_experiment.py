@@ -9,7 +9,7 @@ import yaml
 from attngraph.errors import UserError
 from attngraph.experiments.base.config import parsed
 from attngraph.experiments.base.shipped import names_of
-from attngraph.experiments.data.drawn import Sizes, make_scenes, write_scenes
+from attngraph.experiments.data.drawn import Sizes, write_scenes
 from attngraph.experiments.methods import METHODS, method_named
 from attngraph.experiments.methods.settings import Settings, chosen_settings
 from attngraph.experiments.runs.answering import described
@@ -23,11 +23,6 @@ from tests.experiments.runs.small import recipe_of
 pytestmark = pytest.mark.usefixtures("own_tables")
 
 BASE = ["method=pgnn", "task=vqa"]
-
-
-@pytest.fixture(scope="module")
-def six(tmp_path_factory) -> Path:
-    return make_scenes(tmp_path_factory.mktemp("data") / "six", seed=0, size=40)
 
 
 def cell_of(words, drawn=Path("nowhere"), file=None, chosen=None):

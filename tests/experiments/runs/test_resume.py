@@ -13,14 +13,10 @@ from attngraph.experiments.runs import device
 from attngraph.experiments.runs import train as training
 from attngraph.experiments.runs.train import KEPT, STATES, last_state
 from attngraph.experiments.runs.validation import Validation
-from tests.experiments.runs.small import recipe_of, train_small
+from tests.experiments.runs.small import Stopped, recipe_of, train_small
 
 ROOT = Path(__file__).parents[3]
 COLUMN = "small.accuracy"
-
-
-class Stopped(Exception):
-    """Raised from ``on_step``."""
 
 
 @pytest.fixture(autouse=True)

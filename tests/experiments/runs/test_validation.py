@@ -11,14 +11,10 @@ from attngraph.experiments.runs import device
 from attngraph.experiments.runs import train as training
 from attngraph.experiments.runs.train import STATES
 from attngraph.experiments.runs.validation import Validation, undisturbed
-from tests.experiments.runs.small import recipe_of, small_run, train_small
+from tests.experiments.runs.small import Stopped, recipe_of, small_run, train_small
 
 COLUMN = "small.accuracy"
 VALIDATED = recipe_of(validate_every=2)
-
-
-class Stopped(Exception):
-    """Raised in a block."""
 
 
 @pytest.fixture(autouse=True)
