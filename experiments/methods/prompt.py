@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from peft import (
@@ -20,7 +18,6 @@ from peft import (
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList
 
 from attngraph.errors import UserError
 from attngraph.experiments.methods.own_weights import TunedModel
@@ -81,10 +78,6 @@ class PromptTuned(TunedModel):
             tokens.to(device, torch.promote_types(dtype, torch.float32)).train(embedding.training)
             setattr(embedding, ATTRIBUTE, tokens)
             embedding.forward = partial(embed, embedding.forward, tokens, count)
-        for module in family.model.modules():
-            if isinstance(module, GenerationMixin):  # its penalties look up the ids of the text so far
-                get = module._get_logits_processor
-                module._get_logits_processor = partial(processors_of_words, get, count)
         family.learned = tuple(range(-1, -1 - count, -1))
         family.unadapted = self.disabled
 
@@ -132,22 +125,3 @@ def embed(own: Callable[[Tensor], Tensor], tokens: nn.Module, count: int, ids: T
     words = own(ids.clamp(min=0))
     table = tokens(torch.arange(count, device=ids.device)[None])[0].to(words.dtype)
     return torch.where((ids < 0)[..., None], F.embedding((-1 - ids).clamp(min=0), table), words)
-
-
-def processors_of_words(
-    get: Callable[..., LogitsProcessorList], count: int, generation_config: GenerationConfig, **options: Any
-) -> LogitsProcessorList:
-    """The processors of generation that ``get`` returns, for texts after ``count`` learned tokens. Each of
-    these is for the processors the word after it, and a checkpoint's minimal length does not count them.
-    """
-    config = copy(generation_config)
-    if config.min_length and config.min_new_tokens is None:
-        config.min_length += count
-    processors = get(generation_config=config, **options)
-
-    def process(ids: Tensor, scores: Tensor) -> Tensor:
-        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        following = places.masked_fill(ids < 0, ids.shape[1]).flip(1).cummin(1).values.flip(1)
-        return processors(ids.gather(1, following), scores)
-
-    return LogitsProcessorList([process])
