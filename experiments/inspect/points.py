@@ -154,7 +154,7 @@ def notes(
             "densities are not those of V̂ = [Q Wq; V Wv] Wo, and separate groups are not evidence of "
             "heterophily, which depends on the edges."
         )
-    sampled = measures.measured.max() == MEASURED
+    sampled = any(len(cloud.nodes) > MEASURED for of_state in clouds.values() for cloud in of_state)
     yield (
         f"kNN purity: fraction of the {measures.neighbours.max()} nearest neighbours with the same label, in "
         "V̂ and on the map; chance: permuted labels."

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -231,8 +232,8 @@ def _compared(
     members: Sequence[tuple[Column, float]],
     margin: float | None = None,
 ) -> Comparison | None:
-    """The comparison of a weighted sum of columns; None if the two methods share no seed, or differ only in
-    their names.
+    """The comparison of a weighted sum of columns; None if the two methods share no seed, differ only in
+    their names, or have a test set of one image, which says nothing about others.
     """
     by_task: dict[str, list[tuple[Column, float]]] = {}
     for column, weight in members:
@@ -264,6 +265,8 @@ def _compared(
         ]
         for name in (row, baseline)
     ]
+    if min(side.shape[1] for side in sides[0]) < 2:
+        return None
     ends = [
         np.cumsum([places[row, task, seeds[0]].statistics[c.key].shape[-1] for c, _ in of])
         for task, of in by_task.items()
@@ -325,7 +328,8 @@ def recompute(
     Args:
         runs: runs read by :func:`attngraph.experiments.tables.runs.saved_runs`.
         baselines: names of rows.
-        rows: names of the rows to compare with each baseline; None for :func:`contenders`.
+        rows: names of the rows to compare with each baseline, each two rows once; None for
+            :func:`contenders`.
         columns: keys of columns; None for all.
         margin: see :func:`paired_comparison`.
 
@@ -336,15 +340,19 @@ def recompute(
     rows = contenders(runs) if rows is None else rows
     baselines, rows = ([row_of(name, held) for name in names] for names in (baselines, rows))
     check_known([*baselines, *rows], held, "row")
+    pairs: list[tuple[str, str]] = []
+    for baseline, row in product(baselines, rows):
+        if row != baseline and not {(row, baseline), (baseline, row)} & {*pairs}:
+            pairs.append((row, baseline))
     scores = scores_of(runs)
     headings = {column.key: column.heading for column in scores.columns}
     if columns is not None:
         check_known(columns, list(headings), "column")
-    pairs = [(row, baseline) for baseline in baselines for row in rows if row != baseline]
     lines = compare_pairs(scores, pairs, columns, margin)
     if not lines:
         raise UserError(
-            f"no row can be compared with {', '.join(baselines)}: they share no seed, differ only in their "
-            f"names, or are not GNN adapters; choose rows with --rows from {', '.join(held)}"
+            f"no row can be compared with {', '.join(baselines)}: they share no seed, have a single test "
+            "image, differ only in their names, or are not GNN adapters; choose rows with --rows from "
+            f"{', '.join(held)}"
         )
     return lines, headings

@@ -321,7 +321,7 @@ class Tuner:
         return Settings(reduction=self.reduction, methods=methods)
 
     def report(self) -> str:
-        """A Markdown table: for each method and task all settings, by mean score, the winner in bold."""
+        """A Markdown table: for each method and task all settings and their mean scores."""
         lines = []
         for race in self.races.values():
             winner, tried = race.best(self.scores)[0], {trial.label: trial for trial in race.tried}

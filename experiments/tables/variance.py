@@ -30,14 +30,16 @@ increases the degrees of freedom. So the p-value is averaged over the uncertaint
 Behrens-Fisher solution, known to be conservative: Robinson, Annals of Statistics 4, 1976): with
 :math:`\theta^*_j = \nu_j Q_j / \chi^2_{\nu_j}` and :math:`\theta^* = \max_j \theta^*_j`,
 
-.. math:: p = \mathrm{E}\; 2\, \Phi\Big( -|\bar d| \Big/
-          \sqrt{ \max(\theta^*, \theta_{\min}) / S + \text{images} } \Big) .
+.. math:: p = \mathrm{E}\; 2\, T_\nu\big( -|\bar d| / \sqrt V \big) , \qquad
+          V = \max(\theta^*, \theta_{\min}) / S + I , \qquad \nu = (N - 1)\, V^2 / I^2 ,
 
-:math:`\theta_{\min}`, the images' noise that differs from seed to seed (for new checkpoints also from
-checkpoint to checkpoint), is known from the images; a smaller spread over a few seeds is due to chance. For
-new checkpoints both mean squares are used, since :math:`\theta \ge \theta_0`. If seeds are not assigned
-evenly, the mean square between checkpoints is scaled by :math:`k / n_0 \ge 1`, :math:`k = \sum_c n_c^2 / S`,
-:math:`n_0 = (S - k) / (C - 1)`. If each seed has a separate checkpoint, the spread over seeds covers both.
+with :math:`I` the images' part and :math:`T_\nu` the distribution function of Student's t: with one seed it
+is the paired t test over images. :math:`\theta_{\min}`, the images' noise that differs from seed to seed (for
+new checkpoints also from checkpoint to checkpoint), is known from the images; a smaller spread over a few
+seeds is due to chance. For new checkpoints both mean squares are used, since :math:`\theta \ge \theta_0`. If
+seeds are not assigned evenly, the mean square between checkpoints is scaled by :math:`k / n_0 \ge 1`,
+:math:`k = \sum_c n_c^2 / S`, :math:`n_0 = (S - k) / (C - 1)`. If each seed has a separate checkpoint, the
+spread over seeds covers both.
 """
 
 from __future__ import annotations

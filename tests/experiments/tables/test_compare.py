@@ -211,6 +211,13 @@ def test_rows_that_differ_in_nothing_but_their_names_are_not_compared(tmp_path):
     assert shown == {"GCN, gated": every[1:], "pGNN": every, "Full fine-tuning": every}
     with pytest.raises(UserError, match="compared with gcn: .* differ only in their names"):
         recompute(runs, ["gcn"], ["gcn_gated"], ["vqa.accuracy"])
+    single = runs_on(tmp_path / "single", ["vqa"], images=1)
+    assert compared(single) == []
+    with pytest.raises(UserError, match="they share no seed, have a single test image"):
+        recompute(single, ["gcn"])
+    lines, _ = recompute(runs, ["gcn", "pgnn"], ["gcn", "pgnn", "pgnn"], ["avg"])
+    (line,) = lines  # or Holm counts a test twice
+    assert (line["row"], line["baseline"]) == ("pGNN", "GCN")
     twice = [*runs, *(replace(run, row="learned_p") for run in runs if run.row == "pgnn")]
     assert compared(twice, ("learned_p", "pgnn")) == []
 
