@@ -52,10 +52,11 @@ class GraphAdapter(nn.Module):
     def reweighted(self, graph: AttentionGraph) -> AttentionGraph:
         r"""The graph with the weights :math:`\bar M` that the scheme uses in place of M.
 
-        The adapter has one p and one μ for all heads, so the graph may lack some heads.
+        The adapter has one p and one μ for all heads, so the graph may lack some heads, except with noise in
+        the query rows, which is drawn for all heads at once.
         """
         kept = graph if self.top_k is None else graph.sparsify(top_k=self.top_k)
-        return replace(kept, weight=self.scheme.reweight(kept))
+        return replace(kept, weight=self.scheme.reweight(with_query_rows(kept, self.query_rows)))
 
     def aggregate(self, call: Call, seen: dict[str, Any] | None = None) -> Tensor:
         """Run the scheme on the graph of an attention call.

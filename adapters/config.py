@@ -90,8 +90,7 @@ class GraphAdapterConfig(PeftConfig):
             does not have are skipped. With all three, the default, modules that no adapter can follow are
             skipped with a warning if an attention layer remains; otherwise they raise an error. Attention
             that cannot be read is skipped with a warning for any positions.
-        backend: ``dense``, ``sparse`` or ``tiled`` message passing; or ``eager`` or ``native``, which is
-            dense without kernels in C, or an error where these cannot be used.
+        backend: ``dense``, ``sparse`` or ``tiled`` message passing.
         shared: one scheme for all layers, so that they learn one p together. Default: one per layer.
         top_k: keep only each query's ``top_k`` heaviest edges. Default: all of them.
         rescale: give each query's aggregated features the length of its attention output, so that only their

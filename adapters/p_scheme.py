@@ -15,6 +15,7 @@ from attngraph.adapters.scheme import Scheme, check_degree, check_range, check_s
 from attngraph.edges import Edges, PerEdge, rsqrt, smallest_weight, square_distance
 
 P_LOW, P_HIGH = 1.0, 3.0  # the interval of a learned p
+LARGEST = 700.0  # exponent of a Python number
 
 Weigh: TypeAlias = Callable[[Edges, Tensor, Tensor, PerEdge, PerEdge, "Tensor | float"], PerEdge]
 r"""Function that weights the edges of a step: ``weigh(edges, query, value, rsqrt_d, rsqrt_e, p)`` with
@@ -179,8 +180,8 @@ class PScheme(Scheme):
         """The current ``p`` and ``mu`` as numbers, where no gradient is wanted."""
         p, mu = self.fixed_p, self.fixed_mu
         if self.p_logit is not None:
-            p = P_LOW + (P_HIGH - P_LOW) / (1 + math.exp(-self.p_logit.number()))
-        return p, mu if self.log_mu is None else math.exp(self.log_mu.number())
+            p = P_LOW + (P_HIGH - P_LOW) / (1 + math.exp(min(-self.p_logit.number(), LARGEST)))
+        return p, mu if self.log_mu is None else math.exp(min(self.log_mu.number(), LARGEST))
 
     def learned(self) -> dict[str, float]:
         """``p`` and ``mu``, each if it is learned."""

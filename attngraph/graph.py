@@ -209,6 +209,9 @@ class AttentionGraph:
         check_degree(degree)
         if degree == "sum":
             return None
+        scores = getattr(self.stored, "scores", None)
+        if scores is not None:  # of a streamed graph, whose value mask need not say what each query sees
+            return scores.degree_scale(degree)
         b, _, n, m, _ = self.shape
         device = self.query.device
         rows, columns = self.query_mask, self.visible

@@ -137,6 +137,7 @@ class GraphAdapterModel(BaseTuner):
             if off or not self._listens():  # injection failed, or adapters follow feed-forward blocks only
                 self._release()
         for layer in self._graph_layers():
+            layer._disable_adapters = layer._disable_adapters or off  # those that are new
             if layer.name in self._places:
                 self._watch(layer, self._places[layer.name])
 

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from attngraph.adapters import GraphAdapterConfig
+from attngraph.adapters.adapter import GraphAdapter
 from attngraph.adapters.query_rows import PLACES, _noise, with_query_rows
 from attngraph.adapters.scheme import Scheme
 from tests.adapters.cases import REFERENCES
@@ -71,6 +73,16 @@ def test_the_contract(check, rows, monkeypatch):
     case = RowsCase("pgnn", reference, {"p": 1.25, "mu": 0.5}, rows=rows)
     for settings in pairwise(case=[case], **check.values):
         check.run(**settings)
+
+
+@pytest.mark.parametrize("rows", ["query", "zero", "noise"])
+def test_the_weights_to_be_shown_are_those_of_the_changed_rows(rows):
+    config = GraphAdapterConfig(p=1.2, query_rows=rows)
+    graph, _ = random_graph()
+    adapter = GraphAdapter(config, 16, config.scheme())
+    expected = adapter.scheme.reweight(with_query_rows(graph, rows))
+    assert torch.equal(adapter.reweighted(graph).weight, expected)
+    assert torch.equal(expected, adapter.scheme.reweight(graph)) == (rows == "query")
 
 
 def test_noise_is_standard_normal_at_the_lengths_of_queries_and_comes_again():

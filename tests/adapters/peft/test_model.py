@@ -65,6 +65,17 @@ def test_adapters_that_went_in_before_a_failure_come_out_again(kind, method, bes
     assert model.config._attn_implementation == "sdpa" and all(p.requires_grad for p in model.parameters())
 
 
+def test_an_adapter_that_is_added_in_new_places_while_adapters_are_off_is_off():
+    family = FAMILIES["bert"]
+    plain, batch = run(family.make(), family.batch()), family.batch()
+    model = get_peft_model(family.make(), config(positions="self"))
+    with model.disable_adapter():
+        model.add_adapter("late", config(positions="ffn"))
+        model.set_adapter("late")
+        assert torch.equal(run(model.eval(), batch), plain)
+    assert not torch.equal(run(model, batch), plain)
+
+
 def test_a_model_without_numbers():
     """Its parameters are counted; a graph needs numbers, a feed-forward block does not."""
     with torch.device("meta"):
