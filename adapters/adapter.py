@@ -53,7 +53,7 @@ class GraphAdapter(nn.Module):
         r"""The graph with the weights :math:`\bar M` that the scheme uses in place of M.
 
         The adapter has one p and one μ for all heads, so the graph may lack some heads, except with noise in
-        the query rows, which is drawn for all heads at once.
+        the query rows, which is sampled for all heads at once.
         """
         kept = graph if self.top_k is None else graph.sparsify(top_k=self.top_k)
         return replace(kept, weight=self.scheme.reweight(with_query_rows(kept, self.query_rows)))
