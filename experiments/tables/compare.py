@@ -340,15 +340,15 @@ def recompute(
     rows = contenders(runs) if rows is None else rows
     baselines, rows = ([row_of(name, held) for name in names] for names in (baselines, rows))
     check_known([*baselines, *rows], held, "row")
-    pairs: list[tuple[str, str]] = []
+    pairs: dict[frozenset[str], tuple[str, str]] = {}
     for baseline, row in product(baselines, rows):
-        if row != baseline and not {(row, baseline), (baseline, row)} & {*pairs}:
-            pairs.append((row, baseline))
+        if row != baseline:
+            pairs.setdefault(frozenset((row, baseline)), (row, baseline))
     scores = scores_of(runs)
     headings = {column.key: column.heading for column in scores.columns}
     if columns is not None:
         check_known(columns, list(headings), "column")
-    lines = compare_pairs(scores, pairs, columns, margin)
+    lines = compare_pairs(scores, [*pairs.values()], columns, margin)
     if not lines:
         raise UserError(
             f"no row can be compared with {', '.join(baselines)}: they share no seed, have a single test "
