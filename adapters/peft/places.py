@@ -24,7 +24,9 @@ CROSS = {
     "cross_attn",
     "cross_attention",
     "encoder_attn",
+    "encoder_decoder_attention",
     "EncDecAttention",
+    "x_attn",
     "visual_attention",
     "multihead_attn",
 }
@@ -35,17 +37,29 @@ OTHER_SIDES = {
     "vision_tower",
     "vision_encoder",
     "visual",
+    "image_model",
     "image_encoder",
     "image_tower",
+    "image_embed",
     "vision_embed_tokens",
+    "video_model",
+    "video_encoder",
     "video_tower",
-    "audio_tower",
+    "audio_model",
     "audio_encoder",
+    "audio_tower",
+    "audio_embed",
+    "speech_encoder",
     "qformer",
+    "image_to_text_projection",
 }
 # By the model's type, parts at the top of the model; deeper in it, such a name may be that of a text stack.
 # mPLUG is adapted in its decoder, as p-Adapter has it; its encoders are reached by target_modules.
-OTHER_SIDES_AT_TOP = {"vision-encoder-decoder": ("encoder",), "mplug": ("text_encoder", "fusion_encoder")}
+OTHER_SIDES_AT_TOP = {
+    "vision-encoder-decoder": ("encoder",),
+    "pix2struct": ("encoder",),
+    "mplug": ("text_encoder", "fusion_encoder"),
+}
 
 NO_BLOCK = "experts, or names that are not known, which ffn_modules=[...] can give"
 

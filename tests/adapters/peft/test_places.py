@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from attngraph.adapters import GraphAdapterConfig
 from attngraph.adapters.peft.layer import GraphLayer, OutputLayer
-from attngraph.adapters.peft.places import find_places
+from attngraph.adapters.peft.places import find_places, language_sites, position_of
 from attngraph.errors import UserError
 from attngraph.reading.instrument import instrument
 from tests.adapters.peft.helpers import config
@@ -60,6 +60,26 @@ def test_defaults(family):
             assert chosen[name] == position
             alone = places(family, positions=position)
             assert name in alone and set(alone.values()) == {position}
+
+
+def test_cross_attention_is_known_by_the_names_of_every_family():
+    """But SigLIP's pooling head, whose name says nothing: its one query is a parameter."""
+    layers = {name: kind for family in READ.values() for name, kind in family.layers.items() if kind}
+    other = {name: kind for name, kind in layers.items() if position_of(name) != kind.split()[0]}
+    assert set(other) == {"vision_model.head.attention"}
+
+
+@pytest.mark.parametrize(
+    "family, side", [("pix2struct", "decoder."), ("kosmos2", "text_model."), ("flava", "text_model.")]
+)
+def test_encoders_of_images_are_not_the_language_side(family, side):
+    model = READ[family].make()
+    handle = instrument(model)
+    chosen = {site.name for site in language_sites(model, handle.sites.values())}
+    handle.remove()
+    assert {name for name in chosen if not name.startswith("multimodal_model.")} == {
+        name for name in handle.sites if name.startswith(side)
+    }
 
 
 def test_attention_layers_by_name():
