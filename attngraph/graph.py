@@ -209,9 +209,6 @@ class AttentionGraph:
         check_degree(degree)
         if degree == "sum":
             return None
-        scores = getattr(self.stored, "scores", None)
-        if scores is not None:  # of a streamed graph, whose value mask need not say what each query sees
-            return scores.degree_scale(degree)
         b, _, n, m, _ = self.shape
         device = self.query.device
         rows, columns = self.query_mask, self.visible
@@ -221,6 +218,9 @@ class AttentionGraph:
             columns = torch.ones(b, 1, m, dtype=torch.bool, device=device)
         columns = columns.expand(b, -1, m)
         values = columns.sum(-1) if self.causal else columns.any(1).sum(-1, keepdim=True)
+        if self.causal and self.totals is not None and self.value_mask is None and self.span is None:
+            # streamed without a mask: query i sees the values up to i + m - n
+            values = values.minimum(torch.arange(m - n + 1, m + 1, device=device).clamp(min=0))
         return mean_scale(values.to(widen(self.query).dtype), rows, self.causal, self.past_degree, self.span)
 
     def degree_after(self) -> PastDegree:
