@@ -109,6 +109,11 @@ def open_source(options: LookOptions, trained: bool = True) -> Source:
     family.check(samples)
     adapters = {} if options.adapter is None else put_in(family, options.adapter, trained, options.seed)
     layers, heads = [*options.layers] or None, [*options.heads] or None
+    if heads and any(adapter.query_rows == "noise" for adapter in adapters.values()):
+        raise UserError(
+            f"--adapter {options.adapter} has noise in its query rows, which is sampled for all heads at "
+            "once: remove --heads"
+        )
     return Source(family, samples, options.batch, layers, heads, options.device, adapters)
 
 

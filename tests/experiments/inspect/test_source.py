@@ -5,6 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from attngraph import capture
+from attngraph.adapters import GraphAdapterConfig
 from attngraph.errors import UserError
 from attngraph.experiments.inspect.source import own_samples, put_in, settings_of
 from attngraph.experiments.models import load_family
@@ -162,6 +163,13 @@ def test_without_its_adapters_the_model_is_the_frozen_one(adapter):
     with opened.family.unadapted():
         torch.testing.assert_close(logits(opened.model), frozen)
     assert (logits(opened.model) - frozen).abs().max() > 1e-3
+
+
+def test_some_heads_of_an_adapter_with_noise_rows_are_refused(tmp_path):
+    """Noise of two heads is not that of the same heads among four."""
+    get_peft_model(load_family().model, GraphAdapterConfig(query_rows="noise")).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="^--adapter .*sampled for all heads.*remove --heads"):
+        source("--adapter", tmp_path, "--heads", 1)
 
 
 def test_what_is_no_graph_adapter_is_refused(tmp_path):
