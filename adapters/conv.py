@@ -89,9 +89,13 @@ class SchemeConv(WeightedSum):
                 "edge_index must be a tensor (2, edges): torch_geometric.utils.to_edge_index makes one, and "
                 "its weights, from a sparse matrix"
             )
-        if edge_index.dim() != 2 or len(edge_index) != 2 or edge_index.is_floating_point():
+        if (
+            edge_index.dim() != 2
+            or len(edge_index) != 2
+            or edge_index.dtype not in (torch.int64, torch.int32)
+        ):
             raise ValueError(
-                f"edge_index must be integers (2, edges), got {edge_index.dtype} {tuple(edge_index.shape)}"
+                f"edge_index must be int64 (2, edges), got {edge_index.dtype} {tuple(edge_index.shape)}"
             )
         if edge_index.device.type == "cpu" and not (torch.compiler.is_compiling() or transformed()):
             for side, row, x in zip(("value", "query"), edge_index, (value, query)):

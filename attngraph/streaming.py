@@ -193,6 +193,7 @@ def scores_of(
         query_mask=None if scores.query_mask is None else scores.query_mask[examples],
         metric=None if scores.metric is None else scores.metric[heads],
         past_degree=None,
+        picture=None,  # numbers of all examples
     )
 
 

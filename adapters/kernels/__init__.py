@@ -39,6 +39,7 @@ from attngraph.adapters.kernels.fused import fused_step
 from attngraph.adapters.kernels.gpu import triton_step
 from attngraph.adapters.kernels.native import native_step
 from attngraph.adapters.kernels.strips import strip_step
+from attngraph.backends import check_backend
 from attngraph.scores import AttentionScores
 
 __all__ = [
@@ -60,7 +61,11 @@ def step_of(
         backend: see :meth:`attngraph.adapters.scheme.Scheme.forward`.
         scores: the attention.
         context: whether the attention output is wanted.
+
+    Raises:
+        ValueError: an unknown backend.
     """
+    check_backend(backend)
     if backend == "sparse":
         return None
     tiled, in_c = backend == "tiled", native.covers(scores)

@@ -215,7 +215,8 @@ class _Chunk:
         except _Missing as missing:
             sums, done = missing.part, False
         context = weight @ graph.value if done and self.context else None
-        return _Result(sums, done, context, graph.degree_after() if edges.degrees_used else None)
+        after = graph.degree_after() if edges.degrees_used and graph.shape[2] else None
+        return _Result(sums, done, context, after)
 
 
 class _Missing(BaseException):

@@ -203,7 +203,8 @@ def test_what_is_refused():
         ((x, to_torch_coo_tensor(index, size=(4, 4))), "to_edge_index makes one"),
         ((x, index, torch.tensor([0.5, -0.5])), "weight must not be negative"),
         ((x, index, torch.ones(3)), r"weight must have shape \(2,\)"),
-        ((x, index.repeat(2, 1)), r"edge_index must be integers \(2, edges\), got torch.int64 \(4, 2\)"),
+        ((x, index.repeat(2, 1)), r"edge_index must be int64 \(2, edges\), got torch.int64 \(4, 2\)"),
+        ((x, index.short()), r"edge_index must be int64 \(2, edges\), got torch.int16"),
         (((x, x[:3]), index), "edge_index names query 3, and there are 3: its first row is the value"),
         ((x.long(), index), "x must hold floating-point numbers"),
     ):

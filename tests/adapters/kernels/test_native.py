@@ -193,6 +193,8 @@ def test_backends_and_the_steps_they_take(monkeypatch):
         assert [step_of(x, others) for x in BACKENDS] == [fused_step, None, None]
     monkeypatch.setenv(library.VARIABLE, "eager")
     assert [step_of(x, scores) for x in BACKENDS] == [fused_step, None, None]
+    with pytest.raises(ValueError, match="backend must be one of"):
+        step_of("flash", scores)
 
 
 @needs_library

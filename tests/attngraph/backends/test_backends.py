@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from attngraph.adapters import PGNN
+from attngraph import AttentionScores
+from attngraph.adapters import APPNP, PGNN
 from attngraph.backends import BACKENDS, edges_of
 from attngraph.backends.dense import DenseEdges
 from attngraph.backends.message_passing import WeightedSum
@@ -30,3 +31,12 @@ def test_backends_by_name():
     for run in (edges_of, PGNN().double()):
         with pytest.raises(ValueError, match="backend must be one of dense, sparse, tiled, got 'tile'"):
             run(graph, "tile")
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_queries(backend, causal):
+    """The tiled backend hands degrees on from the last query of each chunk."""
+    with torch.no_grad():
+        scores = AttentionScores(*(torch.randn(1, 2, nodes, 4) for nodes in (0, 5, 5)), causal=causal)
+        assert APPNP()(scores, backend).shape == (1, 2, 0, 4)
