@@ -10,7 +10,7 @@ import pandas as pd
 
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.studies.distances_rates import rate_of
-from attngraph.experiments.tables.compare import compare_pairs, holm
+from attngraph.experiments.tables.compare import compare_pairs, holm, p_text
 from attngraph.experiments.tables.frame import Scores, scores_of
 from attngraph.experiments.tables.runs import Run
 from attngraph.experiments.tasks.catalogue import SCENE
@@ -186,8 +186,3 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         text["By checkpoint"] = " ".join(f"{unit * one:+.2f}" for one in line["by_checkpoint"])
         lines.append(text)
     return pd.DataFrame(lines)
-
-
-def p_text(p: float) -> str:
-    """A p-value as text."""
-    return f"{p:.4f}" if p >= 1e-4 else "< 0.0001"

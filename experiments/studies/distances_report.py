@@ -42,7 +42,6 @@ from attngraph.experiments.studies.distances_comparisons import (
     comparisons,
     conclusion,
     gated,
-    p_text,
     shown,
     with_second_rates,
 )
@@ -59,6 +58,7 @@ from attngraph.experiments.studies.distances_rates import (
     tuning,
     with_rates,
 )
+from attngraph.experiments.tables.compare import p_text
 from attngraph.experiments.tables.frame import FROZEN, scores_of
 from attngraph.experiments.tables.grid import load_preset
 from attngraph.experiments.tables.plan import plan_table

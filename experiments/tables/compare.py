@@ -166,6 +166,11 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return multipletests(p_values, method="holm")[1] if len(p_values) else np.zeros(0)
 
 
+def p_text(p: float, digits: int = 4) -> str:
+    """A p-value as text; one that rounds to 0 is less than the last digit."""
+    return f"{p:.{digits}f}" if round(p, digits) else f"< {10**-digits:.{digits}f}"
+
+
 def contenders(runs: Sequence[Run]) -> list[str]:
     """The rows that are compared in one family by default: the GNN adapters and pGNN's controls."""
     methods = {run.row: run.method for run in runs}

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from attngraph.adapters.peft.effects import short_names
+from attngraph.experiments.tables.compare import p_text
 from attngraph.experiments.tables.frame import scores_of, summarise
 from attngraph.experiments.tables.render import MISSING, markdown_grid, number, scope
 from attngraph.experiments.tables.runs import Run, distinct
@@ -156,7 +157,7 @@ def _p_values(line: Mapping[str, Any], name: str) -> list[str]:
     """The p-value before and after correction."""
     if line[name] is None:
         return [MISSING] * 2
-    return [f"{line[name]:.4f}", f"{line[f'{name}_holm']:.3f}"]
+    return [p_text(line[name]), p_text(line[f"{name}_holm"], 3)]
 
 
 def significance_markdown(comparisons: Sequence[Mapping[str, Any]], headings: Mapping[str, str]) -> str:

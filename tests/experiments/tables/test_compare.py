@@ -14,6 +14,7 @@ from attngraph.experiments.tables.compare import (
     contenders,
     holm,
     image_covariance,
+    p_text,
     paired_comparison,
     recompute,
 )
@@ -124,6 +125,11 @@ def test_corpus_bleu_and_an_average_of_columns():
 )
 def test_holm_by_hand(p_values, adjusted):
     assert holm(p_values) == pytest.approx(adjusted)
+
+
+def test_no_p_value_is_printed_as_0():
+    assert [p_text(p) for p in (0.0, 4e-5, 6e-5, 1.0)] == ["< 0.0001", "< 0.0001", "0.0001", "1.0000"]
+    assert p_text(4e-4, 3) == "< 0.001"
 
 
 # ---- rows of a table --------------------------------------------------------------------------------------
