@@ -109,6 +109,7 @@ def draw_lines(table: Table) -> Figure | None:
             printed = _published(table, key)
             reach = [abs(number) for number in printed.values()]
             for colour, (block, rows) in zip(COLOURS, blocks.items()):
+                rows = [row for row in rows if row == table.baseline or (row, key) in compared]
                 lines = [compared.get((row, key), none) for row in rows]
                 x = [table.places[row] for row in rows]
                 low, mean, high = ([100 * one[end] for one in lines] for end in ("low", "difference", "high"))

@@ -170,6 +170,10 @@ def make_table(
     rows = rows_from_frame(scores.frame, scores.columns)
     compared = contenders(runs) if grid.contenders is None else grid.contenders
     pairs = [(name, grid.baseline) for name in compared if name != grid.baseline]
+    if grid.contenders is None:
+        marked = {run.method.title for run in runs if run.method.group == ADAPTERS}
+    else:
+        marked = {method_named(name).title for name in grid.contenders}
     counts = [_counts([run for run in runs if run.task == name], task) for name, task in tasks.items()]
     return Table(
         title,
@@ -179,7 +183,7 @@ def make_table(
         comparisons=compare_pairs(scores, pairs) if compare else (),
         notes=[*filter(None, [scores.about_way, *counts, *grid.notes, below_frozen(runs)]), ABOUT_COSTS],
         published=published_in(grid, scores.columns),
-        contenders=grid.contenders and {method_named(name).title for name in grid.contenders},
+        contenders=marked,
         contest=grid.contest,
         **axis_of(grid),
     )

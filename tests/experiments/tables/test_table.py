@@ -68,6 +68,8 @@ def test_a_grid_names_baseline_contenders_blocks_and_notes(tmp_path):
     assert vqa == f"{tasks['vqa'].title}: 91 training and 400 test examples"
     assert ve == f"{tasks['ve'].title}: 90 training and 400 test examples"
     assert make_table(runs, tasks, "t", compare=False).comparisons == ()
+    unnamed = make_table(runs, tasks, "t", ABLATION.model_copy(update=grid | {"contenders": None}))
+    assert len(unnamed.best("vqa.accuracy")) == 1, "in blocks of any name, adapters are still contenders"
 
 
 def test_each_run_is_compared_with_its_own_checkpoint(tmp_path):
