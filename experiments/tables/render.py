@@ -124,14 +124,15 @@ def scope(comparisons: Sequence[Mapping[str, Any]]) -> str:
     if not several:
         return "p-values are for new images with these training runs only: one seed, one checkpoint."
     checkpoints = max(line["checkpoints"] for line in several)
-    if all(line["seeds"] == line["checkpoints"] for line in several):
+    each = all(line["seeds"] == line["checkpoints"] for line in several)
+    if each:
         said = "p-values are for new seeds, images and checkpoints: each seed has its own checkpoint"
     else:
         same = "this checkpoint" if checkpoints == 1 else f"these {checkpoints} checkpoints"
         said = f"p-values are for new seeds and images with {same}"
     if len(several) < len(comparisons):
         said += "; those of one seed for new images only"
-    return said + ("." if checkpoints == 1 else ". Results for new checkpoints are given separately.")
+    return said + ("." if checkpoints == 1 or each else ". Results for new checkpoints are given separately.")
 
 
 def render_text(table: Table, width: int = 1000) -> str:

@@ -64,6 +64,7 @@ def test_a_score_that_rounding_leaves_below_0_is_0():
 
 
 SEEDS = "p-values are for new seeds and images with"
+OWN = "p-values are for new seeds, images and checkpoints: each seed has its own checkpoint."
 APART = "Results for new checkpoints are given separately."
 
 
@@ -73,12 +74,12 @@ APART = "Results for new checkpoints are given separately."
         ([(1, 1)], "p-values are for new images with these training runs only: one seed, one checkpoint."),
         ([(5, 1), (1, 1)], f"{SEEDS} this checkpoint; those of one seed for new images only."),
         ([(21, 7), (7, 7)], f"{SEEDS} these 7 checkpoints. {APART}"),
-        ([(7, 7), (3, 3)], "p-values are for new seeds, images and checkpoints: each seed has its own"),
+        ([(7, 7), (3, 3)], OWN),
     ],
 )
 def test_what_p_values_speak_for(counts, sentence):
     said = scope([{"seeds": seeds, "checkpoints": checkpoints} for seeds, checkpoints in counts])
-    assert said.startswith(sentence)
+    assert said == sentence
 
 
 def test_the_figure_shows_each_difference_with_its_interval(tmp_path):
