@@ -208,6 +208,8 @@ class GraphAdapterConfig(PeftConfig):
         """Which modules and layers."""
         for name in MODULE_LISTS:
             setattr(self, name, _names(name, getattr(self, name)))
+        if self.ffn_modules is not None and "ffn" not in self.positions:
+            raise UserError("ffn_modules names feed-forward blocks: add ffn to positions, or remove it")
         given = self.layers_to_transform
         numbers = [_plain(x) for x in (given if isinstance(given, (list, tuple, set)) else [given])]
         if given is None:

@@ -54,6 +54,7 @@ BAD = [
     (dict(ffn_modules=[]), r"ffn_modules=\[\] names no module"),
     (dict(exclude_modules=["a", ""]), "exclude_modules=.'', 'a'. names no module"),
     (dict(exclude_modules="(a"), r"exclude_modules='\(a' is not a valid regular expression"),
+    (dict(ffn_modules="h", positions="self"), "ffn_modules names .*: add ffn to positions, or remove it"),
     (dict(layers_pattern="h"), "layers_pattern says how layers are counted: pass layers_to_transform too"),
     (dict(layers_to_transform=[-1]), r"layers_to_transform must be the number of a layer, .* got \[-1\]"),
     (dict(layers_to_transform=[]), "layers_to_transform must be the number of a layer, or a list of them"),
