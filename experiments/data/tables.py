@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -68,7 +68,13 @@ class Examples(Sequence[Example]):
     def __len__(self) -> int:
         return self.rows.num_rows
 
-    def __getitem__(self, place: int) -> Example:
+    @overload
+    def __getitem__(self, place: int) -> Example: ...
+    @overload
+    def __getitem__(self, place: slice) -> Examples: ...
+    def __getitem__(self, place: int | slice) -> Example | Examples:
+        if isinstance(place, slice):
+            return self.take(range(len(self))[place])
         return self._example(self.rows.slice(range(len(self))[place], 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[Example]:

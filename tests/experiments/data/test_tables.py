@@ -50,6 +50,7 @@ def test_table_gives_what_the_reader_gives(root):
     assert list(kept) == [first, second] == [kept[0], kept[1]] and kept[-1] == second
     some = kept.take([1, 0, 1])
     assert list(some) == [second, first, second] and some[-1] == second and list(some.take([1])) == [first]
+    assert list(some[1:]) == [first, second] and list(some[:0]) == []
     assert kept.images() == [first.image, second.image] and some.images() == [second.image, first.image]
     with pytest.raises(IndexError):
         kept[2]
