@@ -173,6 +173,10 @@ def find_places(model: nn.Module, sites: Iterable[Site], config: GraphAdapterCon
     left_out |= _unread(model, unread, named, config)
     if left_out and places:
         _warn_left_out(left_out, list(position))
+    if not places and config.exclude_modules and not (chosen or outputs):
+        raise UserError(
+            f"exclude_modules excludes every module that an adapter could follow in {type(model).__name__}"
+        )
     if not places:
         present = _shorten(f"{site.name} ({position[site.name]})" for site in sites)
         raise UserError(

@@ -182,6 +182,7 @@ def test_the_matrices_of_lora_are_no_feed_forward_blocks():
             "transformer.h.1.attn (self); choose",
         ),
         ("gpt2", dict(exclude_modules=["h.0.attn", "h.9"]), "exclude_modules: 'h.9' matches no attention or"),
+        ("gpt2", dict(exclude_modules=".*"), "exclude_modules excludes every module that an adapter could"),
         ("gpt2", dict(layers_to_transform=[0, 9]), "layers_to_transform: there is no layer 9 in GPT2LMHead"),
         ("gpt2", dict(layers_to_transform=0, layers_pattern="x"), "there is no layer 0 of x in GPT2LMHead"),
         (

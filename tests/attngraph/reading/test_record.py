@@ -65,6 +65,7 @@ def test_wrong_options():
         (dict(heads=[0, 4]), "model.layers.0.self_attn has heads 0..3, not 4"),
         (dict(heads="0"), "heads must be a head's number or several, such as"),
         (dict(heads=[]), "heads must be a head's number or several, such as"),
+        (dict(layers=[]), "layers must name at least one layer, got"),
         (dict(layers=["*.0.*", "layer.7"]), "is called 'layer.7'; choose from model.layers.0.self_attn"),
     ):
         with pytest.raises((UserError, ValueError), match=message):
