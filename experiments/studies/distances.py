@@ -1,5 +1,5 @@
 r"""Arms of the study of distances: what the p-adapter's distances see in cross-attention, and whether its
-exponents are coupled. The protocol is docs/protocol-distances.md.
+exponents are coupled. The protocol is experiments/results/distances/protocol.md.
 
 A plugin, of ``attngraph --plugin experiments/studies/distances.py ablation --preset
 experiments/studies/distances.yaml``: it registers a scheme, the eleven arms as methods, and the study's two

@@ -1,4 +1,5 @@
-r"""Results of the study of distances, in the order of its protocol (docs/protocol-distances.md)::
+r"""Results of the study of distances, in the order of its protocol
+(experiments/results/distances/protocol.md)::
 
     python -m attngraph.experiments.studies.distances_report runs/distances --rates runs/distances-rates
 
