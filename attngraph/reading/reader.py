@@ -420,7 +420,7 @@ def _choose(layers: Layers, names: list[str]) -> list[str]:
         return names
     patterns = [layers] if isinstance(layers, str) else list(layers)
     if not patterns:
-        raise UserError(f"layers must name at least one layer, got {layers!r}: leave it out for all layers")
+        raise UserError(f"layers must name at least one layer, got {layers!r}; None means all layers")
     for pattern in patterns:
         if not any(name == pattern or fnmatchcase(name, pattern) for name in names):
             raise UserError(f"no attention layer is called {pattern!r}; choose from {', '.join(names)}")

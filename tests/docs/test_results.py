@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from attngraph.experiments import cli
 from attngraph.experiments.models import load_family
 from attngraph.experiments.models.weights import weights_digest
-from attngraph.experiments.tables.compare import holm
+from attngraph.experiments.tables.compare import holm, p_text
 from attngraph.experiments.tables.frame import table_columns
 from attngraph.experiments.tables.grid import load_preset
 from attngraph.experiments.tables.runs import unpack
@@ -111,17 +111,48 @@ def test_the_study_gives_the_planned_p_values():
     assert sentence in " ".join(IN_FULL.read_text(encoding="utf-8").split())
 
 
-def test_the_readme_gives_the_post_hoc_leads():
-    lines = {(line["row"], line["column"]): line for line in comparisons("post-hoc", STUDY)[::-1]}
-    lead, control = (lines[row, "summary"] for row in ("pGNN", "Tempering alone"))
-    assert lead["baseline"] == control["baseline"] == "GCN"
-    sentence = (
-        "pGNN leads GCN by {difference} standard deviations between seeds (95 % interval {low} to {high}), "
-        "but the control without distances leads by {control}."
-    )
-    numbers = {key: f"{float(lead[key]):.2f}" for key in ("difference", "low", "high")}
-    shown = sentence.format(**numbers, control=f"{float(control['difference']):.2f}")
-    assert shown in " ".join(README.read_text(encoding="utf-8").split())
+DISTANCES = ROOT / "experiments" / "results" / "distances"
+SCENE_AND_VQA = ("caption.scene", "vqa.accuracy")
+
+
+def in_points(line: dict[str, str], kind: str = "") -> str:
+    """A difference with its interval, as the pages print them."""
+    difference, low, high = (100 * float(line[x]) for x in ("difference", f"{kind}low", f"{kind}high"))
+    return f"{difference:+.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
+
+
+def test_the_study_of_distances_gives_the_numbers_of_its_files():
+    """In its own page, in the findings and in the README: differences, intervals, p-values and answers."""
+    lines = {(x["question"], x["column"]): x for x in comparisons("comparisons", DISTANCES) if not x["at"]}
+    (_, *shown), (_, *found) = table_of(DISTANCES / "README.md", "| |"), table_of(FINDINGS, "| | captions")
+    assert len(shown) == len(found) == 4
+    for (name, _, *cells), (_, *summary) in zip(shown, found, strict=True):
+        for cell, short, column in zip(cells, summary, SCENE_AND_VQA, strict=True):
+            line = lines[name, column]
+            number, text = in_points(line), cell.replace("**", "")
+            p, answer = p_text(float(line["test_p_holm"]), 4 if "<" in cell else 3), line["answer"]
+            if answer.startswith("none"):
+                assert text == f"{number}: no answer"
+            elif name == "H0":
+                assert text == f"{number}, p {p}: {'holds' if answer == 'above 0' else 'fails'}"
+            else:
+                assert text == f"{number}, p {p}: {answer}"
+            assert short.replace("**", "") == number
+    oracle = in_points(lines["H0", "vqa.accuracy"]).removeprefix("+").replace(" (", " points (", 1)
+    assert f"improve VQA by {oracle}" in " ".join(README.read_text(encoding="utf-8").split())
+
+
+def test_the_comparisons_with_gcn_are_those_of_their_file():
+    names = {"natural": "Natural", "nothing (R = 1)": "Nothing", "nothing": "Nothing"}
+    lines = comparisons("significance", DISTANCES / "post-hoc")
+    made = {(f"{x['row']} − {x['baseline']}", x["column"]): x for x in lines}
+    _, *shown = table_of(DISTANCES / "README.md", "| | VQA accuracy")
+    assert 2 * len(shown) == len(made) == 10
+    for pair, *cells in shown:
+        pair = " − ".join(names.get(name, name) for name in pair.split(" − "))
+        for cell, column in zip(cells, SCENE_AND_VQA[::-1], strict=True):
+            line = made[pair, column]
+            assert cell == f"{in_points(line, 'new_')}, p {p_text(float(line['new_p_holm']), 3)}"
 
 
 def test_the_post_hoc_summary_is_that_of_its_file():
