@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from attngraph.experiments import cli
 from attngraph.experiments.models import load_family
 from attngraph.experiments.models.weights import weights_digest
+from attngraph.experiments.studies import distances_report
 from attngraph.experiments.tables.compare import holm, p_text
 from attngraph.experiments.tables.frame import table_columns
 from attngraph.experiments.tables.grid import load_preset
@@ -140,6 +142,18 @@ def test_the_study_of_distances_gives_the_numbers_of_its_files():
             assert short.replace("**", "") == number
     oracle = in_points(lines["H0", "vqa.accuracy"]).removeprefix("+").replace(" (", " points (", 1)
     assert f"improve VQA by {oracle}" in " ".join(README.read_text(encoding="utf-8").split())
+
+
+@pytest.mark.slow
+def test_the_report_follows_from_the_raw_statistics(tmp_path):
+    """The README's command, with copies of the files of the search, next to which it writes."""
+    for name in ("search.csv", "settings.yaml"):
+        shutil.copy(DISTANCES / name, tmp_path)
+    closed_form = DISTANCES.parent / "heterophily" / "closed-form.md"
+    options = ["--rates", tmp_path, "--other", DISTANCES / "other", "--closed-form", closed_form]
+    distances_report.main([*map(str, [DISTANCES, *options, "--out", tmp_path / "report"])])
+    made = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert made == (DISTANCES / "report.md").read_text(encoding="utf-8")
 
 
 def test_the_comparisons_with_gcn_are_those_of_their_file():
