@@ -6,6 +6,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,6 @@ from safetensors.torch import load_file
 from attngraph.experiments import cli
 from attngraph.experiments.models import load_family
 from attngraph.experiments.models.weights import weights_digest
-from attngraph.experiments.studies import distances_report
 from attngraph.experiments.tables.compare import holm, p_text
 from attngraph.experiments.tables.frame import table_columns
 from attngraph.experiments.tables.grid import load_preset
@@ -146,12 +147,14 @@ def test_the_study_of_distances_gives_the_numbers_of_its_files():
 
 @pytest.mark.slow
 def test_the_report_follows_from_the_raw_statistics(tmp_path):
-    """The README's command, with copies of the files of the search, next to which it writes."""
+    """The README's command, with copies of the files of the search, next to which it writes. In a process of
+    its own, since the study changes tasks and methods."""
     for name in ("search.csv", "settings.yaml"):
         shutil.copy(DISTANCES / name, tmp_path)
     closed_form = DISTANCES.parent / "heterophily" / "closed-form.md"
     options = ["--rates", tmp_path, "--other", DISTANCES / "other", "--closed-form", closed_form]
-    distances_report.main([*map(str, [DISTANCES, *options, "--out", tmp_path / "report"])])
+    command = [sys.executable, "-m", "attngraph.experiments.studies.distances_report", DISTANCES, *options]
+    subprocess.run([*command, "--out", tmp_path / "report"], check=True, cwd=ROOT, capture_output=True)
     made = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
     assert made == (DISTANCES / "report.md").read_text(encoding="utf-8")
 
