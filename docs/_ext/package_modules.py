@@ -73,10 +73,17 @@ def described(module: str) -> list[str]:
         for full, short in shortest.items()
         if full.rpartition(".")[0] == module and short != full
     ]
+    loaded = vars(importlib.import_module(module))
+    # Sphinx formats the signatures of imported members before it drops them,
+    # and fails on some that other packages decorate.
+    elsewhere += [
+        name
+        for name, member in loaded.items()
+        if not str(getattr(member, "__module__", None) or "attngraph").startswith("attngraph")
+    ]
     lines = [f".. automodule:: {module}"]
     if elsewhere:
         lines.append(f"   :exclude-members: {', '.join(sorted(elsewhere))}")
-    loaded = vars(importlib.import_module(module))
     lazy = [name for name in loaded.get("__all__", ()) if name not in loaded]  # imported on first use
     return [*lines, "", *(f".. autofunction:: {module}.{name}" for name in lazy)]
 
