@@ -150,5 +150,5 @@ def _written(data: Mapping[str, Any], tasks: Sequence[str], folder: Path) -> Pat
         if task.data_set is None:
             names = ", ".join(name for name, one in TASKS.items() if one.data_set is not None)
             raise UserError(f"task {task.name} reads no records: choose from {names}")
-        write_records(data, DATA_SETS[task.data_set], task.takes_text, folder)
+        write_records(data, DATA_SETS[task.data_set], task.takes_text, task.file_format.labels, folder)
     return folder

@@ -156,7 +156,7 @@ def evaluate(
     else:
         check_answering(task, asked.answering)
         require(*task.needs)
-        examples = record_examples(_of_split(data, split), task.takes_text)
+        examples = record_examples(_of_split(data, split), task.takes_text, task.file_format.labels)
     examples = subset(examples, most)
     found = (
         _of_model(model, task, examples, place, asked, device)

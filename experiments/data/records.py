@@ -34,17 +34,20 @@ WHERE = Path("data")  # names the records in errors
 SAVED_AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # modes of PIL
 
 
-def record_examples(records: Iterable[Mapping[str, Any]], with_text: bool) -> list[Example]:
+def record_examples(
+    records: Iterable[Mapping[str, Any]], with_text: bool, answers: tuple[str, ...] = ()
+) -> list[Example]:
     """The examples of records, in their order.
 
     Args:
         records: see above. A ``datasets.Dataset`` is read without decoding its images; class labels are read
             by their names.
         with_text: whether the task's prompts have a text.
+        answers: the answers that there are, as labels; none for any.
 
     Raises:
-        UserError: a record lacks a field, has a field of another type, or a duplicate ``id``; or there are no
-            records.
+        UserError: a record lacks a field, has a field of another type, another answer, or a duplicate ``id``;
+            or there are no records.
     """
     fields = (IMAGE, TEXT, ANSWER) if with_text else (IMAGE, ANSWER)
     remedy = f"each record needs {', '.join(fields)} (rename columns, such as question to {TEXT})"
@@ -57,16 +60,20 @@ def record_examples(records: Iterable[Mapping[str, Any]], with_text: bool) -> li
             if labels and type(place := content.get(ANSWER)) is int and 0 <= place < len(labels):
                 content[ANSWER] = labels[place]
         record = Record(content, WHERE, f"record {number}", remedy)
-        examples.append(_example(record, with_text))
+        examples.append(_example(record, with_text, answers))
         ids.add(examples[-1].id, record.where)
     if not examples:
         raise Record({}, WHERE, "", remedy).fault("there are no records")
     return examples
 
 
-def _example(record: Record, with_text: bool) -> Example:
+def _example(record: Record, with_text: bool, answers: tuple[str, ...]) -> Example:
     answer = record.field(ANSWER, str, list)
     references = (record.text(ANSWER).strip(),) if isinstance(answer, str) else record.texts(ANSWER)
+    if answers and references[0] not in answers:
+        raise record.fault(
+            f"field '{ANSWER}' of {record.where} is {shown(references[0])}", f"give {', '.join(answers)}"
+        )
     kind = record.text(KIND) if KIND in record.content else "record"
     prompt = record.text(TEXT) if with_text else ""
     return Example(str(record.field(ID, str, int)), _image(record), prompt, references, kind)
@@ -78,25 +85,20 @@ class Records(Reader):
 
     Args:
         with_text: whether they have a text.
-        labels: the answers that there are; none for any.
+        answers: the answers that there are, as labels; none for any.
     """
 
     name, title = "records", "records/{train,val,test}.jsonl: image, text (not of captions), answer, id"
 
-    def __init__(self, with_text: bool, labels: tuple[str, ...] = ()):
-        self.with_text, self.labels = with_text, labels
+    def __init__(self, with_text: bool, answers: tuple[str, ...] = ()):
+        self.with_text, self.answers = with_text, answers
 
     def files(self, root: Path, split: str) -> list[Path]:
         return [root / FOLDER / f"{split}.jsonl"]
 
     def examples(self, split: str, reading: Reading) -> Iterator[Example]:
         def example(record: Record) -> Example:
-            found = _example(record, self.with_text)
-            if self.labels and found.references[0] not in self.labels:
-                raise record.fault(
-                    f"field '{ANSWER}' of {record.where} is {shown(found.references[0])}",
-                    f"give {', '.join(self.labels)}",
-                )
+            found = _example(record, self.with_text, self.answers)
             return replace(found, image=reading.root / found.image)
 
         (file,) = self.files(reading.root, split)
@@ -104,7 +106,11 @@ class Records(Reader):
 
 
 def write_records(
-    data: Mapping[str, Iterable[Mapping[str, Any]]], data_set: DataSet, with_text: bool, folder: Path
+    data: Mapping[str, Iterable[Mapping[str, Any]]],
+    data_set: DataSet,
+    with_text: bool,
+    answers: tuple[str, ...],
+    folder: Path,
 ) -> None:
     """Write records by split as the files of a dataset in a folder of datasets.
 
@@ -123,7 +129,7 @@ def write_records(
                 ANSWER: list(one.references),
                 KIND: one.kind,
             }
-            for one in record_examples(data[name], with_text)
+            for one in record_examples(data[name], with_text, answers)
         ]
         file = folder / data_set.name / FOLDER / f"{split}.jsonl"
         texts[file] = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)

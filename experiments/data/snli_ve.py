@@ -72,7 +72,7 @@ SNLI_VE = register(
                 ),
                 published=Official.published,
             ),
-            Records(with_text=True, labels=LABELS),
+            Records(with_text=True, answers=LABELS),
         ),
     )
 )

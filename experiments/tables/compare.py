@@ -167,7 +167,11 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
 
 
 def p_text(p: float, digits: int = 4) -> str:
-    """A p-value as text; one that rounds to 0 is less than the last digit."""
+    """A p-value as text; one that rounds to 0 is less than the last digit, and one below the level has as
+    many digits as show it."""
+    level = round(1 - LEVEL, 9)
+    while p < level <= round(p, digits):
+        digits += 1
     return f"{p:.{digits}f}" if round(p, digits) else f"< {10**-digits:.{digits}f}"
 
 

@@ -42,23 +42,23 @@ class Format:
         id_field: the field with the example's id.
         id_type: ``int`` or ``str``, as in the annotations.
         value_field: the field with the prediction.
-        labelled: whether the prediction is the label named by the text.
+        labels: the labels that a prediction can name; none if it is a text.
     """
 
     name: str
     id_field: str
     id_type: type
     value_field: str
-    labelled: bool = False
+    labels: tuple[str, ...] = ()
 
     def value(self, prediction: str) -> str:
         """The value in the file for a model's prediction, such as the label entailment for "correct"."""
-        return (named_label(prediction) or NO_LABEL) if self.labelled else prediction
+        return (named_label(prediction) or NO_LABEL) if self.labels else prediction
 
 
 VQA_RESULTS = Format("VQA v2 results", "question_id", int, "answer")
 VIZWIZ = Format("VizWiz-VQA results", "image", str, "answer")
-SNLI_VE = Format("SNLI-VE labels", "pairID", str, "label", labelled=True)
+SNLI_VE = Format("SNLI-VE labels", "pairID", str, "label", labels=tuple(ENTAILMENT_WORDS))
 CAPTIONS = Format("COCO caption results", "image_id", int, "caption")
 TEXTCAPS = Format("TextCaps results", "image_id", str, "caption")
 PLAIN = Format("answers", "id", str, "answer")
@@ -120,8 +120,8 @@ def read_predictions(
                 f"{file}: {record.where} is about {form.id_field} {shown(id)}, which is not in these data; "
                 "use predictions for the same data and split (--split)"
             )
-        if form.labelled:
-            found[id] = record.one_of(form.value_field, (*ENTAILMENT_WORDS, NO_LABEL))
+        if form.labels:
+            found[id] = record.one_of(form.value_field, (*form.labels, NO_LABEL))
             continue
         found[id] = record.field(form.value_field, str)
         if not allow_empty and not found[id].strip():

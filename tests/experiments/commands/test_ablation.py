@@ -160,11 +160,14 @@ def test_compare_takes_records(preset, tmp_path, monkeypatch):
     for task, records, told in (
         ("vqa", data, "task vqa reads no records: choose from vqa2, "),
         ("snli_ve", {"train": data["train"]}, "no split 'validation'"),
-        ("snli_ve", wrong, "field 'answer' of line 1 is 'yes'"),
+        ("snli_ve", wrong, "field 'answer' of record 0 is 'yes'"),
         ("snli_ve", data["train"], "not given by split"),
     ):
         with pytest.raises(attngraph.UserError, match=told):
             attngraph.compare(["gcn"], task, records, out=tmp_path / "other", **options)
+    assert not (tmp_path / "other").exists(), "wrong records are refused before any is written"
+    with pytest.raises(attngraph.UserError, match="field 'answer' of record 0 is 'yes'"):
+        attngraph.evaluate("mini-blip", "snli_ve", wrong["train"])
     before = times(out)
     with pytest.raises(attngraph.UserError, match="holds other records"):
         attngraph.compare(["gcn"], "snli_ve", {**data, "test": data["train"]}, out=out, **options)

@@ -132,6 +132,10 @@ def test_no_p_value_is_printed_as_0():
     assert p_text(4e-4, 3) == "< 0.001"
 
 
+def test_a_p_value_below_the_level_is_not_printed_as_the_level():
+    assert [p_text(p, 3) for p in (0.04996, 0.05, 0.0501)] == ["0.04996", "0.050", "0.050"]
+
+
 # ---- rows of a table --------------------------------------------------------------------------------------
 
 
