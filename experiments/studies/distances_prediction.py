@@ -15,6 +15,7 @@ The data of the preset are generated in the folder of the table, as by ``attngra
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from attngraph.analysis.contrast import Distances as Measured
 from attngraph.analysis.contrast import Region
 from attngraph.backends import edges_of
 from attngraph.edges import rsqrt, smallest_weight
+from attngraph.errors import UserError
 from attngraph.experiments.base.files import write_text
 from attngraph.experiments.base.progress import note
 from attngraph.experiments.inspect.regions import NAMED, Regions
@@ -193,4 +195,7 @@ def _seen(graph: AttentionGraph, region: Region) -> Iterator[tuple[str, Queries]
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

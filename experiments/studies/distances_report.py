@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from matplotlib.figure import Figure
 from attngraph.analysis.plots.style import COLOURS, GREY, PAGE, SMALL, new_figure, save, styled
 from attngraph.errors import UserError
 from attngraph.experiments.base.files import write_text
+from attngraph.experiments.base.reading import read_text
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.settings import Settings, chosen_settings, write_settings
 from attngraph.experiments.runs.experiment import Cell
@@ -89,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--closed-form", type=Path, help="Markdown table of pGNN's closed form by layer.")
     parser.add_argument("--set", dest="changes", action="append", default=[], help="Change of the preset.")
     args = parser.parse_args(argv)
+    closed_form = None if args.closed_form is None else read_closed_form(args.closed_form)
     trials, chosen = trials_of(args.rates), chosen_settings(args.rates / SETTINGS)
     planned = planned_runs(chosen, args.changes)
     check_searched(trials, chosen, {(row, task) for row, task, _ in planned if row != FROZEN})
@@ -104,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with saved_runs(*args.other) as others:
             again = at_second_rates(others, runs, planned, second)
             text, table = report(runs, again, trials, chosen, second, prediction)
-        figure = draw(runs, prediction, args.closed_form)
+        figure = draw(runs, prediction, closed_form)
     out = args.out or args.source / "report"
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.md", text)
@@ -503,8 +506,27 @@ MODEL_TITLES = {
 }
 
 
-def draw(runs: Sequence[Run], prediction: pd.DataFrame, closed_form: Path | None = None) -> Figure:
-    """pGNN's weights and its closed form in the layers of models, if a file has them; the contrast of the
+def read_closed_form(file: Path) -> pd.DataFrame:
+    """``model``, ``kind`` and ``r`` of each layer, from the table that docs/examples/closed_form.py prints.
+
+    Raises:
+        UserError: the file is missing, or has no such table.
+    """
+    text = read_text(file, "print it with python docs/examples/closed_form.py")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    try:
+        table = pd.read_csv(io.StringIO("\n".join(lines[:1] + lines[2:])), sep="|", skipinitialspace=True)
+        table.columns = table.columns.str.strip()
+        names = {name: table[name].str.strip() for name in ("model", "kind")}
+        return pd.DataFrame(names | {"r": table["r"].astype(float)})
+    except (AttributeError, KeyError, ValueError):
+        raise UserError(
+            f"{file} has no table of model, kind and r: use the output of docs/examples/closed_form.py"
+        ) from None
+
+
+def draw(runs: Sequence[Run], prediction: pd.DataFrame, closed_form: pd.DataFrame | None = None) -> Figure:
+    """pGNN's weights and its closed form in the layers of models, if a table has them; the contrast of the
     distances that each arm sees; and gains over saved masses."""
     panels = 2 + (closed_form is not None)
     with styled():
@@ -517,14 +539,10 @@ def draw(runs: Sequence[Run], prediction: pd.DataFrame, closed_form: Path | None
     return figure
 
 
-def _draw_closed_form(axes: Axes, file: Path) -> None:
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    table = pd.read_csv(io.StringIO("\n".join(lines[:1] + lines[2:])), sep="|", skipinitialspace=True)
-    table.columns = table.columns.str.strip()
-    table["kind"] = table["kind"].str.strip()
-    models = list(dict.fromkeys(table["model"].str.strip()))
+def _draw_closed_form(axes: Axes, table: pd.DataFrame) -> None:
+    models = list(dict.fromkeys(table["model"]))
     for kind, part in table.groupby("kind"):
-        axes.scatter(part["r"], part["model"].str.strip().map(models.index), s=9, label=f"{kind}-attention")
+        axes.scatter(part["r"], part["model"].map(models.index), s=9, label=f"{kind}-attention")
     axes.set_yticks(range(len(models)), [MODEL_TITLES.get(model, model) for model in models])
     axes.set(xlabel="correlation with\nthe closed form", ylim=(len(models) - 0.5, -0.5))
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1))
@@ -556,4 +574,7 @@ def _draw_gains(axes: Axes, points: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -363,6 +363,8 @@ def test_the_whole_report(folder, runs, rates, study, reporting, tmp_path, capsy
     words += [word for change in CHANGES for word in ("--set", change)]
     with pytest.raises(UserError, match="has no prediction.csv"):
         reporting.main(words)
+    with pytest.raises(UserError, match="README.md has no table of model, kind and r"):
+        reporting.main([*words, "--closed-form", str(ROOT / "README.md")])
     for broken in (lines[1:], [{"arm": "natural"}], [line | {"saved": np.nan} for line in lines]):
         pd.DataFrame(broken).to_csv(folder / "prediction.csv", index=False)
         with pytest.raises(UserError, match="is damaged, or lacks a layer of an arm"):
