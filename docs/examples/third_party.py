@@ -20,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import re
 import struct
+import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -363,8 +364,12 @@ def third_party() -> Iterator[tuple[str, Iterator[Example]]]:
         folder = installed(package)
         if folder is not None:
             yield package, examples(folder)
+        else:
+            print(f"{package} is not installed: skipped", file=sys.stderr)
     if (icons.FOLDER / icons.ICONS).exists():
         yield "mini-BLIP of icons", icons.examples(icons.FOLDER)
+    else:
+        print(f"{icons.FOLDER} has no model of icons: skipped", file=sys.stderr)
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from attngraph.analysis.contrast import Region
 from attngraph.backends import edges_of
 from attngraph.edges import rsqrt, smallest_weight
 from attngraph.errors import UserError
-from attngraph.experiments.base.files import write_text
+from attngraph.experiments.base.files import check_out, write_text
 from attngraph.experiments.base.progress import note
 from attngraph.experiments.inspect.regions import NAMED, Regions
 from attngraph.experiments.inspect.source import Source
@@ -64,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", help="One model in place of the preset's checkpoints.")
     parser.add_argument("--images", type=int, default=IMAGES, help="Number of validation images.")
     args = parser.parse_args(argv)
+    file = args.folder / FILE
+    check_out(args.folder)
+    if file.exists():
+        raise UserError(f"{file} exists: move it away to predict again")
+    if args.images < 1:
+        raise UserError(f"--images {args.images}: use 1 or more")
     torch.set_num_threads(1)
     grid = load_preset(args.preset, args.changes)
     data = args.folder / "data"
@@ -77,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for model in models:
         lines += prediction(model, data, args.images)
         note(f"{model}: predicted")
-    write_text(args.folder / FILE, pd.DataFrame(lines).to_csv(index=False))
+    write_text(file, pd.DataFrame(lines).to_csv(index=False))
 
 
 def prediction(model: str | None, data: Path, images: int = IMAGES) -> list[dict[str, Any]]:

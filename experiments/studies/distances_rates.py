@@ -35,16 +35,20 @@ def trials_of(folder: Path) -> pd.DataFrame:
     if not (folder / TRIALS).is_file():
         raise UserError(f"{folder} has no {TRIALS}: run attngraph search to its end")
     try:
-        return pd.read_csv(folder / TRIALS)[["method", "task", "rate", "seed", "score"]]
+        trials = pd.read_csv(folder / TRIALS)[["method", "task", "rate", "seed", "score"]]
+        return trials.astype({"rate": float, "seed": int, "score": float})
     except (KeyError, ValueError) as error:
         raise UserError(f"{folder / TRIALS} is damaged ({first_line(error)}): restore it") from None
 
 
 def check_searched(trials: pd.DataFrame, chosen: Settings, arms: Collection[tuple[str, str]]) -> None:
-    """Raise a UserError if the search did not try an arm on a task, or has no settings for it."""
-    searched = set(zip(trials["method"], trials["task"]))
+    """Raise a UserError if the search tried an arm on a task less often than another arm, or has no settings
+    for it.
+    """
+    tried = trials.groupby(["task", "method"]).size()
     for row, task in arms:
-        if (row, task) not in searched or chosen.choice(row, task) is None:
+        whole = (task, row) in tried and tried[task, row] == tried[task].max()
+        if not whole or chosen.choice(row, task) is None:
             raise UserError(f"the search for rates lacks {row} on {task}: use the folder of the whole search")
 
 

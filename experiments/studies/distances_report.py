@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 
 from attngraph.analysis.plots.style import COLOURS, GREY, PAGE, SMALL, new_figure, save, styled
 from attngraph.errors import UserError
-from attngraph.experiments.base.files import write_text
+from attngraph.experiments.base.files import check_out, write_text
 from attngraph.experiments.base.reading import read_text
 from attngraph.experiments.methods import METHODS
 from attngraph.experiments.methods.settings import Settings, chosen_settings, write_settings
@@ -91,6 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--closed-form", type=Path, help="Markdown table of pGNN's closed form by layer.")
     parser.add_argument("--set", dest="changes", action="append", default=[], help="Change of the preset.")
     args = parser.parse_args(argv)
+    out = args.out or args.source / "report"
+    if not args.first_look:
+        check_out(out)
     closed_form = None if args.closed_form is None else read_closed_form(args.closed_form)
     trials, chosen = trials_of(args.rates), chosen_settings(args.rates / SETTINGS)
     planned = planned_runs(chosen, args.changes)
@@ -108,7 +111,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             again = at_second_rates(others, runs, planned, second)
             text, table = report(runs, again, trials, chosen, second, prediction)
         figure = draw(runs, prediction, closed_form)
-    out = args.out or args.source / "report"
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.md", text)
     write_text(out / "comparisons.csv", table.to_csv(index=False))
@@ -391,9 +393,9 @@ def read_prediction(table: Path) -> pd.DataFrame:
         raise UserError(f"{table} has no {PREDICTION}: {remedy}")
     try:
         prediction = pd.read_csv(file)
+        prediction = prediction.astype({"saved": float, "contrast": float})
         saved = prediction.pivot(index=["checkpoint", "layer"], columns="arm", values="saved")
         whole = saved[[arm.name for arm in (*COUPLED.values(), *FREE.values())]].notna().all(axis=None)
-        whole &= "contrast" in prediction
     except (KeyError, ValueError):
         whole = False
     if not whole:

@@ -133,8 +133,13 @@ def other_patches(values: int) -> Tensor:
     r"""The permutation :math:`\pi`, int64 ``(values,)``: a random cycle through all patches of a square
     image, so that no patch keeps its place, the same in all heads, layers and runs. Values before the patches
     ([CLS]) keep theirs.
+
+    Raises:
+        ValueError: there is more than one value beside the patches of a square image.
     """
     patches = math.isqrt(values) ** 2
+    if values - patches > 1:
+        raise ValueError(f"{values} values are not the patches of a square image and at most one before them")
     cycle = torch.randperm(patches, generator=torch.Generator().manual_seed(0))
     order = torch.empty_like(cycle)
     order[cycle] = cycle.roll(1)

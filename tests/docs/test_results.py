@@ -159,14 +159,17 @@ def test_the_report_follows_from_the_raw_statistics(tmp_path):
     assert made == (DISTANCES / "report.md").read_text(encoding="utf-8")
 
 
-def test_the_comparisons_with_gcn_are_those_of_their_file():
-    names = {"natural": "Natural", "nothing (R = 1)": "Nothing", "nothing": "Nothing"}
-    lines = comparisons("significance", DISTANCES / "post-hoc")
+@pytest.mark.parametrize(
+    "folder, head, count", [("post-hoc", "| | VQA accuracy", 10), ("post-hoc/oracle", "| | accuracy on VQA", 6)]
+)
+def test_the_post_hoc_comparisons_of_distances_are_those_of_their_file(folder, head, count):
+    lines = comparisons("significance", DISTANCES / folder)
     made = {(f"{x['row']} − {x['baseline']}", x["column"]): x for x in lines}
-    _, *shown = table_of(DISTANCES / "README.md", "| | VQA accuracy")
-    assert 2 * len(shown) == len(made) == 10
+    _, *shown = table_of(DISTANCES / "README.md", head)
+    assert 2 * len(shown) == len(made) == count
     for pair, *cells in shown:
-        pair = " − ".join(names.get(name, name) for name in pair.split(" − "))
+        names = [name.removesuffix(" (R = 1)") for name in pair.split(" − ")]
+        pair = " − ".join(name if name == "p = 2" else name[0].upper() + name[1:] for name in names)
         for cell, column in zip(cells, SCENE_AND_VQA[::-1], strict=True):
             line = made[pair, column]
             assert cell == f"{in_points(line, 'new_')}, p {p_text(float(line['new_p_holm']), 3)}"

@@ -263,10 +263,14 @@ def test_the_search_must_know_every_arm(rates):
     distances_rates.check_searched(trials, chosen, arms)
     with pytest.raises(UserError, match="lacks oracle on caption"):
         distances_rates.check_searched(trials[trials["method"] == "natural"], chosen, arms)
+    last = trials[(trials["method"] == "oracle") & (trials["task"] == "caption")].index[-1]
+    with pytest.raises(UserError, match="lacks oracle on caption"):
+        distances_rates.check_searched(trials.drop(last), chosen, arms)
     with pytest.raises(UserError, match="lacks oracle on caption"):
         only = Settings(methods={"natural": chosen.methods["natural"]})
         distances_rates.check_searched(trials, only, arms)
-    for content in ("", "a,b\n1,2\n"):
+    number = "method,task,rate,seed,score\noracle,caption,fast,0,0.5\n"
+    for content in ("", "a,b\n1,2\n", number):
         (rates / "search.csv").write_text(content)
         with pytest.raises(UserError, match="search.csv is damaged"):
             distances_rates.trials_of(rates)
