@@ -135,7 +135,7 @@ def other_patches(values: int) -> Tensor:
     ([CLS]) keep theirs.
 
     Raises:
-        ValueError: there is more than one value beside the patches of a square image.
+        ValueError: there is more than one value in addition to the patches of a square image.
     """
     patches = math.isqrt(values) ** 2
     if values - patches > 1:

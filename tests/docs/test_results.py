@@ -160,7 +160,8 @@ def test_the_report_follows_from_the_raw_statistics(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "folder, head, count", [("post-hoc", "| | VQA accuracy", 10), ("post-hoc/oracle", "| | accuracy on VQA", 6)]
+    "folder, head, count",
+    [("post-hoc", "| | VQA accuracy", 10), ("post-hoc/oracle", "| | accuracy on VQA", 6)],
 )
 def test_the_post_hoc_comparisons_of_distances_are_those_of_their_file(folder, head, count):
     lines = comparisons("significance", DISTANCES / folder)
